@@ -1,0 +1,1 @@
+"""Pytest from the repository's root: makes `ezclip` importable without an installation."""

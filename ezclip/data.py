@@ -1,0 +1,455 @@
+"""Labelled videos from where people keep them, and batches for training and evaluation.
+
+Rows come as a `datasets.Dataset` with the columns `video` (a path, or `{"path", "bytes"}`) and `label` (an index into
+the class names, -1 where unknown).
+"""
+
+import csv
+import json
+import logging
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import datasets
+import numpy as np
+import torch
+
+from .processing_ezclip import EZClipProcessor, label_key
+from .video_ezclip import IMAGE_EXTENSIONS, VideoReadError, describe_video, random_frame_indices
+
+
+logger = logging.getLogger(__name__)
+
+VIDEO_EXTENSIONS = (
+    *(".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"),
+    *(".flv", ".ts", ".mts", ".m2ts", ".3gp", ".ogv", ".vob", ".divx", ".gif"),
+)
+UNKNOWN_LABEL = -1
+
+
+class DataError(ValueError):
+    """The data given to the script cannot be used; the message says why and what to do."""
+
+
+@dataclass
+class VideoSplit:
+    """
+    Videos of one split and the classes they are of.
+
+    Args:
+        videos (`datasets.Dataset`):
+            Rows with `video` and `label`.
+        class_names (`list[str]`, *optional*):
+            Names of the classes; `None` where the source has no labels.
+    """
+
+    videos: datasets.Dataset
+    class_names: list[str] | None
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def select(self, max_samples: int | None) -> "VideoSplit":
+        """The first `max_samples` videos, or all."""
+        if max_samples is None or max_samples >= len(self):
+            return self
+        return VideoSplit(self.videos.select(range(max_samples)), self.class_names)
+
+    def video_name(self, index: int) -> str:
+        """The path of a video, or "row 7" where it has none."""
+        name = describe_video(self.videos[index]["video"])
+        return f"row {index}" if name.startswith("<") else name
+
+    def label_name(self, label: int) -> str | None:
+        return None if label == UNKNOWN_LABEL else self.class_names[label]
+
+
+def read_label_list(path: str | Path) -> list[str]:
+    """
+    Class names from the published CSV files: a header `id,name` or none, ids 0 to N - 1.
+
+    Raises:
+        [`DataError`]: if ids have gaps, or ids or names repeat.
+    """
+    with _open_text(path) as file:
+        rows = [row for row in csv.reader(file) if row]
+    if rows and [cell.strip().lower() for cell in rows[0]] == ["id", "name"]:
+        rows = rows[1:]
+    names = {}
+    for number, row in enumerate(rows, start=1):
+        if len(row) != 2 or not row[0].strip().isdigit():
+            raise DataError(f"{path}: entry {number} is {','.join(row)!r}; each must be `id,name`.")
+        if int(row[0]) in names:
+            raise DataError(f"{path}: id {row[0]} is there twice ({names[int(row[0])]!r} and {row[1].strip()!r}).")
+        names[int(row[0])] = row[1].strip()
+    if sorted(names) != list(range(len(names))) or not names:
+        raise DataError(
+            f"{path}: ids must be 0 to N - 1 without gaps; got {sorted(names)[:5]} … for {len(names)} names."
+        )
+    _check_names(names.values(), path)
+    return [names[i] for i in range(len(names))]
+
+
+def read_class_descriptions(paths: list[str | Path]) -> dict[str, str]:
+    """
+    A written description for each class, from EZ-CLIP's CSV files (`SNo,Class Name,GPT3 discription`) or JSON objects
+    from class name to text. Later files win.
+
+    Raises:
+        [`DataError`]: if a file has another form.
+    """
+    descriptions = {}
+    for path in paths:
+        with _open_text(path) as file:
+            if Path(path).suffix.lower() == ".json":
+                try:
+                    content = json.load(file)
+                except json.JSONDecodeError as error:
+                    raise DataError(f"{path} is not JSON ({error}).") from error
+                if not isinstance(content, dict) or not all(isinstance(text, str) for text in content.values()):
+                    raise DataError(f"{path} must hold one JSON object from class name to text.")
+            else:
+                rows = [row for row in csv.reader(file) if row]
+                if any(len(row) != 3 for row in rows):
+                    raise DataError(f"{path} must have three columns: number, class name, description.")
+                content = {row[1]: row[2] for row in rows[1:]}
+        # The published texts begin with two line breaks, and some have more inside.
+        descriptions.update({name: " ".join(text.split()) for name, text in content.items()})
+    return descriptions
+
+
+def load_folder(folder: str | Path) -> VideoSplit:
+    """
+    A folder of class folders, each with video files or folders of frame images, at any depth. A folder of videos
+    without class folders has no labels.
+
+    (Not `datasets`' `videofolder`: it loses folders with brackets in their name, takes a file with "test" in its name
+    for another split and knows five kinds of file.)
+
+    Raises:
+        [`DataError`]: if there is no video.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder.")
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    classes = [path for path in classes if not _is_frame_folder(path)]
+    roots = list(enumerate(classes)) if classes else [(UNKNOWN_LABEL, folder)]
+    ignored = Counter()
+    found = [(str(video), label) for label, root in roots for video in _walk_videos(root, ignored)]
+    if classes:
+        stray = sum(1 for path in folder.iterdir() if path.suffix.lower() in VIDEO_EXTENSIONS)
+        if stray:
+            logger.warning(f"{folder}: {stray} videos beside the class folders have no class and are left out.")
+    if ignored:
+        logger.warning(f"{folder}: left out files that are not videos by their ending: {dict(ignored)}.")
+    if not found:
+        raise DataError(f"{folder} holds no video. Expected {folder}/CLASS NAME/VIDEO, ending in {VIDEO_EXTENSIONS}.")
+    names = [path.name for path in classes] or None
+    return VideoSplit(_rows(found), names)
+
+
+def load_files(paths: list[str]) -> VideoSplit:
+    """Video files by path or URL, without labels."""
+    return VideoSplit(_rows([(path, UNKNOWN_LABEL) for path in paths]), None)
+
+
+def load_list(
+    list_file: str | Path, label_list: str | Path | None = None, video_root: str | Path | None = None
+) -> VideoSplit:
+    """
+    A published list: a line per video with its path, its number of frames (not needed) and its class id.
+
+    Args:
+        list_file (`str` or `Path`):
+            The list. Paths may hold blanks. Lines without a number of frames, or with the path alone, are read too.
+        label_list (`str` or `Path`, *optional*):
+            Class names, see [`read_label_list`].
+        video_root (`str` or `Path`, *optional*):
+            Folder that takes the place of the list's own root. The longest end of a path that exists below it is
+            taken, as a video file or a folder of frames, whatever its ending. Without it paths are relative to the
+            working folder or to the list's.
+
+    Raises:
+        [`DataError`]: if a line has another form, an id is out of range, or no video is found at all.
+    """
+    class_names = read_label_list(label_list) if label_list is not None else None
+    with _open_text(list_file) as file:
+        lines = [line.rstrip("\r\n") for line in file]
+    entries = [(number, *fields) for number, fields in enumerate(_split_lines(lines), start=1) if fields]
+    if not entries:
+        raise DataError(f"{list_file} is empty.")
+    for number, path, label in entries:
+        if class_names is not None and label >= len(class_names):
+            raise DataError(
+                f"{list_file}, line {number}: class id {label} of {path!r} is not in {label_list}, which has ids 0 to "
+                f"{len(class_names) - 1}. Is it the label list of this data set?"
+            )
+    resolve = _Resolver(video_root if video_root is not None else Path(list_file).parent, strip=video_root is not None)
+    found = [(resolve(path), label) for _, path, label in entries]
+    if not any(os.path.exists(path) for path, _ in found):
+        raise DataError(
+            f"None of the {len(found)} videos of {list_file} exists; the first is {entries[0][1]!r}, looked for as "
+            f"{found[0][0]!r}. Give the folder that holds them as --video_root."
+        )
+    return VideoSplit(_rows(found), class_names)
+
+
+def load_hub_dataset(
+    name: str,
+    config_name: str | None = None,
+    split: str | None = None,
+    video_column: str | None = None,
+    label_column: str = "label",
+    label_list: str | Path | None = None,
+) -> VideoSplit:
+    """
+    A data set of the Hub, or a local folder of its files, with a column of videos.
+
+    Args:
+        name (`str`):
+            As for `datasets.load_dataset`.
+        config_name (`str`, *optional*):
+            Its configuration.
+        split (`str`, *optional*):
+            The split. Defaults to the first of validation, test and train that there is.
+        video_column (`str`, *optional*):
+            Column of `Video`s, paths or `{"path", "bytes"}`. Defaults to the first of type `Video`, or `video`.
+        label_column (`str`, *optional*, defaults to `"label"`):
+            Column of class labels, names or ids.
+        label_list (`str` or `Path`, *optional*):
+            Class names for ids without names.
+
+    Raises:
+        [`DataError`]: if split or columns are missing, or ids have no names.
+    """
+    try:
+        splits = datasets.load_dataset(name, config_name)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        hint = ""
+        if "torchcodec" in str(error):
+            hint = " A torchcodec that cannot be imported breaks data sets of videos: uninstall or mend it."
+        raise DataError(f"--dataset_name {name}: {error}{hint}") from error
+    if split is None:
+        split = next((candidate for candidate in ("validation", "test", "train") if candidate in splits), None)
+    if split not in splits:
+        raise DataError(f"{name} has no split {split!r}; it has {list(splits)}.")
+    rows = splits[split]
+    if video_column is None:
+        of_type = [column for column, feature in rows.features.items() if isinstance(feature, datasets.Video)]
+        video_column = of_type[0] if of_type else "video"
+    if video_column not in rows.column_names:
+        raise DataError(f"{name} has no column {video_column!r}; it has {rows.column_names}. Name it.")
+    if isinstance(rows.features[video_column], datasets.Video):
+        rows = rows.cast_column(video_column, datasets.Video(decode=False))
+    class_names = read_label_list(label_list) if label_list is not None else None
+    if label_column not in rows.column_names:
+        labels, class_names = [UNKNOWN_LABEL] * len(rows), None
+    else:
+        labels, class_names = _read_labels(rows, label_column, class_names, name)
+    rows = rows.select_columns([video_column])
+    if video_column != "video":
+        rows = rows.rename_column(video_column, "video")
+    return VideoSplit(rows.add_column("label", labels), class_names)
+
+
+class VideoDataset(torch.utils.data.Dataset):
+    """
+    Reads the videos of a split.
+
+    An item has `index`, `label`, `pixel_values` `(T, 3, H, W)` and `bad_videos`, the list of (index,
+    [`VideoReadError`]) of videos that could not be read. For evaluation such a video has zeros for pixels; for
+    training the next readable one takes its place, so that batches stay full.
+
+    Args:
+        split ([`VideoSplit`]):
+            What to read.
+        processor ([`EZClipProcessor`]):
+            Reads it.
+        prompts (`list[list[str]]`, *optional*):
+            P texts for each class. With them the data set is for training: frames are drawn as published, and each
+            item has a `text` of its class, drawn too. Both depend on (seed, epoch, index) alone.
+        seed (`int`, *optional*, defaults to 0):
+            See `prompts`.
+    """
+
+    def __init__(
+        self,
+        split: VideoSplit,
+        processor: EZClipProcessor,
+        prompts: list[list[str]] | None = None,
+        seed: int = 0,
+    ):
+        self.split, self.processor, self.prompts = split, processor, prompts
+        self.seed, self.epoch = seed, 0
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> dict:
+        bad_videos = []
+        candidates = range(index, index + len(self)) if self.prompts else [index]
+        for candidate in candidates:
+            candidate %= len(self)
+            row = self.split.videos[candidate]
+            try:
+                item = self._train_item(row, candidate) if self.prompts else self._eval_item(row)
+                return {"index": candidate, "label": row["label"], "bad_videos": bad_videos, **item}
+            except VideoReadError as error:
+                bad_videos.append((candidate, error))
+        if self.prompts:
+            raise DataError(f"None of the {len(self)} training videos can be read; the last: {bad_videos[-1][1]}")
+        size = self.processor.image_processor.crop_size
+        empty = torch.zeros(self.processor.num_frames, 3, size["height"], size["width"])
+        return {"index": index, "label": row["label"], "bad_videos": bad_videos, "pixel_values": empty}
+
+    def _eval_item(self, row: dict) -> dict:
+        return {"pixel_values": self.processor.read_video(row["video"])}
+
+    def _train_item(self, row: dict, index: int) -> dict:
+        rng = np.random.default_rng((self.seed, self.epoch, index))
+        text = self.prompts[rng.integers(len(self.prompts))][row["label"]]
+
+        def sample(total_frames):
+            return random_frame_indices(total_frames, self.processor.num_frames, rng)
+
+        return {"text": text, "pixel_values": self.processor.read_video(row["video"], sample)}
+
+
+class VideoCollator:
+    """Items of a [`VideoDataset`] as one batch, texts tokenized and padded to the longest."""
+
+    def __init__(self, processor: EZClipProcessor):
+        self.processor = processor
+
+    def __call__(self, items: list[dict]) -> dict:
+        batch = {
+            "index": torch.tensor([item["index"] for item in items]),
+            "labels": torch.tensor([item["label"] for item in items]),
+            "pixel_values": torch.stack([item["pixel_values"] for item in items]),
+            "bad_videos": [bad for item in items for bad in item["bad_videos"]],
+        }
+        if "text" in items[0]:
+            batch.update(self.processor(text=[item["text"] for item in items], return_tensors="pt"))
+        return batch
+
+
+class _Resolver:
+    """Finds the file or folder of frames that a path of a list means."""
+
+    def __init__(self, root: str | Path, strip: bool):
+        self.root, self.strip = Path(root), strip
+        self.depth = None  # leading parts left out of the last path that was found
+
+    def __call__(self, path: str) -> str:
+        if not self.strip:
+            candidates = [Path(path), self.root / path]
+            return str(next(filter(None, map(_existing, candidates)), candidates[-1]))
+        parts = PurePosixPath(path.replace("\\", "/").lstrip("/")).parts
+        depths = sorted(range(len(parts)), key=lambda depth: (depth != self.depth, depth))
+        for depth in depths:
+            if found := _existing(self.root.joinpath(*parts[depth:])):
+                self.depth = depth
+                return str(found)
+        return str(self.root.joinpath(*parts[depths[0] if self.depth is not None else -1 :]))
+
+
+def _existing(path: Path) -> Path | None:
+    """`path`, or what stands there with a video's ending more (frames listed, files kept) or less (the reverse)."""
+    if path.exists():
+        return path
+    variants = [path.with_name(path.name + ending) for ending in VIDEO_EXTENSIONS]
+    if path.suffix.lower() in VIDEO_EXTENSIONS:
+        variants.append(path.with_suffix(""))
+    return next((variant for variant in variants if variant.exists()), None)
+
+
+def _split_lines(lines: list[str]) -> list[tuple[str, int] | None]:
+    """(path, label) of each line, `None` for a blank one. How many numbers end a line is the same for all of them."""
+    lines = [line.strip() for line in lines]
+    numbers = next(n for n in (2, 1, 0) if all(re.search(r"\S" + r" \d+" * n + "$", line) for line in lines if line))
+
+    def split(line):
+        path, *fields = line.rsplit(" ", numbers) if numbers else [line]
+        return path, int(fields[-1]) if fields else UNKNOWN_LABEL
+
+    return [split(line) if line else None for line in lines]
+
+
+def _read_labels(rows, column: str, class_names: list[str] | None, name: str) -> tuple[list[int], list[str]]:
+    feature, values = rows.features[column], list(rows[column])
+    if isinstance(feature, datasets.ClassLabel):
+        names = feature.names
+        if class_names is not None and [label_key(n) for n in names] != [label_key(n) for n in class_names]:
+            raise DataError(f"The classes of {name} are not those of the label list, in its order. Leave that out.")
+        return values, class_names or names
+    if feature.dtype == "string":
+        class_names = class_names or sorted(set(values))
+        ids = {label_key(class_name): i for i, class_name in enumerate(class_names)}
+        unknown = sorted({value for value in values if label_key(value) not in ids})
+        if unknown:
+            raise DataError(f"{name} has labels that the label list does not name: {unknown[:10]}.")
+        return [ids[label_key(value)] for value in values], class_names
+    if class_names is None:
+        raise DataError(f"Column {column!r} of {name} holds ids without names. Give --label_list.")
+    if max(values) >= len(class_names):
+        raise DataError(f"{name} has class id {max(values)}, the label list ids 0 to {len(class_names) - 1}.")
+    return values, class_names
+
+
+def _walk_videos(root: Path, ignored: Counter) -> list[Path]:
+    """Video files and folders of frames below `root`, in order; `ignored` counts the endings of other files."""
+    videos = []
+    for path in sorted(root.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            videos += [path] if _is_frame_folder(path) else _walk_videos(path, ignored)
+        elif path.suffix.lower() in VIDEO_EXTENSIONS:
+            videos.append(path)
+        else:
+            ignored[path.suffix.lower() or path.name] += 1
+    return videos
+
+
+def _is_frame_folder(path: Path) -> bool:
+    return any(child.suffix.lower() in IMAGE_EXTENSIONS for child in path.iterdir())
+
+
+def _rows(found: list[tuple[str, int]]) -> datasets.Dataset:
+    features = datasets.Features({"video": datasets.Value("string"), "label": datasets.Value("int64")})
+    return datasets.Dataset.from_dict({"video": [v for v, _ in found], "label": [c for _, c in found]}, features)
+
+
+def _check_names(names, source):
+    keys = Counter(label_key(name) for name in names)
+    repeated = [name for name in names if keys[label_key(name)] > 1]
+    if repeated:
+        raise DataError(f"{source}: classes of the same name: {repeated[:10]}.")
+
+
+def _open_text(path: str | Path):
+    try:
+        return open(path, encoding="utf-8-sig", newline="")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+
+
+__all__ = [
+    "DataError",
+    "VideoCollator",
+    "VideoDataset",
+    "VideoSplit",
+    "load_files",
+    "load_folder",
+    "load_hub_dataset",
+    "load_list",
+    "read_class_descriptions",
+    "read_label_list",
+]

@@ -1,0 +1,563 @@
+"""EZ-CLIP in PyTorch: frozen CLIP that reads time through temporal prompt tokens, and adapters in both towers.
+
+EZ-CLIP: Ahmad, Chanda and Rawat, "EZ-CLIP: Efficient Zeroshot Video Action Recognition", published again as
+"T2L: Efficient Zero-Shot Action Recognition with Temporal Token Learning" (the same code; there the prompts are
+"Temporal Token Learning" and the motion loss is "Temporal Feature Diversity"). Names in quotation marks below are
+those of the original implementation.
+
+State-dict keys are CLIP's, so a CLIP checkpoint loads with only prompts and adapters missing.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import CLIPTextModel, CLIPVisionModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.clip.modeling_clip import (
+    CLIPAttention,
+    CLIPEncoder,
+    CLIPEncoderLayer,
+    CLIPPreTrainedModel,
+    CLIPTextEmbeddings,
+    CLIPVisionEmbeddings,
+)
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_ezclip import EZClipConfig, EZClipTextConfig, EZClipVisionConfig
+
+
+@dataclass
+class EZClipVideoFeatures(BaseModelOutputWithPooling):
+    r"""
+    Output of [`EZClipModel.get_video_features`]. B videos of T frames, L tokens a frame, D dimensions.
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(B * T, L, hidden_size)`):
+            Tokens of the last block, frame t of video b at index `b * T + t`.
+        pooler_output (`torch.FloatTensor` of shape `(B, D)`):
+            Video embeddings, projected, not normalised.
+        frame_embeds (`torch.FloatTensor` of shape `(B, T, D)`):
+            Frame embeddings, projected, not normalised; `pooler_output` is their mean.
+    """
+
+    frame_embeds: torch.FloatTensor | None = None
+
+
+@dataclass
+class EZClipOutput(ModelOutput):
+    r"""
+    Output of [`EZClipModel`]. B videos of T frames, N texts, D dimensions.
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned with `labels` or `return_loss`):
+            `(loss_video + loss_text) / 2 + motion_loss_weight * loss_motion`.
+        loss_video (`torch.FloatTensor` of shape `(1,)`, *optional*):
+            Divergence of the video-to-text similarities from the targets ("loss_imgs").
+        loss_text (`torch.FloatTensor` of shape `(1,)`, *optional*):
+            Divergence of the text-to-video similarities from the targets ("loss_texts").
+        loss_motion (`torch.FloatTensor` of shape `(1,)`, *optional*):
+            See [`motion_loss`].
+        logits_per_video (`torch.FloatTensor` of shape `(B, N)`):
+            Cosines of videos and texts times `logit_scale.exp()`.
+        logits_per_text (`torch.FloatTensor` of shape `(N, B)`):
+            Its transpose.
+        video_embeds (`torch.FloatTensor` of shape `(B, D)`):
+            Video embeddings of length 1.
+        text_embeds (`torch.FloatTensor` of shape `(N, D)`):
+            Text embeddings of length 1.
+        frame_embeds (`torch.FloatTensor` of shape `(B, T, D)`):
+            Frame embeddings, projected, not normalised.
+        text_model_output ([`BaseModelOutputWithPooling`]):
+            The output of [`EZClipModel.get_text_features`].
+        vision_model_output ([`EZClipVideoFeatures`]):
+            The output of [`EZClipModel.get_video_features`].
+    """
+
+    loss: torch.FloatTensor | None = None
+    loss_video: torch.FloatTensor | None = None
+    loss_text: torch.FloatTensor | None = None
+    loss_motion: torch.FloatTensor | None = None
+    logits_per_video: torch.FloatTensor | None = None
+    logits_per_text: torch.FloatTensor | None = None
+    video_embeds: torch.FloatTensor | None = None
+    text_embeds: torch.FloatTensor | None = None
+    frame_embeds: torch.FloatTensor | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+    vision_model_output: EZClipVideoFeatures | None = None
+
+    def to_tuple(self):
+        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
+
+
+def similarity_targets(labels: torch.LongTensor) -> torch.Tensor:
+    """
+    Targets of the contrastive loss: clips of one class are positives of each other.
+
+    The softmax over `10 * [same class]` is the original's ("gen_label", "KLLoss"): what a row leaves to the other
+    classes is e^-10 each.
+
+    Args:
+        labels (`torch.LongTensor` of shape `(B,)`):
+            Class index of each video.
+
+    Returns:
+        `torch.Tensor` of shape `(B, B)`: rows sum to 1.
+    """
+    same_class = labels[:, None] == labels[None, :]  # [B, B]
+    return (10.0 * same_class.float()).softmax(dim=-1)
+
+
+def contrastive_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """KL divergence of the softmax of each row of `logits` from `targets`, both `(B, B)`; row mean ("KLLoss")."""
+    return nn.functional.kl_div(logits.float().log_softmax(dim=-1), targets, reduction="batchmean")
+
+
+def motion_loss(frame_embeds: torch.Tensor) -> torch.Tensor:
+    """
+    1 / (1 + C + V): small where the frames of a video differ ("Motion_loss"; TFD in T2L).
+
+    C is the mean central difference over time, half of |e[t+1] - e[t-1]| with the end frames repeated, and V the mean
+    unbiased variance over time. One frame has no motion: C and V are 0 and the loss is 1.
+
+    Args:
+        frame_embeds (`torch.Tensor` of shape `(B, T, D)`):
+            Frame embeddings, not normalised.
+    """
+    frame_embeds = frame_embeds.float()
+    if frame_embeds.shape[1] == 1:
+        return frame_embeds.new_ones(()) + 0.0 * frame_embeds.sum()
+    padded = torch.cat([frame_embeds[:, :1], frame_embeds, frame_embeds[:, -1:]], dim=1)  # [B, T + 2, D]
+    central_difference = (padded[:, 2:] - padded[:, :-2]).abs().mean() / 2
+    variance = frame_embeds.var(dim=1).mean()
+    return 1.0 / (1.0 + central_difference + variance)
+
+
+class EZClipDropPath(nn.Module):
+    """Stochastic depth by sample: a residual branch is dropped for a whole video, all its frames together.
+
+    (The original's "DropPath" runs on (L, N, D) tensors and so drops token positions.)
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, hidden_states: torch.Tensor, num_frames: int = 1) -> torch.Tensor:
+        if self.rate == 0.0 or not self.training:
+            return hidden_states
+        num_samples = hidden_states.shape[0] // num_frames
+        keep = hidden_states.new_empty((num_samples, 1, 1)).bernoulli_(1.0 - self.rate).div_(1.0 - self.rate)
+        return hidden_states * keep.repeat_interleave(num_frames, dim=0)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}"
+
+
+class EZClipAdapter(nn.Module):
+    """Bottleneck with an exact GELU ("Adapter"; the caller adds the skip). The identity's zero when fresh."""
+
+    def __init__(self, config: EZClipTextConfig | EZClipVisionConfig):
+        super().__init__()
+        bottleneck = int(config.hidden_size * config.adapter_ratio)
+        self.down_proj = nn.Linear(config.hidden_size, bottleneck)
+        self.up_proj = nn.Linear(bottleneck, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.up_proj(nn.functional.gelu(self.down_proj(hidden_states)))
+
+
+class EZClipLayer(CLIPEncoderLayer):
+    """CLIP's block with an adapter between attention and MLP, and dropout that grows with depth."""
+
+    def __init__(self, config: EZClipTextConfig | EZClipVisionConfig, layer_idx: int):
+        super().__init__(config)
+        depth = layer_idx / max(config.num_hidden_layers - 1, 1)
+        self.self_attn.dropout = config.attention_dropout * depth
+        self.drop_path = EZClipDropPath(config.drop_path_rate * depth)
+        self.adapter = EZClipAdapter(config) if config.use_adapter else None
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
+        attn_output, _ = self.self_attn(self.layer_norm1(hidden_states), attention_mask, **kwargs)
+        return self.adapt_and_mix(hidden_states + self.drop_path(attn_output))
+
+    def adapt_and_mix(self, hidden_states: torch.Tensor, num_frames: int = 1) -> torch.Tensor:
+        """The block after its attention: adapter and MLP, each with its residual."""
+        if self.adapter is not None:
+            hidden_states = hidden_states + self.adapter(hidden_states)
+        return hidden_states + self.drop_path(self.mlp(self.layer_norm2(hidden_states)), num_frames)
+
+
+class EZClipVisionLayer(EZClipLayer):
+    """A vision block that reads time: through a prompted token per frame, or by attention over time."""
+
+    def __init__(self, config: EZClipVisionConfig, layer_idx: int):
+        super().__init__(config, layer_idx)
+        prompted = config.temporal_prompt == "deep" or (config.temporal_prompt == "shallow" and layer_idx == 0)
+        # "T_prompt_embeddings[layer_idx]"
+        self.temporal_prompt = nn.Parameter(torch.empty(config.num_frames, config.hidden_size)) if prompted else None
+        self.temporal_prompt_dropout = nn.Dropout(config.temporal_prompt_dropout)
+        self.temporal_prompt_init_range = config.temporal_prompt_init_range
+        self.temporal_adapter = EZClipAdapter(config) if config.use_temporal_adapter else None
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,  # [B * T, L, D]
+        attention_mask: torch.Tensor | None = None,
+        num_frames: int = 1,
+        **kwargs,
+    ):
+        length = hidden_states.shape[1]
+        if self.temporal_adapter is not None:
+            hidden_states = hidden_states + self.temporal_adapter(self.attend_over_time(hidden_states, num_frames))
+        tokens = hidden_states
+        if self.temporal_prompt is not None:
+            tokens = torch.cat([hidden_states, self.temporal_tokens(hidden_states, num_frames)], dim=1)
+        attn_output, _ = self.self_attn(self.layer_norm1(tokens), attention_mask, **kwargs)
+        hidden_states = hidden_states + self.drop_path(attn_output[:, :length], num_frames)
+        return self.adapt_and_mix(hidden_states, num_frames)
+
+    def temporal_tokens(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """One token a frame, from the frame's prompt and the mean of its tokens, after attention among the T of them.
+
+        The attention is the block's own, without a residual.
+        """
+        batch_frames, _, dim = hidden_states.shape
+        summaries = hidden_states.mean(dim=1).view(-1, num_frames, dim)  # [B, T, D]
+        summaries = summaries + self.temporal_prompt_dropout(self.temporal_prompt)
+        # `forward`, not `__call__`: the block's recorded attention is the one over its tokens.
+        summaries, _ = self.self_attn.forward(self.layer_norm1(summaries))
+        return self.drop_path(summaries).reshape(batch_frames, 1, dim)
+
+    def attend_over_time(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """The block's own attention among the T tokens that share a position.
+
+        (The original adds its (T B) result to (B T) data, which mixes the videos of a batch.)
+        """
+        batch_frames, length, dim = hidden_states.shape
+        tracks = self.layer_norm1(hidden_states).view(-1, num_frames, length, dim).transpose(1, 2)  # [B, L, T, D]
+        attended, _ = self.self_attn.forward(tracks.reshape(-1, num_frames, dim))
+        return attended.view(-1, length, num_frames, dim).transpose(1, 2).reshape(batch_frames, length, dim)
+
+
+class EZClipEncoder(CLIPEncoder):
+    """CLIP's encoder over EZ-CLIP's blocks; extra keyword arguments reach every block."""
+
+    def __init__(self, config: EZClipTextConfig | EZClipVisionConfig, layer_class: type[EZClipLayer]):
+        nn.Module.__init__(self)
+        self.config = config
+        self.layers = nn.ModuleList(layer_class(config, idx) for idx in range(config.num_hidden_layers))
+        self.gradient_checkpointing = False
+
+
+class EZClipPreTrainedModel(CLIPPreTrainedModel):
+    """Initialisation, and what transformers needs to know of the blocks."""
+
+    config: EZClipConfig
+    base_model_prefix = "ezclip"
+    input_modalities = ("video", "text")
+    _no_split_modules = ["CLIPTextEmbeddings", "CLIPVisionEmbeddings", "EZClipLayer", "EZClipVisionLayer"]
+    _can_record_outputs = {"hidden_states": EZClipLayer, "attentions": CLIPAttention}
+    # Zero where a checkpoint has none: a CLIP checkpoint is complete without it.
+    _keys_to_ignore_on_load_missing = [r"temporal_embedding$"]
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, EZClipAdapter):
+            init.kaiming_uniform_(module.down_proj.weight, a=math.sqrt(5))
+            init.zeros_(module.up_proj.weight)
+        elif isinstance(module, EZClipVisionLayer) and module.temporal_prompt is not None:
+            init_range = module.temporal_prompt_init_range
+            init.uniform_(module.temporal_prompt, -init_range, init_range)
+        elif isinstance(module, EZClipVisionModel) and module.temporal_embedding is not None:
+            init.zeros_(module.temporal_embedding)
+        elif isinstance(module, EZClipModel):
+            factor = self.config.initializer_factor
+            init.normal_(module.visual_projection.weight, std=module.visual_projection.in_features**-0.5 * factor)
+            init.normal_(module.text_projection.weight, std=module.text_projection.in_features**-0.5 * factor)
+            init.constant_(module.logit_scale, self.config.logit_scale_init_value)
+
+    def _initialize_weights(self, module, *args, **kwargs):
+        # For custom code transformers skips the modules that hold no parameter of their own, which would leave CLIP's
+        # attention, MLP and our adapters with generic values. `transformers.initialization` spares what was loaded.
+        super()._initialize_weights(module)
+
+
+class EZClipTextModel(EZClipPreTrainedModel, CLIPTextModel):
+    """CLIP's text tower with adapters. Its interface is [`CLIPTextModel`]'s."""
+
+    config: EZClipTextConfig
+    base_model_prefix = "text_model"
+    input_modalities = ("text",)
+
+    def __init__(self, config: EZClipTextConfig):
+        CLIPPreTrainedModel.__init__(self, config)
+        self.embeddings = CLIPTextEmbeddings(config)
+        self.encoder = EZClipEncoder(config, EZClipLayer)
+        self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.eos_token_id = config.eos_token_id
+        self.post_init()
+
+
+class EZClipVisionModel(EZClipPreTrainedModel, CLIPVisionModel):
+    """CLIP's vision tower over the frames of videos, which its blocks connect through time."""
+
+    config: EZClipVisionConfig
+    base_model_prefix = "vision_model"
+    main_input_name = "pixel_values"
+    input_modalities = ("video",)
+
+    def __init__(self, config: EZClipVisionConfig):
+        CLIPPreTrainedModel.__init__(self, config)
+        self.embeddings = CLIPVisionEmbeddings(config)
+        # "temporal_embedding"
+        self.temporal_embedding = (
+            nn.Parameter(torch.zeros(config.num_frames, config.hidden_size)) if config.use_temporal_embedding else None
+        )
+        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
+        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.encoder = EZClipEncoder(config, EZClipVisionLayer)
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor,
+        interpolate_pos_encoding: bool = False,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(B, T, C, H, W)`):
+                Frames of B videos. T is `config.num_frames` where a weight has a row per frame.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
+                Whether to interpolate the position embedding to frames of another size.
+
+        Returns:
+            [`BaseModelOutputWithPooling`]: `last_hidden_state` `(B * T, L, hidden_size)` and `pooler_output`
+            `(B * T, hidden_size)`, the CLS token of each frame after the last LayerNorm; frame t of video b is at
+            `b * T + t`.
+
+        Raises:
+            `ValueError`: if `pixel_values` has not five dimensions, or T does not fit the weights.
+        """
+        num_frames = self._check_num_frames(pixel_values)
+        hidden_states = self.embeddings(
+            pixel_values.flatten(0, 1), interpolate_pos_encoding=interpolate_pos_encoding
+        )  # [B * T, L, D]
+        if self.temporal_embedding is not None:
+            by_video = hidden_states.view(-1, num_frames, *hidden_states.shape[1:])
+            hidden_states = (by_video + self.temporal_embedding[:, None]).flatten(0, 1)
+        hidden_states = self.pre_layrnorm(self.embedding_dropout(hidden_states))
+        hidden_states = self.encoder(hidden_states, num_frames=num_frames, **kwargs).last_hidden_state
+        return BaseModelOutputWithPooling(
+            last_hidden_state=hidden_states,
+            pooler_output=self.post_layernorm(hidden_states[:, 0]),
+        )
+
+    def _check_num_frames(self, pixel_values: torch.FloatTensor) -> int:
+        if pixel_values.ndim != 5:
+            raise ValueError(
+                "`pixel_values` must have shape (batch_size, num_frames, channels, height, width), got "
+                f"{tuple(pixel_values.shape)}. One video needs a batch dimension: `pixel_values[None]`."
+            )
+        num_frames = pixel_values.shape[1]
+        if self.config.fixed_num_frames and num_frames != self.config.num_frames:
+            raise ValueError(
+                f"`pixel_values` has {num_frames} frames a video, and this model's temporal weights have a row for "
+                f"each of {self.config.num_frames}. Sample {self.config.num_frames} frames (the processor's "
+                f"`num_frames`), or load the weights into a model configured for {num_frames}."
+            )
+        return num_frames
+
+
+class EZClipModel(EZClipPreTrainedModel):
+    """Videos and texts in one space: EZ-CLIP, and by its configuration anything from there to CLIP on averaged frames.
+
+    Loads EZ-CLIP folders and plain CLIP ones; prompts and adapters are new in the latter.
+
+    Example:
+
+    ```python
+    >>> from ezclip import EZClipModel
+
+    >>> model = EZClipModel.from_pretrained("openai/clip-vit-base-patch16", vision_config={"num_frames": 16})
+    >>> model.num_parameters(only_trainable=True)
+    5278464
+    ```
+    """
+
+    def __init__(self, config: EZClipConfig):
+        super().__init__(config)
+        self.text_model = EZClipTextModel._from_config(config.text_config)
+        self.vision_model = EZClipVisionModel._from_config(config.vision_config)
+        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+        self.post_init()
+        if config.freeze_backbone:
+            self.freeze_backbone()
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        # Loading puts new parameters, all trainable, in the place of those that `__init__` froze.
+        if model.config.freeze_backbone:
+            model.freeze_backbone()
+        return loaded
+
+    def freeze_backbone(self):
+        """Freeze all but prompts and adapters: for ViT-B/16 and 8 frames, 5,204,736 of 154,831,617 stay trainable."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_("temporal_prompt" in name or "adapter" in name)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.text_model.set_input_embeddings(value)
+
+    @can_return_tuple
+    def get_text_features(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(N, sequence_length)`):
+                Tokens of N texts.
+            attention_mask (`torch.Tensor` of shape `(N, sequence_length)`, *optional*):
+                0 at padding.
+            position_ids (`torch.LongTensor` of shape `(N, sequence_length)`, *optional*):
+                Positions of the tokens.
+
+        Returns:
+            [`BaseModelOutputWithPooling`]: `pooler_output` `(N, D)` holds the text embeddings, projected, not
+            normalised.
+        """
+        outputs = self.text_model(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, return_dict=True, **kwargs
+        )
+        outputs.pooler_output = self.text_projection(outputs.pooler_output)
+        return outputs
+
+    @can_return_tuple
+    def get_video_features(
+        self, pixel_values: torch.FloatTensor, interpolate_pos_encoding: bool = False, **kwargs
+    ) -> EZClipVideoFeatures:
+        r"""
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(B, T, C, H, W)`):
+                Frames of B videos.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
+                Whether to interpolate the position embedding to frames of another size.
+
+        Returns:
+            [`EZClipVideoFeatures`]: `pooler_output` `(B, D)` holds the video embeddings, projected, not normalised,
+            and `frame_embeds` `(B, T, D)` what they are the mean of.
+        """
+        outputs = self.vision_model(
+            pixel_values=pixel_values,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            return_dict=True,
+            **kwargs,
+        )
+        frame_embeds = self.visual_projection(outputs.pooler_output).view(*pixel_values.shape[:2], -1)
+        return EZClipVideoFeatures(
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=frame_embeds.mean(dim=1),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            frame_embeds=frame_embeds,
+        )
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        return_loss: bool | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs,
+    ) -> EZClipOutput:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(N, sequence_length)`):
+                Tokens of N texts.
+            pixel_values (`torch.FloatTensor` of shape `(B, T, C, H, W)`):
+                Frames of B videos.
+            attention_mask (`torch.Tensor` of shape `(N, sequence_length)`, *optional*):
+                0 at padding.
+            position_ids (`torch.LongTensor` of shape `(N, sequence_length)`, *optional*):
+                Positions of the tokens.
+            labels (`torch.LongTensor` of shape `(B,)`, *optional*):
+                Class index of each video; text i is one of video i's class, so N is B. Gives the loss.
+            return_loss (`bool`, *optional*):
+                Whether to return the loss. Without `labels` every video is a class of its own.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
+                Whether to interpolate the position embedding to frames of another size.
+
+        Raises:
+            `ValueError`: if videos or texts are missing, T does not fit the weights, or a loss is asked for and
+            videos, texts and labels are not equally many.
+        """
+        if pixel_values is None or input_ids is None:
+            raise ValueError(
+                "`EZClipModel` takes `pixel_values` and `input_ids` together; for one alone call "
+                "`get_video_features` or `get_text_features`."
+            )
+        video_outputs = self.get_video_features(pixel_values, interpolate_pos_encoding, **kwargs)
+        text_outputs = self.get_text_features(input_ids, attention_mask, position_ids, **kwargs)
+        video_embeds = nn.functional.normalize(video_outputs.pooler_output, dim=-1)  # [B, D]
+        text_embeds = nn.functional.normalize(text_outputs.pooler_output, dim=-1)  # [N, D]
+        logits_per_video = self.logit_scale.exp() * video_embeds @ text_embeds.t().to(video_embeds.device)
+        logits_per_text = logits_per_video.t()
+
+        loss, losses = None, {}
+        if return_loss or (return_loss is None and labels is not None):
+            if labels is None:
+                labels = torch.arange(len(video_embeds), device=logits_per_video.device)
+            if not len(video_embeds) == len(text_embeds) == len(labels):
+                raise ValueError(
+                    "The loss compares each video with one text of its class, so they must be equally many: got "
+                    f"{len(video_embeds)} videos, {len(text_embeds)} texts and {len(labels)} labels."
+                )
+            targets = similarity_targets(labels.to(logits_per_video.device))
+            losses = {
+                "loss_video": contrastive_loss(logits_per_video, targets),
+                "loss_text": contrastive_loss(logits_per_text, targets),
+                "loss_motion": motion_loss(video_outputs.frame_embeds),
+            }
+            loss = (losses["loss_video"] + losses["loss_text"]) / 2
+            loss = loss + self.config.motion_loss_weight * losses["loss_motion"]
+
+        return EZClipOutput(
+            loss=loss,
+            **losses,
+            logits_per_video=logits_per_video,
+            logits_per_text=logits_per_text,
+            video_embeds=video_embeds,
+            text_embeds=text_embeds,
+            frame_embeds=video_outputs.frame_embeds,
+            text_model_output=text_outputs,
+            vision_model_output=video_outputs,
+        )
+
+
+EZClipModel.register_for_auto_class("AutoModel")
+
+__all__ = ["EZClipModel", "EZClipPreTrainedModel", "EZClipTextModel", "EZClipVisionModel"]

@@ -1,0 +1,252 @@
+"""Videos and labels as tensors: frames sampled, cropped and normalised as published, prompts written and tokenized."""
+
+import re
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import BatchFeature, CLIPImageProcessorPil, ProcessorMixin
+from transformers.utils import logging
+
+from .video_ezclip import FrameSampler, is_single_video, read_frames, uniform_frame_indices
+
+
+logger = logging.get_logger(__name__)
+
+# The 16 templates of ActionCLIP, which EZ-CLIP and TEAR use too.
+TEMPLATES = (
+    "a photo of action {}",
+    "a picture of action {}",
+    "Human action of {}",
+    "{}, an action",
+    "{} this is an action",
+    "{}, a video of action",
+    "Playing action of {}",
+    "{}",
+    "Playing a kind of action, {}",
+    "Doing a kind of action, {}",
+    "Look, the human is {}",
+    "Can you recognize the action of {}?",
+    "Video classification of {}",
+    "A video of {}",
+    "The man is {}",
+    "The woman is {}",
+)
+
+
+def label_to_words(label: str) -> str:
+    """
+    A class name as one would say it: "ApplyEyeMakeup" is "Apply Eye Makeup", "climb_stairs" is "climb stairs".
+
+    Runs of capitals stay together ("YoYo" is "Yo Yo", "TaiChi" is "Tai Chi", "playing NBA2K" stays as it is).
+    """
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", label.replace("_", " "))
+    return " ".join(words.split())
+
+
+def label_key(label: str) -> str:
+    """What is left of a class name when case, blanks, underscores and punctuation are not looked at."""
+    return re.sub(r"[\W_]+", "", label.lower())
+
+
+class EZClipProcessor(ProcessorMixin):
+    r"""
+    Reads videos and writes prompts for [`EZClipModel`].
+
+    Args:
+        image_processor ([`CLIPImageProcessor`], *optional*):
+            Holds the sizes, mean and standard deviation: `size["shortest_edge"]`, `crop_size`, `image_mean`,
+            `image_std`. Defaults to the published test pixels: short side 256, centre crop 224, CLIP's normalisation.
+        tokenizer ([`CLIPTokenizer`], *optional*):
+            CLIP's tokenizer. Videos can be read without one.
+        num_frames (`int`, *optional*, defaults to 8):
+            Frames sampled from a video.
+        split_camel_case (`bool`, *optional*, defaults to `True`):
+            Whether CamelCase class names are split into words in prompts. The published code leaves them whole.
+
+    Example:
+
+    ```python
+    >>> from ezclip import EZClipProcessor
+
+    >>> processor = EZClipProcessor()
+    >>> processor(videos="v_ApplyEyeMakeup_g01_c01.avi", return_tensors="pt").pixel_values.shape
+    torch.Size([1, 8, 3, 224, 224])
+    ```
+    """
+
+    def __init__(self, image_processor=None, tokenizer=None, num_frames=8, split_camel_case=True):
+        if image_processor is None:
+            image_processor = default_image_processor()
+        if tokenizer is None:
+            self.image_processor, self.tokenizer, self.chat_template = image_processor, None, None
+        else:
+            super().__init__(image_processor, tokenizer)
+        if num_frames < 1:
+            raise ValueError(f"`num_frames` must be at least 1, got {num_frames}.")
+        self.num_frames = num_frames
+        self.split_camel_case = split_camel_case
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["pixel_values", "input_ids", "attention_mask"]
+
+    def __call__(
+        self,
+        videos=None,
+        text: str | list[str] | None = None,
+        sample: FrameSampler | None = None,
+        return_tensors: str | None = None,
+        **kwargs,
+    ) -> BatchFeature:
+        r"""
+        Args:
+            videos (*optional*):
+                One video or a list of B: paths, URLs, `bytes`, file objects, arrays or tensors of frames, lists of
+                images, folders of frame images, or rows `{"path", "bytes"}` of a `datasets` Video column.
+            text (`str` or `list[str]`, *optional*):
+                N texts, tokenized as they are; [`~EZClipProcessor.get_prompts`] writes them for labels.
+            sample (`Callable[[int], Sequence[int]]`, *optional*):
+                From the number of frames of a video to the 0-based indices to take. Defaults to the published test
+                sampling of `num_frames`.
+            return_tensors (`str`, *optional*):
+                `"pt"` or `"np"`.
+            kwargs:
+                For the tokenizer. By default texts are padded to the longest and cut to what the tower reads.
+
+        Returns:
+            [`BatchFeature`]: `pixel_values` `(B, T, 3, H, W)` if `videos` is given; `input_ids` and `attention_mask`
+            `(N, sequence_length)` if `text` is given.
+
+        Raises:
+            [`VideoReadError`]: if a video cannot be read. `ValueError`: if there is nothing to do, or no tokenizer.
+        """
+        if videos is None and text is None:
+            raise ValueError("`EZClipProcessor` needs `videos`, `text`, or both.")
+        data = {}
+        if videos is not None:
+            videos = [videos] if is_single_video(videos) else videos
+            if len(videos) == 0:
+                raise ValueError("`videos` is an empty list.")
+            data["pixel_values"] = np.stack([self.read_video(video, sample).numpy() for video in videos])
+        if text is not None:
+            data.update(self._tokenize(text, **kwargs))
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def read_video(self, video, sample: FrameSampler | None = None) -> torch.FloatTensor:
+        """Pixels `(T, 3, H, W)` of one video; see [`~EZClipProcessor.__call__`]."""
+        if sample is None:
+
+            def sample(total_frames):
+                return uniform_frame_indices(total_frames, self.num_frames)
+
+        frames, _ = read_frames(video, sample)
+        return self.frames_to_pixels(frames)
+
+    def frames_to_pixels(self, frames: np.ndarray) -> torch.FloatTensor:
+        """
+        The published test pixels: bicubic to the short side, centre crop, normalisation.
+
+        The crop's corner is rounded half to even, as torchvision's, where CLIP's image processor rounds down.
+
+        Args:
+            frames (`np.ndarray` of shape `(T, H, W, 3)`):
+                RGB frames, uint8.
+
+        Returns:
+            `torch.FloatTensor` of shape `(T, 3, crop_height, crop_width)`.
+        """
+        short_side = self.image_processor.size["shortest_edge"]
+        crop_height, crop_width = self.image_processor.crop_size["height"], self.image_processor.crop_size["width"]
+        if short_side < max(crop_height, crop_width):
+            raise ValueError(
+                f"The crop ({crop_height} x {crop_width}) must fit into the short side ({short_side}); change "
+                "`crop_size` or `size` of the image processor."
+            )
+        height, width = frames.shape[1:3]
+        if min(height, width) != short_side:
+            height, width = (side * short_side // min(height, width) for side in (height, width))
+            images, resample = map(Image.fromarray, frames), self.image_processor.resample
+            frames = np.stack([np.asarray(image.resize((width, height), resample)) for image in images])
+        top, left = round((height - crop_height) / 2), round((width - crop_width) / 2)
+        frames = np.ascontiguousarray(frames[:, top : top + crop_height, left : left + crop_width])
+        pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()  # [T, 3, crop_height, crop_width]
+        mean = torch.tensor(self.image_processor.image_mean).view(3, 1, 1) * 255.0
+        std = torch.tensor(self.image_processor.image_std).view(3, 1, 1) * 255.0
+        return ((pixels - mean) / std).contiguous()
+
+    def get_prompts(
+        self,
+        candidate_labels: list[str],
+        templates: str | list[str] | None = None,
+        descriptions: dict[str, str] | None = None,
+    ) -> list[list[str]]:
+        r"""
+        The texts that stand for classes.
+
+        Args:
+            candidate_labels (`list[str]`):
+                C class names. Underscores and, unless `split_camel_case` is off, CamelCase are read as words.
+            templates (`str` or `list[str]`, *optional*):
+                P sentences with `{}` where the class name goes. Defaults to the 16 published ones.
+            descriptions (`dict[str, str]`, *optional*):
+                A text for each class, used alone (P is 1). Names match whatever their case, blanks and underscores.
+
+        Returns:
+            `list[list[str]]`: P lists of C texts.
+
+        Raises:
+            `ValueError`: if a template has no `{}`, a class no description, or both arguments are given.
+        """
+        if descriptions is not None:
+            if templates is not None:
+                raise ValueError("Give `templates` or `descriptions`, not both: a description is used alone.")
+            by_key = {label_key(name): text for name, text in descriptions.items()}
+            missing = [label for label in candidate_labels if label_key(label) not in by_key]
+            if missing:
+                raise ValueError(
+                    f"{len(missing)} of {len(candidate_labels)} classes have no description: {missing[:10]}. "
+                    "Add them, or use templates."
+                )
+            return [[by_key[label_key(label)] for label in candidate_labels]]
+        templates = [templates] if isinstance(templates, str) else list(TEMPLATES if templates is None else templates)
+        if not templates:
+            raise ValueError("`templates` is empty. Give at least one sentence with {}.")
+        for template in templates:
+            if template.count("{}") != 1:
+                raise ValueError(f"A template has one {{}} where the class name goes; got {template!r}.")
+        if self.split_camel_case:
+            words = [label_to_words(label) for label in candidate_labels]
+        else:
+            words = [label.replace("_", " ") for label in candidate_labels]
+        return [[template.replace("{}", word) for word in words] for template in templates]
+
+    def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
+        if self.tokenizer is None:
+            raise ValueError("A processor without a tokenizer cannot be saved. Give it one (`processor.tokenizer`).")
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    def _tokenize(self, text: str | list[str], **kwargs) -> dict:
+        if self.tokenizer is None:
+            raise ValueError("This processor has no tokenizer. Make one with `EZClipProcessor(tokenizer=…)`.")
+        kwargs = {"padding": True, "truncation": True, **kwargs}
+        texts = [text] if isinstance(text, str) else list(text)
+        encoded = self.tokenizer(texts, **kwargs)
+        cut = sum(bool(encoding.overflowing) for encoding in encoded.encodings or ())
+        if cut:
+            logger.warning(
+                f"{cut} of {len(texts)} texts are longer than {self.tokenizer.model_max_length} tokens and were cut."
+            )
+        return dict(encoded)
+
+
+def default_image_processor(image_size: int = 224):
+    """The published test pixels for a model of `image_size`: a centre crop from frames resized to 256/224 of it."""
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": image_size * 256 // 224}, crop_size={"height": image_size, "width": image_size}
+    )
+
+
+EZClipProcessor.register_for_auto_class("AutoProcessor")
+
+__all__ = ["EZClipProcessor"]

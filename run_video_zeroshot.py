@@ -1,0 +1,309 @@
+#!/usr/bin/env python
+"""Train, evaluate and apply EZ-CLIP.
+
+    accelerate launch run_video_zeroshot.py --demo --output_dir demo
+    accelerate launch run_video_zeroshot.py --model_name_or_path MODEL \\
+        --do_eval --validation_dir videos --output_dir out
+    accelerate launch run_video_zeroshot.py --model_name_or_path openai/clip-vit-base-patch16 \\
+        --do_train --train_list train.txt --label_list labels.csv --video_root videos --output_dir out
+"""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.logging import get_logger
+from accelerate.utils import DataLoaderConfiguration, set_seed
+from transformers import HfArgumentParser
+from transformers.utils import logging as transformers_logging
+
+from ezclip import ClassBank, VideoReadError
+from ezclip.data import (
+    DataError,
+    VideoDataset,
+    VideoSplit,
+    load_files,
+    load_folder,
+    load_hub_dataset,
+    load_list,
+    read_class_descriptions,
+)
+from ezclip.demo import run_demo
+from ezclip.evaluation import predict, write_bad_videos
+from ezclip.loading import ModelError, load_model, load_processor
+from ezclip.training import TrainingRecipe, train
+
+
+logger = get_logger(__name__)
+
+
+@dataclass
+class ModelArguments:
+    """The model, and what plain CLIP weights are given to become EZ-CLIP."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "EZ-CLIP or plain CLIP weights: a folder, or a name on the Hub."}
+    )
+    tokenizer_name: str | None = field(
+        default=None,
+        metadata={"help": "Tokenizer, if not the model's: a folder, a name, or CLIP's bpe_simple_vocab_16e6.txt.gz."},
+    )
+    num_frames: int | None = field(default=None, metadata={"help": "Frames of a video."})
+    temporal_prompt: str | None = field(
+        default=None, metadata={"help": "Temporal prompts.", "choices": ["deep", "shallow", "none"]}
+    )
+    temporal_prompt_init_range: float | None = field(
+        default=None, metadata={"help": "Fresh temporal prompts are drawn from U(-r, r)."}
+    )
+    temporal_prompt_dropout: float | None = field(default=None, metadata={"help": "Dropout of temporal prompts."})
+    drop_path_rate: float | None = field(default=None, metadata={"help": "Stochastic depth, in both towers."})
+    attention_dropout: float | None = field(default=None, metadata={"help": "Dropout of attention, in both towers."})
+
+
+@dataclass
+class DataArguments:
+    """Where videos and classes come from."""
+
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Data set with a column of videos: a Hub name, or a folder of its files."}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
+    train_split_name: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_split_name: str | None = field(
+        default=None, metadata={"help": "Split to evaluate on: by default the first of validation, test and train."}
+    )
+    video_column_name: str | None = field(default=None, metadata={"help": "Column of videos."})
+    label_column_name: str = field(default="label", metadata={"help": "Column of labels."})
+    train_dir: str | None = field(default=None, metadata={"help": "Folder of class folders to train on."})
+    validation_dir: str | None = field(default=None, metadata={"help": "Folder of class folders to evaluate on."})
+    train_list: str | None = field(default=None, metadata={"help": "List to train on: `path num_frames id` a line."})
+    validation_list: str | None = field(default=None, metadata={"help": "List to evaluate on."})
+    label_list: str | None = field(default=None, metadata={"help": "CSV of `id,name` for the lists."})
+    train_label_list: str | None = field(
+        default=None, metadata={"help": "The same for --train_list, where it has other classes."}
+    )
+    video_root: str | None = field(default=None, metadata={"help": "Folder in place of the lists' own root."})
+    videos: list[str] | None = field(default=None, metadata={"help": "Video files to predict."})
+    candidate_labels: list[str] | None = field(
+        default=None, metadata={"help": "Classes to predict, in place of those of the data."}
+    )
+    templates: list[str] | None = field(
+        default=None, metadata={"help": "Prompts with {} for the class name, in place of the 16 published ones."}
+    )
+    class_descriptions: list[str] | None = field(
+        default=None, metadata={"help": "Files with a text per class (CSV or JSON), in place of prompts."}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many videos."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first so many videos."})
+
+
+@dataclass
+class RunArguments(TrainingRecipe):
+    """What to do, and how."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Folder for everything that is written."})
+    do_train: bool = field(default=False, metadata={"help": "Train prompts and adapters."})
+    do_eval: bool = field(default=False, metadata={"help": "Evaluate: eval_results.json and predictions.jsonl."})
+    do_predict: bool = field(default=False, metadata={"help": "Predict, without labels: predictions.jsonl."})
+    demo: bool = field(default=False, metadata={"help": "Show the whole road on clips that this script renders."})
+    per_device_eval_batch_size: int = field(default=8, metadata={"help": "Videos per process at a time."})
+    ensemble: str = field(
+        default="probability",
+        metadata={"help": "How the prompts of a class are joined.", "choices": ["probability", "embedding"]},
+    )
+    top_k: int = field(default=5, metadata={"help": "Labels written for each video."})
+    strict: bool = field(default=False, metadata={"help": "Stop at the first video that cannot be read."})
+    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that decode, for each process."})
+    mixed_precision: str | None = field(
+        default=None, metadata={"help": "Precision of the computation.", "choices": ["no", "fp16", "bf16"]}
+    )
+    use_cpu: bool = field(default=False, metadata={"help": "Do not use an accelerator."})
+    seed: int = field(default=42, metadata={"help": "Seed of everything random."})
+
+
+def main(argv: list[str] | None = None):
+    model_args, data_args, args = parse_args(argv)
+    accelerator = Accelerator(
+        cpu=args.use_cpu,
+        mixed_precision=args.mixed_precision,
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+    )
+    if not accelerator.is_main_process:
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+    set_seed(args.seed)
+    try:
+        if args.demo:
+            run_demo(args.output_dir, accelerator, seed=args.seed, num_workers=args.dataloader_num_workers)
+        else:
+            run(model_args, data_args, args, accelerator)
+    except (DataError, ModelError, VideoReadError) as error:
+        sys.exit(f"run_video_zeroshot.py: {error}")
+    finally:
+        accelerator.end_training()
+
+
+def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments, accelerator: Accelerator):
+    output_dir = Path(args.output_dir)
+
+    # 1. Data: everything that can be wrong with it is found before a model is loaded
+    with accelerator.main_process_first():
+        train_split = load_train_split(data_args) if args.do_train else None
+        eval_split = load_eval_split(data_args, args) if args.do_eval or args.do_predict else None
+        descriptions = read_class_descriptions(data_args.class_descriptions) if data_args.class_descriptions else None
+
+    # 2. Model and processor
+    processor = load_processor(model_args.model_name_or_path, model_args.tokenizer_name, model_args.num_frames)
+    model = load_model(
+        model_args.model_name_or_path,
+        for_training=args.do_train,
+        vision_config=given(model_args, "num_frames", "temporal_prompt", "temporal_prompt_init_range",
+                            "temporal_prompt_dropout", "drop_path_rate", "attention_dropout"),
+        text_config=given(model_args, "drop_path_rate", "attention_dropout"),
+    )  # fmt: skip
+
+    # 3. Train
+    if args.do_train:
+        prompts = processor.get_prompts(train_split.class_names, data_args.templates, descriptions)
+        dataset = VideoDataset(train_split, processor, prompts, seed=args.seed)
+        history = []
+        bad_videos = train(
+            model, dataset, args, accelerator, args.dataloader_num_workers, args.strict, log=history.append
+        )
+        if accelerator.is_main_process:
+            model.save_pretrained(output_dir)
+            processor.save_pretrained(output_dir)
+            write_json(output_dir / "train_results.json", {"log": history, "train_bad_videos": len(bad_videos)})
+            write_bad_videos(output_dir / "train_bad_videos.jsonl", train_split, bad_videos)
+        accelerator.wait_for_everyone()
+
+    # 4. Evaluate or predict
+    if eval_split is not None:
+        model = accelerator.unwrap_model(model).to(accelerator.device).eval()
+        class_names = data_args.candidate_labels or eval_split.class_names
+        bank = ClassBank.build(model, processor, class_names, data_args.templates, descriptions)
+        predictions = predict(
+            model,
+            processor,
+            bank,
+            eval_split,
+            accelerator,
+            batch_size=args.per_device_eval_batch_size,
+            num_workers=args.dataloader_num_workers,
+            ensemble=args.ensemble,
+            strict=args.strict,
+            desc="Evaluating" if args.do_eval else "Predicting",
+        )
+        if accelerator.is_main_process:
+            predictions.write(output_dir, args.top_k)
+            if args.do_eval:
+                results = predictions.metrics()
+                write_json(output_dir / "eval_results.json", results)
+                print("\n".join(f"{name} = {value}" for name, value in results.items()))
+            if predictions.bad_videos:
+                print(f"{len(predictions.bad_videos)} videos could not be read: {output_dir / 'bad_videos.jsonl'}")
+
+
+def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArguments, RunArguments]:
+    parser = HfArgumentParser((ModelArguments, DataArguments, RunArguments), description=__doc__)
+    model_args, data_args, args = parser.parse_args_into_dataclasses(argv)
+    if args.output_dir is None:
+        parser.error("--output_dir is needed: the folder for everything that is written.")
+    if args.demo:
+        return model_args, data_args, args
+    if not (args.do_train or args.do_eval or args.do_predict):
+        parser.error("Nothing to do. Give --do_train, --do_eval or --do_predict; or --demo to see them work.")
+    if model_args.model_name_or_path is None:
+        parser.error("--model_name_or_path is needed: a folder, or a name on the Hub.")
+    if data_args.templates and data_args.class_descriptions:
+        parser.error("Give --templates or --class_descriptions, not both: a description is used alone.")
+    if data_args.videos and not args.do_predict:
+        parser.error("--videos are predicted: add --do_predict.")
+    if args.do_eval and args.do_predict:
+        parser.error("--do_eval writes the predictions too; leave --do_predict out.")
+    if args.do_eval and data_args.candidate_labels:
+        parser.error("--do_eval uses the classes of the data; --candidate_labels are for --do_predict.")
+    return model_args, data_args, args
+
+
+def load_train_split(data_args: DataArguments) -> VideoSplit:
+    """The videos to train on, from the one source that is given."""
+    source = one_source(data_args, "train_dir", "train_list")
+    label_list = data_args.train_label_list or data_args.label_list
+    if source == "train_dir":
+        split = load_folder(data_args.train_dir)
+    elif source == "train_list":
+        split = load_list(data_args.train_list, label_list, data_args.video_root)
+    else:
+        split = load_hub_dataset(
+            data_args.dataset_name,
+            data_args.dataset_config_name,
+            data_args.train_split_name,
+            data_args.video_column_name,
+            data_args.label_column_name,
+            label_list,
+        )
+    split = split.select(data_args.max_train_samples)
+    require_labels(split, getattr(data_args, source), "training")
+    return split
+
+
+def load_eval_split(data_args: DataArguments, args: RunArguments) -> VideoSplit:
+    """The videos to evaluate or predict, from the one source that is given."""
+    source = one_source(data_args, "validation_dir", "validation_list", *(["videos"] if args.do_predict else []))
+    if source == "videos":
+        split = load_files(data_args.videos)
+    elif source == "validation_dir":
+        split = load_folder(data_args.validation_dir)
+    elif source == "validation_list":
+        split = load_list(data_args.validation_list, data_args.label_list, data_args.video_root)
+    else:
+        split = load_hub_dataset(
+            data_args.dataset_name,
+            data_args.dataset_config_name,
+            data_args.eval_split_name,
+            data_args.video_column_name,
+            data_args.label_column_name,
+            data_args.label_list,
+        )
+    split = split.select(data_args.max_eval_samples)
+    if args.do_eval:
+        require_labels(split, getattr(data_args, source), "evaluation")
+    elif not (data_args.candidate_labels or split.class_names):
+        raise DataError(f"{getattr(data_args, source)} names no classes. Give --candidate_labels.")
+    return split
+
+
+def one_source(data_args: DataArguments, *names: str) -> str:
+    """The one of the options that is given; a folder or list of its own goes before the data set."""
+    sources = [name for name in names if getattr(data_args, name)]
+    if not sources and data_args.dataset_name:
+        return "dataset_name"
+    if len(sources) != 1:
+        found = " and ".join(f"--{name}" for name in sources) or "none"
+        raise DataError(f"Give one of {', '.join(f'--{name}' for name in ('dataset_name', *names))}; got {found}.")
+    return sources[0]
+
+
+def require_labels(split: VideoSplit, source: str, purpose: str):
+    if split.class_names is None or min(split.videos["label"]) < 0:
+        raise DataError(
+            f"{source} has videos without a class, which {purpose} needs. Put them into class folders, or give a list "
+            "with class ids and its --label_list."
+        )
+
+
+def given(arguments, *names: str) -> dict:
+    """Those of the arguments that were set."""
+    return {name: value for name in names if (value := getattr(arguments, name)) is not None}
+
+
+def write_json(path: Path, content: dict):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

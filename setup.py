@@ -1,0 +1,53 @@
+"""Packaging of ezclip: the flat modules of the root, which the Hub also gets, become modules of the package."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+
+ROOT = Path(__file__).resolve().parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ezclip" / "__init__.py").read_text(encoding="utf-8")).group(1)
+
+
+class BuildWithRootModules(build_py):
+    """Adds the root's `*_ezclip.py` to the package, except in an editable install, where they are read in place."""
+
+    def root_modules(self):
+        return [] if self.editable_mode else sorted(ROOT.glob("*_ezclip.py"))
+
+    def run(self):
+        super().run()
+        for source in self.root_modules():
+            self.copy_file(str(source), str(Path(self.build_lib) / "ezclip" / source.name))
+
+    def get_outputs(self, include_bytecode=1):
+        outputs = super().get_outputs(include_bytecode)
+        return outputs + [str(Path(self.build_lib) / "ezclip" / source.name) for source in self.root_modules()]
+
+
+setup(
+    name="ezclip",
+    version=VERSION,
+    description="Zero-shot video action recognition in transformers: EZ-CLIP",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=["ezclip"],
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.4",
+        "transformers>=5.6.2",
+        "datasets>=4.0",
+        "accelerate>=1.1",
+        "evaluate>=0.4.6",
+        # decord publishes no wheels for macOS on Arm, nor for Linux on Arm
+        'decord>=0.6.0; platform_machine == "x86_64" or platform_machine == "AMD64"',
+        "safetensors>=0.4.3",
+        "Pillow>=10.0",
+        "av>=14.0",
+    ],
+    extras_require={"test": ["pytest>=8.0", "ruff>=0.9"]},
+    cmdclass={"build_py": BuildWithRootModules},
+)

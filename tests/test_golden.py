@@ -1,0 +1,161 @@
+"""Converted checkpoints against the outputs of the authors' code (../shared/golden)."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoProcessor
+
+from ezclip import ClassBank
+from ezclip.video_ezclip import read_frames, uniform_frame_indices
+from scripts import convert_checkpoint
+
+from .conftest import shared_path
+
+
+CASES = ("ezclip_deep_8f", "ezclip_shallow_4f", "ezclip_adapters_only_8f", "ezclip_tadapter_8f")
+BPE_FILE = ("tokenizer", "bpe_simple_vocab_16e6.txt.gz")
+
+
+class Golden:
+    """One case: the converted model, loaded as a user would, and the tensors of the authors' code."""
+
+    def __init__(self, case, folder, checkpoint="checkpoint.pt"):
+        source = shared_path("golden", case)
+        self.meta = json.loads((source / "meta.json").read_text(encoding="utf-8"))
+        self.tensors = load_file(source / "io.safetensors")
+        argv = ["--checkpoint", str(source / checkpoint), "--output_dir", str(folder), "--model_only"]
+        convert_checkpoint.main(argv)
+        self.model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+        # Videos of a batch mix in the published temporal adapter; its outputs for single videos are right.
+        self.suffix = "_single" if self.model.config.vision_config.use_temporal_adapter else ""
+
+    def __getitem__(self, name):
+        return self.tensors[name]
+
+    def embed(self):
+        with torch.no_grad():
+            return self.model(pixel_values=self["pixel_values"], input_ids=self["token_ids"])
+
+
+@pytest.fixture(scope="module", params=CASES)
+def golden(request, tmp_path_factory):
+    return Golden(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def assert_close(actual, expected, atol, rtol=0.0):
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=rtol)
+
+
+def test_embeddings_and_logits(golden):
+    outputs = golden.embed()
+    assert_close(outputs.frame_embeds, golden[f"frame_embeds{golden.suffix}"], atol=2e-5)
+    assert_close(outputs.vision_model_output.pooler_output, golden[f"video_embeds{golden.suffix}"], atol=2e-5)
+    assert_close(outputs.text_model_output.pooler_output, golden["text_embeds"], atol=2e-5)
+    if not golden.suffix:
+        assert_close(outputs.logits_per_video, golden["logits_per_video"], atol=2e-3)
+        assert_close(outputs.logits_per_text, golden["logits_per_text"], atol=2e-3)
+    cosines = outputs.video_embeds @ outputs.text_embeds.t()
+    assert_close(100.0 * cosines, golden[f"eval_logits{golden.suffix}"], atol=2e-3)
+
+
+def test_probabilities(golden):
+    outputs = golden.embed()
+    labels = golden.meta["class_names"]
+    bank = ClassBank(labels, outputs.text_embeds.view(-1, len(labels), outputs.text_embeds.shape[-1]))
+    assert_close(bank.probabilities(outputs.video_embeds), golden[f"probs{golden.suffix}"], atol=1e-5)
+
+
+@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
+def test_losses_and_gradients(golden, attn_implementation):
+    if golden.suffix:
+        pytest.skip("the published losses of the temporal adapter mix the videos of the batch")
+    model = golden.model
+    model.set_attn_implementation(attn_implementation)
+    model.zero_grad()
+    outputs = model(pixel_values=golden["pixel_values"], input_ids=golden["train_token_ids"], labels=golden["labels"])
+    assert_close(outputs.logits_per_video, golden["train_logits_per_image"], atol=2e-3)
+    assert_close(outputs.loss_video, golden["loss_image"], atol=1e-5)
+    assert_close(outputs.loss_text, golden["loss_text"], atol=1e-5)
+    assert_close(outputs.loss_motion, golden["loss_motion"], atol=1e-5)
+    assert_close(outputs.loss, golden["loss_total"], atol=1e-5)
+    outputs.loss.backward()
+
+    stored = {name: value for name, value in golden.tensors.items() if name.startswith("grad.")}
+    published = convert_checkpoint.convert_state_dict({name[len("grad.") :]: g for name, g in stored.items()})
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert published and set(published) <= set(gradients)
+    for name, expected in published.items():
+        error = (gradients[name] - expected).norm() / expected.norm()
+        assert error < 1e-4, f"{name}: relative error {error:.1e}"
+    norms = golden.meta["grad_norms_all_trainable"]
+    squares = sum(gradient.double().square().sum() for gradient in gradients.values())
+    assert squares.sqrt().item() == pytest.approx(sum(norm**2 for norm in norms.values()) ** 0.5, rel=1e-4)
+
+
+def test_trainable_parameters(golden):
+    assert golden.model.num_parameters(only_trainable=True) == golden.meta["trainable_numel"]
+    assert golden.model.num_parameters() == golden.meta["total_numel"]
+
+
+def test_one_frame_reaches_all_of_its_video_and_no_other(golden):
+    video, frame = golden.meta["checks"]["reach_of_one_frame"]["perturbed"]
+    pixel_values = golden["pixel_values"].clone()
+    pixel_values[video, frame] += 1.0
+    with torch.no_grad():
+        before = golden.model.get_video_features(golden["pixel_values"]).frame_embeds
+        after = golden.model.get_video_features(pixel_values).frame_embeds
+    changed = (before - after).abs().amax(dim=-1) > 1e-6
+    config = golden.model.config.vision_config
+    connected = config.temporal_prompt != "none" or config.use_temporal_adapter
+    expected = torch.zeros_like(changed)
+    expected[video, slice(None) if connected else frame] = True
+    assert torch.equal(changed, expected)
+
+
+def test_mixed_float16_checkpoint(tmp_path):
+    golden = Golden("ezclip_shallow_4f", tmp_path, "checkpoint_fp16mix.pt")
+    assert golden.model.dtype == torch.float32
+    outputs = golden.embed()
+    # float16 keeps 11 bits; the embeddings are of size 1 to 3
+    assert_close(outputs.frame_embeds, golden["frame_embeds"], atol=1e-2)
+    assert_close(outputs.text_model_output.pooler_output, golden["text_embeds"], atol=1e-2)
+
+
+@pytest.fixture(scope="module")
+def e2e(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("e2e")
+    source = shared_path("golden", "e2e_clips_8f")
+    argv = ["--checkpoint", str(source / "checkpoint.pt"), "--output_dir", str(folder)]
+    convert_checkpoint.main([*argv, "--tokenizer", str(shared_path(*BPE_FILE))])
+    meta = json.loads((source / "meta.json").read_text(encoding="utf-8"))
+    return folder, meta, load_file(source / "io.safetensors")
+
+
+def test_from_clip_files_to_probabilities(e2e):
+    folder, meta, expected = e2e
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    clips = [str(shared_path("clips", clip)) for clip in meta["clips"]]
+
+    pixel_values = processor(videos=clips, return_tensors="pt").pixel_values
+    assert_close(pixel_values[:, :, :, 104:120, 104:120], expected["pixel_centre"], atol=1e-5)
+    assert_close(pixel_values.mean(dim=(2, 3, 4)), expected["pixel_mean"], atol=1e-5)
+    assert_close(pixel_values.std(dim=(2, 3, 4)), expected["pixel_std"], atol=1e-4)
+
+    bank = ClassBank.build(model, processor, meta["class_names"])
+    with torch.no_grad():
+        video_embeds = model.get_video_features(pixel_values).pooler_output
+    probabilities = bank.probabilities(video_embeds)
+    assert_close(probabilities, expected["probs"], atol=0.01)
+    assert torch.equal(probabilities.argmax(dim=-1), expected["probs"].argmax(dim=-1))
+
+
+def test_frame_indices_of_the_clips(e2e):
+    _, meta, expected = e2e
+    for clip, indices, total in zip(meta["clips"], expected["frame_indices"], expected["num_frames"]):
+        _, taken = read_frames(shared_path("clips", clip), lambda total_frames: uniform_frame_indices(total_frames, 8))
+        assert taken == indices.tolist()
+        _, everything = read_frames(shared_path("clips", clip), range)
+        assert len(everything) == total
