@@ -48,6 +48,6 @@ setup(
         "Pillow>=10.0",
         "av>=14.0",
     ],
-    extras_require={"test": ["pytest>=8.0", "ruff>=0.9"]},
+    extras_require={"test": ["pytest>=8.0", "ruff>=0.9", "setuptools>=64", "wheel"]},
     cmdclass={"build_py": BuildWithRootModules},
 )

@@ -47,8 +47,10 @@ def uniform_frame_indices(total_frames: int, num_frames: int) -> list[int]:
     """
     Published test sampling: the middle of each of `num_frames` equal segments ("_get_val_indices", 0-based).
 
-    A video with no more frames than asked for repeats them in order.
+    A video with no more frames than asked for repeats them in order; one frame is taken at half of the number.
     """
+    if num_frames == 1:
+        return [total_frames // 2]
     if total_frames <= num_frames:
         return [i * total_frames // num_frames for i in range(num_frames)]
     segment = total_frames / num_frames

@@ -1,0 +1,88 @@
+"""Class embeddings: made once, saved, and turned into probabilities."""
+
+import pytest
+import torch
+
+from ezclip import ClassBank, EZClipModel, EZClipProcessor
+
+
+LABELS = ["red_circle", "GreenSquare", "blue circle"]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder):
+    return EZClipModel.from_pretrained(tiny_folder)
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_folder):
+    return EZClipProcessor.from_pretrained(tiny_folder)
+
+
+def test_embeddings_are_those_of_the_prompts(model, processor):
+    templates = ["a photo of {}", "{} moving left", "{}"]
+    bank = ClassBank.build(model, processor, LABELS, templates, batch_size=4)
+    assert bank.labels == LABELS and bank.embeds.shape == (3, 3, 16)
+    for row, prompts in zip(bank.embeds, processor.get_prompts(LABELS, templates)):
+        with torch.no_grad():
+            features = model.get_text_features(**processor(text=prompts, return_tensors="pt")).pooler_output
+        torch.testing.assert_close(row, torch.nn.functional.normalize(features, dim=-1), atol=1e-5, rtol=1e-4)
+
+
+def test_every_different_text_is_embedded_once(model, processor, monkeypatch):
+    seen = []
+    embed = model.get_text_features
+    monkeypatch.setattr(
+        model, "get_text_features", lambda **inputs: seen.append(len(inputs["input_ids"])) or embed(**inputs)
+    )
+    descriptions = {"red_circle": "red", "GreenSquare": "green", "blue circle": "red"}
+    bank = ClassBank.build(model, processor, LABELS, descriptions=descriptions)
+    assert seen == [2]
+    assert torch.equal(bank.embeds[0, 0], bank.embeds[0, 2])
+
+
+def test_ensembles():
+    generator = torch.Generator().manual_seed(0)
+    embeds = torch.nn.functional.normalize(torch.randn(4, 3, 8, generator=generator), dim=-1)
+    videos = torch.randn(5, 8, generator=generator)
+    directions = torch.nn.functional.normalize(videos, dim=-1)
+    bank = ClassBank(LABELS, embeds)
+
+    by_probability = bank.probabilities(videos, "probability")
+    expected = torch.stack([(100 * directions @ prompt.t()).softmax(-1) for prompt in embeds]).mean(0)
+    torch.testing.assert_close(by_probability, expected)
+
+    by_embedding = bank.probabilities(videos, "embedding", logit_scale=100 / 0.5)
+    mean = torch.nn.functional.normalize(embeds.mean(0), dim=-1)
+    torch.testing.assert_close(by_embedding, (200 * directions @ mean.t()).softmax(-1))
+    torch.testing.assert_close(by_embedding.sum(-1), torch.ones(5))
+
+
+def test_saved_beside_the_model_and_loaded(model, processor, tmp_path):
+    model.save_pretrained(tmp_path)
+    bank = ClassBank.build(model, processor, ["naïve – “red”", "x"], "{}")
+    bank.save_pretrained(tmp_path)
+    loaded = ClassBank.from_pretrained(tmp_path)
+    assert loaded.labels == bank.labels
+    assert torch.equal(loaded.embeds, bank.embeds)
+    with pytest.raises(OSError, match="class_bank"):
+        ClassBank.from_pretrained(tmp_path.parent)
+
+
+def test_half_precision_scores_in_float32(model, processor):
+    bank = ClassBank.build(model, processor, LABELS)
+    videos = torch.randn(2, 16)
+    scores = bank.probabilities(videos.bfloat16())
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, bank.probabilities(videos), atol=0.2, rtol=0)
+
+
+def test_bad_banks_are_named(model, processor):
+    with pytest.raises(ValueError, match="at least one label"):
+        ClassBank.build(model, processor, [])
+    with pytest.raises(ValueError, match=r"repeated: \['wave'\]"):
+        ClassBank.build(model, processor, ["wave", "run", "wave"])
+    with pytest.raises(ValueError, match=r"must have shape \(prompts, 2 classes"):
+        ClassBank(["a", "b"], torch.zeros(1, 3, 4))
+    with pytest.raises(ValueError, match="`ensemble` must be one of .* got 'mean'"):
+        ClassBank(["a"], torch.ones(1, 1, 4)).probabilities(torch.ones(1, 4), "mean")

@@ -1,0 +1,271 @@
+"""Folders, lists, label files and data sets as people have them."""
+
+import shutil
+
+import datasets
+import pytest
+
+from ezclip import EZClipProcessor, VideoReadError
+from ezclip.data import (
+    DataError,
+    VideoCollator,
+    VideoDataset,
+    load_files,
+    load_folder,
+    load_hub_dataset,
+    load_list,
+    read_class_descriptions,
+    read_label_list,
+)
+
+from .conftest import shared_path
+
+
+@pytest.fixture
+def label_list(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("id,name\r\n0,red circle\r\n1,GreenSquare\r\n", newline="")
+    return path
+
+
+def write_lines(path, *lines):
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_folder_of_class_folders(clip_folder, caplog):
+    (clip_folder / ".cache").mkdir(exist_ok=True)
+    split = load_folder(clip_folder)
+    assert split.class_names == ["GreenSquare", "red_circle"]
+    names = [split.video_name(i).removeprefix(f"{clip_folder}/") for i in range(len(split))]
+    assert names == [
+        *("GreenSquare/broken.mp4", "GreenSquare/d.mp4", "GreenSquare/e.mp4"),
+        *("red_circle/a.mp4", "red_circle/b 1.mp4", "red_circle/test#c.mp4"),
+    ]
+    assert split.videos["label"][:] == [0, 0, 0, 1, 1, 1]
+    assert "{'.txt': 1}" in caplog.text
+
+
+def test_folder_without_classes(clip_folder):
+    split = load_folder(clip_folder / "red_circle")
+    assert split.class_names is None and len(split) == 3
+
+
+def test_folders_of_frames_are_videos(tmp_path):
+    source = shared_path("clips", "frames", "v_ApplyEyeMakeup_g01_c01")
+    shutil.copytree(source, tmp_path / "ApplyEyeMakeup" / "clip 1")
+    split = load_folder(tmp_path)
+    assert len(split) == 1 and split.class_names == ["ApplyEyeMakeup"]
+    assert split.video_name(0).endswith("clip 1")
+
+
+def test_folder_errors(tmp_path):
+    with pytest.raises(DataError, match="nowhere is not a folder"):
+        load_folder(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="holds no video"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize("number_of_frames", [" 12", ""])
+def test_list_with_a_root_of_its_own(clip_folder, label_list, tmp_path, number_of_frames):
+    path = write_lines(
+        tmp_path / "list.txt",
+        f"/cluster/some where/red_circle/b 1.mp4{number_of_frames} 0",
+        "",
+        f"/cluster/some where/GreenSquare/d{number_of_frames} 1",  # listed as frames, kept as a file
+        f"/cluster/some where/GreenSquare/gone.mp4{number_of_frames} 1",
+    )
+    split = load_list(path, label_list, clip_folder)
+    assert split.videos["video"][:] == [
+        str(clip_folder / "red_circle" / "b 1.mp4"),
+        str(clip_folder / "GreenSquare" / "d.mp4"),
+        str(clip_folder / "GreenSquare" / "gone.mp4"),
+    ]
+    assert split.videos["label"][:] == [0, 1, 1]
+    assert split.class_names == ["red circle", "GreenSquare"]
+
+
+def test_list_of_files_kept_as_frames(tmp_path, label_list):
+    frames = tmp_path / "data" / "v_ApplyEyeMakeup_g01_c01"
+    frames.mkdir(parents=True)
+    path = write_lines(tmp_path / "list.txt", "/root/UCF/v_ApplyEyeMakeup_g01_c01.avi 164 0")
+    assert load_list(path, label_list, tmp_path / "data").videos["video"][:] == [str(frames)]
+
+
+def test_list_without_root(clip_folder, tmp_path, label_list):
+    absolute = clip_folder / "red_circle" / "a.mp4"
+    shutil.copy(absolute, tmp_path / "beside.mp4")
+    path = write_lines(tmp_path / "list.txt", f"{absolute} 12 0", "beside.mp4 12 1")
+    assert load_list(path, label_list).videos["video"][:] == [str(absolute), str(tmp_path / "beside.mp4")]
+
+
+def test_list_of_paths_alone(clip_folder, tmp_path):
+    path = write_lines(tmp_path / "list.txt", str(clip_folder / "red_circle" / "b 1.mp4"))
+    split = load_list(path)
+    assert split.class_names is None and split.videos["label"][:] == [-1]
+
+
+def test_list_errors(clip_folder, tmp_path, label_list):
+    path = write_lines(tmp_path / "list.txt", "a/red_circle/a.mp4 12 0", "a/red_circle/b 1.mp4 12 2")
+    with pytest.raises(DataError, match=r"list.txt, line 2: class id 2 .* has ids 0 to 1"):
+        load_list(path, label_list, clip_folder)
+    path = write_lines(tmp_path / "list.txt", "/x/none.mp4 12 0")
+    with pytest.raises(DataError, match=r"None of the 1 videos .* '/x/none.mp4', looked for as .*--video_root"):
+        load_list(path, label_list, clip_folder)
+    with pytest.raises(DataError, match="is empty"):
+        load_list(write_lines(tmp_path / "empty.txt", ""), label_list)
+    with pytest.raises(DataError, match="none.txt cannot be read"):
+        load_list(tmp_path / "none.txt", label_list)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("id,name\n0,a\n0,b\n", "id 0 is there twice"),
+        ("id,name\n0,a\n2,b\n", "without gaps"),
+        ("id,name\n", "without gaps"),
+        ("id,name\nx,a\n", "entry 1 is 'x,a'"),
+        ("0,brush hair\n1,brush_hair\n", "classes of the same name"),
+    ],
+)
+def test_label_list_errors(tmp_path, content, message):
+    path = tmp_path / "labels.csv"
+    path.write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_label_list(path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "descriptions", "number"),
+    [
+        ("hmdb51_labels", "HMDB_gpt_Class_discription_new", 51),
+        ("ucf_labels", "UCF_101_gpt_Class_discription_new", 101),
+        ("kinetics_400_labels", "Kinetic_400_gpt_Class_discription_new", 400),
+        ("kinetics_600_labels", "K_600_gpt_Class_discription_new", 600),
+        ("kinetics_600_labels_exclusive", "kinetics_600_labels_exclusive_discription_new", 232),
+        ("something_something", "Something_gpt_Class_discription_new", 174),
+    ],
+)
+def test_published_labels_and_descriptions(labels, descriptions, number):
+    names = read_label_list(shared_path("data", "EZ-CLIP", "lists", f"{labels}.csv"))
+    assert len(names) == number
+    texts = read_class_descriptions([shared_path("data", "EZ-CLIP", "GPT_discription", f"{descriptions}.csv")])
+    (prompts,) = EZClipProcessor().get_prompts(names, descriptions=texts)
+    assert len(prompts) == number
+    assert all(text and "\n" not in text for text in prompts)
+
+
+def test_published_list_of_ucf():
+    lists = shared_path("data", "EZ-CLIP", "dataset_splits", "UCF", "Zero_shot", "test.txt")
+    labels = shared_path("data", "EZ-CLIP", "lists", "ucf_labels.csv")
+    clips = shared_path("clips")
+    split = load_list(lists, labels, clips / "frames")
+    assert len(split) == 3783 and len(split.class_names) == 101
+    row = split.videos["video"][:].index(str(clips / "frames" / "v_ApplyEyeMakeup_g01_c01"))
+    assert split.label_name(split.videos[row]["label"]) == "ApplyEyeMakeup"
+
+
+def test_descriptions(tmp_path):
+    (tmp_path / "a.json").write_text('{"wave": "a hand goes\\n\\nup", "run": "fast"}')
+    (tmp_path / "b.csv").write_text('SNo,Class Name,GPT3 discription\n1,run,"\n\nquick, steps"\n')
+    texts = read_class_descriptions([tmp_path / "a.json", tmp_path / "b.csv"])
+    assert texts == {"wave": "a hand goes up", "run": "quick, steps"}
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(DataError, match="a.json is not JSON"):
+        read_class_descriptions([tmp_path / "a.json"])
+    (tmp_path / "a.json").write_text('{"wave": 3}')
+    with pytest.raises(DataError, match="one JSON object from class name to text"):
+        read_class_descriptions([tmp_path / "a.json"])
+    (tmp_path / "b.csv").write_text("wave,a hand\n")
+    with pytest.raises(DataError, match="three columns"):
+        read_class_descriptions([tmp_path / "b.csv"])
+
+
+@pytest.fixture
+def save_parquet(clip_folder, tmp_path):
+    """Writes the readable clips as a parquet data set with embedded bytes, with the given labels."""
+
+    def save(labels, label_feature, split="validation"):
+        files = [clip_folder / "red_circle" / "a.mp4", clip_folder / "GreenSquare" / "d.mp4"]
+        rows = {"clip": [{"path": f.name, "bytes": f.read_bytes()} for f in files], "label": labels}
+        features = datasets.Features({"clip": datasets.Video(decode=False), "label": label_feature})
+        folder = tmp_path / "parquet"
+        folder.mkdir()
+        datasets.Dataset.from_dict(rows, features).to_parquet(folder / f"{split}.parquet")
+        return str(folder)
+
+    return save
+
+
+def test_hub_dataset_with_class_labels(save_parquet):
+    split = load_hub_dataset(save_parquet([1, 0], datasets.ClassLabel(names=["green square", "red circle"])))
+    assert split.class_names == ["green square", "red circle"]
+    assert split.videos["label"][:] == [1, 0]
+    assert split.videos[0]["video"]["bytes"][4:8] == b"ftyp"
+    assert split.video_name(1) == "d.mp4"
+
+
+def test_hub_dataset_with_names(save_parquet, label_list):
+    name = save_parquet(["red_circle", "GreenSquare"], datasets.Value("string"), split="test")
+    split = load_hub_dataset(name)
+    assert (split.class_names, split.videos["label"][:]) == (["GreenSquare", "red_circle"], [1, 0])
+    split = load_hub_dataset(name, label_list=label_list)
+    assert (split.class_names, split.videos["label"][:]) == (["red circle", "GreenSquare"], [0, 1])
+
+
+def test_hub_dataset_with_ids(save_parquet, label_list):
+    name = save_parquet([0, 1], datasets.Value("int64"))
+    assert load_hub_dataset(name, label_list=label_list).class_names == ["red circle", "GreenSquare"]
+    with pytest.raises(DataError, match="holds ids without names. Give --label_list"):
+        load_hub_dataset(name)
+    with pytest.raises(DataError, match="has no split 'train'; it has"):
+        load_hub_dataset(name, split="train")
+    with pytest.raises(DataError, match="has no column 'film'; it has"):
+        load_hub_dataset(name, video_column="film")
+    assert load_hub_dataset(name, label_column="none").class_names is None
+
+
+def test_hub_dataset_that_is_not_there(tmp_path):
+    with pytest.raises(DataError, match="--dataset_name .*nowhere"):
+        load_hub_dataset(str(tmp_path / "nowhere"))
+
+
+def test_an_unreadable_video_is_reported_and_replaced_for_training(clip_folder, tiny_folder):
+    processor = EZClipProcessor.from_pretrained(tiny_folder)
+    split = load_folder(clip_folder)
+    item = VideoDataset(split, processor)[0]
+    ((index, error),) = item["bad_videos"]
+    assert index == 0 and isinstance(error, VideoReadError) and error.video.endswith("broken.mp4")
+    assert item["index"] == 0 and item["pixel_values"].abs().max() == 0
+
+    training = VideoDataset(split, processor, [["green square", "red circle"], ["a green square", "a red circle"]])
+    items = [training[i] for i in range(len(split))]
+    assert [item["index"] for item in items] == [1, 1, 2, 3, 4, 5]
+    assert [item["label"] for item in items] == [0, 0, 0, 1, 1, 1]
+    assert all(["green square", "red circle"][item["label"]] in item["text"] for item in items)
+    batch = VideoCollator(processor)(items)
+    assert batch["pixel_values"].shape == (6, 8, 3, 32, 32)
+    assert batch["input_ids"].shape == batch["attention_mask"].shape
+    assert [index for index, _ in batch["bad_videos"]] == [0]
+
+
+def test_training_items_depend_on_seed_epoch_and_index_alone(clip_folder, tiny_folder):
+    processor = EZClipProcessor.from_pretrained(tiny_folder)
+    split = load_folder(clip_folder)
+    prompts = [[f"{adjective} square", f"{adjective} circle"] for adjective in ("red", "green", "blue")]
+
+    def draw(seed, epoch):
+        dataset = VideoDataset(split, processor, prompts, seed)
+        dataset.set_epoch(epoch)
+        return [(item["text"], item["pixel_values"].sum().item()) for item in map(dataset.__getitem__, (3, 1, 5))]
+
+    assert draw(0, 0) == draw(0, 0)
+    assert draw(0, 0) != draw(0, 1)
+    assert draw(0, 0) != draw(1, 0)
+
+
+def test_training_without_any_readable_video_is_named(tiny_folder):
+    processor = EZClipProcessor.from_pretrained(tiny_folder)
+    split = load_files(["gone.mp4", "away.mp4"])
+    with pytest.raises(DataError, match="None of the 2 training videos can be read; the last: away.mp4"):
+        VideoDataset(split, processor, [["x"]])[0]

@@ -1,0 +1,180 @@
+"""Pixels, prompts and tokens."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoProcessor, AutoTokenizer
+
+from ezclip import EZClipProcessor
+from ezclip.demo import word_tokenizer
+from ezclip.processing_ezclip import TEMPLATES, default_image_processor, label_key, label_to_words
+from ezclip.tokenization import load_bpe_tokenizer
+
+from .conftest import WORDS, random_clip, shared_path, tiny_config
+
+
+def test_pixels_are_the_published():
+    meta = json.loads(shared_path("golden", "aux", "preprocess_val.json").read_text(encoding="utf-8"))
+    golden = load_file(shared_path("golden", "aux", "preprocess_val.safetensors"))
+    for case in meta["cases"]:
+        size, crop = case["scale_size"], case["input_size"]
+        image_processor = default_image_processor()
+        image_processor.size, image_processor.crop_size = {"shortest_edge": size}, {"height": crop, "width": crop}
+        processor = EZClipProcessor(image_processor)
+        frames = golden[f"{case['index']}.frames_uint8"].numpy()
+        pixels = processor.frames_to_pixels(frames)
+        if case["subsampled"]:
+            pixels = pixels[..., ::8, ::8]
+        torch.testing.assert_close(pixels, golden[f"{case['index']}.pixel_values"], atol=1e-5, rtol=0)
+
+
+def test_defaults_are_short_side_256_and_crop_224():
+    processor = EZClipProcessor()
+    assert processor.image_processor.size["shortest_edge"] == 256
+    assert processor.image_processor.crop_size["height"] == processor.image_processor.crop_size["width"] == 224
+    assert processor.num_frames == 8
+    pixel_values = processor(videos=random_clip(0), return_tensors="pt").pixel_values
+    assert pixel_values.shape == (1, 8, 3, 224, 224) and pixel_values.dtype == torch.float32
+
+
+def test_saved_and_loaded(tmp_path, tiny_folder):
+    processor = EZClipProcessor(
+        default_image_processor(96), word_tokenizer(WORDS), num_frames=5, split_camel_case=False
+    )
+    processor.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "processor_config.json").read_text(encoding="utf-8"))
+    assert saved["image_processor"]["size"]["shortest_edge"] == 109
+    assert saved["image_processor"]["crop_size"] == {"height": 96, "width": 96}
+    loaded = AutoProcessor.from_pretrained(tmp_path, trust_remote_code=True)
+    assert (loaded.num_frames, loaded.split_camel_case) == (5, False)
+    inputs = [p(videos=random_clip(0), text="a red circle", return_tensors="pt") for p in (processor, loaded)]
+    assert all(torch.equal(inputs[0][name], inputs[1][name]) for name in ("pixel_values", "input_ids"))
+    assert type(AutoProcessor.from_pretrained(tiny_folder)) is EZClipProcessor
+
+
+def test_videos_and_texts_in_one_call(tiny_folder):
+    processor = EZClipProcessor.from_pretrained(tiny_folder)
+    clips = [random_clip(seed, num_frames=seed + 1) for seed in range(3)]
+    inputs = processor(videos=clips, text=["a red circle", "a photo of a green square moving"], return_tensors="pt")
+    assert set(inputs) == {"pixel_values", "input_ids", "attention_mask"}
+    assert inputs.pixel_values.shape == (3, 8, 3, 32, 32)
+    assert inputs.input_ids.shape == (2, 9)  # padded to the longest
+    assert inputs.attention_mask.sum(dim=1).tolist() == [5, 9]
+    alone = processor(videos=clips[1], return_tensors="pt").pixel_values
+    assert torch.equal(alone[0], inputs.pixel_values[1])
+    frames = [Image.fromarray(frame) for frame in clips[1]]
+    assert torch.equal(processor(videos=frames, return_tensors="pt").pixel_values, alone)
+    assert isinstance(processor(videos=clips[0], return_tensors="np").pixel_values, np.ndarray)
+
+
+def test_frames_can_be_chosen(tiny_folder):
+    processor = EZClipProcessor.from_pretrained(tiny_folder)
+    clip = random_clip(0)
+    chosen = processor(
+        videos=clip, sample=lambda total_frames: [total_frames - 1, 0], return_tensors="pt"
+    ).pixel_values
+    assert torch.equal(chosen[0], processor.frames_to_pixels(clip[[11, 0]]))
+
+
+def test_bad_calls_are_named(tiny_folder):
+    with pytest.raises(ValueError, match="needs `videos`, `text`, or both"):
+        EZClipProcessor()()
+    with pytest.raises(ValueError, match="`videos` is an empty list"):
+        EZClipProcessor()(videos=[])
+    with pytest.raises(ValueError, match="has no tokenizer"):
+        EZClipProcessor()(text="a red circle")
+    with pytest.raises(ValueError, match="without a tokenizer cannot be saved"):
+        EZClipProcessor().save_pretrained("nowhere")
+    with pytest.raises(ValueError, match="`num_frames` must be at least 1"):
+        EZClipProcessor(num_frames=0)
+    small = default_image_processor()
+    small.size = {"shortest_edge": 200}
+    with pytest.raises(ValueError, match=r"crop \(224 x 224\) must fit into the short side \(200\)"):
+        EZClipProcessor(small)(videos=random_clip(0))
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("ApplyEyeMakeup", "Apply Eye Makeup"),
+        ("brush_hair", "brush hair"),
+        ("TaiChi", "Tai Chi"),
+        ("YoYo", "Yo Yo"),
+        ("playing NBA2K", "playing NBA2K"),
+        ("HTMLPage", "HTML Page"),
+        ("tai  chi", "tai chi"),
+    ],
+)
+def test_class_names_read_as_words(label, words):
+    assert label_to_words(label) == words
+    assert label_key(label) == label_key(words)
+
+
+def test_prompts(tiny_folder):
+    processor = EZClipProcessor.from_pretrained(tiny_folder)
+    prompts = processor.get_prompts(["ApplyEyeMakeup", "brush_hair"])
+    assert len(prompts) == 16 and all(len(row) == 2 for row in prompts)
+    assert prompts[0] == ["a photo of action Apply Eye Makeup", "a photo of action brush hair"]
+    assert processor.get_prompts(["wave"], "he likes to {}") == [["he likes to wave"]]
+    assert processor.get_prompts(["wave"], ["{}", "to {}"]) == [["wave"], ["to wave"]]
+    processor.split_camel_case = False
+    assert processor.get_prompts(["ApplyEyeMakeup_now"], "{}") == [["ApplyEyeMakeup now"]]
+    descriptions = {"Apply Eye Makeup": "someone paints", "Brush_Hair": "someone combs", "other": "?"}
+    assert processor.get_prompts(["ApplyEyeMakeup", "brush hair"], descriptions=descriptions) == [
+        ["someone paints", "someone combs"]
+    ]
+
+
+def test_templates_are_the_published():
+    meta = json.loads(shared_path("golden", "e2e_clips_8f", "meta.json").read_text(encoding="utf-8"))
+    assert list(TEMPLATES) == meta["templates"]
+    shallow = json.loads(shared_path("golden", "ezclip_shallow_4f", "meta.json").read_text(encoding="utf-8"))
+    prompts = EZClipProcessor(split_camel_case=False).get_prompts(shallow["class_names"])
+    assert [text for row in prompts for text in row] == shallow["prompts"]
+
+
+def test_bad_prompts_are_named():
+    processor = EZClipProcessor()
+    with pytest.raises(ValueError, match="one {} where the class name goes; got 'a video'"):
+        processor.get_prompts(["wave"], "a video")
+    with pytest.raises(ValueError, match="`templates` is empty"):
+        processor.get_prompts(["wave"], [])
+    with pytest.raises(ValueError, match=r"1 of 2 classes have no description: \['wave'\]"):
+        processor.get_prompts(["wave", "run"], descriptions={"run": "fast"})
+    with pytest.raises(ValueError, match="not both"):
+        processor.get_prompts(["run"], "{}", {"run": "fast"})
+
+
+def test_long_texts_are_cut_and_counted(tiny_folder, caplog, monkeypatch):
+    from transformers.utils import logging
+
+    monkeypatch.setattr(logging.get_logger("ezclip"), "propagate", True)
+    processor = EZClipProcessor.from_pretrained(tiny_folder)
+    eos = processor.tokenizer.eos_token_id
+    with caplog.at_level("WARNING"):
+        inputs = processor(text=["red " * 14, "red " * 15, "red " * 40], return_tensors="pt")
+    assert inputs.input_ids.shape == (3, tiny_config().text_config.max_position_embeddings)
+    assert inputs.input_ids[:, -1].tolist() == [eos] * 3
+    assert "2 of 3 texts are longer than 16 tokens" in caplog.text
+
+
+def test_bpe_file_gives_the_published_token_ids(tmp_path):
+    golden = json.loads(shared_path("golden", "aux", "tokenization.json").read_text(encoding="utf-8"))
+    tokenizer = load_bpe_tokenizer(shared_path("tokenizer", "bpe_simple_vocab_16e6.txt.gz"))
+    assert len(tokenizer) == 49408
+    tokenizer.save_pretrained(tmp_path)
+    for loaded in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        assert loaded(golden["texts"])["input_ids"] == golden["token_ids"]
+        assert loaded.model_max_length == 77
+
+
+@pytest.mark.parametrize("content", [b"#version\na b\n", b"\x1f\x8bbroken", b"\xff\xfe"])
+def test_other_files_are_no_tokenizer(tmp_path, content):
+    path = tmp_path / "merges.txt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"merges.txt .* bpe_simple_vocab_16e6.txt.gz"):
+        load_bpe_tokenizer(path)

@@ -1,0 +1,302 @@
+"""run_video_zeroshot.py: what it writes, on one process and on two, and what it says of bad input."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+import run_video_zeroshot
+from ezclip import EZClipModel
+from scripts import convert_checkpoint
+
+from .conftest import ROOT, shared_path
+from .test_modeling import make_clip
+
+
+# The clips of ../shared/clips whose action is known
+ACTION_CLIPS = {
+    "ROCm_vision__v_SoccerJuggling_g23_c01.avi": "SoccerJuggling",
+    "ROCm_vision__v_SoccerJuggling_g24_c01.avi": "SoccerJuggling",
+    "ROCm_vision__SchoolRulesHowTheyHelpUs_wave_f_nm_np1_ba_med_0.avi": "wave",
+    "ROCm_vision__RATRACE_wave_f_nm_np1_fr_goo_37.avi": "wave",
+    "ROCm_vision__hmdb51_Turnk_r_Pippi_Michel_cartwheel_f_cm_np2_le_med_6.avi": "cartwheel",
+    "open-mmlab_mmaction2__demo.mp4": "arm wrestling",
+    "OpenGVLab_Ask-Anything__making_cake.mp4": "making a cake",
+    "OpenGVLab_Ask-Anything__yoga.mp4": "yoga",
+    "yysijie_st-gcn__ta_chi.mp4": "tai chi",
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator_state():
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def run(*argv) -> Path:
+    """Run the script in this process; returns its output folder."""
+    argv = ["--use_cpu", *map(str, argv)]
+    run_video_zeroshot.main(argv)
+    return Path(argv[argv.index("--output_dir") + 1])
+
+
+def launch(launcher, *argv):
+    """Run the script in processes of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", *launcher, str(ROOT / "run_video_zeroshot.py"), "--use_cpu", *map(str, argv)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def error_of(capsys, *argv) -> str:
+    """What the script says when it refuses."""
+    with pytest.raises(SystemExit) as caught:
+        run(*argv)
+    assert caught.value.code not in (0, None)
+    return f"{caught.value.code} {capsys.readouterr().err}"
+
+
+def assert_same_predictions(actual: list[dict], expected: list[dict]):
+    """The same labels in the same order with the same scores, by file name."""
+
+    def by_name(lines):
+        return {Path(line["video"]).name: line for line in lines}
+
+    actual, expected = by_name(actual), by_name(expected)
+    assert set(actual) == set(expected)
+    for name, line in expected.items():
+        assert actual[name]["label"] == line["label"]
+        scores = {p["label"]: p["score"] for p in actual[name]["predictions"]}
+        assert scores == pytest.approx({p["label"]: p["score"] for p in line["predictions"]}, abs=1e-5)
+
+
+@pytest.fixture
+def evaluation(tiny_folder, clip_folder, tmp_path):
+    """Arguments that evaluate the tiny model on the class folders."""
+    arguments = ["--model_name_or_path", tiny_folder, "--validation_dir", clip_folder, "--do_eval"]
+    return [*arguments, "--templates", "a photo of {}", "{} moving", "--output_dir", tmp_path / "out"]
+
+
+def test_evaluation(evaluation, clip_folder):
+    out = run(*evaluation)
+    results = read_json(out / "eval_results.json")
+    assert results["eval_samples"] == 5 and results["eval_bad_videos"] == 1
+    lines = read_lines(out / "predictions.jsonl")
+    assert [Path(line["video"]).name for line in lines] == ["d.mp4", "e.mp4", "a.mp4", "b 1.mp4", "test#c.mp4"]
+    for line in lines:
+        assert {p["label"] for p in line["predictions"]} == {"GreenSquare", "red_circle"}
+        scores = [p["score"] for p in line["predictions"]]
+        assert scores == sorted(scores, reverse=True) and sum(scores) == pytest.approx(1.0, abs=1e-5)
+    hits = sum(line["predictions"][0]["label"] == line["label"] for line in lines)
+    assert results["eval_top1"] == pytest.approx(hits / 5)
+    assert results["eval_top5"] == 1.0  # of two classes, both are among the best five
+    (bad,) = read_lines(out / "bad_videos.jsonl")
+    assert bad["video"] == str(clip_folder / "GreenSquare" / "broken.mp4") and "FFmpeg" in bad["reason"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_batches_and_workers_change_nothing(evaluation, batch_size):
+    expected = read_lines(run(*evaluation) / "predictions.jsonl")
+    out = run(*evaluation, "--per_device_eval_batch_size", batch_size, "--dataloader_num_workers", 2)
+    assert_same_predictions(read_lines(out / "predictions.jsonl"), expected)
+
+
+def test_two_processes_give_what_one_gives(evaluation):
+    expected = run(*evaluation)
+    lines, results = read_lines(expected / "predictions.jsonl"), read_json(expected / "eval_results.json")
+    torchrun = ["torch.distributed.run", "--nproc_per_node", "2"]
+    launch(torchrun, *evaluation, "--per_device_eval_batch_size", 1)
+    assert_same_predictions(read_lines(expected / "predictions.jsonl"), lines)
+    assert read_json(expected / "eval_results.json") == results
+    assert len(read_lines(expected / "bad_videos.jsonl")) == 1
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_strict_stops_at_the_first_unreadable_video(evaluation, capsys, num_workers):
+    message = error_of(capsys, *evaluation, "--strict", "--dataloader_num_workers", num_workers)
+    assert "broken.mp4: is not a video file that FFmpeg can open" in message
+    assert "Traceback" not in message
+
+
+def test_ensembles_and_descriptions(evaluation, tmp_path):
+    expected = read_lines(run(*evaluation) / "predictions.jsonl")
+    by_embedding = read_lines(run(*evaluation, "--ensemble", "embedding") / "predictions.jsonl")
+    assert by_embedding[0]["predictions"] != expected[0]["predictions"]
+    descriptions = tmp_path / "descriptions.json"
+    descriptions.write_text('{"green square": "a green square", "red circle": "a red circle"}')
+    start = evaluation.index("--templates")
+    arguments = [*evaluation[:start], *evaluation[start + 3 :], "--class_descriptions", descriptions]
+    described = read_lines(run(*arguments) / "predictions.jsonl")
+    plain = read_lines(run(*evaluation[:start], "--templates", "a {}", *evaluation[start + 3 :]) / "predictions.jsonl")
+    assert_same_predictions(described, plain)
+
+
+def test_prediction_without_labels(tiny_folder, clip_folder, tmp_path):
+    out = run(
+        *("--model_name_or_path", tiny_folder, "--do_predict", "--output_dir", tmp_path, "--top_k", 2),
+        *("--videos", clip_folder / "red_circle" / "a.mp4", clip_folder / "gone.mp4"),
+        *("--candidate_labels", "red circle", "green square", "blue square"),
+    )
+    (line,) = read_lines(out / "predictions.jsonl")
+    assert line["video"].endswith("a.mp4") and "label" not in line and len(line["predictions"]) == 2
+    assert "does not exist" in read_lines(out / "bad_videos.jsonl")[0]["reason"]
+    assert not (out / "eval_results.json").exists()
+
+
+@pytest.fixture
+def training(tiny_folder, clip_folder, tmp_path):
+    arguments = ["--model_name_or_path", tiny_folder, "--train_dir", clip_folder, "--do_train", "--logging_steps", 1]
+    arguments += ["--per_device_train_batch_size", 3, "--num_train_epochs", 3, "--warmup_ratio", 0.5]
+    return [*arguments, "--learning_rate", "1e-2", "--templates", "a {}", "{}", "--output_dir", tmp_path / "trained"]
+
+
+def test_training_and_evaluation_in_one_run(training, tiny_folder, clip_folder):
+    out = run(*training, "--validation_dir", clip_folder, "--do_eval")
+    log = read_json(out / "train_results.json")
+    assert [entry["step"] for entry in log["log"]] == [1, 2, 3, 4, 5, 6]
+    # warm-up over three of six steps, then a cosine; the rate is that of the next step
+    rates = [entry["learning_rate"] for entry in log["log"]]
+    assert rates == pytest.approx([1e-2 / 3, 2e-2 / 3, 1e-2, 0.75e-2, 0.25e-2, 0.0], abs=1e-6)
+    for entry in log["log"]:
+        parts = (entry["loss_video"] + entry["loss_text"]) / 2 + entry["loss_motion"]
+        assert entry["loss"] == pytest.approx(parts, abs=1e-5)
+    assert log["train_bad_videos"] == 1
+    assert read_lines(out / "train_bad_videos.jsonl")[0]["video"].endswith("broken.mp4")
+    assert read_json(out / "eval_results.json")["eval_samples"] == 5
+
+    before, after = (EZClipModel.from_pretrained(folder).state_dict() for folder in (tiny_folder, out))
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in after if "temporal_prompt" in name or "adapter" in name}
+
+
+def test_training_is_reproducible(training):
+    weights = []
+    for workers in (0, 2):
+        out = run(*training, "--dataloader_num_workers", workers)
+        weights.append(EZClipModel.from_pretrained(out).state_dict())
+    assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
+
+
+def test_training_on_two_processes(training):
+    launch(["torch.distributed.run", "--nproc_per_node", "2"], *training)
+    out = Path(training[-1])
+    log = read_json(out / "train_results.json")["log"]
+    assert [entry["step"] for entry in log] == [1, 2, 3]
+    EZClipModel.from_pretrained(out)
+
+
+def test_training_starts_from_plain_clip(tmp_path, clip_folder, tiny_folder):
+    make_clip(tmp_path / "clip")
+    arguments = ["--model_name_or_path", tmp_path / "clip", "--tokenizer_name", tiny_folder]
+    arguments += ["--train_dir", clip_folder, "--do_train", "--per_device_train_batch_size", 6, "--max_train_steps", 1]
+    arguments += ["--num_frames", 4, "--temporal_prompt", "shallow", "--drop_path_rate", 0.2]
+    out = run(*arguments, "--output_dir", tmp_path / "trained")
+    config = EZClipModel.from_pretrained(out).config
+    assert (config.vision_config.num_frames, config.vision_config.temporal_prompt) == (4, "shallow")
+    assert config.vision_config.drop_path_rate == config.text_config.drop_path_rate == 0.2
+    assert config.vision_config.attention_dropout == 0.1
+
+
+def test_accelerate_launch(evaluation):
+    expected = read_lines(run(*evaluation) / "predictions.jsonl")
+    result = launch(["accelerate.commands.launch"], *evaluation)
+    assert "eval_top1 = " in result.stdout
+    assert "Evaluating: 100%" in result.stderr
+    assert_same_predictions(read_lines(Path(evaluation[-1]) / "predictions.jsonl"), expected)
+
+
+def test_list_folder_and_parquet_of_real_clips_agree(tmp_path):
+    checkpoint = shared_path("golden", "e2e_clips_8f", "checkpoint.pt")
+    tokenizer = shared_path("tokenizer", "bpe_simple_vocab_16e6.txt.gz")
+    model = tmp_path / "model"
+    convert_checkpoint.main(
+        ["--checkpoint", str(checkpoint), "--output_dir", str(model), "--tokenizer", str(tokenizer)]
+    )
+    clips = {shared_path("clips", name): label for name, label in ACTION_CLIPS.items()}
+    names = sorted(set(clips.values()))
+
+    (tmp_path / "labels.csv").write_text("id,name\n" + "\n".join(f"{i},{name}" for i, name in enumerate(names)) + "\n")
+    lines = [f"/authors/disk/{path.name} 100 {names.index(label)}" for path, label in clips.items()]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    for path, label in clips.items():
+        (tmp_path / "folder" / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "folder" / label / path.name)
+    rows = {
+        "video": [{"path": path.name, "bytes": path.read_bytes()} for path in clips],
+        "label": [names.index(label) for label in clips.values()],
+    }
+    features = datasets.Features({"video": datasets.Video(decode=False), "label": datasets.ClassLabel(names=names)})
+    (tmp_path / "parquet").mkdir()
+    datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "parquet" / "test.parquet")
+
+    sources = {
+        "list": ["--validation_list", tmp_path / "list.txt", "--label_list", tmp_path / "labels.csv"]
+        + ["--video_root", shared_path("clips")],
+        "folder": ["--validation_dir", tmp_path / "folder"],
+        "parquet": ["--dataset_name", tmp_path / "parquet"],
+    }
+    predictions, results = {}, {}
+    for kind, source in sources.items():
+        out = run("--model_name_or_path", model, "--do_eval", *source, "--output_dir", tmp_path / kind)
+        predictions[kind] = read_lines(out / "predictions.jsonl")
+        results[kind] = read_json(out / "eval_results.json")
+    assert results["list"]["eval_samples"] == len(ACTION_CLIPS) and results["list"]["eval_bad_videos"] == 0
+    for kind in ("folder", "parquet"):
+        assert_same_predictions(predictions[kind], predictions["list"])
+        assert results[kind] == results["list"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Nothing to do"),
+        (["--do_eval"], "--model_name_or_path is needed"),
+        (["--do_eval", "--model_name_or_path", "MODEL"], "Give one of --dataset_name, --validation_dir"),
+        (["--do_eval", "--model_name_or_path", "MODEL", "--validation_dir", "x"], "x is not a folder"),
+        (["--do_predict", "--model_name_or_path", "MODEL", "--videos", "x.mp4"], "Give --candidate_labels"),
+        (["--do_eval", "--model_name_or_path", "no/model", "--validation_dir", "CLIPS"], "No model at 'no/model'"),
+        (
+            ["--do_train", "--model_name_or_path", "MODEL", "--train_dir", "CLIPS"],
+            "Lower --per_device_train_batch_size",
+        ),
+        (["--do_eval", "--model_name_or_path", "MODEL", "--validation_dir", "FLAT"], "has videos without a class"),
+        (["--do_eval", "--do_predict", "--model_name_or_path", "MODEL"], "leave --do_predict out"),
+        (["--do_eval", "--model_name_or_path", "MODEL", "--videos", "x"], "add --do_predict"),
+        (
+            ["--do_eval", "--model_name_or_path", "MODEL", "--validation_dir", "CLIPS", "--temporal_prompt", "deep"]
+            + ["--num_frames", "4"],
+            "cannot be loaded",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message, tiny_folder, clip_folder, tmp_path, capsys):
+    places = {"MODEL": tiny_folder, "CLIPS": clip_folder, "FLAT": clip_folder / "red_circle"}
+    arguments = [places.get(argument, argument) for argument in arguments]
+    said = error_of(capsys, *arguments, "--output_dir", tmp_path / "out")
+    assert message in said and "Traceback" not in said
+
+
+def test_untrained_temporal_prompts_are_not_evaluated(tmp_path, clip_folder, tiny_folder, capsys):
+    make_clip(tmp_path / "clip")
+    arguments = ["--model_name_or_path", tmp_path / "clip", "--tokenizer_name", tiny_folder, "--do_eval"]
+    arguments += ["--validation_dir", clip_folder, "--output_dir", tmp_path / "out"]
+    assert "untrained ones spoil its predictions" in error_of(capsys, *arguments)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    out = run(*arguments, "--temporal_prompt", "none")
+    assert read_json(out / "eval_results.json")["eval_samples"] == 5
