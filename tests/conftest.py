@@ -68,9 +68,8 @@ def random_clip(seed: int, num_frames: int = 12, height: int = 48, width: int = 
 def clip_folder(tmp_path_factory):
     """Class folders with video files, one of them broken: red circle (3), green square (2 + 1 broken)."""
     root = tmp_path_factory.mktemp("videos [1]")
-    for seed, name in enumerate(
-        ["red_circle/a", "red_circle/b 1", "red_circle/test#c", "GreenSquare/d", "GreenSquare/e"]
-    ):
+    names = ("red_circle/a", "red_circle/b 1", "red_circle/test#c", "GreenSquare/d", "GreenSquare/e")
+    for seed, name in enumerate(names):
         path = root / f"{name}.mp4"
         path.parent.mkdir(exist_ok=True)
         write_video(path, random_clip(seed))

@@ -32,9 +32,12 @@ def test_embeddings_are_those_of_the_prompts(model, processor):
 def test_every_different_text_is_embedded_once(model, processor, monkeypatch):
     seen = []
     embed = model.get_text_features
-    monkeypatch.setattr(
-        model, "get_text_features", lambda **inputs: seen.append(len(inputs["input_ids"])) or embed(**inputs)
-    )
+
+    def counting(**inputs):
+        seen.append(len(inputs["input_ids"]))
+        return embed(**inputs)
+
+    monkeypatch.setattr(model, "get_text_features", counting)
     descriptions = {"red_circle": "red", "GreenSquare": "green", "blue circle": "red"}
     bank = ClassBank.build(model, processor, LABELS, descriptions=descriptions)
     assert seen == [2]

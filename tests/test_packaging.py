@@ -10,7 +10,11 @@ import pytest
 from .conftest import ROOT
 
 
-PROGRAM = "import ezclip, os; print(os.path.dirname(ezclip.modeling_ezclip.__file__)); print(ezclip.EZClipConfig().model_type)"
+PROGRAM = """
+import ezclip, os
+print(os.path.dirname(ezclip.modeling_ezclip.__file__))
+print(ezclip.EZClipConfig().model_type)
+"""
 ROOT_MODULES = sorted(path.name for path in ROOT.glob("*_ezclip.py"))
 
 
@@ -56,7 +60,7 @@ def test_an_installation_imports_from_anywhere(clone, tmp_path, source):
             archive.extractall(tmp_path, filter="data")
         (place,) = (path for path in tmp_path.glob("ezclip-*") if path.is_dir())
     pip("install", str(place), "--target", str(tmp_path / "site"), cwd=tmp_path)
-    program = f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); {PROGRAM}"
+    program = f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n{PROGRAM}"
     result = subprocess.run(
         [sys.executable, "-P", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
     )
