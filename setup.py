@@ -46,7 +46,7 @@ setup(
         'decord>=0.6.0; platform_machine == "x86_64" or platform_machine == "AMD64"',
         "safetensors>=0.4.3",
         "Pillow>=10.0",
-        "av>=14.0",
+        "av>=17.0",
     ],
     extras_require={"test": ["pytest>=8.0", "ruff>=0.9", "setuptools>=64", "wheel"]},
     cmdclass={"build_py": BuildWithRootModules},

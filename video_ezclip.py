@@ -14,6 +14,7 @@ import av
 import fsspec
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from PIL import Image, UnidentifiedImageError
 
 
@@ -240,12 +241,15 @@ def _decode_once(source, name: str, claimed: int | None, sample: FrameSampler):
                 raise VideoReadError(name, "has no video stream.", "Is it a sound file?")
             if claimed is None:
                 claimed = stream.frames or _frames_by_duration(container, stream)
+            # Parallel are the workers of a data loader, each with a file of its own.
+            stream.thread_count = 1
             indices = list(sample(claimed)) if claimed else []
-            wanted = set(indices)
+            wanted, reformatter = set(indices), VideoReformatter()
             for frame in container.decode(stream):
                 if count in wanted:
                     # As a player does, and decord; PyAV leaves a phone's rotation to the caller.
-                    frames[count] = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+                    image = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                    frames[count] = np.rot90(image, frame.rotation // 90)
                 count += 1
     except (av.FFmpegError, UnicodeDecodeError) as error:
         reason = f"cannot be decoded beyond frame {count}" if count else "is not a video file that FFmpeg can open"

@@ -1,7 +1,7 @@
 """Training of prompts and adapters, as published: AdamW, linear warm-up, cosine to zero, every step."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
@@ -14,49 +14,47 @@ from .modeling_ezclip import EZClipModel
 from .video_ezclip import VideoReadError
 
 
+def _option(default, help):
+    return field(default=default, metadata={"help": help})
+
+
 @dataclass
 class TrainingRecipe:
-    """
-    How long and how fast to train.
+    """How long and how fast to train; the help of each field says what it is."""
 
-    Args:
-        learning_rate (`float`, *optional*, defaults to 1e-4):
-            Peak rate of the adapters.
-        prompt_learning_rate (`float`, *optional*):
-            Peak rate of the temporal prompts. Defaults to `learning_rate`.
-        weight_decay (`float`, *optional*, defaults to 0.2):
-            AdamW's decay of all trained parameters.
-        warmup_ratio (`float`, *optional*, defaults to 0.1):
-            Fraction of the steps in which the rate rises from 0; 5 epochs of 50 as published.
-        num_train_epochs (`int`, *optional*, defaults to 50):
-            Passes over the training set.
-        max_train_steps (`int`, *optional*):
-            Number of steps, instead of `num_train_epochs`.
-        per_device_train_batch_size (`int`, *optional*, defaults to 32):
-            Videos per process and step. Every video is compared with the texts of its process's batch.
-        logging_steps (`int`, *optional*, defaults to 10):
-            Steps between two entries of the log.
-    """
-
-    learning_rate: float = 1e-4
-    prompt_learning_rate: float | None = None
-    weight_decay: float = 0.2
-    warmup_ratio: float = 0.1
-    num_train_epochs: int = 50
-    max_train_steps: int | None = None
-    per_device_train_batch_size: int = 32
-    logging_steps: int = 10
+    learning_rate: float = _option(1e-4, "Peak rate of the adapters.")
+    prompt_learning_rate: float | None = _option(None, "Peak rate of the temporal prompts, if another.")
+    text_learning_rate: float | None = _option(None, "Peak rate of what is trained in the text tower, if another.")
+    weight_decay: float = _option(0.2, "AdamW's decay, of all that is trained.")
+    warmup_ratio: float = _option(
+        0.1, "Part of the steps in which the rates rise from 0; 5 epochs of 50 as published."
+    )
+    num_train_epochs: int = _option(50, "Passes over the training set.")
+    max_train_steps: int | None = _option(None, "Number of steps, in place of --num_train_epochs.")
+    max_grad_norm: float | None = _option(None, "Longer gradients are scaled down to this norm. Not published.")
+    per_device_train_batch_size: int = _option(
+        32, "Videos per process and step; each is compared with the texts of all of them."
+    )
+    logging_steps: int = _option(10, "Steps between two entries of the log.")
 
 
 def make_optimizer(model: EZClipModel, recipe: TrainingRecipe) -> torch.optim.AdamW:
     """AdamW with the published betas (0.9, 0.98) and epsilon 1e-8 over what the model leaves trainable."""
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    prompts = [parameter for name, parameter in trained if "temporal_prompt" in name]
-    others = [parameter for name, parameter in trained if "temporal_prompt" not in name]
-    prompt_rate = recipe.learning_rate if recipe.prompt_learning_rate is None else recipe.prompt_learning_rate
-    groups = [{"params": prompts, "lr": prompt_rate}, {"params": others, "lr": recipe.learning_rate}]
+    rates = {"prompt": recipe.prompt_learning_rate, "text": recipe.text_learning_rate, "vision": None}
+    groups = {kind: [] for kind in rates}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kind = "prompt" if "temporal_prompt" in name else "text" if name.startswith("text_") else "vision"
+            groups[kind].append(parameter)
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]], betas=(0.9, 0.98), eps=1e-8, weight_decay=recipe.weight_decay
+        [
+            {"params": parameters, "lr": recipe.learning_rate if rates[kind] is None else rates[kind]}
+            for kind, parameters in groups.items()
+            if parameters
+        ],
+        betas=(0.9, 0.98),
+        eps=1e-8,
+        weight_decay=recipe.weight_decay,
     )
 
 
@@ -132,6 +130,8 @@ def train(
             with accelerator.autocast():
                 outputs = model(**batch)
             accelerator.backward(outputs.loss)
+            if recipe.max_grad_norm is not None:
+                accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
