@@ -59,7 +59,7 @@ RECIPE = TrainingRecipe(
     text_learning_rate=1e-3,
     weight_decay=0.0,
     warmup_ratio=0.05,
-    max_train_steps=300,
+    max_train_steps=400,
     max_grad_norm=1.0,
     per_device_train_batch_size=48,
 )
@@ -169,7 +169,7 @@ def draw(colour: str, shape: str, path: np.ndarray, radius: float, background: f
     elif shape == "square":
         inside = 0.85 * radius - np.maximum(np.abs(x), np.abs(y))
     elif shape == "triangle":
-        inside = np.minimum(0.8 * radius - y, 0.7 * (y + radius) - 0.7 * np.abs(x))
+        inside = np.minimum(0.8 * radius - y, 0.48 * (y + radius) - 0.88 * np.abs(x))
     else:
         along, across = np.maximum(np.abs(x), np.abs(y)), np.minimum(np.abs(x), np.abs(y))
         inside = np.minimum(radius - along, 0.33 * radius - across)
