@@ -164,9 +164,19 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
         text_config=given(model_args, "drop_path_rate", "attention_dropout"),
     )  # fmt: skip
 
+    if model.config.vision_config.fixed_num_frames and processor.num_frames != model.config.vision_config.num_frames:
+        raise ModelError(
+            f"The processor of {model_args.model_name_or_path} samples {processor.num_frames} frames and the model "
+            f"takes {model.config.vision_config.num_frames}. Save them anew with one number."
+        )
+    if args.do_train:
+        prompts = make_prompts(processor, train_split.class_names, data_args, descriptions)
+    if eval_split is not None:
+        class_names = data_args.candidate_labels or eval_split.class_names
+        make_prompts(processor, class_names, data_args, descriptions)
+
     # 3. Train
     if args.do_train:
-        prompts = processor.get_prompts(train_split.class_names, data_args.templates, descriptions)
         dataset = VideoDataset(train_split, processor, prompts, seed=args.seed)
         history = []
         bad_videos = train(
@@ -182,7 +192,6 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
     # 4. Evaluate or predict
     if eval_split is not None:
         model = accelerator.unwrap_model(model).to(accelerator.device).eval()
-        class_names = data_args.candidate_labels or eval_split.class_names
         bank = ClassBank.build(model, processor, class_names, data_args.templates, descriptions)
         predictions = predict(
             model,
@@ -246,6 +255,7 @@ def load_train_split(data_args: DataArguments) -> VideoSplit:
             label_list,
         )
     split = split.select(data_args.max_train_samples)
+    require_videos(split, getattr(data_args, source))
     require_labels(split, getattr(data_args, source), "training")
     return split
 
@@ -269,6 +279,7 @@ def load_eval_split(data_args: DataArguments, args: RunArguments) -> VideoSplit:
             data_args.label_list,
         )
     split = split.select(data_args.max_eval_samples)
+    require_videos(split, getattr(data_args, source))
     if args.do_eval:
         require_labels(split, getattr(data_args, source), "evaluation")
     elif not (data_args.candidate_labels or split.class_names):
@@ -285,6 +296,21 @@ def one_source(data_args: DataArguments, *names: str) -> str:
         found = " and ".join(f"--{name}" for name in sources) or "none"
         raise DataError(f"Give one of {', '.join(f'--{name}' for name in ('dataset_name', *names))}; got {found}.")
     return sources[0]
+
+
+def make_prompts(processor, class_names: list[str], data_args: DataArguments, descriptions: dict | None):
+    """The prompts of classes; what is wrong with them is found before the first step."""
+    if len(set(class_names)) < len(class_names):
+        raise DataError(f"Classes must differ; got {class_names}.")
+    try:
+        return processor.get_prompts(class_names, data_args.templates, descriptions)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+
+
+def require_videos(split: VideoSplit, source: str):
+    if len(split) == 0:
+        raise DataError(f"{source} has no videos.")
 
 
 def require_labels(split: VideoSplit, source: str, purpose: str):

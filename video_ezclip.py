@@ -112,24 +112,31 @@ def read_frames(video, sample: FrameSampler) -> tuple[np.ndarray, list[int]]:
     Raises:
         [`VideoReadError`]: if it cannot be read. [`TypeError`]: if it is none of the above.
     """
+    name = describe_video(video)
     if isinstance(video, dict):
         content = video.get("bytes")
         video = content if content is not None else video.get("path")
+    if video is None:
+        raise VideoReadError(name, "has neither a path nor bytes.", "Leave it out of the data set.")
     if isinstance(video, (str, os.PathLike)):
         return _read_path(os.fspath(video), sample)
     if isinstance(video, (bytes, bytearray)):
-        return _decode(io.BytesIO(video), describe_video(video), sample)
+        return _decode(io.BytesIO(video), name, sample)
     if hasattr(video, "read"):
-        name = describe_video(video)
         if not (hasattr(video, "seekable") and video.seekable()):
             video = io.BytesIO(video.read())
         return _decode(video, name, sample)
     if isinstance(video, (np.ndarray, torch.Tensor, list, tuple)):
-        return _take_array(video, sample)
+        return _take_array(video, name, sample)
     raise TypeError(
         f"A video is a path, URL, bytes, file object, `datasets` row, array, tensor or list of images; got "
         f"{type(video).__name__}."
     )
+
+
+def is_frame(path: Path) -> bool:
+    """Whether a file of a folder is a frame of a video: by its ending, and not hidden."""
+    return path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith(".")
 
 
 def _read_path(path: str, sample: FrameSampler) -> tuple[np.ndarray, list[int]]:
@@ -137,7 +144,7 @@ def _read_path(path: str, sample: FrameSampler) -> tuple[np.ndarray, list[int]]:
         try:
             with fsspec.open(path, "rb") as remote:
                 content = remote.read()
-        except (OSError, ValueError, ImportError) as error:
+        except Exception as error:  # each file system has errors of its own
             raise VideoReadError(path, f"cannot be fetched ({error}).", "Check the address.") from error
         return _decode(io.BytesIO(content), path, sample)
     if os.path.isdir(path):
@@ -153,7 +160,7 @@ def _read_frame_folder(folder: str, sample: FrameSampler) -> tuple[np.ndarray, l
     def numeric_order(path: Path):
         return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem)]
 
-    images = [path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_EXTENSIONS]
+    images = [path for path in Path(folder).iterdir() if is_frame(path)]
     if not images:
         raise VideoReadError(
             folder, "is a folder without frame images.", f"Frames end in one of {', '.join(IMAGE_EXTENSIONS)}."
@@ -167,8 +174,7 @@ def _read_frame_folder(folder: str, sample: FrameSampler) -> tuple[np.ndarray, l
     return _stack(frames, folder), indices
 
 
-def _take_array(video, sample: FrameSampler) -> tuple[np.ndarray, list[int]]:
-    name = describe_video(video)
+def _take_array(video, name: str, sample: FrameSampler) -> tuple[np.ndarray, list[int]]:
     if isinstance(video, (list, tuple)):
         if not is_single_video(video):
             raise VideoReadError(name, "is not a list of frames.", "Give PIL images, or arrays (H, W, C).")

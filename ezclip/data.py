@@ -1,7 +1,7 @@
 """Labelled videos from where people keep them, and batches for training and evaluation.
 
-Rows come as a `datasets.Dataset` with the columns `video` (a path, or `{"path", "bytes"}`) and `label` (an index into
-the class names, -1 where unknown).
+Rows come as a `datasets.Dataset` with the columns `video` (a path, or `{"path", "bytes"}`), `label` (an index into the
+class names, -1 where unknown) and `name` (what messages and results call the video).
 """
 
 import csv
@@ -15,10 +15,12 @@ from pathlib import Path, PurePosixPath
 
 import datasets
 import numpy as np
+import pyarrow
+import pyarrow.compute
 import torch
 
 from .processing_ezclip import EZClipProcessor, label_key
-from .video_ezclip import IMAGE_EXTENSIONS, VideoReadError, describe_video, random_frame_indices
+from .video_ezclip import VideoReadError, is_frame, random_frame_indices
 
 
 logger = logging.getLogger(__name__)
@@ -41,7 +43,7 @@ class VideoSplit:
 
     Args:
         videos (`datasets.Dataset`):
-            Rows with `video` and `label`.
+            Rows with `video`, `label` and `name`.
         class_names (`list[str]`, *optional*):
             Names of the classes; `None` where the source has no labels.
     """
@@ -57,14 +59,6 @@ class VideoSplit:
         if max_samples is None or max_samples >= len(self):
             return self
         return VideoSplit(self.videos.select(range(max_samples)), self.class_names)
-
-    def video_name(self, index: int) -> str:
-        """The path of a video, or "row 7" where it has none."""
-        name = describe_video(self.videos[index]["video"])
-        return f"row {index}" if name.startswith("<") else name
-
-    def label_name(self, label: int) -> str | None:
-        return None if label == UNKNOWN_LABEL else self.class_names[label]
 
 
 def read_label_list(path: str | Path) -> list[str]:
@@ -250,10 +244,11 @@ def load_hub_dataset(
         labels, class_names = [UNKNOWN_LABEL] * len(rows), None
     else:
         labels, class_names = _read_labels(rows, label_column, class_names, name)
+    names = _read_names(rows.data.column(video_column))
     rows = rows.select_columns([video_column])
     if video_column != "video":
         rows = rows.rename_column(video_column, "video")
-    return VideoSplit(rows.add_column("label", labels), class_names)
+    return VideoSplit(rows.add_column("label", labels).add_column("name", names), class_names)
 
 
 class VideoDataset(torch.utils.data.Dataset):
@@ -382,6 +377,13 @@ def _split_lines(lines: list[str]) -> list[tuple[str, int] | None]:
     return [split(line) if line else None for line in lines]
 
 
+def _read_names(column: pyarrow.ChunkedArray) -> list[str]:
+    """Paths of a column of paths or `{"path", "bytes"}`, without reading the bytes; "row 7" where there is none."""
+    if pyarrow.types.is_struct(column.type):
+        column = pyarrow.compute.struct_field(column, "path")
+    return [path or f"row {index}" for index, path in enumerate(column.to_pylist())]
+
+
 def _read_labels(rows, column: str, class_names: list[str] | None, name: str) -> tuple[list[int], list[str]]:
     feature, values = rows.features[column], list(rows[column])
     if isinstance(feature, datasets.ClassLabel):
@@ -419,12 +421,12 @@ def _walk_videos(root: Path, ignored: Counter) -> list[Path]:
 
 
 def _is_frame_folder(path: Path) -> bool:
-    return any(child.suffix.lower() in IMAGE_EXTENSIONS for child in path.iterdir())
+    return any(map(is_frame, path.iterdir()))
 
 
 def _rows(found: list[tuple[str, int]]) -> datasets.Dataset:
-    features = datasets.Features({"video": datasets.Value("string"), "label": datasets.Value("int64")})
-    return datasets.Dataset.from_dict({"video": [v for v, _ in found], "label": [c for _, c in found]}, features)
+    videos, labels = [video for video, _ in found], [label for _, label in found]
+    return datasets.Dataset.from_dict({"video": videos, "label": labels, "name": videos})
 
 
 def _check_names(names, source):

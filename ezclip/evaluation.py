@@ -60,11 +60,11 @@ class Predictions:
         output_dir = Path(output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
         with open(output_dir / "predictions.jsonl", "w", encoding="utf-8") as file:
+            names, labels = self.split.videos["name"][:], self.split.videos["label"][:]
             for index, scores in zip(self.indices.tolist(), self.probabilities):
-                row = self.split.videos[index]
-                line = {"video": self.split.video_name(index)}
-                if row["label"] != UNKNOWN_LABEL:
-                    line["label"] = self.split.label_name(row["label"])
+                line = {"video": names[index]}
+                if labels[index] != UNKNOWN_LABEL:
+                    line["label"] = self.split.class_names[labels[index]]
                 line["predictions"] = [
                     {"label": self.class_names[i], "score": float(scores[i])}
                     for i in np.argsort(-scores, kind="stable")[:top_k]
@@ -76,8 +76,9 @@ class Predictions:
 def write_bad_videos(path: Path, split: VideoSplit, bad_videos: dict[int, VideoReadError]):
     """A line for each unreadable video, its name and the reason; no file where there is none."""
     path.unlink(missing_ok=True)
+    names = split.videos["name"][:]
     lines = [
-        json.dumps({"video": split.video_name(index), "reason": f"{error.reason} {error.remedy}"}, ensure_ascii=False)
+        json.dumps({"video": names[index], "reason": f"{error.reason} {error.remedy}"}, ensure_ascii=False)
         for index, error in sorted(bad_videos.items())
     ]
     if lines:

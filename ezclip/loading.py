@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer, CLIPConfig
+from transformers.utils import logging
 
 from .configuration_ezclip import EZClipConfig, EZClipTextConfig, EZClipVisionConfig
 from .modeling_ezclip import EZClipModel
@@ -97,10 +98,23 @@ def load_model(
         config = EZClipConfig(**{name: getattr(config, name) for name in names})
     config.vision_config = EZClipVisionConfig(**{**config.vision_config.to_dict(), **(vision_config or {})})
     config.text_config = EZClipTextConfig(**{**config.text_config.to_dict(), **(text_config or {})})
+    verbosity = logging.get_verbosity()
     try:
-        model, info = EZClipModel.from_pretrained(name_or_path, config=config, output_loading_info=True)
+        # What is missing and what does not fit is looked at below; the report would say it at length.
+        logging.set_verbosity_error()
+        model, info = EZClipModel.from_pretrained(
+            name_or_path, config=config, output_loading_info=True, ignore_mismatched_sizes=True
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"{name_or_path} cannot be loaded: {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    if info["mismatched_keys"]:
+        key, saved, wanted = sorted(info["mismatched_keys"])[0]
+        raise ModelError(
+            f"{name_or_path} does not fit the configuration asked for: {key} is {tuple(saved)} there and would be "
+            f"{tuple(wanted)}. Leave out the options that change it (--num_frames, --temporal_prompt)."
+        )
     missing = set(info["missing_keys"])
     if foreign := sorted(key for key in missing if "temporal_prompt" not in key and "adapter" not in key):
         raise ModelError(f"{name_or_path} lacks weights of CLIP, {foreign[:3]} and others; is it a CLIP model?")

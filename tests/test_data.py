@@ -37,7 +37,7 @@ def test_folder_of_class_folders(clip_folder, caplog):
     (clip_folder / ".cache").mkdir(exist_ok=True)
     split = load_folder(clip_folder)
     assert split.class_names == ["GreenSquare", "red_circle"]
-    names = [split.video_name(i).removeprefix(f"{clip_folder}/") for i in range(len(split))]
+    names = [split.videos["name"][i].removeprefix(f"{clip_folder}/") for i in range(len(split))]
     assert names == [
         *("GreenSquare/broken.mp4", "GreenSquare/d.mp4", "GreenSquare/e.mp4"),
         *("red_circle/a.mp4", "red_circle/b 1.mp4", "red_circle/test#c.mp4"),
@@ -56,7 +56,7 @@ def test_folders_of_frames_are_videos(tmp_path):
     shutil.copytree(source, tmp_path / "ApplyEyeMakeup" / "clip 1")
     split = load_folder(tmp_path)
     assert len(split) == 1 and split.class_names == ["ApplyEyeMakeup"]
-    assert split.video_name(0).endswith("clip 1")
+    assert split.videos["name"][0].endswith("clip 1")
 
 
 def test_folder_errors(tmp_path):
@@ -162,7 +162,7 @@ def test_published_list_of_ucf():
     split = load_list(lists, labels, clips / "frames")
     assert len(split) == 3783 and len(split.class_names) == 101
     row = split.videos["video"][:].index(str(clips / "frames" / "v_ApplyEyeMakeup_g01_c01"))
-    assert split.label_name(split.videos[row]["label"]) == "ApplyEyeMakeup"
+    assert split.class_names[split.videos[row]["label"]] == "ApplyEyeMakeup"
 
 
 def test_descriptions(tmp_path):
@@ -202,7 +202,7 @@ def test_hub_dataset_with_class_labels(save_parquet):
     assert split.class_names == ["green square", "red circle"]
     assert split.videos["label"][:] == [1, 0]
     assert split.videos[0]["video"]["bytes"][4:8] == b"ftyp"
-    assert split.video_name(1) == "d.mp4"
+    assert split.videos["name"][1] == "d.mp4"
 
 
 def test_hub_dataset_with_names(save_parquet, label_list):

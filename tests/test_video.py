@@ -157,6 +157,9 @@ def test_grey_and_alpha():
     ("video", "message"),
     [
         ("nowhere.mp4", "nowhere.mp4: does not exist"),
+        (None, "has neither a path nor bytes"),
+        ({"path": None, "bytes": None}, "has neither a path nor bytes"),
+        ({"path": "clip.mp4", "bytes": b"no video"}, "clip.mp4: is not a video file"),
         (b"no video", "<8 bytes>: is not a video file"),
         (np.zeros((8, 32, 32), np.uint8), "is not a video"),
         (np.zeros((0, 8, 8, 3), np.uint8), "is not a video"),
