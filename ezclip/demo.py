@@ -167,7 +167,7 @@ def draw(colour: str, shape: str, path: np.ndarray, radius: float, background: f
     if shape == "circle":
         inside = radius - np.hypot(x, y)
     elif shape == "square":
-        inside = 0.85 * radius - np.maximum(np.abs(x), np.abs(y))
+        inside = radius - np.maximum(np.abs(x), np.abs(y))
     elif shape == "triangle":
         inside = np.minimum(0.8 * radius - y, 0.48 * (y + radius) - 0.88 * np.abs(x))
     else:
