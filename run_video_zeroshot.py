@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.logging import get_logger
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from transformers import HfArgumentParser
 from transformers.utils import logging as transformers_logging
@@ -32,11 +31,18 @@ from ezclip.data import (
 )
 from ezclip.demo import run_demo
 from ezclip.evaluation import predict, write_bad_videos
-from ezclip.loading import ModelError, load_model, load_processor
+from ezclip.loading import ModelError, check_num_frames, load_model, load_processor
 from ezclip.training import TrainingRecipe, train
 
 
-logger = get_logger(__name__)
+TEXT_OPTIONS = ("drop_path_rate", "attention_dropout")
+VISION_OPTIONS = (
+    *TEXT_OPTIONS,
+    "num_frames",
+    "temporal_prompt",
+    "temporal_prompt_init_range",
+    "temporal_prompt_dropout",
+)
 
 
 @dataclass
@@ -156,19 +162,9 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
 
     # 2. Model and processor
     processor = load_processor(model_args.model_name_or_path, model_args.tokenizer_name, model_args.num_frames)
-    model = load_model(
-        model_args.model_name_or_path,
-        for_training=args.do_train,
-        vision_config=given(model_args, "num_frames", "temporal_prompt", "temporal_prompt_init_range",
-                            "temporal_prompt_dropout", "drop_path_rate", "attention_dropout"),
-        text_config=given(model_args, "drop_path_rate", "attention_dropout"),
-    )  # fmt: skip
-
-    if model.config.vision_config.fixed_num_frames and processor.num_frames != model.config.vision_config.num_frames:
-        raise ModelError(
-            f"The processor of {model_args.model_name_or_path} samples {processor.num_frames} frames and the model "
-            f"takes {model.config.vision_config.num_frames}. Save them anew with one number."
-        )
+    vision_config, text_config = given(model_args, *VISION_OPTIONS), given(model_args, *TEXT_OPTIONS)
+    model = load_model(model_args.model_name_or_path, args.do_train, vision_config, text_config)
+    check_num_frames(model, processor)
     if args.do_train:
         prompts = make_prompts(processor, train_split.class_names, data_args, descriptions)
     if eval_split is not None:

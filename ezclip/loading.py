@@ -126,6 +126,21 @@ def load_model(
     return model
 
 
+def check_num_frames(model: EZClipModel, processor: EZClipProcessor):
+    """
+    That a processor samples as many frames as a model takes.
+
+    Raises:
+        [`ModelError`]: if it does not.
+    """
+    config = model.config.vision_config
+    if config.fixed_num_frames and processor.num_frames != config.num_frames:
+        raise ModelError(
+            f"The processor samples {processor.num_frames} frames of a video, the model takes {config.num_frames}. "
+            "Set the processor's `num_frames` and save it again."
+        )
+
+
 def _read_config(name_or_path: str | Path):
     try:
         config = AutoConfig.from_pretrained(name_or_path)

@@ -100,6 +100,7 @@ def train(
             f"{accelerator.num_processes} processes) and there are {len(dataset)}. Lower "
             "--per_device_train_batch_size."
         )
+    dataset[0]  # says here, rather than in a worker, if no video at all can be read
     loader = torch.utils.data.DataLoader(
         dataset,
         batch_size=recipe.per_device_train_batch_size,

@@ -281,7 +281,7 @@ def test_list_folder_and_parquet_of_real_clips_agree(tmp_path):
         (
             ["--do_eval", "--model_name_or_path", "MODEL", "--validation_dir", "CLIPS", "--temporal_prompt", "deep"]
             + ["--num_frames", "4"],
-            "cannot be loaded",
+            "does not fit the configuration asked for: vision_model.encoder.layers.0.temporal_prompt is (8, 32)",
         ),
     ],
 )
@@ -300,3 +300,32 @@ def test_untrained_temporal_prompts_are_not_evaluated(tmp_path, clip_folder, tin
     AcceleratorState._reset_state(reset_partial_state=True)
     out = run(*arguments, "--temporal_prompt", "none")
     assert read_json(out / "eval_results.json")["eval_samples"] == 5
+
+
+def test_processor_and_model_must_agree_on_frames(tiny_folder, evaluation, tmp_path, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    config = read_json(folder / "processor_config.json")
+    (folder / "processor_config.json").write_text(json.dumps({**config, "num_frames": 5}))
+    arguments = [folder if argument == tiny_folder else argument for argument in evaluation]
+    assert "samples 5 frames of a video, the model takes 8" in error_of(capsys, *arguments)
+
+
+def test_classes_without_description_are_named_before_training(training, tmp_path, capsys):
+    descriptions = tmp_path / "descriptions.json"
+    descriptions.write_text('{"green square": "a green square"}')
+    start = training.index("--templates")
+    arguments = [*training[:start], *training[start + 3 :], "--class_descriptions", descriptions]
+    said = error_of(capsys, *arguments)
+    assert "1 of 2 classes have no description: ['red_circle']" in said and "Training" not in said
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_training_on_unreadable_videos_alone_is_named(training, tmp_path, capsys, num_workers):
+    for name in ("a/1.mp4", "b/2.mp4", "b/3.mp4"):
+        path = tmp_path / "bad" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("<html>404</html>")
+    arguments = [tmp_path / "bad" if a == training[3] else a for a in training]
+    said = error_of(capsys, *arguments, "--dataloader_num_workers", num_workers)
+    assert "None of the 3 training videos can be read" in said and "Traceback" not in said
