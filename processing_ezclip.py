@@ -158,10 +158,10 @@ class EZClipProcessor(ProcessorMixin):
         """
         short_side = self.image_processor.size["shortest_edge"]
         crop_height, crop_width = self.image_processor.crop_size["height"], self.image_processor.crop_size["width"]
-        if short_side < max(crop_height, crop_width):
+        if short_side is None or short_side < max(crop_height, crop_width):
             raise ValueError(
                 f"The crop ({crop_height} x {crop_width}) must fit into the short side ({short_side}); change "
-                "`crop_size` or `size` of the image processor."
+                '`crop_size` or `size["shortest_edge"]` of the image processor.'
             )
         height, width = frames.shape[1:3]
         if min(height, width) != short_side:

@@ -222,17 +222,15 @@ def write_video(path: str | Path, frames: np.ndarray, rate: int = 8):
 def render_videos(folder: Path, seed: int):
     """Write the splits `train`, `base` and `novel` as class folders of video files, in place of earlier ones."""
     shutil.rmtree(folder, ignore_errors=True)
-    progress = tqdm(desc="Rendering clips", unit="clip")
     for number, (split, count) in enumerate(CLIPS_PER_CLASS.items()):
         rng = np.random.default_rng((seed, number))
         shapes = [shape for shape in SHAPES if (shape == HELD_OUT_SHAPE) == (split == "novel")]
-        for colour, shape, direction in product(COLOURS, shapes, DIRECTIONS):
+        classes = list(product(COLOURS, shapes, DIRECTIONS))
+        for colour, shape, direction in tqdm(classes, f"Rendering {split}", unit="class"):
             place = folder / split / f"{colour} {shape} moving {direction}"
             place.mkdir(parents=True)
             for clip in range(count):
                 write_video(place / f"{clip:02d}.mp4", draw_clip(rng, colour, shape, direction))
-                progress.update()
-    progress.close()
 
 
 # ---- CLIP from scratch ----
