@@ -148,6 +148,8 @@ class EZClipConfig(PretrainedConfig):
             Weight of the loss that rewards motion ("Motion_loss"; "Temporal Feature Diversity" in T2L).
         freeze_backbone (`bool`, *optional*, defaults to `True`):
             Whether only prompts and adapters are trainable, as published.
+        initializer_factor (`float`, *optional*, defaults to 1.0):
+            Factor on the standard deviation of CLIP's own initial weights.
 
     Example:
 

@@ -54,13 +54,13 @@ class EZClipOutput(ModelOutput):
     Output of [`EZClipModel`]. B videos of T frames, N texts, D dimensions.
 
     Args:
-        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned with `labels` or `return_loss`):
+        loss (`torch.FloatTensor` of shape `()`, *optional*, returned with `labels` or `return_loss`):
             `(loss_video + loss_text) / 2 + motion_loss_weight * loss_motion`.
-        loss_video (`torch.FloatTensor` of shape `(1,)`, *optional*):
+        loss_video (`torch.FloatTensor` of shape `()`, *optional*):
             Divergence of the video-to-text similarities from the targets ("loss_imgs").
-        loss_text (`torch.FloatTensor` of shape `(1,)`, *optional*):
+        loss_text (`torch.FloatTensor` of shape `()`, *optional*):
             Divergence of the text-to-video similarities from the targets ("loss_texts").
-        loss_motion (`torch.FloatTensor` of shape `(1,)`, *optional*):
+        loss_motion (`torch.FloatTensor` of shape `()`, *optional*):
             See [`motion_loss`].
         logits_per_video (`torch.FloatTensor` of shape `(B, N)`):
             Cosines of videos and texts times `logit_scale.exp()`.
@@ -529,8 +529,7 @@ class EZClipModel(EZClipPreTrainedModel):
 
         loss, losses = None, {}
         if return_loss or (return_loss is None and labels is not None):
-            if labels is None:
-                labels = torch.arange(len(video_embeds), device=logits_per_video.device)
+            labels = torch.arange(len(video_embeds)) if labels is None else torch.as_tensor(labels)
             if not len(video_embeds) == len(text_embeds) == len(labels):
                 raise ValueError(
                     "The loss compares each video with one text of its class, so they must be equally many: got "

@@ -1,6 +1,7 @@
 """Videos and labels as tensors: frames sampled, cropped and normalised as published, prompts written and tokenized."""
 
 import re
+from functools import partial
 
 import numpy as np
 import torch
@@ -95,6 +96,7 @@ class EZClipProcessor(ProcessorMixin):
         self,
         videos=None,
         text: str | list[str] | None = None,
+        num_frames: int | None = None,
         sample: FrameSampler | None = None,
         return_tensors: str | None = None,
         **kwargs,
@@ -106,6 +108,8 @@ class EZClipProcessor(ProcessorMixin):
                 images, folders of frame images, or rows `{"path", "bytes"}` of a `datasets` Video column.
             text (`str` or `list[str]`, *optional*):
                 N texts, tokenized as they are; [`~EZClipProcessor.get_prompts`] writes them for labels.
+            num_frames (`int`, *optional*):
+                Frames to sample from each video, if not the processor's `num_frames`.
             sample (`Callable[[int], Sequence[int]]`, *optional*):
                 From the number of frames of a video to the 0-based indices to take. Defaults to the published test
                 sampling of `num_frames`.
@@ -123,6 +127,10 @@ class EZClipProcessor(ProcessorMixin):
         """
         if videos is None and text is None:
             raise ValueError("`EZClipProcessor` needs `videos`, `text`, or both.")
+        if text is None and kwargs:
+            raise TypeError(f"{sorted(kwargs)} are no arguments of `EZClipProcessor` for videos.")
+        if sample is None:
+            sample = partial(uniform_frame_indices, num_frames=num_frames or self.num_frames)
         data = {}
         if videos is not None:
             videos = [videos] if is_single_video(videos) else videos
@@ -135,12 +143,7 @@ class EZClipProcessor(ProcessorMixin):
 
     def read_video(self, video, sample: FrameSampler | None = None) -> torch.FloatTensor:
         """Pixels `(T, 3, H, W)` of one video; see [`~EZClipProcessor.__call__`]."""
-        if sample is None:
-
-            def sample(total_frames):
-                return uniform_frame_indices(total_frames, self.num_frames)
-
-        frames, _ = read_frames(video, sample)
+        frames, _ = read_frames(video, sample or partial(uniform_frame_indices, num_frames=self.num_frames))
         return self.frames_to_pixels(frames)
 
     def frames_to_pixels(self, frames: np.ndarray) -> torch.FloatTensor:
@@ -231,6 +234,8 @@ class EZClipProcessor(ProcessorMixin):
             raise ValueError("This processor has no tokenizer. Make one with `EZClipProcessor(tokenizer=…)`.")
         kwargs = {"padding": True, "truncation": True, **kwargs}
         texts = [text] if isinstance(text, str) else list(text)
+        if not texts:
+            raise ValueError("`text` is an empty list.")
         encoded = self.tokenizer(texts, **kwargs)
         cut = sum(bool(encoding.overflowing) for encoding in encoded.encodings or ())
         if cut:

@@ -31,7 +31,7 @@ from ezclip.data import (
 )
 from ezclip.demo import run_demo
 from ezclip.evaluation import predict, write_bad_videos
-from ezclip.loading import ModelError, check_num_frames, load_model, load_processor
+from ezclip.loading import ModelError, check_fit, load_model, load_processor
 from ezclip.training import TrainingRecipe, train
 
 
@@ -142,7 +142,9 @@ def main(argv: list[str] | None = None):
     set_seed(args.seed)
     try:
         if args.demo:
-            run_demo(args.output_dir, accelerator, seed=args.seed, num_workers=args.dataloader_num_workers)
+            run_demo(
+                make_output_dir(args.output_dir), accelerator, seed=args.seed, num_workers=args.dataloader_num_workers
+            )
         else:
             run(model_args, data_args, args, accelerator)
     except (DataError, ModelError, VideoReadError) as error:
@@ -152,7 +154,7 @@ def main(argv: list[str] | None = None):
 
 
 def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments, accelerator: Accelerator):
-    output_dir = Path(args.output_dir)
+    output_dir = make_output_dir(args.output_dir)
 
     # 1. Data: everything that can be wrong with it is found before a model is loaded
     with accelerator.main_process_first():
@@ -164,7 +166,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
     processor = load_processor(model_args.model_name_or_path, model_args.tokenizer_name, model_args.num_frames)
     vision_config, text_config = given(model_args, *VISION_OPTIONS), given(model_args, *TEXT_OPTIONS)
     model = load_model(model_args.model_name_or_path, args.do_train, vision_config, text_config)
-    check_num_frames(model, processor)
+    check_fit(model, processor)
     if args.do_train:
         prompts = make_prompts(processor, train_split.class_names, data_args, descriptions)
     if eval_split is not None:
@@ -203,6 +205,11 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
         )
         if accelerator.is_main_process:
             predictions.write(output_dir, args.top_k)
+            if len(predictions.indices) == 0:
+                raise DataError(
+                    f"None of the {len(eval_split)} videos could be read, see {output_dir / 'bad_videos.jsonl'}; the "
+                    f"first: {next(iter(predictions.bad_videos.values()))}"
+                )
             if args.do_eval:
                 results = predictions.metrics()
                 write_json(output_dir / "eval_results.json", results)
@@ -213,7 +220,11 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
 
 def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArguments, RunArguments]:
     parser = HfArgumentParser((ModelArguments, DataArguments, RunArguments), description=__doc__)
-    model_args, data_args, args = parser.parse_args_into_dataclasses(argv)
+    try:
+        model_args, data_args, args = parser.parse_args_into_dataclasses(argv)
+    except ValueError as error:
+        parser.error(str(error))
+    check_numbers(parser, args)
     if args.output_dir is None:
         parser.error("--output_dir is needed: the folder for everything that is written.")
     if args.demo:
@@ -230,7 +241,35 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
         parser.error("--do_eval writes the predictions too; leave --do_predict out.")
     if args.do_eval and data_args.candidate_labels:
         parser.error("--do_eval uses the classes of the data; --candidate_labels are for --do_predict.")
+    own_videos = data_args.validation_dir or data_args.validation_list or data_args.videos
+    if data_args.dataset_name and own_videos and not args.do_train:
+        parser.error("--dataset_name and videos of one's own are given to evaluate; give one of them.")
+    if data_args.label_list and not (data_args.dataset_name or data_args.validation_list or data_args.train_list):
+        parser.error("--label_list names the ids of a list or data set; class folders name themselves.")
     return model_args, data_args, args
+
+
+def check_numbers(parser: HfArgumentParser, args: RunArguments):
+    """That numbers are in the range that makes sense of them."""
+    at_least = {"per_device_eval_batch_size": 1, "dataloader_num_workers": 0, "top_k": 1, "seed": 0}
+    at_least |= {"per_device_train_batch_size": 1, "num_train_epochs": 1, "max_train_steps": 1, "logging_steps": 1}
+    at_least |= {"learning_rate": 0, "prompt_learning_rate": 0, "text_learning_rate": 0, "weight_decay": 0}
+    at_least |= {"warmup_ratio": 0, "max_grad_norm": 0}
+    for name, least in at_least.items():
+        value = getattr(args, name)
+        if value is not None and value < least:
+            parser.error(f"--{name} must be at least {least}, got {value}.")
+    if args.warmup_ratio > 1:
+        parser.error(f"--warmup_ratio is a part of the steps, at most 1, got {args.warmup_ratio}.")
+
+
+def make_output_dir(path: str) -> Path:
+    """The folder for results, made before the work, so that none is lost for want of it."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"--output_dir {path} cannot be made ({error.strerror}). Give another.") from error
+    return Path(path)
 
 
 def load_train_split(data_args: DataArguments) -> VideoSplit:
@@ -312,8 +351,8 @@ def require_videos(split: VideoSplit, source: str):
 def require_labels(split: VideoSplit, source: str, purpose: str):
     if split.class_names is None or min(split.videos["label"]) < 0:
         raise DataError(
-            f"{source} has videos without a class, which {purpose} needs. Put them into class folders, or give a list "
-            "with class ids and its --label_list."
+            f"{source} has videos without a class, or class ids without names, which {purpose} needs. Use class "
+            "folders, or give a list or data set with class ids and its --label_list."
         )
 
 

@@ -35,7 +35,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=["ezclip"],
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     install_requires=[
         "torch>=2.4",
         "transformers>=5.6.2",

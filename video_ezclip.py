@@ -73,6 +73,8 @@ def random_frame_indices(total_frames: int, num_frames: int, rng: np.random.Gene
 
 def is_single_video(videos) -> bool:
     """Whether `videos` is one video rather than a list of them: a list of frames is one, and so is a 4D array."""
+    if isinstance(videos, (str, os.PathLike)):
+        return True
     if isinstance(videos, (list, tuple)):
         return len(videos) > 0 and all(
             isinstance(frame, Image.Image) or getattr(frame, "ndim", None) in (2, 3) for frame in videos
@@ -181,7 +183,10 @@ def _take_array(video, name: str, sample: FrameSampler) -> tuple[np.ndarray, lis
         indices = list(sample(len(video)))
         frames = [np.asarray(f.convert("RGB")) if isinstance(f, Image.Image) else np.asarray(f) for f in video]
         return _as_rgb(_stack([frames[index] for index in indices], name), name), indices
-    array = video.detach().cpu().numpy() if isinstance(video, torch.Tensor) else video
+    if isinstance(video, torch.Tensor):
+        video = video.detach().cpu()
+        video = video.float() if video.is_floating_point() else video  # NumPy has no bfloat16
+    array = np.asarray(video)
     if array.ndim != 4 or len(array) == 0:
         raise VideoReadError(name, "is not a video.", "Give frames (T, H, W, C) or (T, C, H, W), one at least.")
     indices = list(sample(len(array)))
@@ -204,8 +209,8 @@ def _as_rgb(frames: np.ndarray, name: str) -> np.ndarray:
                 "Give uint8 from 0 to 255, or floating point from 0 to 1.",
             )
         frames = np.rint(frames * 255.0)
-    elif frames.dtype != np.uint8 and not (frames.min() >= 0 and frames.max() <= 255):
-        raise VideoReadError(name, f"holds {frames.dtype} values outside 0 to 255.", "Give uint8 frames.")
+    elif frames.dtype == bool or not (frames.min() >= 0 and frames.max() <= 255):
+        raise VideoReadError(name, f"holds {frames.dtype} values, not levels from 0 to 255.", "Give uint8 frames.")
     frames = frames.astype(np.uint8)
     return frames[..., :3] if frames.shape[-1] > 1 else frames.repeat(3, axis=-1)
 

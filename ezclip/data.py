@@ -5,6 +5,7 @@ class names, -1 where unknown) and `name` (what messages and results call the vi
 """
 
 import csv
+import io
 import json
 import logging
 import os
@@ -68,8 +69,7 @@ def read_label_list(path: str | Path) -> list[str]:
     Raises:
         [`DataError`]: if ids have gaps, or ids or names repeat.
     """
-    with _open_text(path) as file:
-        rows = [row for row in csv.reader(file) if row]
+    rows = _read_csv(path)
     if rows and [cell.strip().lower() for cell in rows[0]] == ["id", "name"]:
         rows = rows[1:]
     names = {}
@@ -97,19 +97,18 @@ def read_class_descriptions(paths: list[str | Path]) -> dict[str, str]:
     """
     descriptions = {}
     for path in paths:
-        with _open_text(path) as file:
-            if Path(path).suffix.lower() == ".json":
-                try:
-                    content = json.load(file)
-                except json.JSONDecodeError as error:
-                    raise DataError(f"{path} is not JSON ({error}).") from error
-                if not isinstance(content, dict) or not all(isinstance(text, str) for text in content.values()):
-                    raise DataError(f"{path} must hold one JSON object from class name to text.")
-            else:
-                rows = [row for row in csv.reader(file) if row]
-                if any(len(row) != 3 for row in rows):
-                    raise DataError(f"{path} must have three columns: number, class name, description.")
-                content = {row[1]: row[2] for row in rows[1:]}
+        if Path(path).suffix.lower() == ".json":
+            try:
+                content = json.loads(_read_text(path))
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path} is not JSON ({error}).") from error
+            if not isinstance(content, dict) or not all(isinstance(text, str) for text in content.values()):
+                raise DataError(f"{path} must hold one JSON object from class name to text.")
+        else:
+            rows = _read_csv(path)
+            if any(len(row) != 3 for row in rows):
+                raise DataError(f"{path} must have three columns: number, class name, description.")
+            content = {row[1]: row[2] for row in rows[1:]}
         # The published texts begin with two line breaks, and some have more inside.
         descriptions.update({name: " ".join(text.split()) for name, text in content.items()})
     return descriptions
@@ -171,9 +170,7 @@ def load_list(
         [`DataError`]: if a line has another form, an id is out of range, or no video is found at all.
     """
     class_names = read_label_list(label_list) if label_list is not None else None
-    with _open_text(list_file) as file:
-        lines = [line.rstrip("\r\n") for line in file]
-    entries = [(number, *fields) for number, fields in enumerate(_split_lines(lines), start=1) if fields]
+    entries = _read_list(list_file)
     if not entries:
         raise DataError(f"{list_file} is empty.")
     for number, path, label in entries:
@@ -218,15 +215,18 @@ def load_hub_dataset(
             Class names for ids without names.
 
     Raises:
-        [`DataError`]: if split or columns are missing, or ids have no names.
+        [`DataError`]: if it cannot be loaded, split or video column are missing, or labels are of another kind.
     """
     try:
         splits = datasets.load_dataset(name, config_name)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except Exception as error:  # the readers of many formats have errors of their own
+        reasons = [str(error)]
+        while (error := error.__cause__ or error.__context__) is not None:
+            reasons.append(str(error))
         hint = ""
-        if "torchcodec" in str(error):
-            hint = " A torchcodec that cannot be imported breaks data sets of videos: uninstall or mend it."
-        raise DataError(f"--dataset_name {name}: {error}{hint}") from error
+        if any("torchcodec" in reason for reason in reasons):
+            hint = " A torchcodec that cannot be imported breaks data sets of videos: uninstall it, or mend it."
+        raise DataError(f"--dataset_name {name}: {': '.join(dict.fromkeys(reasons))}{hint}") from None
     if split is None:
         split = next((candidate for candidate in ("validation", "test", "train") if candidate in splits), None)
     if split not in splits:
@@ -340,67 +340,77 @@ class _Resolver:
 
     def __init__(self, root: str | Path, strip: bool):
         self.root, self.strip = Path(root), strip
-        self.depth = None  # leading parts left out of the last path that was found
+        self.depth = -1  # where the last path that was found began: there a missing one is named
 
     def __call__(self, path: str) -> str:
         if not self.strip:
             candidates = [Path(path), self.root / path]
             return str(next(filter(None, map(_existing, candidates)), candidates[-1]))
         parts = PurePosixPath(path.replace("\\", "/").lstrip("/")).parts
-        depths = sorted(range(len(parts)), key=lambda depth: (depth != self.depth, depth))
-        for depth in depths:
+        for depth in range(len(parts)):
             if found := _existing(self.root.joinpath(*parts[depth:])):
                 self.depth = depth
                 return str(found)
-        return str(self.root.joinpath(*parts[depths[0] if self.depth is not None else -1 :]))
+        return str(self.root.joinpath(*(parts[self.depth :] or parts[-1:])))
 
 
 def _existing(path: Path) -> Path | None:
     """`path`, or what stands there with a video's ending more (frames listed, files kept) or less (the reverse)."""
     if path.exists():
         return path
-    variants = [path.with_name(path.name + ending) for ending in VIDEO_EXTENSIONS]
-    if path.suffix.lower() in VIDEO_EXTENSIONS:
-        variants.append(path.with_suffix(""))
+    if not path.parent.is_dir():
+        return None
+    frames = path.with_suffix("")
+    if path.suffix.lower() in VIDEO_EXTENSIONS and frames.is_dir() and _is_frame_folder(frames):
+        return frames
+    variants = (path.with_name(path.name + ending) for ending in VIDEO_EXTENSIONS)
     return next((variant for variant in variants if variant.exists()), None)
 
 
-def _split_lines(lines: list[str]) -> list[tuple[str, int] | None]:
-    """(path, label) of each line, `None` for a blank one. How many numbers end a line is the same for all of them."""
-    lines = [line.strip() for line in lines]
-    numbers = next(n for n in (2, 1, 0) if all(re.search(r"\S" + r" \d+" * n + "$", line) for line in lines if line))
-
-    def split(line):
-        path, *fields = line.rsplit(" ", numbers) if numbers else [line]
-        return path, int(fields[-1]) if fields else UNKNOWN_LABEL
-
-    return [split(line) if line else None for line in lines]
+def _read_list(list_file: str | Path) -> list[tuple[int, str, int]]:
+    """(line number, path, label) of each line. How many numbers end most of the lines, so many must end each."""
+    lines = [(n, line.strip()) for n, line in enumerate(_read_text(list_file).splitlines(), start=1) if line.strip()]
+    forms = {n: re.compile(r"(.*\S)" + r"\s+(\d+)" * n) for n in (2, 1, 0)}
+    votes = Counter(next(n for n, form in forms.items() if form.fullmatch(line)) for _, line in lines)
+    numbers = votes.most_common(1)[0][0] if votes else 0
+    entries = []
+    for line_number, line in lines:
+        match = forms[numbers].fullmatch(line)
+        if match is None:
+            form = "path num_frames id" if numbers == 2 else "path id"
+            raise DataError(f"{list_file}, line {line_number}: {line!r} is not `{form}` as most other lines are.")
+        entries.append((line_number, match.group(1), int(match.group(numbers + 1)) if numbers else UNKNOWN_LABEL))
+    return entries
 
 
 def _read_names(column: pyarrow.ChunkedArray) -> list[str]:
     """Paths of a column of paths or `{"path", "bytes"}`, without reading the bytes; "row 7" where there is none."""
     if pyarrow.types.is_struct(column.type):
         column = pyarrow.compute.struct_field(column, "path")
-    return [path or f"row {index}" for index, path in enumerate(column.to_pylist())]
+    is_text = pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)
+    paths = column.to_pylist() if is_text else [None] * len(column)
+    return [path or f"row {index}" for index, path in enumerate(paths)]
 
 
-def _read_labels(rows, column: str, class_names: list[str] | None, name: str) -> tuple[list[int], list[str]]:
+def _read_labels(rows, column: str, class_names: list[str] | None, name: str) -> tuple[list[int], list[str] | None]:
     feature, values = rows.features[column], list(rows[column])
+    kind = getattr(feature, "dtype", "")
     if isinstance(feature, datasets.ClassLabel):
         names = feature.names
         if class_names is not None and [label_key(n) for n in names] != [label_key(n) for n in class_names]:
             raise DataError(f"The classes of {name} are not those of the label list, in its order. Leave that out.")
-        return values, class_names or names
-    if feature.dtype == "string":
-        class_names = class_names or sorted(set(values))
+        class_names = class_names or names
+    elif kind in ("string", "large_string"):
+        class_names = class_names or sorted({value for value in values if value is not None})
         ids = {label_key(class_name): i for i, class_name in enumerate(class_names)}
-        unknown = sorted({value for value in values if label_key(value) not in ids})
+        unknown = sorted({value for value in values if value is not None and label_key(value) not in ids})
         if unknown:
             raise DataError(f"{name} has labels that the label list does not name: {unknown[:10]}.")
-        return [ids[label_key(value)] for value in values], class_names
-    if class_names is None:
-        raise DataError(f"Column {column!r} of {name} holds ids without names. Give --label_list.")
-    if max(values) >= len(class_names):
+        values = [None if value is None else ids[label_key(value)] for value in values]
+    elif "int" not in kind:
+        raise DataError(f"Column {column!r} of {name} is of type {feature}; labels are class names or ids.")
+    values = [UNKNOWN_LABEL if value is None else value for value in values]
+    if class_names is not None and max(values, default=0) >= len(class_names):
         raise DataError(f"{name} has class id {max(values)}, the label list ids 0 to {len(class_names) - 1}.")
     return values, class_names
 
@@ -426,6 +436,9 @@ def _is_frame_folder(path: Path) -> bool:
 
 def _rows(found: list[tuple[str, int]]) -> datasets.Dataset:
     videos, labels = [video for video, _ in found], [label for _, label in found]
+    for video in videos:
+        if any(0xDC80 <= ord(character) <= 0xDCFF for character in video):  # bytes that are no UTF-8
+            raise DataError(f"The name of {video!r} is not UTF-8, which a data set cannot hold. Rename it.")
     return datasets.Dataset.from_dict({"video": videos, "label": labels, "name": videos})
 
 
@@ -436,11 +449,18 @@ def _check_names(names, source):
         raise DataError(f"{source}: classes of the same name: {repeated[:10]}.")
 
 
-def _open_text(path: str | Path):
+def _read_csv(path: str | Path) -> list[list[str]]:
+    """The rows that are not empty; a field may hold line breaks."""
+    return [row for row in csv.reader(io.StringIO(_read_text(path), newline="")) if row]
+
+
+def _read_text(path: str | Path) -> str:
     try:
-        return open(path, encoding="utf-8-sig", newline="")
+        return Path(path).read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not a text file in UTF-8 ({error.reason} at byte {error.start}).") from error
 
 
 __all__ = [

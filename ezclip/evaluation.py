@@ -63,7 +63,7 @@ class Predictions:
             names, labels = self.split.videos["name"][:], self.split.videos["label"][:]
             for index, scores in zip(self.indices.tolist(), self.probabilities):
                 line = {"video": names[index]}
-                if labels[index] != UNKNOWN_LABEL:
+                if labels[index] != UNKNOWN_LABEL and self.split.class_names is not None:
                     line["label"] = self.split.class_names[labels[index]]
                 line["predictions"] = [
                     {"label": self.class_names[i], "score": float(scores[i])}

@@ -64,9 +64,14 @@ def load_processor(
             default_image_processor(config.vision_config.image_size),
             load_tokenizer(tokenizer_name if tokenizer_name is not None else name_or_path),
         )
+        limit = config.text_config.max_position_embeddings
+        processor.tokenizer.model_max_length = min(processor.tokenizer.model_max_length, limit)
         # CLIP's configuration has no frames.
-        num_frames = num_frames or getattr(config.vision_config, "num_frames", None)
+        if num_frames is None:
+            num_frames = getattr(config.vision_config, "num_frames", None)
     if num_frames is not None:
+        if num_frames < 1:
+            raise ModelError(f"--num_frames must be at least 1, got {num_frames}.")
         processor.num_frames = num_frames
     return processor
 
@@ -96,8 +101,11 @@ def load_model(
     if config.model_type != EZClipConfig.model_type:
         names = ("text_config", "vision_config", "projection_dim", "logit_scale_init_value")
         config = EZClipConfig(**{name: getattr(config, name) for name in names})
-    config.vision_config = EZClipVisionConfig(**{**config.vision_config.to_dict(), **(vision_config or {})})
-    config.text_config = EZClipTextConfig(**{**config.text_config.to_dict(), **(text_config or {})})
+    try:
+        config.vision_config = EZClipVisionConfig(**{**config.vision_config.to_dict(), **(vision_config or {})})
+        config.text_config = EZClipTextConfig(**{**config.text_config.to_dict(), **(text_config or {})})
+    except ValueError as error:
+        raise ModelError(str(error)) from error
     verbosity = logging.get_verbosity()
     try:
         # What is missing and what does not fit is looked at below; the report would say it at length.
@@ -126,18 +134,30 @@ def load_model(
     return model
 
 
-def check_num_frames(model: EZClipModel, processor: EZClipProcessor):
+def check_fit(model: EZClipModel, processor: EZClipProcessor):
     """
-    That a processor samples as many frames as a model takes.
+    That what a processor makes is what a model takes: frames, their size, tokens.
 
     Raises:
-        [`ModelError`]: if it does not.
+        [`ModelError`]: if it is not.
     """
     config = model.config.vision_config
     if config.fixed_num_frames and processor.num_frames != config.num_frames:
         raise ModelError(
             f"The processor samples {processor.num_frames} frames of a video, the model takes {config.num_frames}. "
             "Set the processor's `num_frames` and save it again."
+        )
+    crop_size = processor.image_processor.crop_size
+    if (crop_size["height"], crop_size["width"]) != (config.image_size, config.image_size):
+        raise ModelError(
+            f"The processor crops frames to {crop_size['height']} x {crop_size['width']}, the model takes "
+            f"{config.image_size} x {config.image_size}. Set its image processor's `crop_size` and save it again."
+        )
+    vocab_size = model.config.text_config.vocab_size
+    if len(processor.tokenizer) != vocab_size:
+        raise ModelError(
+            f"The tokenizer has {len(processor.tokenizer)} tokens and the model {vocab_size}: it is not the model's, "
+            "or its files are missing. Give the right one (--tokenizer_name)."
         )
 
 

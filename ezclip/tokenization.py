@@ -3,7 +3,7 @@
 import gzip
 from pathlib import Path
 
-from tokenizers import Regex, normalizers
+from tokenizers import Regex, decoders, normalizers
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -62,6 +62,7 @@ def load_bpe_tokenizer(bpe_file: str | Path) -> PreTrainedTokenizerFast:
             normalizers.Lowercase(),
         ]
     )
+    backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("</w>", " ")])
     # Not a CLIPTokenizer: that class builds its own normalizer anew on loading.
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,

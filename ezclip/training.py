@@ -93,6 +93,8 @@ def train(
         [`DataError`]: if there are too few videos for a batch, or none can be read. [`VideoReadError`]: with `strict`,
         for the first unreadable video.
     """
+    if recipe.per_device_train_batch_size < 2:
+        raise DataError("--per_device_train_batch_size must be at least 2: the loss compares the videos of a batch.")
     needed = recipe.per_device_train_batch_size * accelerator.num_processes
     if len(dataset) < needed:
         raise DataError(
@@ -113,7 +115,9 @@ def train(
     )
     optimizer = make_optimizer(model, recipe)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    num_steps = recipe.max_train_steps or recipe.num_train_epochs * len(loader)
+    num_steps = recipe.max_train_steps
+    if num_steps is None:
+        num_steps = recipe.num_train_epochs * len(loader)
     # Not prepared: Accelerate would step it once for every process.
     schedule = get_cosine_schedule_with_warmup(optimizer, round(recipe.warmup_ratio * num_steps), num_steps)
 

@@ -78,7 +78,7 @@ def load_state_dict(checkpoint: str | Path) -> dict[str, torch.Tensor]:
     state_dict = content.get("model_state_dict", content) if isinstance(content, dict) else content
     if not isinstance(state_dict, dict) or not all(isinstance(v, torch.Tensor) for v in state_dict.values()):
         raise ModelError(f"{checkpoint} holds no state dict. An EZ-CLIP checkpoint has a `model_state_dict`.")
-    state_dict = {re.sub(r"^module\.", "", key): value.float() for key, value in state_dict.items()}
+    state_dict = {re.sub(r"^module\.", "", str(key)): value.float() for key, value in state_dict.items()}
     if "visual.conv1.weight" not in state_dict or "token_embedding.weight" not in state_dict:
         raise ModelError(
             f"{checkpoint} is not an EZ-CLIP checkpoint: it has no `visual.conv1.weight` or no "
@@ -100,7 +100,7 @@ def infer_config(state_dict: dict[str, torch.Tensor]) -> EZClipConfig:
             "hidden_size": width,
             "intermediate_size": state_dict[f"{block}mlp.c_fc.weight"].shape[0],
             "num_hidden_layers": depth(re.escape(prefix)),
-            "num_attention_heads": width // 64,
+            "num_attention_heads": max(1, width // 64),
             "use_adapter": adapter is not None,
         }
         return options if adapter is None else {**options, "adapter_ratio": adapter.shape[0] / width}
@@ -180,7 +180,11 @@ def convert(checkpoint: str | Path, num_frames: int | None = None) -> EZClipMode
         raise ModelError(
             f"{checkpoint} is not an EZ-CLIP / T2L checkpoint: it has no tensor {error.args[0]!r}."
         ) from error
+    except (IndexError, ValueError) as error:
+        raise ModelError(f"{checkpoint} is not an EZ-CLIP / T2L checkpoint: odd shapes ({error}).") from error
     vision_config = config.vision_config
+    if num_frames is not None and num_frames < 1:
+        raise ModelError(f"--num_frames must be at least 1, got {num_frames}.")
     if num_frames is not None and num_frames != vision_config.num_frames:
         if vision_config.fixed_num_frames:
             raise ModelError(
@@ -221,6 +225,7 @@ def main(argv: list[str] | None = None):
                 f"The tokenizer of {args.tokenizer} has {len(tokenizer)} tokens, {args.checkpoint} {vocab_size}. Give "
                 "the tokenizer it was trained with, or --model_only."
             )
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         model.save_pretrained(args.output_dir)
         if tokenizer is not None:
             EZClipProcessor(
@@ -228,6 +233,8 @@ def main(argv: list[str] | None = None):
             ).save_pretrained(args.output_dir)
     except ModelError as error:
         sys.exit(f"convert_checkpoint.py: {error}")
+    except FileExistsError:
+        sys.exit(f"convert_checkpoint.py: --output_dir {args.output_dir} is a file. Give a folder.")
     parts = {
         "temporal adapter": vision_config.use_temporal_adapter,
         "vision adapter": vision_config.use_adapter,

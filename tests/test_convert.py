@@ -148,6 +148,13 @@ def test_other_files_are_refused(tmp_path):
             convert(tmp_path / name, tmp_path, "--model_only")
 
 
+def test_output_must_be_a_folder(checkpoint, tmp_path):
+    path, _ = checkpoint()
+    (tmp_path / "out").write_text("")
+    with pytest.raises(SystemExit, match="--output_dir .*out is a file"):
+        convert(path, tmp_path, "--model_only")
+
+
 def test_wrong_number_of_frames_is_refused(checkpoint, tmp_path):
     path, _ = checkpoint()
     with pytest.raises(SystemExit, match="--num_frames 16 does not fit .* each of 8 frames"):

@@ -1,6 +1,8 @@
 """Folders, lists, label files and data sets as people have them."""
 
+import os
 import shutil
+import sys
 
 import datasets
 import pytest
@@ -88,6 +90,7 @@ def test_list_with_a_root_of_its_own(clip_folder, label_list, tmp_path, number_o
 def test_list_of_files_kept_as_frames(tmp_path, label_list):
     frames = tmp_path / "data" / "v_ApplyEyeMakeup_g01_c01"
     frames.mkdir(parents=True)
+    (frames / "img_00001.jpg").touch()
     path = write_lines(tmp_path / "list.txt", "/root/UCF/v_ApplyEyeMakeup_g01_c01.avi 164 0")
     assert load_list(path, label_list, tmp_path / "data").videos["video"][:] == [str(frames)]
 
@@ -103,6 +106,36 @@ def test_list_of_paths_alone(clip_folder, tmp_path):
     path = write_lines(tmp_path / "list.txt", str(clip_folder / "red_circle" / "b 1.mp4"))
     split = load_list(path)
     assert split.class_names is None and split.videos["label"][:] == [-1]
+
+
+def test_the_longest_end_of_a_path_is_taken_whatever_came_before(tmp_path, label_list):
+    for name in ("x.mp4", "y.mp4", "A/y.mp4"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).touch()
+    path = write_lines(tmp_path / "list.txt", "/root/B/x.mp4 1 0", "/root/A/y.mp4 1 0")
+    videos = load_list(path, label_list, tmp_path / "data").videos["video"][:]
+    assert videos == [str(tmp_path / "data" / "x.mp4"), str(tmp_path / "data" / "A" / "y.mp4")]
+
+
+@pytest.mark.parametrize("line", ["a/x.mp4 12 -1", "a/x.mp4", "a/x.mp4 twelve 0", "a/x.mp4 0"])
+def test_a_line_of_another_form_is_named(tmp_path, label_list, line):
+    path = write_lines(tmp_path / "list.txt", "a/y.mp4 12 0", line, "a/z.mp4\t12  1")
+    with pytest.raises(DataError, match=r"list.txt, line 2: .* is not `path num_frames id` as most"):
+        load_list(path, label_list, tmp_path)
+
+
+def test_text_files_must_be_utf8(tmp_path, label_list):
+    (tmp_path / "list.txt").write_bytes("clip_é.mp4 12 0".encode("latin-1"))
+    with pytest.raises(DataError, match="list.txt is not a text file in UTF-8"):
+        load_list(tmp_path / "list.txt", label_list)
+
+
+def test_file_names_must_be_utf8(tmp_path):
+    folder = os.fsencode(tmp_path / "wave")
+    os.mkdir(folder)
+    open(os.path.join(folder, b"clip_\xe9.mp4"), "wb").close()
+    with pytest.raises(DataError, match=r"The name of .*clip_\\udce9.mp4' is not UTF-8"):
+        load_folder(tmp_path)
 
 
 def test_list_errors(clip_folder, tmp_path, label_list):
@@ -216,13 +249,44 @@ def test_hub_dataset_with_names(save_parquet, label_list):
 def test_hub_dataset_with_ids(save_parquet, label_list):
     name = save_parquet([0, 1], datasets.Value("int64"))
     assert load_hub_dataset(name, label_list=label_list).class_names == ["red circle", "GreenSquare"]
-    with pytest.raises(DataError, match="holds ids without names. Give --label_list"):
-        load_hub_dataset(name)
+    assert load_hub_dataset(name).class_names is None
     with pytest.raises(DataError, match="has no split 'train'; it has"):
         load_hub_dataset(name, split="train")
     with pytest.raises(DataError, match="has no column 'film'; it has"):
         load_hub_dataset(name, video_column="film")
     assert load_hub_dataset(name, label_column="none").class_names is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "feature"),
+    [
+        (["red circle", None], datasets.Value("string")),
+        ([0, None], datasets.Value("int64")),
+        ([0, None], datasets.ClassLabel(names=["red circle", "GreenSquare"])),
+    ],
+)
+def test_hub_dataset_with_unknown_labels(save_parquet, label_list, labels, feature):
+    split = load_hub_dataset(save_parquet(labels, feature), label_list=label_list)
+    assert split.videos["label"][:] == [0, -1]
+
+
+def test_hub_dataset_with_other_labels(save_parquet, label_list):
+    with pytest.raises(DataError, match="of type Value.*float.*; labels are class names or ids"):
+        load_hub_dataset(save_parquet([0.5, 1.0], datasets.Value("float32")), label_list=label_list)
+
+
+def test_a_broken_torchcodec_is_named(clip_folder, monkeypatch, tmp_path):
+    class Broken:
+        def find_spec(self, name, path=None, target=None):
+            if name.startswith("torchcodec"):
+                raise RuntimeError("Could not load libtorchcodec")
+
+    shutil.copytree(clip_folder, tmp_path / "videos")  # `datasets` finds nothing in a folder with brackets
+    monkeypatch.setattr(datasets.config, "TORCHCODEC_AVAILABLE", True)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    with pytest.raises(DataError, match="Could not load libtorchcodec.*uninstall it, or mend it"):
+        load_hub_dataset(str(tmp_path / "videos"))
 
 
 def test_hub_dataset_that_is_not_there(tmp_path):

@@ -87,9 +87,9 @@ def test_initial_values():
     assert query.std().item() == pytest.approx(256**-0.5 * (2 * 2) ** -0.5, rel=0.05)
 
 
-def make_clip(folder, seed=0):
+def make_clip(folder, seed=0, vocab_size=30):
     """A plain CLIP of the tiny model's sizes, saved."""
-    config = tiny_config().to_dict()
+    config = tiny_config(vocab_size).to_dict()
     names = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"}
     names |= {"image_size", "patch_size", "max_position_embeddings", "eos_token_id"}
     towers = {t: {k: v for k, v in config[t].items() if k in names} for t in ("vision_config", "text_config")}

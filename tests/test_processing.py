@@ -85,6 +85,10 @@ def test_bad_calls_are_named(tiny_folder):
         EZClipProcessor()()
     with pytest.raises(ValueError, match="`videos` is an empty list"):
         EZClipProcessor()(videos=[])
+    with pytest.raises(TypeError, match=r"\['num_frams'\] are no arguments"):
+        EZClipProcessor()(videos=random_clip(0), num_frams=3)
+    with pytest.raises(ValueError, match="`text` is an empty list"):
+        EZClipProcessor.from_pretrained(tiny_folder)(text=[])
     with pytest.raises(ValueError, match="has no tokenizer"):
         EZClipProcessor()(text="a red circle")
     with pytest.raises(ValueError, match="without a tokenizer cannot be saved"):
@@ -170,6 +174,8 @@ def test_bpe_file_gives_the_published_token_ids(tmp_path):
     for loaded in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
         assert loaded(golden["texts"])["input_ids"] == golden["token_ids"]
         assert loaded.model_max_length == 77
+        ids = loaded("a café, someone's dog")["input_ids"]
+        assert loaded.decode(ids, skip_special_tokens=True).strip() == "a café , someone 's dog"
 
 
 @pytest.mark.parametrize("content", [b"#version\na b\n", b"\x1f\x8bbroken", b"\xff\xfe"])

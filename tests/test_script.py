@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 
 import run_video_zeroshot
 from ezclip import EZClipModel
+from ezclip.demo import word_tokenizer
 from scripts import convert_checkpoint
 
 from .conftest import ROOT, shared_path
@@ -202,7 +203,7 @@ def test_training_on_two_processes(training):
 
 
 def test_training_starts_from_plain_clip(tmp_path, clip_folder, tiny_folder):
-    make_clip(tmp_path / "clip")
+    make_clip(tmp_path / "clip", vocab_size=15)
     arguments = ["--model_name_or_path", tmp_path / "clip", "--tokenizer_name", tiny_folder]
     arguments += ["--train_dir", clip_folder, "--do_train", "--per_device_train_batch_size", 6, "--max_train_steps", 1]
     arguments += ["--num_frames", 4, "--temporal_prompt", "shallow", "--drop_path_rate", 0.2]
@@ -278,6 +279,31 @@ def test_list_folder_and_parquet_of_real_clips_agree(tmp_path):
         (["--do_eval", "--model_name_or_path", "MODEL", "--validation_dir", "FLAT"], "has videos without a class"),
         (["--do_eval", "--do_predict", "--model_name_or_path", "MODEL"], "leave --do_predict out"),
         (["--do_eval", "--model_name_or_path", "MODEL", "--videos", "x"], "add --do_predict"),
+        (["--modl", "x"], "not used by the HfArgumentParser: ['--modl', 'x'"),
+        (["--do_eval", "--model_name_or_path", "MODEL", "--top_k", "0"], "--top_k must be at least 1, got 0"),
+        (["--do_train", "--model_name_or_path", "MODEL", "--max_train_steps", "0"], "--max_train_steps must be at"),
+        (["--do_train", "--model_name_or_path", "MODEL", "--warmup_ratio", "3"], "--warmup_ratio is a part"),
+        (
+            ["--do_eval", "--model_name_or_path", "MODEL", "--validation_dir", "CLIPS", "--dataset_name", "x"],
+            "give one of them",
+        ),
+        (
+            ["--do_eval", "--model_name_or_path", "MODEL", "--validation_dir", "CLIPS", "--label_list", "x"],
+            "class folders name themselves",
+        ),
+        (
+            ["--do_eval", "--model_name_or_path", "MODEL", "--validation_dir", "CLIPS", "--num_frames", "0"],
+            "--num_frames must be at least 1",
+        ),
+        (
+            ["--do_eval", "--model_name_or_path", "MODEL", "--validation_dir", "CLIPS", "--drop_path_rate", "2"],
+            "`drop_path_rate` is a probability",
+        ),
+        (
+            ["--do_train", "--model_name_or_path", "MODEL", "--train_dir", "CLIPS"]
+            + ["--per_device_train_batch_size", "1"],
+            "must be at least 2",
+        ),
         (
             ["--do_eval", "--model_name_or_path", "MODEL", "--validation_dir", "CLIPS", "--temporal_prompt", "deep"]
             + ["--num_frames", "4"],
@@ -293,7 +319,7 @@ def test_bad_arguments_are_named(arguments, message, tiny_folder, clip_folder, t
 
 
 def test_untrained_temporal_prompts_are_not_evaluated(tmp_path, clip_folder, tiny_folder, capsys):
-    make_clip(tmp_path / "clip")
+    make_clip(tmp_path / "clip", vocab_size=15)
     arguments = ["--model_name_or_path", tmp_path / "clip", "--tokenizer_name", tiny_folder, "--do_eval"]
     arguments += ["--validation_dir", clip_folder, "--output_dir", tmp_path / "out"]
     assert "untrained ones spoil its predictions" in error_of(capsys, *arguments)
@@ -329,3 +355,47 @@ def test_training_on_unreadable_videos_alone_is_named(training, tmp_path, capsys
     arguments = [tmp_path / "bad" if a == training[3] else a for a in training]
     said = error_of(capsys, *arguments, "--dataloader_num_workers", num_workers)
     assert "None of the 3 training videos can be read" in said and "Traceback" not in said
+
+
+def test_tokenizer_of_another_model_is_refused(evaluation, tmp_path, capsys):
+    word_tokenizer(["yes", "no"]).save_pretrained(tmp_path / "tokenizer")
+    said = error_of(capsys, *evaluation, "--tokenizer_name", tmp_path / "tokenizer")
+    assert "The tokenizer has 6 tokens and the model 15" in said
+
+
+def test_plain_clip_without_tokenizer_files_is_refused(tmp_path, clip_folder, capsys):
+    make_clip(tmp_path / "clip")
+    arguments = ["--model_name_or_path", tmp_path / "clip", "--do_train", "--train_dir", clip_folder]
+    said = error_of(capsys, *arguments, "--output_dir", tmp_path / "out")
+    assert "its files are missing" in said or "No tokenizer at" in said
+
+
+def test_frames_of_another_size_are_refused(tiny_folder, evaluation, tmp_path, capsys):
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    config = read_json(tmp_path / "model" / "processor_config.json")
+    config["image_processor"]["crop_size"] = {"height": 28, "width": 28}
+    (tmp_path / "model" / "processor_config.json").write_text(json.dumps(config))
+    arguments = [tmp_path / "model" if argument == tiny_folder else argument for argument in evaluation]
+    assert "crops frames to 28 x 28, the model takes 32 x 32" in error_of(capsys, *arguments)
+
+
+def test_output_must_be_a_folder_before_any_work(evaluation, tmp_path, capsys):
+    (tmp_path / "out").write_text("")
+    assert "cannot be made" in error_of(capsys, *evaluation)
+
+
+def test_nothing_readable_is_an_error(evaluation, tmp_path, capsys):
+    for name in ("a/1.mp4", "b/2.mp4"):
+        (tmp_path / "bad" / name).parent.mkdir(parents=True)
+        (tmp_path / "bad" / name).write_text("<html>404</html>")
+    arguments = [tmp_path / "bad" if a == evaluation[3] else a for a in evaluation]
+    assert "None of the 2 videos could be read" in error_of(capsys, *arguments)
+    assert len(read_lines(tmp_path / "out" / "bad_videos.jsonl")) == 2
+
+
+def test_prediction_of_a_list_with_ids_and_no_names(evaluation, clip_folder, tmp_path):
+    (tmp_path / "list.txt").write_text("red_circle/a.mp4 12 7\n")
+    source = ["--validation_list", tmp_path / "list.txt", "--video_root", clip_folder]
+    out = run(*evaluation[:2], *source, "--do_predict", "--candidate_labels", "x", "y", "--output_dir", tmp_path / "o")
+    (line,) = read_lines(out / "predictions.jsonl")
+    assert "label" not in line

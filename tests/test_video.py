@@ -127,6 +127,7 @@ def test_every_kind_of_input_gives_the_same_frames(clip, tmp_path):
         "array (T, H, W, C)": every,
         "tensor (T, C, H, W)": channels_first,
         "floats": channels_first.float() / 255,
+        "NumPy string": np.str_(clip),
         "list of images": images,
         "list of arrays": list(every),
     }
@@ -163,7 +164,8 @@ def test_grey_and_alpha():
         (b"no video", "<8 bytes>: is not a video file"),
         (np.zeros((8, 32, 32), np.uint8), "is not a video"),
         (np.zeros((0, 8, 8, 3), np.uint8), "is not a video"),
-        (np.full((4, 8, 8, 3), 300), "outside 0 to 255"),
+        (np.full((4, 8, 8, 3), 300), "not levels from 0 to 255"),
+        (np.ones((4, 8, 8, 3), bool), "holds bool values"),
         (np.full((4, 8, 8, 3), -1.5), "floating point values from -1.5"),
         (np.zeros((4, 8, 8, 5), np.uint8), "no channel dimension"),
         ([Image.new("RGB", (8, 8)), Image.new("RGB", (9, 8))], "changes its frame size"),
@@ -190,5 +192,7 @@ def test_other_types_are_named():
 def test_one_video_or_many():
     array = np.zeros((4, 8, 8, 3), np.uint8)
     image = Image.new("RGB", (8, 8))
-    assert all(map(is_single_video, ["a.mp4", b"x", {"path": "a.mp4"}, array, [image, image], list(array)]))
+    assert all(
+        map(is_single_video, ["a.mp4", np.str_("a.mp4"), b"x", {"path": "a.mp4"}, array, [image, image], list(array)])
+    )
     assert not any(map(is_single_video, [["a.mp4", "b.mp4"], [array, array], array[None], [[image], [image]], []]))
