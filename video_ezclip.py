@@ -136,13 +136,18 @@ def read_frames(video, sample: FrameSampler) -> tuple[np.ndarray, list[int]]:
     )
 
 
+def is_url(path: str) -> bool:
+    """Whether a path names a file system: "https://…", "hf://…"."""
+    return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", path) is not None
+
+
 def is_frame(path: Path) -> bool:
     """Whether a file of a folder is a frame of a video: by its ending, and not hidden."""
     return path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith(".")
 
 
 def _read_path(path: str, sample: FrameSampler) -> tuple[np.ndarray, list[int]]:
-    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", path):
+    if is_url(path):
         try:
             with fsspec.open(path, "rb") as remote:
                 content = remote.read()

@@ -21,7 +21,7 @@ import pyarrow.compute
 import torch
 
 from .processing_ezclip import EZClipProcessor, label_key
-from .video_ezclip import VideoReadError, is_frame, random_frame_indices
+from .video_ezclip import VideoReadError, is_frame, is_url, random_frame_indices
 
 
 logger = logging.getLogger(__name__)
@@ -134,7 +134,10 @@ def load_folder(folder: str | Path) -> VideoSplit:
     ignored = Counter()
     found = [(str(video), label) for label, root in roots for video in _walk_videos(root, ignored)]
     if classes:
-        stray = sum(1 for path in folder.iterdir() if path.suffix.lower() in VIDEO_EXTENSIONS)
+        stray = sum(
+            path.suffix.lower() in VIDEO_EXTENSIONS or (path.is_dir() and _is_frame_folder(path))
+            for path in folder.iterdir()
+        )
         if stray:
             logger.warning(f"{folder}: {stray} videos beside the class folders have no class and are left out.")
     if ignored:
@@ -181,7 +184,7 @@ def load_list(
             )
     resolve = _Resolver(video_root if video_root is not None else Path(list_file).parent, strip=video_root is not None)
     found = [(resolve(path), label) for _, path, label in entries]
-    if not any(os.path.exists(path) for path, _ in found):
+    if not any(is_url(path) or os.path.exists(path) for path, _ in found):
         raise DataError(
             f"None of the {len(found)} videos of {list_file} exists; the first is {entries[0][1]!r}, looked for as "
             f"{found[0][0]!r}. Give the folder that holds them as --video_root."
@@ -343,6 +346,8 @@ class _Resolver:
         self.depth = -1  # where the last path that was found began: there a missing one is named
 
     def __call__(self, path: str) -> str:
+        if is_url(path):
+            return path
         if not self.strip:
             candidates = [Path(path), self.root / path]
             return str(next(filter(None, map(_existing, candidates)), candidates[-1]))
@@ -369,7 +374,7 @@ def _existing(path: Path) -> Path | None:
 
 def _read_list(list_file: str | Path) -> list[tuple[int, str, int]]:
     """(line number, path, label) of each line. How many numbers end most of the lines, so many must end each."""
-    lines = [(n, line.strip()) for n, line in enumerate(_read_text(list_file).splitlines(), start=1) if line.strip()]
+    lines = [(n, line.strip()) for n, line in enumerate(_read_text(list_file).split("\n"), start=1) if line.strip()]
     forms = {n: re.compile(r"(.*\S)" + r"\s+(\d+)" * n) for n in (2, 1, 0)}
     votes = Counter(next(n for n, form in forms.items() if form.fullmatch(line)) for _, line in lines)
     numbers = votes.most_common(1)[0][0] if votes else 0
@@ -431,7 +436,11 @@ def _walk_videos(root: Path, ignored: Counter) -> list[Path]:
 
 
 def _is_frame_folder(path: Path) -> bool:
-    return any(map(is_frame, path.iterdir()))
+    """Whether a folder is a video by its frames: it has pictures, and neither videos nor folders."""
+    children = list(path.iterdir())
+    return any(map(is_frame, children)) and not any(
+        child.suffix.lower() in VIDEO_EXTENSIONS or child.is_dir() for child in children
+    )
 
 
 def _rows(found: list[tuple[str, int]]) -> datasets.Dataset:

@@ -48,6 +48,13 @@ def test_folder_of_class_folders(clip_folder, caplog):
     assert "{'.txt': 1}" in caplog.text
 
 
+def test_pictures_beside_videos_do_not_make_frames(clip_folder, tmp_path):
+    shutil.copytree(clip_folder / "red_circle", tmp_path / "red circle")
+    (tmp_path / "red circle" / "cover.jpg").touch()
+    split = load_folder(tmp_path)
+    assert split.class_names == ["red circle"] and len(split) == 3
+
+
 def test_folder_without_classes(clip_folder):
     split = load_folder(clip_folder / "red_circle")
     assert split.class_names is None and len(split) == 3
@@ -100,6 +107,11 @@ def test_list_without_root(clip_folder, tmp_path, label_list):
     shutil.copy(absolute, tmp_path / "beside.mp4")
     path = write_lines(tmp_path / "list.txt", f"{absolute} 12 0", "beside.mp4 12 1")
     assert load_list(path, label_list).videos["video"][:] == [str(absolute), str(tmp_path / "beside.mp4")]
+
+
+def test_list_of_addresses(tmp_path, label_list):
+    path = write_lines(tmp_path / "list.txt", "https://somewhere/a b.mp4 12 0")
+    assert load_list(path, label_list, tmp_path).videos["video"][:] == ["https://somewhere/a b.mp4"]
 
 
 def test_list_of_paths_alone(clip_folder, tmp_path):
