@@ -112,7 +112,8 @@ def read_frames(video, sample: FrameSampler) -> tuple[np.ndarray, list[int]]:
         `tuple[np.ndarray, list[int]]`: RGB frames `(T, H, W, 3)` as uint8, and their indices.
 
     Raises:
-        [`VideoReadError`]: if it cannot be read. [`TypeError`]: if it is none of the above.
+        [`VideoReadError`]: if it cannot be read. `TypeError`: if it is none of the above. `ValueError`: if `sample`
+        asks for frames that the video does not have.
     """
     name = describe_video(video)
     if isinstance(video, dict):
@@ -160,12 +161,13 @@ def _read_path(path: str, sample: FrameSampler) -> tuple[np.ndarray, list[int]]:
         raise VideoReadError(path, "does not exist.", "Check the path, or the root that it is relative to.")
     if os.path.getsize(path) == 0:
         raise VideoReadError(path, "is an empty file.", "Fetch it again.")
-    return _decode(path, path, sample)
+    # FFmpeg takes the beginning of "clip:1.mp4" for a protocol, but not of an absolute path.
+    return _decode(os.path.abspath(path), path, sample)
 
 
 def _read_frame_folder(folder: str, sample: FrameSampler) -> tuple[np.ndarray, list[int]]:
     def numeric_order(path: Path):
-        return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem)]
+        return [int(part) if position % 2 else part for position, part in enumerate(re.split(r"(\d+)", path.stem))]
 
     images = [path for path in Path(folder).iterdir() if is_frame(path)]
     if not images:
@@ -173,7 +175,7 @@ def _read_frame_folder(folder: str, sample: FrameSampler) -> tuple[np.ndarray, l
             folder, "is a folder without frame images.", f"Frames end in one of {', '.join(IMAGE_EXTENSIONS)}."
         )
     images.sort(key=numeric_order)
-    indices = list(sample(len(images)))
+    indices = _take(sample, len(images))
     try:
         frames = [np.asarray(Image.open(images[index]).convert("RGB")) for index in indices]
     except (OSError, UnidentifiedImageError) as error:
@@ -185,7 +187,7 @@ def _take_array(video, name: str, sample: FrameSampler) -> tuple[np.ndarray, lis
     if isinstance(video, (list, tuple)):
         if not is_single_video(video):
             raise VideoReadError(name, "is not a list of frames.", "Give PIL images, or arrays (H, W, C).")
-        indices = list(sample(len(video)))
+        indices = _take(sample, len(video))
         frames = [np.asarray(f.convert("RGB")) if isinstance(f, Image.Image) else np.asarray(f) for f in video]
         return _as_rgb(_stack([frames[index] for index in indices], name), name), indices
     if isinstance(video, torch.Tensor):
@@ -194,7 +196,7 @@ def _take_array(video, name: str, sample: FrameSampler) -> tuple[np.ndarray, lis
     array = np.asarray(video)
     if array.ndim != 4 or len(array) == 0:
         raise VideoReadError(name, "is not a video.", "Give frames (T, H, W, C) or (T, C, H, W), one at least.")
-    indices = list(sample(len(array)))
+    indices = _take(sample, len(array))
     return _as_rgb(array[indices], name), indices
 
 
@@ -218,6 +220,13 @@ def _as_rgb(frames: np.ndarray, name: str) -> np.ndarray:
         raise VideoReadError(name, f"holds {frames.dtype} values, not levels from 0 to 255.", "Give uint8 frames.")
     frames = frames.astype(np.uint8)
     return frames[..., :3] if frames.shape[-1] > 1 else frames.repeat(3, axis=-1)
+
+
+def _take(sample: FrameSampler, total_frames: int) -> list[int]:
+    indices = [int(index) for index in sample(total_frames)]
+    if not indices or min(indices) < 0 or max(indices) >= total_frames:
+        raise ValueError(f"`sample` must give frames from 0 to {total_frames - 1}, one at least; it gave {indices}.")
+    return indices
 
 
 def _stack(frames: list[np.ndarray], name: str) -> np.ndarray:
@@ -259,7 +268,7 @@ def _decode_once(source, name: str, claimed: int | None, sample: FrameSampler):
                 claimed = stream.frames or _frames_by_duration(container, stream)
             # Parallel are the workers of a data loader, each with a file of its own.
             stream.thread_count = 1
-            indices = list(sample(claimed)) if claimed else []
+            indices = _take(sample, claimed) if claimed else []
             wanted, reformatter = set(indices), VideoReformatter()
             for frame in container.decode(stream):
                 if count in wanted:

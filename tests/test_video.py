@@ -184,6 +184,20 @@ def test_folder_without_frames_is_named(tmp_path):
         read_frames(tmp_path, eight)
 
 
+@pytest.mark.parametrize("sample", [lambda total: [total], lambda total: [-1], lambda total: []])
+def test_frames_that_are_not_there_are_named(clip, sample):
+    for video in (clip, random_clip(0)):
+        with pytest.raises(ValueError, match="`sample` must give frames from 0 to 11, one at least; it gave"):
+            read_frames(video, sample)
+
+
+@pytest.mark.parametrize("name", ["clip:1.mp4", "concat:a.mp4", "%03d.mp4", "a?b=c&d.mp4", "-i.mp4"])
+def test_names_that_mean_something_to_ffmpeg(clip, name, tmp_path, monkeypatch):
+    (tmp_path / name).write_bytes(clip.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert np.array_equal(read_frames(name, eight)[0], read_frames(clip, eight)[0])
+
+
 def test_other_types_are_named():
     with pytest.raises(TypeError, match="got int"):
         read_frames(3, eight)
