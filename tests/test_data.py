@@ -98,7 +98,7 @@ def test_list_of_files_kept_as_frames(tmp_path, label_list):
     frames = tmp_path / "data" / "v_ApplyEyeMakeup_g01_c01"
     frames.mkdir(parents=True)
     (frames / "img_00001.jpg").touch()
-    path = write_lines(tmp_path / "list.txt", "/root/UCF/v_ApplyEyeMakeup_g01_c01.avi 164 0")
+    path = write_lines(tmp_path / "list.txt", "/disk/UCF/v_ApplyEyeMakeup_g01_c01.avi 164 0")
     assert load_list(path, label_list, tmp_path / "data").videos["video"][:] == [str(frames)]
 
 
@@ -124,7 +124,7 @@ def test_the_longest_end_of_a_path_is_taken_whatever_came_before(tmp_path, label
     for name in ("x.mp4", "y.mp4", "A/y.mp4"):
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "data" / name).touch()
-    path = write_lines(tmp_path / "list.txt", "/root/B/x.mp4 1 0", "/root/A/y.mp4 1 0")
+    path = write_lines(tmp_path / "list.txt", "/disk/B/x.mp4 1 0", "/disk/A/y.mp4 1 0")
     videos = load_list(path, label_list, tmp_path / "data").videos["video"][:]
     assert videos == [str(tmp_path / "data" / "x.mp4"), str(tmp_path / "data" / "A" / "y.mp4")]
 
