@@ -19,19 +19,13 @@ from transformers import HfArgumentParser
 from transformers.utils import logging as transformers_logging
 
 from ezclip import ClassBank, VideoReadError
-from ezclip.data import (
-    DataError,
-    VideoDataset,
-    VideoSplit,
-    load_files,
-    load_folder,
-    load_hub_dataset,
-    load_list,
-    read_class_descriptions,
-)
+from ezclip.data import VideoDataset
 from ezclip.demo import run_demo
+from ezclip.errors import DataError, ModelError
 from ezclip.evaluation import predict, write_bad_videos
-from ezclip.loading import ModelError, check_fit, load_model, load_processor
+from ezclip.labels import read_class_descriptions
+from ezclip.loading import check_fit, load_model, load_processor
+from ezclip.sources import VideoSplit, load_files, load_folder, load_hub_dataset, load_list
 from ezclip.training import TrainingRecipe, train
 
 

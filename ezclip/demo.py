@@ -23,11 +23,12 @@ from tqdm.auto import tqdm
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
 
 from .class_bank_ezclip import ClassBank
-from .data import VideoDataset, load_folder
+from .data import VideoDataset
 from .evaluation import predict
 from .loading import load_model
 from .modeling_ezclip import similarity_targets
 from .processing_ezclip import EZClipProcessor, default_image_processor
+from .sources import load_folder
 from .training import TrainingRecipe, train
 
 

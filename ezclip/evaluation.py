@@ -11,10 +11,11 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from .class_bank_ezclip import ClassBank
-from .data import UNKNOWN_LABEL, VideoCollator, VideoDataset, VideoSplit
+from .data import VideoCollator, VideoDataset
 from .metrics import TopKAccuracy
 from .modeling_ezclip import EZClipModel
 from .processing_ezclip import EZClipProcessor
+from .sources import UNKNOWN_LABEL, VideoSplit
 from .video_ezclip import VideoReadError
 
 

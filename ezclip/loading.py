@@ -6,13 +6,10 @@ from transformers import AutoConfig, AutoTokenizer, CLIPConfig
 from transformers.utils import logging
 
 from .configuration_ezclip import EZClipConfig, EZClipTextConfig, EZClipVisionConfig
+from .errors import ModelError
 from .modeling_ezclip import EZClipModel
 from .processing_ezclip import EZClipProcessor, default_image_processor
 from .tokenization import load_bpe_tokenizer
-
-
-class ModelError(ValueError):
-    """A model, processor or tokenizer cannot be used; the message says why and what to do."""
 
 
 def load_tokenizer(name_or_path: str | Path):

@@ -9,7 +9,8 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
-from .data import DataError, VideoCollator, VideoDataset
+from .data import VideoCollator, VideoDataset
+from .errors import DataError
 from .modeling_ezclip import EZClipModel
 from .video_ezclip import VideoReadError
 

@@ -19,7 +19,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ezclip import EZClipConfig, EZClipModel, EZClipProcessor
-from ezclip.loading import ModelError, load_tokenizer
+from ezclip.errors import ModelError
+from ezclip.loading import load_tokenizer
 from ezclip.processing_ezclip import default_image_processor
 
 

@@ -8,17 +8,10 @@ import datasets
 import pytest
 
 from ezclip import EZClipProcessor, VideoReadError
-from ezclip.data import (
-    DataError,
-    VideoCollator,
-    VideoDataset,
-    load_files,
-    load_folder,
-    load_hub_dataset,
-    load_list,
-    read_class_descriptions,
-    read_label_list,
-)
+from ezclip.data import VideoCollator, VideoDataset
+from ezclip.errors import DataError
+from ezclip.labels import read_class_descriptions, read_label_list
+from ezclip.sources import load_files, load_folder, load_hub_dataset, load_list
 
 from .conftest import shared_path
 

@@ -1,0 +1,308 @@
+"""Labelled videos from where people keep them: folders, published lists, data sets of the Hub.
+
+Rows come as a `datasets.Dataset` with the columns `video` (a path, or `{"path", "bytes"}`), `label` (an index into the
+class names, -1 where unknown) and `name` (what messages and results call the video).
+"""
+
+import logging
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import datasets
+import pyarrow
+import pyarrow.compute
+
+from .errors import DataError
+from .labels import read_label_list, read_text
+from .processing_ezclip import label_key
+from .video_ezclip import is_frame, is_url
+
+
+logger = logging.getLogger(__name__)
+
+VIDEO_EXTENSIONS = (
+    *(".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"),
+    *(".flv", ".ts", ".mts", ".m2ts", ".3gp", ".ogv", ".vob", ".divx", ".gif"),
+)
+UNKNOWN_LABEL = -1
+
+
+@dataclass
+class VideoSplit:
+    """
+    Videos of one split and the classes they are of.
+
+    Args:
+        videos (`datasets.Dataset`):
+            Rows with `video`, `label` and `name`.
+        class_names (`list[str]`, *optional*):
+            Names of the classes; `None` where the source has no labels.
+    """
+
+    videos: datasets.Dataset
+    class_names: list[str] | None
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def select(self, max_samples: int | None) -> "VideoSplit":
+        """The first `max_samples` videos, or all."""
+        if max_samples is None or max_samples >= len(self):
+            return self
+        return VideoSplit(self.videos.select(range(max_samples)), self.class_names)
+
+
+def load_folder(folder: str | Path) -> VideoSplit:
+    """
+    A folder of class folders, each with video files or folders of frame images, at any depth. A folder of videos
+    without class folders has no labels.
+
+    (Not `datasets`' `videofolder`: it loses folders with brackets in their name, takes a file with "test" in its name
+    for another split and knows five kinds of file.)
+
+    Raises:
+        [`DataError`]: if there is no video.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder.")
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    classes = [path for path in classes if not _is_frame_folder(path)]
+    roots = list(enumerate(classes)) if classes else [(UNKNOWN_LABEL, folder)]
+    ignored = Counter()
+    found = [(str(video), label) for label, root in roots for video in _walk_videos(root, ignored)]
+    if classes:
+        stray = sum(
+            path.suffix.lower() in VIDEO_EXTENSIONS or (path.is_dir() and _is_frame_folder(path))
+            for path in folder.iterdir()
+        )
+        if stray:
+            logger.warning(f"{folder}: {stray} videos beside the class folders have no class and are left out.")
+    if ignored:
+        logger.warning(f"{folder}: left out files that are not videos by their ending: {dict(ignored)}.")
+    if not found:
+        raise DataError(f"{folder} holds no video. Expected {folder}/CLASS NAME/VIDEO, ending in {VIDEO_EXTENSIONS}.")
+    names = [path.name for path in classes] or None
+    return VideoSplit(_rows(found), names)
+
+
+def load_files(paths: list[str]) -> VideoSplit:
+    """Video files by path or URL, without labels."""
+    return VideoSplit(_rows([(path, UNKNOWN_LABEL) for path in paths]), None)
+
+
+def load_list(
+    list_file: str | Path, label_list: str | Path | None = None, video_root: str | Path | None = None
+) -> VideoSplit:
+    """
+    A published list: a line per video with its path, its number of frames (not needed) and its class id.
+
+    Args:
+        list_file (`str` or `Path`):
+            The list. Paths may hold blanks. Lines without a number of frames, or with the path alone, are read too.
+        label_list (`str` or `Path`, *optional*):
+            Class names, see [`read_label_list`].
+        video_root (`str` or `Path`, *optional*):
+            Folder that takes the place of the list's own root. The longest end of a path that exists below it is
+            taken, as a video file or a folder of frames, whatever its ending. Without it paths are relative to the
+            working folder or to the list's.
+
+    Raises:
+        [`DataError`]: if a line has another form, an id is out of range, or no video is found at all.
+    """
+    class_names = read_label_list(label_list) if label_list is not None else None
+    entries = _read_list(list_file)
+    if not entries:
+        raise DataError(f"{list_file} is empty.")
+    for number, path, label in entries:
+        if class_names is not None and label >= len(class_names):
+            raise DataError(
+                f"{list_file}, line {number}: class id {label} of {path!r} is not in {label_list}, which has ids 0 to "
+                f"{len(class_names) - 1}. Is it the label list of this data set?"
+            )
+    resolve = _Resolver(video_root if video_root is not None else Path(list_file).parent, strip=video_root is not None)
+    found = [(resolve(path), label) for _, path, label in entries]
+    if not any(is_url(path) or os.path.exists(path) for path, _ in found):
+        raise DataError(
+            f"None of the {len(found)} videos of {list_file} exists; the first is {entries[0][1]!r}, looked for as "
+            f"{found[0][0]!r}. Give the folder that holds them as --video_root."
+        )
+    return VideoSplit(_rows(found), class_names)
+
+
+def load_hub_dataset(
+    name: str,
+    config_name: str | None = None,
+    split: str | None = None,
+    video_column: str | None = None,
+    label_column: str = "label",
+    label_list: str | Path | None = None,
+) -> VideoSplit:
+    """
+    A data set of the Hub, or a local folder of its files, with a column of videos.
+
+    Args:
+        name (`str`):
+            As for `datasets.load_dataset`.
+        config_name (`str`, *optional*):
+            Its configuration.
+        split (`str`, *optional*):
+            The split. Defaults to the first of validation, test and train that there is.
+        video_column (`str`, *optional*):
+            Column of `Video`s, paths or `{"path", "bytes"}`. Defaults to the first of type `Video`, or `video`.
+        label_column (`str`, *optional*, defaults to `"label"`):
+            Column of class labels, names or ids.
+        label_list (`str` or `Path`, *optional*):
+            Class names for ids without names.
+
+    Raises:
+        [`DataError`]: if it cannot be loaded, split or video column are missing, or labels are of another kind.
+    """
+    try:
+        splits = datasets.load_dataset(name, config_name)
+    except Exception as error:  # the readers of many formats have errors of their own
+        reasons = [str(error)]
+        while (error := error.__cause__ or error.__context__) is not None:
+            reasons.append(str(error))
+        hint = ""
+        if any("torchcodec" in reason for reason in reasons):
+            hint = " A torchcodec that cannot be imported breaks data sets of videos: uninstall it, or mend it."
+        raise DataError(f"--dataset_name {name}: {': '.join(dict.fromkeys(reasons))}{hint}") from None
+    if split is None:
+        split = next((candidate for candidate in ("validation", "test", "train") if candidate in splits), None)
+    if split not in splits:
+        raise DataError(f"{name} has no split {split!r}; it has {list(splits)}.")
+    rows = splits[split]
+    if video_column is None:
+        of_type = [column for column, feature in rows.features.items() if isinstance(feature, datasets.Video)]
+        video_column = of_type[0] if of_type else "video"
+    if video_column not in rows.column_names:
+        raise DataError(f"{name} has no column {video_column!r}; it has {rows.column_names}. Name it.")
+    if isinstance(rows.features[video_column], datasets.Video):
+        rows = rows.cast_column(video_column, datasets.Video(decode=False))
+    class_names = read_label_list(label_list) if label_list is not None else None
+    if label_column not in rows.column_names:
+        labels, class_names = [UNKNOWN_LABEL] * len(rows), None
+    else:
+        labels, class_names = _read_labels(rows, label_column, class_names, name)
+    names = _read_names(rows.data.column(video_column))
+    rows = rows.select_columns([video_column])
+    if video_column != "video":
+        rows = rows.rename_column(video_column, "video")
+    return VideoSplit(rows.add_column("label", labels).add_column("name", names), class_names)
+
+
+class _Resolver:
+    """Finds the file or folder of frames that a path of a list means."""
+
+    def __init__(self, root: str | Path, strip: bool):
+        self.root, self.strip = Path(root), strip
+        self.depth = -1  # where the last path that was found began: there a missing one is named
+
+    def __call__(self, path: str) -> str:
+        if is_url(path):
+            return path
+        if not self.strip:
+            candidates = [Path(path), self.root / path]
+            return str(next(filter(None, map(_existing, candidates)), candidates[-1]))
+        parts = PurePosixPath(path.replace("\\", "/").lstrip("/")).parts
+        for depth in range(len(parts)):
+            if found := _existing(self.root.joinpath(*parts[depth:])):
+                self.depth = depth
+                return str(found)
+        return str(self.root.joinpath(*(parts[self.depth :] or parts[-1:])))
+
+
+def _existing(path: Path) -> Path | None:
+    """`path`, or what stands there with a video's ending more (frames listed, files kept) or less (the reverse)."""
+    if path.exists():
+        return path
+    if not path.parent.is_dir():
+        return None
+    frames = path.with_suffix("")
+    if path.suffix.lower() in VIDEO_EXTENSIONS and frames.is_dir() and _is_frame_folder(frames):
+        return frames
+    variants = (path.with_name(path.name + ending) for ending in VIDEO_EXTENSIONS)
+    return next((variant for variant in variants if variant.exists()), None)
+
+
+def _read_list(list_file: str | Path) -> list[tuple[int, str, int]]:
+    """(line number, path, label) of each line. How many numbers end most of the lines, so many must end each."""
+    lines = [(n, line.strip()) for n, line in enumerate(read_text(list_file).split("\n"), start=1) if line.strip()]
+    forms = {n: re.compile(r"(.*\S)" + r"\s+(\d+)" * n) for n in (2, 1, 0)}
+    votes = Counter(next(n for n, form in forms.items() if form.fullmatch(line)) for _, line in lines)
+    numbers = votes.most_common(1)[0][0] if votes else 0
+    entries = []
+    for line_number, line in lines:
+        match = forms[numbers].fullmatch(line)
+        if match is None:
+            form = "path num_frames id" if numbers == 2 else "path id"
+            raise DataError(f"{list_file}, line {line_number}: {line!r} is not `{form}` as most other lines are.")
+        entries.append((line_number, match.group(1), int(match.group(numbers + 1)) if numbers else UNKNOWN_LABEL))
+    return entries
+
+
+def _read_names(column: pyarrow.ChunkedArray) -> list[str]:
+    """Paths of a column of paths or `{"path", "bytes"}`, without reading the bytes; "row 7" where there is none."""
+    if pyarrow.types.is_struct(column.type):
+        column = pyarrow.compute.struct_field(column, "path")
+    is_text = pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)
+    paths = column.to_pylist() if is_text else [None] * len(column)
+    return [path or f"row {index}" for index, path in enumerate(paths)]
+
+
+def _read_labels(rows, column: str, class_names: list[str] | None, name: str) -> tuple[list[int], list[str] | None]:
+    feature, values = rows.features[column], list(rows[column])
+    kind = getattr(feature, "dtype", "")
+    if isinstance(feature, datasets.ClassLabel):
+        names = feature.names
+        if class_names is not None and [label_key(n) for n in names] != [label_key(n) for n in class_names]:
+            raise DataError(f"The classes of {name} are not those of the label list, in its order. Leave that out.")
+        class_names = class_names or names
+    elif kind in ("string", "large_string"):
+        class_names = class_names or sorted({value for value in values if value is not None})
+        ids = {label_key(class_name): i for i, class_name in enumerate(class_names)}
+        unknown = sorted({value for value in values if value is not None and label_key(value) not in ids})
+        if unknown:
+            raise DataError(f"{name} has labels that the label list does not name: {unknown[:10]}.")
+        values = [None if value is None else ids[label_key(value)] for value in values]
+    elif "int" not in kind:
+        raise DataError(f"Column {column!r} of {name} is of type {feature}; labels are class names or ids.")
+    values = [UNKNOWN_LABEL if value is None else value for value in values]
+    if class_names is not None and max(values, default=0) >= len(class_names):
+        raise DataError(f"{name} has class id {max(values)}, the label list ids 0 to {len(class_names) - 1}.")
+    return values, class_names
+
+
+def _walk_videos(root: Path, ignored: Counter) -> list[Path]:
+    """Video files and folders of frames below `root`, in order; `ignored` counts the endings of other files."""
+    videos = []
+    for path in sorted(root.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            videos += [path] if _is_frame_folder(path) else _walk_videos(path, ignored)
+        elif path.suffix.lower() in VIDEO_EXTENSIONS:
+            videos.append(path)
+        else:
+            ignored[path.suffix.lower() or path.name] += 1
+    return videos
+
+
+def _is_frame_folder(path: Path) -> bool:
+    """Whether a folder is a video by its frames: it has pictures, and neither videos nor folders."""
+    children = list(path.iterdir())
+    return any(map(is_frame, children)) and not any(
+        child.suffix.lower() in VIDEO_EXTENSIONS or child.is_dir() for child in children
+    )
+
+
+def _rows(found: list[tuple[str, int]]) -> datasets.Dataset:
+    videos, labels = [video for video, _ in found], [label for _, label in found]
+    for video in videos:
+        if any(0xDC80 <= ord(character) <= 0xDCFF for character in video):  # bytes that are no UTF-8
+            raise DataError(f"The name of {video!r} is not UTF-8, which a data set cannot hold. Rename it.")
+    return datasets.Dataset.from_dict({"video": videos, "label": labels, "name": videos})
