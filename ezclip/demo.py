@@ -45,15 +45,9 @@ TEMPLATE = "a {}"
 
 NUM_STILLS = 10_000
 PRETRAINING_STEPS = 1200
-# No dropout for so small a model, and prompts from a wide range: in the published one it learns nothing from time.
-VISION_OPTIONS = {
-    "num_frames": NUM_FRAMES,
-    "temporal_prompt_init_range": 6.0,
-    "temporal_prompt_dropout": 0.0,
-    "attention_dropout": 0.0,
-    "drop_path_rate": 0.0,
-}
+# No dropout for so small a model
 TEXT_OPTIONS = {"attention_dropout": 0.0, "drop_path_rate": 0.0}
+VISION_OPTIONS = {**TEXT_OPTIONS, "num_frames": NUM_FRAMES, "temporal_prompt_dropout": 0.0}
 RECIPE = TrainingRecipe(
     learning_rate=1e-2,
     prompt_learning_rate=5e-2,
