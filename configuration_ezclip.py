@@ -64,8 +64,8 @@ class EZClipVisionConfig(CLIPVisionConfig):
             Where a temporal token is added to each frame: `"deep"` (every block), `"shallow"` (the first) or `"none"`.
         temporal_prompt_init_range (`float`, *optional*):
             Prompts are drawn from U(-r, r). Defaults to the published sqrt(6 / (3 * 16 * 16 + hidden_size)), 0.0625
-            for ViT-B. A prompted token passes its block's attention without a residual, so a small model trained
-            from scratch may need a much wider range to learn from time at all.
+            for ViT-B. A prompted token passes its block's attention without a residual, so a small model with many
+            tokens a frame may need a wider range to learn from time at all.
         temporal_prompt_dropout (`float`, *optional*, defaults to 0.1):
             Dropout of the prompt vectors.
         use_temporal_embedding (`bool`, *optional*, defaults to `True`):

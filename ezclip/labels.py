@@ -71,7 +71,10 @@ def _check_names(names, source):
 
 def _read_csv(path: str | Path) -> list[list[str]]:
     """The rows that are not empty; a field may hold line breaks."""
-    return [row for row in csv.reader(io.StringIO(read_text(path), newline="")) if row]
+    try:
+        return [row for row in csv.reader(io.StringIO(read_text(path), newline="")) if row]
+    except csv.Error as error:
+        raise DataError(f"{path} is not a CSV file ({error}).") from error
 
 
 def read_text(path: str | Path) -> str:

@@ -164,6 +164,7 @@ def test_list_errors(clip_folder, tmp_path, label_list):
         ("id,name\n", "without gaps"),
         ("id,name\nx,a\n", "entry 1 is 'x,a'"),
         ("0,brush hair\n1,brush_hair\n", "classes of the same name"),
+        ("x" * 200_000, "is not a CSV file"),
     ],
 )
 def test_label_list_errors(tmp_path, content, message):
