@@ -84,7 +84,7 @@ class ClassBank:
         labels = [candidate_labels] if isinstance(candidate_labels, str) else list(candidate_labels)
         prompts = processor.get_prompts(labels, templates, descriptions)
         # Texts of like length together, so that little is padded.
-        texts = sorted({text for row in prompts for text in row}, key=len)
+        texts = sorted(dict.fromkeys(text for row in prompts for text in row), key=len)
         embeds = []
         for start in range(0, len(texts), batch_size):
             inputs = processor(text=texts[start : start + batch_size], return_tensors="pt").to(model.device)

@@ -129,21 +129,24 @@ class EZClipProcessor(ProcessorMixin):
             raise ValueError("`EZClipProcessor` needs `videos`, `text`, or both.")
         if text is None and kwargs:
             raise TypeError(f"{sorted(kwargs)} are no arguments of `EZClipProcessor` for videos.")
-        if sample is None:
-            sample = partial(uniform_frame_indices, num_frames=num_frames or self.num_frames)
         data = {}
         if videos is not None:
             videos = [videos] if is_single_video(videos) else videos
             if len(videos) == 0:
                 raise ValueError("`videos` is an empty list.")
-            data["pixel_values"] = np.stack([self.read_video(video, sample).numpy() for video in videos])
+            data["pixel_values"] = np.stack([self.read_video(video, sample, num_frames).numpy() for video in videos])
         if text is not None:
             data.update(self._tokenize(text, **kwargs))
         return BatchFeature(data, tensor_type=return_tensors)
 
-    def read_video(self, video, sample: FrameSampler | None = None) -> torch.FloatTensor:
+    def read_video(
+        self, video, sample: FrameSampler | None = None, num_frames: int | None = None
+    ) -> torch.FloatTensor:
         """Pixels `(T, 3, H, W)` of one video; see [`~EZClipProcessor.__call__`]."""
-        frames, _ = read_frames(video, sample or partial(uniform_frame_indices, num_frames=self.num_frames))
+        if sample is None:
+            num_frames = self.num_frames if num_frames is None else num_frames
+            sample = partial(uniform_frame_indices, num_frames=num_frames)
+        frames, _ = read_frames(video, sample)
         return self.frames_to_pixels(frames)
 
     def frames_to_pixels(self, frames: np.ndarray) -> torch.FloatTensor:

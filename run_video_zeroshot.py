@@ -8,7 +8,6 @@
         --do_train --train_list train.txt --label_list labels.csv --video_root videos --output_dir out
 """
 
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +18,12 @@ from transformers import HfArgumentParser
 from transformers.utils import logging as transformers_logging
 
 from ezclip import ClassBank, VideoReadError
+from ezclip.class_bank_ezclip import ENSEMBLES
+from ezclip.configuration_ezclip import TEMPORAL_PROMPTS
 from ezclip.data import VideoDataset
 from ezclip.demo import run_demo
 from ezclip.errors import DataError, ModelError
-from ezclip.evaluation import predict, write_bad_videos
+from ezclip.evaluation import predict, write_bad_videos, write_json
 from ezclip.labels import read_class_descriptions
 from ezclip.loading import check_fit, load_model, load_processor
 from ezclip.sources import VideoSplit, load_files, load_folder, load_hub_dataset, load_list
@@ -52,7 +53,7 @@ class ModelArguments:
     )
     num_frames: int | None = field(default=None, metadata={"help": "Frames of a video."})
     temporal_prompt: str | None = field(
-        default=None, metadata={"help": "Temporal prompts.", "choices": ["deep", "shallow", "none"]}
+        default=None, metadata={"help": "Temporal prompts.", "choices": list(TEMPORAL_PROMPTS)}
     )
     temporal_prompt_init_range: float | None = field(
         default=None, metadata={"help": "Fresh temporal prompts are drawn from U(-r, r)."}
@@ -111,7 +112,7 @@ class RunArguments(TrainingRecipe):
     per_device_eval_batch_size: int = field(default=8, metadata={"help": "Videos per process at a time."})
     ensemble: str = field(
         default="probability",
-        metadata={"help": "How the prompts of a class are joined.", "choices": ["probability", "embedding"]},
+        metadata={"help": "How the prompts of a class are joined.", "choices": list(ENSEMBLES)},
     )
     top_k: int = field(default=5, metadata={"help": "Labels written for each video."})
     strict: bool = field(default=False, metadata={"help": "Stop at the first video that cannot be read."})
@@ -183,7 +184,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
 
     # 4. Evaluate or predict
     if eval_split is not None:
-        model = accelerator.unwrap_model(model).to(accelerator.device).eval()
+        model.to(accelerator.device).eval()
         bank = ClassBank.build(model, processor, class_names, data_args.templates, descriptions)
         predictions = predict(
             model,
@@ -270,21 +271,7 @@ def load_train_split(data_args: DataArguments) -> VideoSplit:
     """The videos to train on, from the one source that is given."""
     source = one_source(data_args, "train_dir", "train_list")
     label_list = data_args.train_label_list or data_args.label_list
-    if source == "train_dir":
-        split = load_folder(data_args.train_dir)
-    elif source == "train_list":
-        split = load_list(data_args.train_list, label_list, data_args.video_root)
-    else:
-        split = load_hub_dataset(
-            data_args.dataset_name,
-            data_args.dataset_config_name,
-            data_args.train_split_name,
-            data_args.video_column_name,
-            data_args.label_column_name,
-            label_list,
-        )
-    split = split.select(data_args.max_train_samples)
-    require_videos(split, getattr(data_args, source))
+    split = load_source(data_args, source, data_args.train_split_name, label_list, data_args.max_train_samples)
     require_labels(split, getattr(data_args, source), "training")
     return split
 
@@ -292,27 +279,37 @@ def load_train_split(data_args: DataArguments) -> VideoSplit:
 def load_eval_split(data_args: DataArguments, args: RunArguments) -> VideoSplit:
     """The videos to evaluate or predict, from the one source that is given."""
     source = one_source(data_args, "validation_dir", "validation_list", *(["videos"] if args.do_predict else []))
-    if source == "videos":
-        split = load_files(data_args.videos)
-    elif source == "validation_dir":
-        split = load_folder(data_args.validation_dir)
-    elif source == "validation_list":
-        split = load_list(data_args.validation_list, data_args.label_list, data_args.video_root)
-    else:
-        split = load_hub_dataset(
-            data_args.dataset_name,
-            data_args.dataset_config_name,
-            data_args.eval_split_name,
-            data_args.video_column_name,
-            data_args.label_column_name,
-            data_args.label_list,
-        )
-    split = split.select(data_args.max_eval_samples)
-    require_videos(split, getattr(data_args, source))
+    split = load_source(data_args, source, data_args.eval_split_name, data_args.label_list, data_args.max_eval_samples)
     if args.do_eval:
         require_labels(split, getattr(data_args, source), "evaluation")
     elif not (data_args.candidate_labels or split.class_names):
         raise DataError(f"{getattr(data_args, source)} names no classes. Give --candidate_labels.")
+    return split
+
+
+def load_source(
+    data_args: DataArguments, source: str, split_name: str | None, label_list: str | None, max_samples: int | None
+) -> VideoSplit:
+    """The videos of an option: a folder, a list, files, or a split of the data set."""
+    value = getattr(data_args, source)
+    if source == "videos":
+        split = load_files(value)
+    elif source in ("train_dir", "validation_dir"):
+        split = load_folder(value)
+    elif source in ("train_list", "validation_list"):
+        split = load_list(value, label_list, data_args.video_root)
+    else:
+        split = load_hub_dataset(
+            value,
+            data_args.dataset_config_name,
+            split_name,
+            data_args.video_column_name,
+            data_args.label_column_name,
+            label_list,
+        )
+    split = split.select(max_samples)
+    if len(split) == 0:
+        raise DataError(f"{value} has no videos.")
     return split
 
 
@@ -337,11 +334,6 @@ def make_prompts(processor, class_names: list[str], data_args: DataArguments, de
         raise DataError(str(error)) from error
 
 
-def require_videos(split: VideoSplit, source: str):
-    if len(split) == 0:
-        raise DataError(f"{source} has no videos.")
-
-
 def require_labels(split: VideoSplit, source: str, purpose: str):
     if split.class_names is None or min(split.videos["label"]) < 0:
         raise DataError(
@@ -353,11 +345,6 @@ def require_labels(split: VideoSplit, source: str, purpose: str):
 def given(arguments, *names: str) -> dict:
     """Those of the arguments that were set."""
     return {name: value for name in names if (value := getattr(arguments, name)) is not None}
-
-
-def write_json(path: Path, content: dict):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -50,6 +50,8 @@ def uniform_frame_indices(total_frames: int, num_frames: int) -> list[int]:
 
     A video with no more frames than asked for repeats them in order; one frame is taken at half of the number.
     """
+    if num_frames < 1:
+        raise ValueError(f"`num_frames` must be at least 1, got {num_frames}.")
     if num_frames == 1:
         return [total_frames // 2]
     if total_frames <= num_frames:

@@ -6,7 +6,6 @@ A class is a colour, a shape and a direction. The path of a clip lies evenly abo
 shape is held out: CLIP knows it from stills, and EZ-CLIP never sees it move.
 """
 
-import json
 import shutil
 from dataclasses import replace
 from fractions import Fraction
@@ -24,7 +23,7 @@ from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast, get_cos
 
 from .class_bank_ezclip import ClassBank
 from .data import VideoDataset
-from .evaluation import predict
+from .evaluation import predict, write_json
 from .loading import load_model
 from .modeling_ezclip import similarity_targets
 from .processing_ezclip import EZClipProcessor, default_image_processor
@@ -89,7 +88,7 @@ def run_demo(output_dir: str | Path, accelerator: Accelerator, seed: int = 42, n
 
     results = {"chance": score(*(1 / len(splits[name].class_names) for name in ("base", "novel")))}
     # Each process has its share of the batch, so that the steps are the same on any number of them.
-    share = max(1, RECIPE.per_device_train_batch_size // accelerator.num_processes)
+    share = max(2, RECIPE.per_device_train_batch_size // accelerator.num_processes)
     recipe = replace(RECIPE, per_device_train_batch_size=share)
     for name, temporal_prompt in {"with_temporal_prompts": "deep", "without_temporal_prompts": "none"}.items():
         accelerator.print(f"EZ-CLIP {name.replace('_', ' ')}")
@@ -98,9 +97,9 @@ def run_demo(output_dir: str | Path, accelerator: Accelerator, seed: int = 42, n
         model = load_model(output_dir / "clip", True, vision_config, TEXT_OPTIONS)
         prompts = processor.get_prompts(splits["train"].class_names, TEMPLATE)
         train(model, VideoDataset(splits["train"], processor, prompts, seed), recipe, accelerator, num_workers)
+        model.eval()
         accuracies = []
         for part in ("base", "novel"):
-            model = accelerator.unwrap_model(model).eval()
             bank = ClassBank.build(model, processor, splits[part].class_names, TEMPLATE)
             desc = f"Evaluating {part}"
             predictions = predict(
@@ -116,7 +115,7 @@ def run_demo(output_dir: str | Path, accelerator: Accelerator, seed: int = 42, n
         accelerator.free_memory()
 
     if accelerator.is_main_process:
-        (output_dir / "demo_results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_json(output_dir / "demo_results.json", results)
         print(as_table(results))
     return results
 

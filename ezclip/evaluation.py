@@ -43,13 +43,13 @@ class Predictions:
     probabilities: np.ndarray
     bad_videos: dict[int, VideoReadError]
 
-    def metrics(self, prefix: str = "eval_") -> dict[str, float | int]:
+    def metrics(self) -> dict[str, float | int]:
         """Top-1 and top-5 accuracy (fractions) over the videos that were read, and how many were and were not."""
-        results = {f"{prefix}samples": len(self.indices), f"{prefix}bad_videos": len(self.bad_videos)}
+        results = {"eval_samples": len(self.indices), "eval_bad_videos": len(self.bad_videos)}
         if len(self.indices):
             labels = np.asarray(self.split.videos["label"])[self.indices]
             accuracy = TopKAccuracy(keep_in_memory=True).compute(predictions=self.probabilities, references=labels)
-            results = {**{f"{prefix}{name}": value for name, value in accuracy.items()}, **results}
+            results = {**{f"eval_{name}": value for name, value in accuracy.items()}, **results}
         return results
 
     def write(self, output_dir: str | Path, top_k: int = 5):
@@ -72,6 +72,10 @@ class Predictions:
                 ]
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         write_bad_videos(output_dir / "bad_videos.jsonl", self.split, self.bad_videos)
+
+
+def write_json(path: Path, content: dict):
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_bad_videos(path: Path, split: VideoSplit, bad_videos: dict[int, VideoReadError]):

@@ -87,6 +87,8 @@ def test_bad_calls_are_named(tiny_folder):
         EZClipProcessor()(videos=[])
     with pytest.raises(TypeError, match=r"\['num_frams'\] are no arguments"):
         EZClipProcessor()(videos=random_clip(0), num_frams=3)
+    with pytest.raises(ValueError, match="`num_frames` must be at least 1, got 0"):
+        EZClipProcessor()(videos=random_clip(0), num_frames=0)
     with pytest.raises(ValueError, match="`text` is an empty list"):
         EZClipProcessor.from_pretrained(tiny_folder)(text=[])
     with pytest.raises(ValueError, match="has no tokenizer"):
