@@ -1,6 +1,7 @@
 """The demonstration: its clips and pictures quickly, the whole of it as a slow test."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -100,7 +101,12 @@ def test_demo_reads_time_through_temporal_prompts(demo_folder):
 def test_readme_classifies_a_clip_of_the_demo(demo_folder):
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     result = subprocess.run(
-        [sys.executable, "-c", block], cwd=demo_folder.parent, capture_output=True, text=True, check=False
+        [sys.executable, "-c", block],
+        cwd=demo_folder.parent,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},  # also where the package is not installed
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     scores = json.loads(result.stdout.replace("'", '"'))
