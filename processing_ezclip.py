@@ -9,7 +9,8 @@ from PIL import Image
 from transformers import BatchFeature, CLIPImageProcessorPil, ProcessorMixin
 from transformers.utils import logging
 
-from .video_ezclip import FrameSampler, is_single_video, read_frames, uniform_frame_indices
+from .sampling_ezclip import FrameSampler, uniform_frame_indices
+from .video_ezclip import is_single_video, read_frames
 
 
 logger = logging.get_logger(__name__)
@@ -98,6 +99,14 @@ class EZClipProcessor(ProcessorMixin):
         text: str | list[str] | None = None,
         num_frames: int | None = None,
         sample: FrameSampler | None = None,
+        num_clips: int = 1,
+        num_crops: int = 1,
+        start: float | None = None,
+        end: float | None = None,
+        fps: float | None = None,
+        backend: str = "auto",
+        allow_partial: bool = False,
+        return_metadata: bool = False,
         return_tensors: str | None = None,
         **kwargs,
     ) -> BatchFeature:
@@ -111,59 +120,96 @@ class EZClipProcessor(ProcessorMixin):
             num_frames (`int`, *optional*):
                 Frames to sample from each video, if not the processor's `num_frames`.
             sample (`Callable[[int], Sequence[int]]`, *optional*):
-                From the number of frames of a video to the 0-based indices to take. Defaults to the published test
-                sampling of `num_frames`.
+                From the number of frames of a video to the 0-based indices to take, in place of the published test
+                sampling of `num_frames`. The same number gives the same indices.
+            num_clips (`int`, *optional*, defaults to 1):
+                Clips of `num_frames` for multi-view evaluation.
+            num_crops (`int`, *optional*, defaults to 1):
+                1 for the centre, or 3: beginning, centre and end of the longer side.
+            start (`float`, *optional*), end (`float`, *optional*):
+                Seconds: only frames shown from `start` on and before `end` are sampled.
+            fps (`float`, *optional*):
+                Frames per second to take, all of them, in place of `num_frames`.
+            backend (`str`, *optional*, defaults to `"auto"`):
+                What decodes files: `"pyav"`, `"decord"`, `"torchcodec"`, or `"auto"` for the fastest that is exact.
+            allow_partial (`bool`, *optional*, defaults to `False`):
+                Whether to go on with what can be decoded of a damaged or incomplete file.
+            return_metadata (`bool`, *optional*, defaults to `False`):
+                Whether to return `video_metadata`, a list of B [`VideoMetadata`] with indices and timestamps.
             return_tensors (`str`, *optional*):
                 `"pt"` or `"np"`.
             kwargs:
                 For the tokenizer. By default texts are padded to the longest and cut to what the tower reads.
 
         Returns:
-            [`BatchFeature`]: `pixel_values` `(B, T, 3, H, W)` if `videos` is given; `input_ids` and `attention_mask`
+            [`BatchFeature`]: `pixel_values` `(B, T, 3, H, W)` if `videos` is given, `(B, V, T, 3, H, W)` with V views
+            if there are several clips or crops (clip by clip); `input_ids` and `attention_mask`
             `(N, sequence_length)` if `text` is given.
 
         Raises:
-            [`VideoReadError`]: if a video cannot be read. `ValueError`: if there is nothing to do, or no tokenizer.
+            [`VideoReadError`]: if a video cannot be read. `ValueError`: if there is nothing to do, no tokenizer, or
+            arguments that contradict each other.
         """
         if videos is None and text is None:
             raise ValueError("`EZClipProcessor` needs `videos`, `text`, or both.")
         if text is None and kwargs:
             raise TypeError(f"{sorted(kwargs)} are no arguments of `EZClipProcessor` for videos.")
-        data = {}
+        data, metadata = {}, []
         if videos is not None:
             videos = [videos] if is_single_video(videos) else videos
             if len(videos) == 0:
                 raise ValueError("`videos` is an empty list.")
-            data["pixel_values"] = np.stack([self.read_video(video, sample, num_frames).numpy() for video in videos])
+            pixels = []
+            if sample is None and fps is None:
+                sample = self.get_sampler(num_frames, num_clips)
+            elif num_frames is not None or num_clips != 1:
+                raise ValueError("`sample` and `fps` take the place of `num_frames` and `num_clips`: leave them out.")
+            for video in videos:
+                frames, video_metadata = read_frames(
+                    video, sample, start=start, end=end, fps=fps, backend=backend, allow_partial=allow_partial
+                )
+                pixels.append(self.frames_to_pixels(frames, num_clips, num_crops))
+                metadata.append(video_metadata)
+            if len({len(clip) for clip in pixels}) > 1:
+                raise ValueError(
+                    f"At {fps} frames per second the videos have {[len(clip) for clip in pixels]} frames, which do "
+                    "not make one batch. Give them one by one."
+                )
+            data["pixel_values"] = np.stack([clip.numpy() for clip in pixels])
         if text is not None:
             data.update(self._tokenize(text, **kwargs))
-        return BatchFeature(data, tensor_type=return_tensors)
+        features = BatchFeature(data, tensor_type=return_tensors)
+        if return_metadata:
+            features["video_metadata"] = metadata
+        return features
 
-    def read_video(
-        self, video, sample: FrameSampler | None = None, num_frames: int | None = None
-    ) -> torch.FloatTensor:
-        """Pixels `(T, 3, H, W)` of one video; see [`~EZClipProcessor.__call__`]."""
-        if sample is None:
-            num_frames = self.num_frames if num_frames is None else num_frames
-            sample = partial(uniform_frame_indices, num_frames=num_frames)
-        frames, _ = read_frames(video, sample)
-        return self.frames_to_pixels(frames)
+    def get_sampler(self, num_frames: int | None = None, num_clips: int = 1) -> FrameSampler:
+        """The published test sampling of `num_frames`, by default the processor's, in `num_clips` clips."""
+        num_frames = self.num_frames if num_frames is None else num_frames
+        return partial(uniform_frame_indices, num_frames=num_frames, num_clips=num_clips)
 
-    def frames_to_pixels(self, frames: np.ndarray) -> torch.FloatTensor:
+    def frames_to_pixels(self, frames: np.ndarray, num_clips: int = 1, num_crops: int = 1) -> torch.FloatTensor:
         """
         The published test pixels: bicubic to the short side, centre crop, normalisation.
 
         The crop's corner is rounded half to even, as torchvision's, where CLIP's image processor rounds down.
 
         Args:
-            frames (`np.ndarray` of shape `(T, H, W, 3)`):
+            frames (`np.ndarray` of shape `(num_clips * T, H, W, 3)`):
                 RGB frames, uint8.
+            num_clips (`int`, *optional*, defaults to 1):
+                Clips that the frames are.
+            num_crops (`int`, *optional*, defaults to 1):
+                1 for the centre, or 3: beginning, centre and end of the longer side.
 
         Returns:
-            `torch.FloatTensor` of shape `(T, 3, crop_height, crop_width)`.
+            `torch.FloatTensor` of shape `(T, 3, crop_height, crop_width)`, or `(num_clips * num_crops, T, 3,
+            crop_height, crop_width)` if there are several views, clip by clip.
         """
+        if num_crops not in (1, 3):
+            raise ValueError(f"`num_crops` must be 1 or 3, got {num_crops}.")
         short_side = self.image_processor.size["shortest_edge"]
-        crop_height, crop_width = self.image_processor.crop_size["height"], self.image_processor.crop_size["width"]
+        crop_height, crop_width = self.crop_size
         if short_side is None or short_side < max(crop_height, crop_width):
             raise ValueError(
                 f"The crop ({crop_height} x {crop_width}) must fit into the short side ({short_side}); change "
@@ -174,12 +220,30 @@ class EZClipProcessor(ProcessorMixin):
             height, width = (side * short_side // min(height, width) for side in (height, width))
             images, resample = map(Image.fromarray, frames), self.image_processor.resample
             frames = np.stack([np.asarray(image.resize((width, height), resample)) for image in images])
-        top, left = round((height - crop_height) / 2), round((width - crop_width) / 2)
-        frames = np.ascontiguousarray(frames[:, top : top + crop_height, left : left + crop_width])
-        pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()  # [T, 3, crop_height, crop_width]
+        tops, lefts = [round((height - crop_height) / 2)], [round((width - crop_width) / 2)]
+        if num_crops == 3 and width >= height:
+            lefts = [0, *lefts, width - crop_width]
+        elif num_crops == 3:
+            tops = [0, *tops, height - crop_height]
+        crops = [frames[:, top : top + crop_height, left : left + crop_width] for top in tops for left in lefts]
+        if num_clips * num_crops == 1:
+            return self.normalize(crops[0])
+        # [num_crops, num_clips, T, H, W, 3] -> [views, T, H, W, 3]
+        views = np.stack(crops).reshape(num_crops, num_clips, -1, crop_height, crop_width, 3).swapaxes(0, 1)
+        views = views.reshape(num_clips * num_crops, -1, crop_height, crop_width, 3)
+        return torch.stack([self.normalize(view) for view in views])
+
+    def normalize(self, frames: np.ndarray) -> torch.FloatTensor:
+        """Frames `(T, H, W, 3)`, uint8, as pixels `(T, 3, H, W)` with CLIP's mean and standard deviation."""
         mean = torch.tensor(self.image_processor.image_mean).view(3, 1, 1) * 255.0
         std = torch.tensor(self.image_processor.image_std).view(3, 1, 1) * 255.0
-        return ((pixels - mean) / std).contiguous()
+        pixels = torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)))
+        return pixels.float().sub_(mean).div_(std)
+
+    @property
+    def crop_size(self) -> tuple[int, int]:
+        """Height and width of the frames that the model takes."""
+        return self.image_processor.crop_size["height"], self.image_processor.crop_size["width"]
 
     def get_prompts(
         self,

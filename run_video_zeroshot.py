@@ -11,6 +11,7 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import TIMEOUT_MAX
 
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
@@ -21,14 +22,20 @@ from ezclip import ClassBank, VideoReadError
 from ezclip.class_bank_ezclip import ENSEMBLES
 from ezclip.configuration_ezclip import TEMPORAL_PROMPTS
 from ezclip.data import VideoDataset
+from ezclip.decoding_ezclip import BACKENDS, require_backend
 from ezclip.demo import run_demo
 from ezclip.errors import DataError, ModelError
-from ezclip.evaluation import predict, write_bad_videos, write_json
+from ezclip.evaluation import predict, write_json
+from ezclip.isolation import IsolatedReader
 from ezclip.labels import read_class_descriptions
 from ezclip.loading import check_fit, load_model, load_processor
+from ezclip.processing_ezclip import label_to_words
 from ezclip.sources import VideoSplit, load_files, load_folder, load_hub_dataset, load_list
 from ezclip.training import TrainingRecipe, train
+from ezclip.transforms import TrainTransform
 
+
+logger = transformers_logging.get_logger("ezclip")
 
 TEXT_OPTIONS = ("drop_path_rate", "attention_dropout")
 VISION_OPTIONS = (
@@ -96,6 +103,24 @@ class DataArguments:
     class_descriptions: list[str] | None = field(
         default=None, metadata={"help": "Files with a text per class (CSV or JSON), in place of prompts."}
     )
+    video_backend: str = field(
+        default="auto",
+        metadata={"help": "What decodes: by default the fastest that is exact.", "choices": list(BACKENDS)},
+    )
+    video_timeout: float = field(default=60.0, metadata={"help": "Seconds after which reading a video is given up."})
+    allow_partial: bool = field(
+        default=False, metadata={"help": "Use what can be decoded of damaged or incomplete videos."}
+    )
+    num_clips: int = field(default=1, metadata={"help": "Clips of a video in evaluation."})
+    num_crops: int = field(
+        default=1, metadata={"help": "Crops of a clip in evaluation: the centre, or three.", "choices": [1, 3]}
+    )
+    horizontal_flip: float = field(
+        default=0.5,
+        metadata={"help": "Part of the training clips that are mirrored; 0 where classes tell left from right."},
+    )
+    color_jitter: float = field(default=0.8, metadata={"help": "Part of the training clips whose colours change."})
+    grayscale: float = field(default=0.2, metadata={"help": "Part of the training clips without colours."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many videos."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first so many videos."})
 
@@ -152,6 +177,10 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
     output_dir = make_output_dir(args.output_dir)
 
     # 1. Data: everything that can be wrong with it is found before a model is loaded
+    try:
+        require_backend(data_args.video_backend)
+    except ImportError as error:
+        raise DataError(str(error)) from error
     with accelerator.main_process_first():
         train_split = load_train_split(data_args) if args.do_train else None
         eval_split = load_eval_split(data_args, args) if args.do_eval or args.do_predict else None
@@ -168,29 +197,35 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
         class_names = data_args.candidate_labels or eval_split.class_names
         make_prompts(processor, class_names, data_args, descriptions)
 
+    read = IsolatedReader(
+        data_args.video_timeout, backend=data_args.video_backend, allow_partial=data_args.allow_partial
+    )
+
     # 3. Train
     if args.do_train:
-        dataset = VideoDataset(train_split, processor, prompts, seed=args.seed)
+        transform = make_transform(processor, train_split.class_names, data_args)
+        dataset = VideoDataset(train_split, processor, prompts, args.seed, transform, read=read)
         history = []
-        bad_videos = train(
-            model, dataset, args, accelerator, args.dataloader_num_workers, args.strict, log=history.append
-        )
+        report = train(model, dataset, args, accelerator, args.dataloader_num_workers, args.strict, log=history.append)
         if accelerator.is_main_process:
             model.save_pretrained(output_dir)
             processor.save_pretrained(output_dir)
-            write_json(output_dir / "train_results.json", {"log": history, "train_bad_videos": len(bad_videos)})
-            write_bad_videos(output_dir / "train_bad_videos.jsonl", train_split, bad_videos)
+            counts = {"train_bad_videos": len(report.bad_videos), "train_partial_videos": len(report.partial_videos)}
+            write_json(output_dir / "train_results.json", {"log": history, **counts})
+            report.write(output_dir, train_split, prefix="train_")
         accelerator.wait_for_everyone()
 
     # 4. Evaluate or predict
     if eval_split is not None:
         model.to(accelerator.device).eval()
         bank = ClassBank.build(model, processor, class_names, data_args.templates, descriptions)
+        dataset = VideoDataset(
+            eval_split, processor, num_clips=data_args.num_clips, num_crops=data_args.num_crops, read=read
+        )
         predictions = predict(
             model,
-            processor,
             bank,
-            eval_split,
+            dataset,
             accelerator,
             batch_size=args.per_device_eval_batch_size,
             num_workers=args.dataloader_num_workers,
@@ -203,14 +238,17 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
             if len(predictions.indices) == 0:
                 raise DataError(
                     f"None of the {len(eval_split)} videos could be read, see {output_dir / 'bad_videos.jsonl'}; the "
-                    f"first: {next(iter(predictions.bad_videos.values()))}"
+                    f"first: {next(iter(predictions.report.bad_videos.values()))}"
                 )
             if args.do_eval:
                 results = predictions.metrics()
                 write_json(output_dir / "eval_results.json", results)
                 print("\n".join(f"{name} = {value}" for name, value in results.items()))
-            if predictions.bad_videos:
-                print(f"{len(predictions.bad_videos)} videos could not be read: {output_dir / 'bad_videos.jsonl'}")
+            report = predictions.report
+            if report.bad_videos:
+                print(f"{len(report.bad_videos)} videos could not be read: {output_dir / 'bad_videos.jsonl'}")
+            if report.partial_videos:
+                print(f"{len(report.partial_videos)} were read in part: {output_dir / 'partial_videos.jsonl'}")
 
 
 def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArguments, RunArguments]:
@@ -219,7 +257,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
         model_args, data_args, args = parser.parse_args_into_dataclasses(argv)
     except ValueError as error:
         parser.error(str(error))
-    check_numbers(parser, args)
+    check_numbers(parser, data_args, args)
     if args.output_dir is None:
         parser.error("--output_dir is needed: the folder for everything that is written.")
     if args.demo:
@@ -244,7 +282,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
     return model_args, data_args, args
 
 
-def check_numbers(parser: HfArgumentParser, args: RunArguments):
+def check_numbers(parser: HfArgumentParser, data_args: DataArguments, args: RunArguments):
     """That numbers are in the range that makes sense of them."""
     at_least = {"per_device_eval_batch_size": 1, "dataloader_num_workers": 0, "top_k": 1, "seed": 0}
     at_least |= {"per_device_train_batch_size": 1, "num_train_epochs": 1, "max_train_steps": 1, "logging_steps": 1}
@@ -254,6 +292,13 @@ def check_numbers(parser: HfArgumentParser, args: RunArguments):
         value = getattr(args, name)
         if value is not None and value < least:
             parser.error(f"--{name} must be at least {least}, got {value}.")
+    if not 0 < data_args.video_timeout <= TIMEOUT_MAX:
+        parser.error(f"--video_timeout must be a number of seconds above 0, got {data_args.video_timeout}.")
+    if data_args.num_clips < 1:
+        parser.error(f"--num_clips must be at least 1, got {data_args.num_clips}.")
+    for name in ("horizontal_flip", "color_jitter", "grayscale"):
+        if not 0 <= (value := getattr(data_args, name)) <= 1:
+            parser.error(f"--{name} is a part of the clips, from 0 to 1, got {value}.")
     if args.warmup_ratio > 1:
         parser.error(f"--warmup_ratio is a part of the steps, at most 1, got {args.warmup_ratio}.")
 
@@ -332,6 +377,17 @@ def make_prompts(processor, class_names: list[str], data_args: DataArguments, de
         return processor.get_prompts(class_names, data_args.templates, descriptions)
     except ValueError as error:
         raise DataError(str(error)) from error
+
+
+def make_transform(processor, class_names: list[str], data_args: DataArguments) -> TrainTransform:
+    """What makes training pixels; says so where it mirrors classes that a mirror makes wrong."""
+    sided = [name for name in class_names if {"left", "right"} & set(label_to_words(name).lower().split())]
+    if sided and data_args.horizontal_flip > 0:
+        logger.warning(
+            f"{len(sided)} classes tell left from right, {sided[0]!r} for one, and training mirrors clips. Give "
+            "--horizontal_flip 0."
+        )
+    return TrainTransform(processor.crop_size, data_args.horizontal_flip, data_args.color_jitter, data_args.grayscale)
 
 
 def require_labels(split: VideoSplit, source: str, purpose: str):

@@ -1,76 +1,63 @@
-"""Frames of whatever a user calls a video: which ones to take, and how to get exactly those.
-
-A file is decoded from its start to its end in display order, because going to a frame by its index gives a wrong one,
-silently, for several common kinds of file (all of HMDB-51 among them).
-"""
+"""Frames of whatever a user calls a video."""
 
 import io
 import os
 import re
-from collections.abc import Callable, Sequence
+import urllib.parse
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import av
 import fsspec
 import numpy as np
-import torch
-from av.video.reformatter import VideoReformatter
 from PIL import Image, UnidentifiedImageError
+
+from .decoding_ezclip import VideoReadError, decode_video
+from .sampling_ezclip import FrameSampler, UnavailableFramesError, select_frames
 
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
-FrameSampler = Callable[[int], Sequence[int]]
 
-
-class VideoReadError(ValueError):
+@dataclass
+class VideoMetadata:
     """
-    A video cannot be read.
+    What was read of a video. Names are those of `transformers.video_utils.VideoMetadata`, as far as it has them.
 
     Args:
-        video (`str`):
-            The file, or a description of what was given.
-        reason (`str`):
-            What is wrong with it.
-        remedy (`str`):
-            What the user can do.
+        total_num_frames (`int`):
+            Frames of the video; of a damaged one those that can be decoded.
+        frames_indices (`list[int]`):
+            Those that were taken, 0-based.
+        height (`int`), width (`int`):
+            Their size, upright.
+        timestamps (`list[float]`, *optional*):
+            Seconds from the beginning at which they are shown, where that is known.
+        fps (`float`, *optional*):
+            Average number of frames per second.
+        duration (`float`, *optional*):
+            Seconds from the first frame to the end of the last.
+        variable_rate (`bool`, *optional*):
+            Whether frames are shown for different times.
+        codec (`str`, *optional*), video_backend (`str`, *optional*), access (`str`, *optional*):
+            Of a file: FFmpeg's name of its codec, what decoded it, and whether by `"index"` (only what the frames
+            depend on) or in `"sequence"`.
+        problem (`str`, *optional*):
+            Why these are not all frames of the video, if it is damaged.
     """
 
-    def __init__(self, video: str, reason: str, remedy: str):
-        super().__init__(video, reason, remedy)
-        self.video, self.reason, self.remedy = video, reason, remedy
-
-    def __str__(self) -> str:
-        return f"{self.video}: {self.reason} {self.remedy}"
-
-
-def uniform_frame_indices(total_frames: int, num_frames: int) -> list[int]:
-    """
-    Published test sampling: the middle of each of `num_frames` equal segments ("_get_val_indices", 0-based).
-
-    A video with no more frames than asked for repeats them in order; one frame is taken at half of the number.
-    """
-    if num_frames < 1:
-        raise ValueError(f"`num_frames` must be at least 1, got {num_frames}.")
-    if num_frames == 1:
-        return [total_frames // 2]
-    if total_frames <= num_frames:
-        return [i * total_frames // num_frames for i in range(num_frames)]
-    segment = total_frames / num_frames
-    return [int(i * segment + (segment - 1) / 2) for i in range(num_frames)]
-
-
-def random_frame_indices(total_frames: int, num_frames: int, rng: np.random.Generator) -> list[int]:
-    """
-    Published train sampling: a frame drawn from each of `num_frames` equal segments ("_sample_indices", 0-based).
-
-    A video with no more frames than asked for gives all of them and random repeats, in order.
-    """
-    if total_frames <= num_frames:
-        repeats = rng.integers(total_frames, size=num_frames - total_frames)
-        return sorted([*range(total_frames), *repeats.tolist()])
-    ticks = [i * total_frames // num_frames for i in range(num_frames + 1)]
-    return rng.integers(ticks[:-1], ticks[1:]).tolist()
+    total_num_frames: int
+    frames_indices: list[int]
+    height: int
+    width: int
+    timestamps: list[float] | None = None
+    fps: float | None = None
+    duration: float | None = None
+    variable_rate: bool | None = None
+    codec: str | None = None
+    video_backend: str | None = None
+    access: str | None = None
+    problem: str | None = None
 
 
 def is_single_video(videos) -> bool:
@@ -89,8 +76,9 @@ def describe_video(video) -> str:
     if isinstance(video, dict):
         video = video.get("path") or video.get("bytes")
     if isinstance(video, (str, os.PathLike)):
-        return os.fspath(video)
-    if isinstance(video, (bytes, bytearray)):
+        # Names of files need not be UTF-8; what is printed and written must be.
+        return os.fspath(video).encode("utf-8", errors="backslashreplace").decode("utf-8")
+    if isinstance(video, (bytes, bytearray, memoryview)):
         return f"<{len(video)} bytes>"
     if hasattr(video, "shape"):
         return f"<array of shape {tuple(video.shape)}>"
@@ -99,7 +87,17 @@ def describe_video(video) -> str:
     return f"<{type(video).__name__}>"
 
 
-def read_frames(video, sample: FrameSampler) -> tuple[np.ndarray, list[int]]:
+def read_frames(
+    video,
+    sample: FrameSampler | None = None,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    fps: float | None = None,
+    backend: str = "auto",
+    allow_partial: bool = False,
+    in_sequence: bool = False,
+) -> tuple[np.ndarray, VideoMetadata]:
     """
     Read frames of one video.
 
@@ -107,36 +105,43 @@ def read_frames(video, sample: FrameSampler) -> tuple[np.ndarray, list[int]]:
         video (`str`, `os.PathLike`, `bytes`, file object, `dict`, `np.ndarray`, `torch.Tensor` or list of images):
             A path or URL of a video file, a folder of frame images (in numeric order), the bytes of a file, an open
             file, a `datasets` row `{"path", "bytes"}`, frames `(T, H, W, C)` or `(T, C, H, W)`, or a list of frames.
-        sample (`Callable[[int], Sequence[int]]`):
-            Gives the 0-based indices to take, for the number of frames of the video.
+        sample (`Callable[[int], Sequence[int]]`, *optional*):
+            From the number of frames to the 0-based indices to take; the same number gives the same indices. By
+            default all are taken.
+        start (`float`, *optional*), end (`float`, *optional*):
+            Seconds: `sample` sees only the frames shown from `start` on and before `end`.
+        fps (`float`, *optional*):
+            Frames per second: `sample` sees only the frames on show at each tick.
+        backend (`str`, *optional*, defaults to `"auto"`):
+            What decodes files: `"pyav"`, `"decord"`, `"torchcodec"`, or `"auto"` for the fastest that is exact.
+        allow_partial (`bool`, *optional*, defaults to `False`):
+            Whether to go on with what can be decoded of a damaged or incomplete file, and say so in `problem`.
+        in_sequence (`bool`, *optional*, defaults to `False`):
+            Whether to decode all of a file even where a part is enough, which finds all damage.
 
     Returns:
-        `tuple[np.ndarray, list[int]]`: RGB frames `(T, H, W, 3)` as uint8, and their indices.
+        `tuple[np.ndarray, VideoMetadata]`: RGB frames `(T, H, W, 3)` as uint8, and which they are.
 
     Raises:
-        [`VideoReadError`]: if it cannot be read. `TypeError`: if it is none of the above. `ValueError`: if `sample`
-        asks for frames that the video does not have.
+        [`VideoReadError`]: if it cannot be read, or has no such frames. `TypeError`: if it is none of the above.
+        `ValueError`: if an argument is out of range, or `sample` gives an index that is not there. `ImportError`: if
+        the backend is not installed.
     """
     name = describe_video(video)
+    select = partial(select_frames, sample=sample, start=start, end=end, fps=fps)
     if isinstance(video, dict):
         content = video.get("bytes")
         video = content if content is not None else video.get("path")
     if video is None:
         raise VideoReadError(name, "has neither a path nor bytes.", "Leave it out of the data set.")
     if isinstance(video, (str, os.PathLike)):
-        return _read_path(os.fspath(video), sample)
-    if isinstance(video, (bytes, bytearray)):
-        return _decode(io.BytesIO(video), name, sample)
-    if hasattr(video, "read"):
-        if not (hasattr(video, "seekable") and video.seekable()):
-            video = io.BytesIO(video.read())
-        return _decode(video, name, sample)
-    if isinstance(video, (np.ndarray, torch.Tensor, list, tuple)):
-        return _take_array(video, name, sample)
-    raise TypeError(
-        f"A video is a path, URL, bytes, file object, `datasets` row, array, tensor or list of images; got "
-        f"{type(video).__name__}."
-    )
+        video = local_path(os.fspath(video))
+        if os.path.isdir(video):
+            return _read_frame_folder(video, name, select)
+    elif isinstance(video, (list, tuple)) or (hasattr(video, "shape") and not isinstance(video, memoryview)):
+        return _take_array(video, name, select)
+    source = _open_source(video, name)
+    return _read_file(source, name, select, backend=backend, allow_partial=allow_partial, in_sequence=in_sequence)
 
 
 def is_url(path: str) -> bool:
@@ -149,57 +154,113 @@ def is_frame(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith(".")
 
 
-def _read_path(path: str, sample: FrameSampler) -> tuple[np.ndarray, list[int]]:
-    if is_url(path):
+def local_path(path: str) -> str:
+    """The path that a "file:" URL means; any other path or URL as it is."""
+    if re.match("file://(localhost)?/", path, re.IGNORECASE) is None:
+        return path
+    # Names of files are bytes; those that are no UTF-8 are what `os.fsdecode` makes of them.
+    return urllib.parse.unquote(urllib.parse.urlsplit(path).path, errors="surrogateescape")
+
+
+def _open_source(video, name: str):
+    """A file as what decoders take: an absolute path, or a seekable file object."""
+    if isinstance(video, (bytes, bytearray, memoryview)):
+        return io.BytesIO(video)
+    if hasattr(video, "read"):
+        return video if hasattr(video, "seekable") and video.seekable() else io.BytesIO(video.read())
+    if not isinstance(video, str):
+        raise TypeError(
+            "A video is a path, URL, bytes, file object, `datasets` row, array, tensor or list of images; got "
+            f"{type(video).__name__}."
+        )
+    if is_url(video):
         try:
-            with fsspec.open(path, "rb") as remote:
-                content = remote.read()
+            with fsspec.open(video, "rb") as remote:
+                return io.BytesIO(remote.read())
         except Exception as error:  # each file system has errors of its own
-            raise VideoReadError(path, f"cannot be fetched ({error}).", "Check the address.") from error
-        return _decode(io.BytesIO(content), path, sample)
-    if os.path.isdir(path):
-        return _read_frame_folder(path, sample)
-    if not os.path.exists(path):
-        raise VideoReadError(path, "does not exist.", "Check the path, or the root that it is relative to.")
-    if os.path.getsize(path) == 0:
-        raise VideoReadError(path, "is an empty file.", "Fetch it again.")
+            raise VideoReadError(name, f"cannot be fetched ({error}).", "Check the address.") from error
+    if not os.path.exists(video):
+        raise VideoReadError(name, "does not exist.", "Check the path, or the root that it is relative to.")
+    if not os.path.isfile(video):
+        raise VideoReadError(name, "is not a regular file.", "Give its bytes, or an open file.")
+    if os.path.getsize(video) == 0:
+        raise VideoReadError(name, "is an empty file.", "Fetch it again.")
     # FFmpeg takes the beginning of "clip:1.mp4" for a protocol, but not of an absolute path.
-    return _decode(os.path.abspath(path), path, sample)
+    return os.path.abspath(video)
 
 
-def _read_frame_folder(folder: str, sample: FrameSampler) -> tuple[np.ndarray, list[int]]:
+def _read_file(source, name: str, select, **kwargs) -> tuple[np.ndarray, VideoMetadata]:
+    def choose(timestamps):
+        return select(timestamps, len(timestamps))
+
+    video = decode_video(source, name, choose, **kwargs)
+    frames = _stack(video.images, name)
+    intervals = np.diff(video.timestamps)
+    last = 1 / video.fps if video.fps else float(np.median(intervals)) if len(intervals) else 0.0
+    return frames, VideoMetadata(
+        total_num_frames=len(video.timestamps),
+        frames_indices=video.indices,
+        height=frames.shape[1],
+        width=frames.shape[2],
+        timestamps=video.timestamps[video.indices].tolist(),
+        fps=video.fps,
+        duration=float(video.timestamps[-1] - video.timestamps[0]) + last,
+        # A millisecond, the unit of some containers, is no difference.
+        variable_rate=bool(len(intervals) and np.ptp(intervals) > max(0.0021, 0.1 * np.median(intervals))),
+        codec=video.codec,
+        video_backend=video.backend,
+        access=video.access,
+        problem=video.problem,
+    )
+
+
+def _read_frame_folder(folder: str, name: str, select) -> tuple[np.ndarray, VideoMetadata]:
     def numeric_order(path: Path):
         return [int(part) if position % 2 else part for position, part in enumerate(re.split(r"(\d+)", path.stem))]
 
     images = [path for path in Path(folder).iterdir() if is_frame(path)]
     if not images:
         raise VideoReadError(
-            folder, "is a folder without frame images.", f"Frames end in one of {', '.join(IMAGE_EXTENSIONS)}."
+            name, "is a folder without frame images.", f"Frames end in one of {', '.join(IMAGE_EXTENSIONS)}."
         )
     images.sort(key=numeric_order)
-    indices = _take(sample, len(images))
+    indices = _select(select, len(images), name)
     try:
         frames = [np.asarray(Image.open(images[index]).convert("RGB")) for index in indices]
     except (OSError, UnidentifiedImageError) as error:
-        raise VideoReadError(folder, f"holds an unreadable frame ({error}).", "Extract its frames again.") from error
-    return _stack(frames, folder), indices
+        raise VideoReadError(name, f"holds an unreadable frame ({error}).", "Extract its frames again.") from error
+    frames = _stack(frames, name)
+    return frames, VideoMetadata(len(images), indices, *frames.shape[1:3])
 
 
-def _take_array(video, name: str, sample: FrameSampler) -> tuple[np.ndarray, list[int]]:
+def _take_array(video, name: str, select) -> tuple[np.ndarray, VideoMetadata]:
+    total_frames = len(video)
     if isinstance(video, (list, tuple)):
         if not is_single_video(video):
             raise VideoReadError(name, "is not a list of frames.", "Give PIL images, or arrays (H, W, C).")
-        indices = _take(sample, len(video))
-        frames = [np.asarray(f.convert("RGB")) if isinstance(f, Image.Image) else np.asarray(f) for f in video]
-        return _as_rgb(_stack([frames[index] for index in indices], name), name), indices
-    if isinstance(video, torch.Tensor):
-        video = video.detach().cpu()
-        video = video.float() if video.is_floating_point() else video  # NumPy has no bfloat16
-    array = np.asarray(video)
-    if array.ndim != 4 or len(array) == 0:
-        raise VideoReadError(name, "is not a video.", "Give frames (T, H, W, C) or (T, C, H, W), one at least.")
-    indices = _take(sample, len(array))
-    return _as_rgb(array[indices], name), indices
+        indices = _select(select, total_frames, name)
+        frames = [video[index] for index in indices]
+        frames = [np.asarray(frame.convert("RGB") if isinstance(frame, Image.Image) else frame) for frame in frames]
+        frames = _stack(frames, name)
+    else:
+        if hasattr(video, "detach"):  # a tensor; NumPy has no bfloat16
+            video = video.detach().cpu()
+            video = video.float() if video.is_floating_point() else video
+        array = np.asarray(video)
+        if array.ndim != 4 or total_frames == 0:
+            raise VideoReadError(name, "is not a video.", "Give frames (T, H, W, C) or (T, C, H, W), one at least.")
+        indices = _select(select, total_frames, name)
+        frames = array[indices]
+    frames = _as_rgb(frames, name)
+    return frames, VideoMetadata(total_frames, indices, *frames.shape[1:3])
+
+
+def _select(select, total_frames: int, name: str) -> list[int]:
+    """Indices of frames that have no times."""
+    try:
+        return select(None, total_frames)
+    except UnavailableFramesError as error:
+        raise VideoReadError(name, str(error), "Give a video file.") from error
 
 
 def _as_rgb(frames: np.ndarray, name: str) -> np.ndarray:
@@ -224,72 +285,8 @@ def _as_rgb(frames: np.ndarray, name: str) -> np.ndarray:
     return frames[..., :3] if frames.shape[-1] > 1 else frames.repeat(3, axis=-1)
 
 
-def _take(sample: FrameSampler, total_frames: int) -> list[int]:
-    indices = [int(index) for index in sample(total_frames)]
-    if not indices or min(indices) < 0 or max(indices) >= total_frames:
-        raise ValueError(f"`sample` must give frames from 0 to {total_frames - 1}, one at least; it gave {indices}.")
-    return indices
-
-
 def _stack(frames: list[np.ndarray], name: str) -> np.ndarray:
     sizes = {frame.shape for frame in frames}
     if len(sizes) > 1:
         raise VideoReadError(name, f"changes its frame size ({sorted(sizes)}).", "Convert it to one size.")
     return np.stack(frames)
-
-
-def _decode(source, name: str, sample: FrameSampler) -> tuple[np.ndarray, list[int]]:
-    """Decode all of a video file, converting only the frames that are asked for.
-
-    Which those are depends on the number of frames, which only decoding tells. What the header claims is taken for a
-    start; where it turns out wrong, the file is decoded once more.
-    """
-    frames, indices, claimed, total = _decode_once(source, name, None, sample)
-    if total == 0:
-        raise VideoReadError(name, "has no frame that can be decoded.", "Fetch it again.")
-    if total != claimed:
-        frames, indices, _, total = _decode_once(source, name, total, sample)
-    return _stack([frames[index] for index in indices], name), indices
-
-
-def _decode_once(source, name: str, claimed: int | None, sample: FrameSampler):
-    """One pass over a file that is `claimed` (by its header, if `None`) to have so many frames.
-
-    Returns the frames by index, the indices that `sample` asked for, `claimed`, and the number of frames decoded.
-    """
-    frames, count = {}, 0
-    try:
-        if hasattr(source, "seek"):
-            source.seek(0)
-        # HMDB-51 has files whose metadata is not UTF-8.
-        with av.open(source, metadata_errors="ignore") as container:
-            stream = container.streams.best("video")
-            if stream is None:
-                raise VideoReadError(name, "has no video stream.", "Is it a sound file?")
-            if claimed is None:
-                claimed = stream.frames or _frames_by_duration(container, stream)
-            # Parallel are the workers of a data loader, each with a file of its own.
-            stream.thread_count = 1
-            indices = _take(sample, claimed) if claimed else []
-            wanted, reformatter = set(indices), VideoReformatter()
-            for frame in container.decode(stream):
-                if count in wanted:
-                    # As a player does, and decord; PyAV leaves a phone's rotation to the caller.
-                    image = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-                    frames[count] = np.rot90(image, frame.rotation // 90)
-                count += 1
-    except (av.FFmpegError, UnicodeDecodeError) as error:
-        reason = f"cannot be decoded beyond frame {count}" if count else "is not a video file that FFmpeg can open"
-        raise VideoReadError(name, f"{reason} ({_message(error)}).", "Fetch it again, or re-encode it.") from error
-    return frames, indices, claimed, count
-
-
-def _frames_by_duration(container, stream) -> int:
-    if not container.duration or not stream.average_rate:
-        return 0
-    return round(container.duration / av.time_base * stream.average_rate)
-
-
-def _message(error: Exception) -> str:
-    """FFmpeg's own words, without the path that PyAV repeats."""
-    return getattr(error, "strerror", None) or str(error)

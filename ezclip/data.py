@@ -1,32 +1,48 @@
 """Items and batches for training and evaluation."""
 
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 
 from .errors import DataError
 from .processing_ezclip import EZClipProcessor
+from .sampling_ezclip import random_frame_indices
 from .sources import VideoSplit
-from .video_ezclip import VideoReadError, random_frame_indices
+from .transforms import TrainTransform
+from .video_ezclip import VideoReadError, read_frames
 
 
 class VideoDataset(torch.utils.data.Dataset):
     """
     Reads the videos of a split.
 
-    An item has `index`, `label`, `pixel_values` `(T, 3, H, W)` and `bad_videos`, the list of (index,
-    [`VideoReadError`]) of videos that could not be read. For evaluation such a video has zeros for pixels; for
-    training the next readable one takes its place, so that batches stay full.
+    An item has `index`, `label`, `pixel_values` `(T, 3, H, W)`, or `(V, T, 3, H, W)` for V views; `bad_videos`, the
+    list of (index, [`VideoReadError`]) of videos that could not be read, and `partial_videos`, the list of (index,
+    reason) of those read in part. For evaluation an unreadable video has zeros for pixels; for training the next
+    readable one takes its place, so that batches stay full.
 
     Args:
         split ([`VideoSplit`]):
             What to read.
         processor ([`EZClipProcessor`]):
-            Reads it.
+            Makes pixels of it.
         prompts (`list[list[str]]`, *optional*):
             P texts for each class. With them the data set is for training: frames are drawn as published, and each
-            item has a `text` of its class, drawn too. Both depend on (seed, epoch, index) alone.
+            item has a `text` of its class, drawn too. All that is drawn depends on (seed, epoch, index) alone.
         seed (`int`, *optional*, defaults to 0):
             See `prompts`.
+        transform ([`TrainTransform`], *optional*):
+            What makes training pixels of frames. By default they are those of evaluation.
+        num_clips (`int`, *optional*, defaults to 1), num_crops (`int`, *optional*, defaults to 1):
+            Views of a video in evaluation, see [`EZClipProcessor`].
+        read (`Callable`, *optional*):
+            Reads frames in the way of [`read_frames`], which is the default; or [`IsolatedReader`].
     """
 
     def __init__(
@@ -35,8 +51,13 @@ class VideoDataset(torch.utils.data.Dataset):
         processor: EZClipProcessor,
         prompts: list[list[str]] | None = None,
         seed: int = 0,
+        transform: TrainTransform | None = None,
+        num_clips: int = 1,
+        num_crops: int = 1,
+        read: Callable = read_frames,
     ):
-        self.split, self.processor, self.prompts = split, processor, prompts
+        self.split, self.processor, self.prompts, self.transform = split, processor, prompts, transform
+        self.num_clips, self.num_crops, self.read = num_clips, num_crops, read
         self.seed, self.epoch = seed, 0
 
     def __len__(self) -> int:
@@ -47,32 +68,43 @@ class VideoDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict:
         bad_videos = []
-        candidates = range(index, index + len(self)) if self.prompts else [index]
-        for candidate in candidates:
+        for candidate in range(index, index + len(self)) if self.prompts else [index]:
             candidate %= len(self)
             row = self.split.videos[candidate]
             try:
                 item = self._train_item(row, candidate) if self.prompts else self._eval_item(row)
-                return {"index": candidate, "label": row["label"], "bad_videos": bad_videos, **item}
             except VideoReadError as error:
                 bad_videos.append((candidate, error))
+                continue
+            problem = item.pop("problem")
+            partial_videos = [(candidate, problem)] if problem else []
+            item |= {"bad_videos": bad_videos, "partial_videos": partial_videos}
+            return {"index": candidate, "label": row["label"], **item}
         if self.prompts:
             raise DataError(f"None of the {len(self)} training videos can be read; the last: {bad_videos[-1][1]}")
-        size = self.processor.image_processor.crop_size
-        empty = torch.zeros(self.processor.num_frames, 3, size["height"], size["width"])
-        return {"index": index, "label": row["label"], "bad_videos": bad_videos, "pixel_values": empty}
+        frames = np.zeros((self.num_clips * self.processor.num_frames, *self.processor.crop_size, 3), np.uint8)
+        pixel_values = torch.zeros_like(self._eval_pixels(frames))
+        report = {"bad_videos": bad_videos, "partial_videos": []}
+        return {"index": index, "label": row["label"], "pixel_values": pixel_values, **report}
 
     def _eval_item(self, row: dict) -> dict:
-        return {"pixel_values": self.processor.read_video(row["video"])}
+        frames, metadata = self.read(row["video"], self.processor.get_sampler(num_clips=self.num_clips))
+        return {"pixel_values": self._eval_pixels(frames), "problem": metadata.problem}
+
+    def _eval_pixels(self, frames: np.ndarray) -> torch.FloatTensor:
+        return self.processor.frames_to_pixels(frames, self.num_clips, self.num_crops)
 
     def _train_item(self, row: dict, index: int) -> dict:
-        rng = np.random.default_rng((self.seed, self.epoch, index))
+        seed = (self.seed, self.epoch, index)
+        rng = np.random.default_rng(seed)
         text = self.prompts[rng.integers(len(self.prompts))][row["label"]]
-
-        def sample(total_frames):
-            return random_frame_indices(total_frames, self.processor.num_frames, rng)
-
-        return {"text": text, "pixel_values": self.processor.read_video(row["video"], sample)}
+        sample = partial(random_frame_indices, num_frames=self.processor.num_frames, seed=(*seed, 1))
+        frames, metadata = self.read(row["video"], sample)
+        if self.transform is None:
+            pixel_values = self.processor.frames_to_pixels(frames)
+        else:
+            pixel_values = self.processor.normalize(self.transform(frames, rng))
+        return {"text": text, "pixel_values": pixel_values, "problem": metadata.problem}
 
 
 class VideoCollator:
@@ -87,7 +119,59 @@ class VideoCollator:
             "labels": torch.tensor([item["label"] for item in items]),
             "pixel_values": torch.stack([item["pixel_values"] for item in items]),
             "bad_videos": [bad for item in items for bad in item["bad_videos"]],
+            "partial_videos": [partial for item in items for partial in item["partial_videos"]],
         }
         if "text" in items[0]:
             batch.update(self.processor(text=[item["text"] for item in items], return_tensors="pt"))
         return batch
+
+
+@dataclass
+class ReadReport:
+    """
+    Which videos of a split were not read, or only in part.
+
+    Args:
+        bad_videos (`dict[int, VideoReadError]`):
+            Why, by position in the split, for each video that was not read.
+        partial_videos (`dict[int, str]`):
+            What is wrong, by position, with each video that was read in part.
+    """
+
+    bad_videos: dict[int, VideoReadError] = field(default_factory=dict)
+    partial_videos: dict[int, str] = field(default_factory=dict)
+
+    def take(self, batch: dict, strict: bool = False):
+        """
+        Take over the reports of a batch.
+
+        Raises:
+            [`VideoReadError`]: with `strict`, for the first unreadable video.
+        """
+        self.bad_videos.update(batch.pop("bad_videos"))
+        self.partial_videos.update(batch.pop("partial_videos"))
+        if strict and self.bad_videos:
+            raise next(iter(self.bad_videos.values()))
+
+    def gather(self):
+        """Take over the reports of all processes."""
+        self.bad_videos = dict(gather_object(list(self.bad_videos.items())))
+        self.partial_videos = dict(gather_object(list(self.partial_videos.items())))
+
+    def write(self, output_dir: str | Path, split: VideoSplit, prefix: str = ""):
+        """
+        Write `bad_videos.jsonl` and `partial_videos.jsonl`, a line per video with its name and the reason.
+
+        Each is written where there is such a video, and removed where one stands from an earlier run.
+        """
+        reasons = {index: f"{error.reason} {error.remedy}" for index, error in self.bad_videos.items()}
+        names = split.videos["name"][:]
+        for kind, content in (("bad", reasons), ("partial", self.partial_videos)):
+            path = Path(output_dir) / f"{prefix}{kind}_videos.jsonl"
+            path.unlink(missing_ok=True)
+            lines = [
+                json.dumps({"video": names[index], "reason": reason}, ensure_ascii=False)
+                for index, reason in sorted(content.items())
+            ]
+            if lines:
+                path.write_text("\n".join(lines) + "\n", encoding="utf-8")

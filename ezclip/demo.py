@@ -102,9 +102,8 @@ def run_demo(output_dir: str | Path, accelerator: Accelerator, seed: int = 42, n
         for part in ("base", "novel"):
             bank = ClassBank.build(model, processor, splits[part].class_names, TEMPLATE)
             desc = f"Evaluating {part}"
-            predictions = predict(
-                model, processor, bank, splits[part], accelerator, batch_size=32, num_workers=num_workers, desc=desc
-            )
+            dataset = VideoDataset(splits[part], processor)
+            predictions = predict(model, bank, dataset, accelerator, batch_size=32, num_workers=num_workers, desc=desc)
             accuracies.append(predictions.metrics()["eval_top1"])
             if accelerator.is_main_process:
                 predictions.write(output_dir / name / part)

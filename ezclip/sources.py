@@ -18,7 +18,7 @@ import pyarrow.compute
 from .errors import DataError
 from .labels import read_label_list, read_text
 from .processing_ezclip import label_key
-from .video_ezclip import is_frame, is_url
+from .video_ezclip import describe_video, is_frame, is_url
 
 
 logger = logging.getLogger(__name__)
@@ -301,8 +301,7 @@ def _is_frame_folder(path: Path) -> bool:
 
 
 def _rows(found: list[tuple[str, int]]) -> datasets.Dataset:
-    videos, labels = [video for video, _ in found], [label for _, label in found]
-    for video in videos:
-        if any(0xDC80 <= ord(character) <= 0xDCFF for character in video):  # bytes that are no UTF-8
-            raise DataError(f"The name of {video!r} is not UTF-8, which a data set cannot hold. Rename it.")
-    return datasets.Dataset.from_dict({"video": videos, "label": labels, "name": videos})
+    names = [describe_video(path) for path, _ in found]
+    # A data set cannot hold the name of a file that is no UTF-8; a URL can.
+    videos = [path if name == path else Path(path).absolute().as_uri() for (path, _), name in zip(found, names)]
+    return datasets.Dataset.from_dict({"video": videos, "label": [label for _, label in found], "name": names})

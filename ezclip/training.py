@@ -5,14 +5,12 @@ from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
-from .data import VideoCollator, VideoDataset
+from .data import ReadReport, VideoCollator, VideoDataset
 from .errors import DataError
 from .modeling_ezclip import EZClipModel
-from .video_ezclip import VideoReadError
 
 
 def _option(default, help):
@@ -67,7 +65,7 @@ def train(
     num_workers: int = 0,
     strict: bool = False,
     log: Callable[[dict], None] | None = None,
-) -> dict[int, VideoReadError]:
+) -> ReadReport:
     """
     Train a model in place.
 
@@ -88,7 +86,7 @@ def train(
             Takes `step`, `epoch`, `loss`, its parts and `learning_rate` every `logging_steps` steps.
 
     Returns:
-        `dict[int, VideoReadError]`: why, by position, for each video that could not be read and was replaced.
+        [`ReadReport`]: which videos could not be read and were replaced, and which were read in part.
 
     Raises:
         [`DataError`]: if there are too few videos for a batch, or none can be read. [`VideoReadError`]: with `strict`,
@@ -123,15 +121,13 @@ def train(
     schedule = get_cosine_schedule_with_warmup(optimizer, round(recipe.warmup_ratio * num_steps), num_steps)
 
     model.train()
-    step, epoch, bad_videos = 0, 0, {}
+    step, epoch, report = 0, 0, ReadReport()
     progress = tqdm(total=num_steps, desc="Training", unit="step", disable=not accelerator.is_local_main_process)
     while step < num_steps:
         dataset.set_epoch(epoch)
         loader.set_epoch(epoch)
         for batch in loader:
-            bad_videos.update(batch.pop("bad_videos"))
-            if strict and bad_videos:
-                raise next(iter(bad_videos.values()))
+            report.take(batch, strict)
             del batch["index"]
             with accelerator.autocast():
                 outputs = model(**batch)
@@ -154,4 +150,5 @@ def train(
                 break
         epoch += 1
     progress.close()
-    return dict(gather_object(list(bad_videos.items())))
+    report.gather()
+    return report

@@ -1,10 +1,10 @@
-"""Which frames are taken, and that they are the right ones, against a plain sequential decode."""
+"""Whatever a user calls a video gives the same frames, or says what is wrong with it."""
 
 import io
-import json
-import pickle
+import os
+import subprocess
+from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -12,94 +12,14 @@ from PIL import Image
 
 from ezclip import VideoReadError
 from ezclip.demo import write_video
-from ezclip.video_ezclip import is_single_video, random_frame_indices, read_frames, uniform_frame_indices
+from ezclip.sampling_ezclip import uniform_frame_indices
+from ezclip.video_ezclip import is_single_video, read_frames
 
-from .conftest import SHARED, random_clip, shared_path
-
-
-MANIFEST = SHARED / "clips" / "MANIFEST.json"
-CLIPS = {entry["file"]: entry for entry in json.loads(MANIFEST.read_text("utf-8"))} if MANIFEST.exists() else {}
-# Several video streams: the manifest counted the first, a player shows the default one.
-READABLE = [f for f, e in CLIPS.items() if e.get("frames_pyav") and "pyav_error" not in e and "nasa" not in f]
-UNREADABLE = [
-    f for f, e in CLIPS.items() if not (e.get("frames_pyav") and "pyav_error" not in e) and "frames/" not in f
-]
+from .conftest import random_clip, shared_path
 
 
 def eight(total_frames):
     return uniform_frame_indices(total_frames, 8)
-
-
-def sampling_cases():
-    return json.loads(shared_path("golden", "aux", "sampling.json").read_text(encoding="utf-8"))["cases"]
-
-
-def test_uniform_sampling_is_the_published():
-    for case in sampling_cases():
-        assert uniform_frame_indices(case["num_frames"], case["num_segments"]) == case["val_frames_0based"], case
-    assert uniform_frame_indices(100, 8) == [5, 18, 30, 43, 55, 68, 80, 93]
-    assert uniform_frame_indices(1, 4) == [0, 0, 0, 0]
-
-
-def test_random_sampling_is_the_published():
-    rng = np.random.default_rng(0)
-    for case in sampling_cases():
-        total, segments = case["num_frames"], case["num_segments"]
-        draws = np.array([random_frame_indices(total, segments, rng) for _ in range(2000)])
-        assert (np.diff(draws, axis=1) >= 0).all()
-        assert draws.shape == (2000, segments)
-        low, high = np.array(case["train_low_1based"]) - 1, np.array(case["train_high_1based"]) - 1
-        assert (draws >= low).all() and (draws <= high).all(), case
-        if total <= segments:
-            assert all(set(draw) == set(range(total)) for draw in draws)
-        else:
-            assert (draws.min(axis=0) == low).all() and (draws.max(axis=0) == high).all()
-
-
-@pytest.mark.parametrize("name", READABLE)
-def test_frames_of_real_files_are_those_of_a_sequential_decode(name):
-    path = shared_path("clips", name)
-    with av.open(str(path), metadata_errors="ignore") as container:
-        images = [
-            (f.to_ndarray(format="rgb24"), f.rotation) for f in container.decode(container.streams.best("video"))
-        ]
-    assert len(images) == CLIPS[name]["frames_pyav"]
-    frames, indices = read_frames(path, eight)
-    assert indices == eight(len(images))
-    for frame, index in zip(frames, indices):
-        image, rotation = images[index]
-        assert np.array_equal(frame, np.rot90(image, rotation // 90))
-
-
-@pytest.mark.parametrize("name", UNREADABLE)
-def test_unreadable_files_say_why(name):
-    path = shared_path("clips", name)
-    with pytest.raises(VideoReadError) as caught:
-        read_frames(path, eight)
-    assert caught.value.video == str(path)
-    assert caught.value.reason and caught.value.remedy
-    assert "Traceback" not in str(caught.value)
-    # it crosses process borders whole
-    assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
-
-
-@pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_rotated_files_are_turned_as_a_player_does(degrees):
-    decord = pytest.importorskip("decord")
-    path = str(shared_path("clips", "derived", f"rot{degrees}_taichi.mp4"))
-    frames, indices = read_frames(path, eight)
-    expected = decord.VideoReader(path).get_batch(indices).asnumpy()
-    assert frames.shape == expected.shape
-    assert np.abs(frames.astype(int) - expected).mean() < 2
-
-
-def test_header_that_lies_about_the_number_of_frames():
-    # HMDB-51: the header and decord count one frame too many
-    path = shared_path("clips", "ROCm_vision__TrumanShow_wave_f_nm_np1_fr_med_26.avi")
-    with av.open(str(path)) as container:
-        assert container.streams.video[0].frames == 49
-    frames, indices = read_frames(path, range)
-    assert len(frames) == len(indices) == 48
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +30,10 @@ def clip(tmp_path_factory):
 
 
 def test_every_kind_of_input_gives_the_same_frames(clip, tmp_path):
-    expected, indices = read_frames(clip, eight)
-    assert expected.shape == (8, 48, 64, 3) and indices == eight(12)
-    every, _ = read_frames(clip, range)
+    expected, metadata = read_frames(clip, eight)
+    assert expected.shape == (8, 48, 64, 3) and metadata.frames_indices == eight(12)
+    assert (metadata.height, metadata.width, metadata.total_num_frames) == (48, 64, 12)
+    every, _ = read_frames(clip)
     images = [Image.fromarray(frame) for frame in every]
     for number, image in enumerate(images, start=1):
         image.save(tmp_path / f"img_{number}.png")  # 10 comes after 9, not after 1
@@ -120,7 +41,11 @@ def test_every_kind_of_input_gives_the_same_frames(clip, tmp_path):
     inputs = {
         "str": str(clip),
         "bytes": clip.read_bytes(),
+        "memory": memoryview(clip.read_bytes()),
         "file object": io.BytesIO(clip.read_bytes()),
+        "open file": open(clip, "rb"),  # noqa: SIM115
+        "pipe": subprocess.Popen(["cat", clip], stdout=subprocess.PIPE).stdout,
+        "file URL": clip.as_uri(),
         "row with path": {"path": str(clip), "bytes": None},
         "row with bytes": {"path": "gone.mp4", "bytes": clip.read_bytes()},
         "folder of frames": tmp_path,
@@ -133,7 +58,7 @@ def test_every_kind_of_input_gives_the_same_frames(clip, tmp_path):
     }
     for kind, video in inputs.items():
         frames, taken = read_frames(video, eight)
-        assert taken == indices, kind
+        assert taken.frames_indices == metadata.frames_indices, kind
         assert np.array_equal(frames, expected), kind
 
 
@@ -146,11 +71,52 @@ def test_url(clip, loopback_server):
             read_frames(f"{address}/none.mp4", eight)
 
 
+@pytest.mark.parametrize("form", ["img_{:05d}.jpg", "frame_{}.jpg", "{:06d}.jpg", "{}.png"])
+def test_frames_of_a_folder_are_in_numeric_order(form, tmp_path):
+    for number in range(1, 13):
+        Image.new("RGB", (8, 8), (number * 10, 0, 0)).save(tmp_path / form.format(number))
+    (tmp_path / ".thumb.jpg").touch()
+    frames, metadata = read_frames(tmp_path)
+    assert metadata.total_num_frames == 12 and metadata.timestamps is None
+    np.testing.assert_allclose(frames[:, 0, 0, 0], np.arange(10, 130, 10), atol=2)
+
+
+def test_extracted_frames_are_those_of_the_video():
+    folder = shared_path("clips", "frames", "v_ApplyEyeMakeup_g01_c01")
+    extracted, _ = read_frames(folder)
+    video, _ = read_frames(shared_path("clips", "facebookarchive_C3D__v_ApplyEyeMakeup_g01_c01.avi"))
+    assert len(extracted) == 165 and len(video) == 164  # the first frame is there twice
+    difference = np.abs(extracted[1:].astype(int) - video).mean(axis=(1, 2, 3))
+    assert difference.max() < 4
+    assert np.abs(extracted[2:].astype(int) - video[:-1]).mean(axis=(1, 2, 3)).max() > difference.max()
+
+
+def test_gif():
+    path = shared_path("clips", "derived", "gif_baseball.gif")
+    frames, metadata = read_frames(path.read_bytes())
+    assert frames.shape == (27, 120, 160, 3) and metadata.codec == "gif"
+
+
+def test_names_that_are_no_utf8(clip, tmp_path):
+    path = os.path.join(os.fsencode(tmp_path), b"cl\xff \xe9.mp4")
+    with open(path, "wb") as file:
+        file.write(clip.read_bytes())
+    expected, _ = read_frames(clip, eight)
+    for name in (os.fsdecode(path), Path(os.fsdecode(path)).as_uri()):
+        for backend in ("auto", "decord"):
+            assert np.abs(read_frames(name, eight, backend=backend)[0].astype(int) - expected).mean() < 1
+    with open(path, "wb") as file:
+        file.write(b"no video")
+    with pytest.raises(VideoReadError) as caught:
+        read_frames(os.fsdecode(path), eight)
+    str(caught.value).encode()  # it can be printed
+
+
 def test_grey_and_alpha():
     grey = np.arange(4 * 6 * 6, dtype=np.uint8).reshape(4, 6, 6, 1)
-    frames, _ = read_frames(grey, range)
+    frames, _ = read_frames(grey)
     assert np.array_equal(frames, grey.repeat(3, axis=-1))
-    frames, _ = read_frames(np.concatenate([grey] * 4, axis=-1), range)
+    frames, _ = read_frames(np.concatenate([grey] * 4, axis=-1))
     assert frames.shape == (4, 6, 6, 3)
 
 
@@ -158,6 +124,9 @@ def test_grey_and_alpha():
     ("video", "message"),
     [
         ("nowhere.mp4", "nowhere.mp4: does not exist"),
+        ("a\0b.mp4", "does not exist"),
+        ("/dev/null", "is not a regular file"),
+        ("file:///nowhere.mp4", "does not exist"),
         (None, "has neither a path nor bytes"),
         ({"path": None, "bytes": None}, "has neither a path nor bytes"),
         ({"path": "clip.mp4", "bytes": b"no video"}, "clip.mp4: is not a video file"),
@@ -196,6 +165,11 @@ def test_names_that_mean_something_to_ffmpeg(clip, name, tmp_path, monkeypatch):
     (tmp_path / name).write_bytes(clip.read_bytes())
     monkeypatch.chdir(tmp_path)
     assert np.array_equal(read_frames(name, eight)[0], read_frames(clip, eight)[0])
+
+
+def test_arrays_have_no_times():
+    with pytest.raises(VideoReadError, match="has no times of its frames, which `start`, `end` and `fps` need"):
+        read_frames(random_clip(0), start=1.0)
 
 
 def test_other_types_are_named():

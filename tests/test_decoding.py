@@ -1,0 +1,417 @@
+"""That the frames of files are those of a full sequential decode, and that damage is found."""
+
+import io
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from ezclip import VideoReadError, decoding_ezclip
+from ezclip.isolation import IsolatedReader
+from ezclip.sampling_ezclip import uniform_frame_indices
+from ezclip.video_ezclip import read_frames
+from scripts.verify_decoding import compare, decode_in_sequence
+
+from .conftest import ROOT, SHARED, random_clip, shared_path
+
+
+MANIFEST = SHARED / "clips" / "MANIFEST.json"
+CLIPS = {entry["file"]: entry for entry in json.loads(MANIFEST.read_text("utf-8"))} if MANIFEST.exists() else {}
+UNREADABLE = {
+    "dmlc_decord__corrupted.mp4": "cannot be decoded as a whole",
+    "mathiasbynens_small__Mpeg4.mp4": "no video stream",
+    "mathiasbynens_small__mp4-with-audio.mp4": "no video stream",
+    "pytorch_torchcodec__nasa_13013.mp4.audio.mp3": "no video stream",
+    "derived/audio_only.mp4": "no video stream",
+    "derived/truncated_faststart_60pct.mp4": "is cut off within frame 65",
+    "derived/truncated_no_moov_60pct.mp4": "not a video file that FFmpeg can open",
+    "derived/truncated_ucf_50pct.avi": "is cut off within frame 49",
+    "derived/truncated_kinetics_50pct.mkv": "is cut off: 5.0 of 10.4 seconds are there",
+    "derived/bitrot_clean_and_jerk.mp4": "cannot be decoded as a whole",
+    "derived/zero_bytes.mp4": "is an empty file",
+    "derived/html_error_page.mp4": "not a video file that FFmpeg can open",
+}
+PARTLY_READABLE = {
+    "dmlc_decord__corrupted.mp4": 48,
+    "derived/truncated_faststart_60pct.mp4": 64,
+    "derived/truncated_ucf_50pct.avi": 48,
+    "derived/truncated_kinetics_50pct.mkv": 150,
+    "derived/bitrot_clean_and_jerk.mp4": 201,
+}
+READABLE = sorted(name for name in CLIPS if name not in UNREADABLE and not name.startswith("frames/"))
+eight = partial(uniform_frame_indices, num_frames=8)
+
+
+def assert_same_as_in_sequence(path, name, stride=1, **kwargs):
+    comparison = compare(path, name, stride, **kwargs)
+    assert comparison.reason is None
+    assert comparison.differing == []
+    return comparison.metadata
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_frames_of_real_files_are_those_of_a_sequential_decode(name):
+    metadata = assert_same_as_in_sequence(shared_path("clips", name), name, stride=41)
+    # Of several video streams the manifest counts the first, and a player shows the default one.
+    assert metadata.total_num_frames == (390 if "nasa" in name else CLIPS[name]["frames_pyav"])
+    assert np.diff(metadata.timestamps).min(initial=0) >= 0
+
+
+@pytest.mark.slow
+def test_each_frame_of_real_files_alone_is_that_of_a_sequential_decode():
+    shared_path("clips")
+    for name in READABLE:
+        assert_same_as_in_sequence(shared_path("clips", name), name)
+
+
+def test_numbers_of_frames_are_those_of_the_published_lists():
+    splits = shared_path("data", "EZ-CLIP", "dataset_splits")
+    published = {}
+    for path in (
+        "UCF/Zero_shot/train.txt",
+        "UCF/Zero_shot/test.txt",
+        "HMDB/Zero_shot/train.txt",
+        "HMDB/Zero_shot/test.txt",
+    ):
+        for line in (splits / path).read_text(encoding="utf-8").splitlines():
+            video, count, _ = line.rsplit(maxsplit=2)
+            published[Path(video).stem] = int(count)
+    counted = {}
+    for name in READABLE:
+        if (stem := re.sub(r"^.*__(hmdb51_)?", "", Path(name).stem)) in published:
+            counted[stem] = read_frames(shared_path("clips", name), eight)[1].total_num_frames
+    assert len(counted) == 8
+    assert counted == {stem: published[stem] for stem in counted}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_unreadable_files_say_why(name):
+    path = shared_path("clips", name)
+    with IsolatedReader(timeout=5) as read, pytest.raises(VideoReadError) as caught:
+        read(path, eight)
+    error = caught.value
+    assert error.video == str(path)
+    assert UNREADABLE[name] in error.reason and error.remedy
+    assert error.backend == (None if name.endswith("zero_bytes.mp4") else "pyav")
+
+
+@pytest.mark.parametrize("name", PARTLY_READABLE)
+def test_partly_readable_files_are_read_if_asked(name):
+    frames, metadata = read_frames(shared_path("clips", name), eight, allow_partial=True)
+    assert len(frames) == 8 and metadata.total_num_frames == PARTLY_READABLE[name]
+    assert metadata.frames_indices == eight(PARTLY_READABLE[name])
+    assert UNREADABLE[name] in metadata.problem
+    assert metadata.problem.endswith(f" {PARTLY_READABLE[name]} frames can be decoded.")
+
+
+@pytest.mark.parametrize("name", sorted(set(UNREADABLE) - set(PARTLY_READABLE)))
+def test_files_without_any_frame_are_not_read_if_asked_either(name):
+    with pytest.raises(VideoReadError, match=re.escape(UNREADABLE[name])):
+        read_frames(shared_path("clips", name), eight, allow_partial=True)
+
+
+def test_a_part_is_the_beginning_of_the_whole():
+    source = "facebookarchive_C3D__v_BaseballPitch_g01_c01.avi"
+    whole, _ = read_frames(shared_path("clips", source))
+    part, _ = read_frames(shared_path("clips", "derived", "truncated_ucf_50pct.avi"), allow_partial=True)
+    assert np.array_equal(part, whole[: len(part)])
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_rotated_files_are_turned_as_a_player_does(degrees):
+    path = str(shared_path("clips", "derived", f"rot{degrees}_taichi.mp4"))
+    decord = pytest.importorskip("decord")
+    frames, metadata = read_frames(path, eight)
+    expected = decord.VideoReader(path).get_batch(metadata.frames_indices).asnumpy()
+    assert frames.shape == expected.shape
+    assert np.abs(frames.astype(int) - expected).mean() < 2
+
+
+def test_header_that_lies_about_the_number_of_frames():
+    # HMDB-51: the header and decord count one frame too many
+    path = shared_path("clips", "ROCm_vision__TrumanShow_wave_f_nm_np1_fr_med_26.avi")
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 49
+    frames, metadata = read_frames(path)
+    assert len(frames) == metadata.total_num_frames == 48
+    assert metadata.access == "sequence"
+
+
+# decord cannot open these, or says that they have frames of another shape.
+NOT_BY_DECORD = (
+    *("huggingface_datasets__test_video_66x50.mov", "huggingface_datasets__video.mkv", "derived/tiny_16x16.mp4"),
+    *("mathiasbynens_small__webm.webm", "pytorch_torchcodec__av1_video.mkv", "derived/av1_soccer.mp4"),
+    *("derived/mpegts_soccer.ts", "derived/gif_baseball.gif"),
+)
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_decord_gives_the_same_frames_or_says_that_it_cannot(name):
+    pytest.importorskip("decord")
+    path = shared_path("clips", name)
+    if name in NOT_BY_DECORD:
+        with pytest.raises(VideoReadError, match=r"decord.*backend='auto'.*\(backend: decord\)"):
+            read_frames(path, eight, backend="decord")
+    else:
+        # Of 10 bits it makes other colours.
+        tolerance = 4.0 if "10bits" in name else 1.0
+        metadata = assert_same_as_in_sequence(path, name, stride=101, backend="decord", tolerance=tolerance)
+        assert metadata.video_backend == "decord"
+
+
+def test_torchcodec_gives_the_same_frames_or_says_that_it_cannot():
+    try:
+        decoding_ezclip.require_backend("torchcodec")
+    except ImportError as error:
+        pytest.skip(str(error))
+    for name in READABLE:
+        path = shared_path("clips", name)
+        try:
+            read_frames(path, eight, backend="torchcodec")
+        except VideoReadError as error:
+            assert error.backend == "torchcodec" and "backend='auto'" in error.remedy
+        else:
+            metadata = assert_same_as_in_sequence(path, name, stride=101, backend="torchcodec", tolerance=4.0)
+            assert metadata.video_backend == "torchcodec"
+
+
+def test_unknown_and_missing_backends_are_named(monkeypatch):
+    with pytest.raises(ValueError, match="`backend` must be one of auto, pyav, decord, torchcodec; got 'opencv'"):
+        read_frames(b"", backend="opencv")
+    monkeypatch.setitem(sys.modules, "decord", None)
+    with pytest.raises(ImportError, match="The backend decord cannot be imported .* use the backend auto"):
+        read_frames(b"", backend="decord")
+
+
+def encode(path, codec, num_frames=90, options=None, pix_fmt="yuv420p", times=None):
+    """Write a clip whose frames are all different, with B-frames and key frames where `options` put them."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(30), options=options or {})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 600)
+        for number, image in enumerate(random_clip(1, num_frames)):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            if times is not None:
+                frame.pts, frame.time_base = times[number], Fraction(1, 600)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+X264 = {"preset": "veryfast", "threads": "1"}
+ENCODINGS = {
+    "closed groups": ("a.mp4", "libx264", {**X264, "g": "12", "bf": "3", "sc_threshold": "0"}),
+    "open groups": (
+        "a.mkv",
+        "libx264",
+        {**X264, "x264-params": "open-gop=1:keyint=12:min-keyint=12:bframes=3:b-pyramid=normal:scenecut=0"},
+    ),
+    "open groups of HEVC": (
+        "a.mp4",
+        "libx265",
+        {"x265-params": "open-gop=1:keyint=12:min-keyint=12:bframes=4:scenecut=0:log-level=none:pools=none"},
+    ),
+    "intra refresh": ("a.mp4", "libx264", {**X264, "x264-params": "intra-refresh=1:keyint=15:bframes=0"}),
+    "MPEG-4 with B-frames": ("a.mp4", "mpeg4", {"g": "12", "bf": "2"}),
+    "MPEG-4 with B-frames in AVI": ("a.avi", "mpeg4", {"g": "12", "bf": "2"}),
+    "VP9": ("a.webm", "libvpx-vp9", {"g": "12", "deadline": "realtime", "cpu-used": "8"}),
+    "VP9 with hidden frames": (
+        "a.webm",
+        "libvpx-vp9",
+        {"g": "20", "cpu-used": "8", "auto-alt-ref": "1", "lag-in-frames": "16"},
+    ),
+    "VP8 with hidden frames": (
+        "a.webm",
+        "libvpx",
+        {"g": "20", "auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "8"},
+    ),
+    "MPEG-2 in a program stream": ("a.mpg", "mpeg2video", {"g": "12", "bf": "2"}),
+    "H.264 in a transport stream": ("a.ts", "libx264", {**X264, "g": "12", "bf": "3"}),
+}
+
+
+@pytest.mark.parametrize("kind", ENCODINGS)
+def test_every_way_to_group_frames(kind, tmp_path):
+    name, codec, options = ENCODINGS[kind]
+    encode(tmp_path / name, codec, options=options)
+    metadata = assert_same_as_in_sequence(tmp_path / name, kind)
+    assert metadata.total_num_frames == 90
+
+
+def test_frames_in_any_order_and_repeated(tmp_path):
+    encode(tmp_path / "a.mp4", *ENCODINGS["closed groups"][1:2], options=ENCODINGS["closed groups"][2])
+    truth = decode_in_sequence(tmp_path / "a.mp4")
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        wanted = rng.integers(90, size=rng.integers(1, 12)).tolist()
+        frames, metadata = read_frames(tmp_path / "a.mp4", lambda _: wanted)  # noqa: B023
+        assert metadata.frames_indices == wanted and metadata.access == "index"
+        assert all(np.array_equal(frame, truth[index]) for frame, index in zip(frames, wanted))
+
+
+def test_big_files_are_not_kept_in_memory(tmp_path, monkeypatch):
+    encode(tmp_path / "a.mp4", "libx264", options=ENCODINGS["closed groups"][2])
+    monkeypatch.setattr(decoding_ezclip, "MAX_KEPT_BYTES", 1000)
+    metadata = assert_same_as_in_sequence(tmp_path / "a.mp4", "big")
+    assert metadata.access == "index"
+    content = io.BytesIO((tmp_path / "a.mp4").read_bytes())
+    assert np.array_equal(read_frames(content, eight)[0], read_frames(tmp_path / "a.mp4", eight)[0])
+
+
+def test_times_of_frames(tmp_path):
+    times = np.cumsum([20, 40, 60] * 30).tolist()  # of 600 a second, first frame at 1/30 s
+    encode(tmp_path / "a.mp4", "libx264", options=X264, times=times)
+    frames, metadata = read_frames(tmp_path / "a.mp4")
+    seconds = (np.array(times) - times[0]) / 600
+    np.testing.assert_allclose(metadata.timestamps, seconds, atol=1e-6)
+    assert metadata.variable_rate and metadata.total_num_frames == 90
+    assert metadata.duration == pytest.approx(6.0, abs=0.1)
+    window, metadata = read_frames(tmp_path / "a.mp4", start=1.0, end=2.0)
+    inside = (seconds >= 1.0) & (seconds < 2.0)
+    assert metadata.frames_indices == np.flatnonzero(inside).tolist()
+    assert np.array_equal(window, frames[inside])
+    _, metadata = read_frames(tmp_path / "a.mp4", fps=2)
+    assert metadata.frames_indices == [np.flatnonzero(seconds <= tick + 1e-6)[-1] for tick in np.arange(0, 5.95, 0.5)]
+    with pytest.raises(
+        VideoReadError, match=r"a.mp4: shows no new frame from 99 s to its end; .* Ask for other frames"
+    ):
+        read_frames(tmp_path / "a.mp4", start=99)
+
+
+@pytest.mark.parametrize("name", ["ROCm_vision__TrumanShow_wave_f_nm_np1_fr_med_26.avi", "derived/mpeg2_baseball.mpg"])
+def test_times_of_files_read_in_sequence(name):
+    path = shared_path("clips", name)
+    every, metadata = read_frames(path)
+    assert metadata.access == "sequence" and metadata.timestamps[0] == pytest.approx(0.0, abs=0.04)
+    np.testing.assert_allclose(np.diff(metadata.timestamps), 1 / metadata.fps, atol=1e-3)
+    window, metadata = read_frames(path, start=0.5, end=1.0)
+    assert np.array_equal(window, every[metadata.frames_indices])
+    assert len(window) == 15
+
+
+def test_damage_anywhere_is_found_in_sequence(tmp_path):
+    path = tmp_path / "a.mp4"
+    encode(path, "libx264", options={**X264, "g": "10", "bf": "0", "sc_threshold": "0"})
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][45]
+        position, size = packet.pos, packet.size
+    content = bytearray(path.read_bytes())
+    content[position + 16 : position + size] = random.Random(0).randbytes(size - 16)
+    path.write_bytes(content)
+    _, metadata = read_frames(path, lambda total: [0, 81])
+    assert metadata.access == "index" and metadata.problem is None
+    for kwargs in ({"sample": lambda total: [47]}, {"in_sequence": True}):
+        with pytest.raises(VideoReadError, match="cannot be decoded as a whole"):
+            read_frames(path, **kwargs)
+    _, metadata = read_frames(path, in_sequence=True, allow_partial=True)
+    assert metadata.total_num_frames in range(80, 91) and metadata.problem
+
+
+def mutated(content: bytes, other: bytes, rng: random.Random) -> bytes:
+    """A file as bad disks, downloads and uploads leave it."""
+    content = bytearray(content)
+    kind = rng.choice(["flip", "flip header", "cut", "swap header", "zero", "shift"])
+    if kind.startswith("flip"):
+        reach = min(4096, len(content)) if kind == "flip header" else len(content)
+        for _ in range(rng.choice([1, 4, 16, 64])):
+            content[rng.randrange(reach)] = rng.randrange(256)
+    elif kind == "cut":
+        del content[rng.randrange(len(content)) :]
+    elif kind == "swap header":
+        length = rng.choice([16, 64, 512, 4096])
+        content[:length] = other[:length]
+    elif kind == "zero":
+        start = rng.randrange(len(content))
+        content[start : start + rng.choice([8, 256, 4096])] = bytes(256)
+    else:
+        start = rng.randrange(len(content))
+        del content[start : start + rng.randrange(1, 64)]
+    return bytes(content)
+
+
+def test_500_damaged_files_neither_crash_nor_hang_nor_give_wrong_shapes(tmp_path):
+    sources = []
+    for kind in ("closed groups", "open groups", "open groups of HEVC", "VP9", "MPEG-4 with B-frames in AVI"):
+        name, codec, options = ENCODINGS[kind]
+        encode(tmp_path / name, codec, num_frames=40, options=options)
+        sources.append((tmp_path / name).read_bytes())
+    names = [
+        "derived/vp8_soccer.webm",
+        "derived/av1_soccer.mp4",
+        "derived/mpegts_soccer.ts",
+        "derived/wmv2_baseball.wmv",
+    ]
+    names += ["derived/flv1_baseball.flv", "derived/mpeg2_baseball.mpg", "derived/gif_baseball.gif"]
+    names += ["ROCm_vision__TrumanShow_wave_f_nm_np1_fr_med_26.avi", "derived/ffv1_yuva420p_alpha.mkv"]
+    sources += [(SHARED / "clips" / name).read_bytes() for name in names if (SHARED / "clips" / name).exists()]
+    outcomes = {"read": 0, "read in part": 0, "refused": 0}
+    with IsolatedReader(timeout=20) as read:
+        for seed in range(500):
+            rng = random.Random(seed)
+            content = mutated(rng.choice(sources), rng.choice(sources), rng)
+            allow_partial = seed % 2 == 1
+            try:
+                frames, metadata = read(content, eight, allow_partial=allow_partial)
+            except VideoReadError as error:
+                assert "crashes the decoder" not in error.reason and "takes longer" not in error.reason, seed
+                outcomes["refused"] += 1
+            else:
+                assert frames.dtype == np.uint8 and frames.ndim == 4 and len(frames) == 8, seed
+                assert frames.shape == (8, metadata.height, metadata.width, 3) and frames.size > 0, seed
+                assert metadata.frames_indices == eight(metadata.total_num_frames), seed
+                assert allow_partial or metadata.problem is None
+                outcomes["read in part" if metadata.problem else "read"] += 1
+    assert min(outcomes.values()) >= 25, outcomes
+
+
+MEMORY_OF_READS = """
+import sys
+from functools import partial
+from pathlib import Path
+from ezclip.isolation import IsolatedReader
+from ezclip.sampling_ezclip import uniform_frame_indices
+from ezclip.video_ezclip import VideoReadError, read_frames
+
+def resident(pid):
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
+
+isolated, *files = sys.argv[1:]
+read = IsolatedReader() if isolated == "isolated" else read_frames
+eight = partial(uniform_frame_indices, num_frames=8)
+for number in range(1100):
+    video = files[number % len(files)]
+    try:
+        read(Path(video).read_bytes() if number % 5 == 0 else video, eight)
+    except VideoReadError:
+        pass
+    if number == 99:
+        pids = ["self", read._child.pid] if isolated == "isolated" else ["self"]
+        before = [resident(pid) for pid in pids]
+print(max(resident(pid) / size for pid, size in zip(pids, before)))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc, which is not here")
+@pytest.mark.parametrize("isolated", ["isolated", "here"])
+def test_1000_reads_leave_the_memory_as_it_is(isolated, tmp_path):
+    for kind in ("closed groups", "VP9", "MPEG-4 with B-frames in AVI", "H.264 in a transport stream"):
+        name, codec, options = ENCODINGS[kind]
+        encode(tmp_path / name, codec, num_frames=40, options=options)
+    (tmp_path / "cut.mp4").write_bytes((tmp_path / "a.mp4").read_bytes()[:-2000])
+    (tmp_path / "none.mp4").write_bytes(b"nothing")
+    real = [SHARED / "clips" / name for name in READABLE if "TrumanShow" in name or "derived/vp8_soccer" in name]
+    files = [*sorted(tmp_path.iterdir()), *real]
+    command = [sys.executable, "-c", MEMORY_OF_READS, isolated, *map(str, files)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert float(run.stdout) < 1.05
