@@ -1,0 +1,332 @@
+#!/usr/bin/env python
+"""How fast ezclip is, next to what else does the same on the same machine in the same run.
+
+    python scripts/benchmark.py decode VIDEO [VIDEO ...] --output_dir benchmark
+
+`decode` goes from a video file to frames, and to the pixels that a model takes, on one core: ezclip, transformers'
+`load_video` with CLIP's image processor, a plain sequential read with PyAV, and decord by index.
+
+All contenders take turns, round by round, so that a machine whose speed drifts treats them alike. Their ratios are
+worth more than their times, which belong to the machine.
+"""
+
+import argparse
+import contextlib
+import importlib
+import os
+import platform
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+import transformers
+from transformers.video_utils import load_video
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from ezclip import EZClipProcessor, VideoReadError
+from ezclip.evaluation import write_json
+from ezclip.sampling_ezclip import FrameSampler
+from ezclip.video_ezclip import VideoMetadata, read_frames
+
+
+# Mean difference in levels up to which two frames are the same but for the rounding of their colours.
+SAME_FRAME = 2.0
+
+
+# ---- What all sub-commands share ----
+
+
+@dataclass
+class Timing:
+    """
+    Seconds that each round took.
+
+    Args:
+        cpu (`list[float]`):
+            On the processor, all threads of the process together.
+        wall (`list[float]`):
+            By the clock.
+    """
+
+    cpu: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
+
+
+def measure(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
+    """Time the contenders in turn, A B C A B C …, after one round that is not counted."""
+    timings = {name: Timing() for name in contenders}
+    for run in contenders.values():
+        run()
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            run()
+            timings[name].cpu.append(time.process_time() - cpu)
+            timings[name].wall.append(time.perf_counter() - wall)
+    return timings
+
+
+def summarize(values: list[float]) -> dict:
+    """Median and quartiles of what the rounds gave, and all of it."""
+    quartiles = np.percentile(values, (25, 50, 75)).tolist()
+    return {"median": quartiles[1], "quartiles": [quartiles[0], quartiles[2]], "rounds": values}
+
+
+def compare(values: list[float], baseline: list[float]) -> dict:
+    """How many times the baseline: the ratio of the medians, and the least and the greatest of a round."""
+    rounds = np.divide(values, baseline)
+    return {
+        "ratio": float(np.median(values) / np.median(baseline)),
+        "range": [float(rounds.min()), float(rounds.max())],
+    }
+
+
+@contextlib.contextmanager
+def one_core():
+    """Keeps this process, and the threads that it starts, on one of its cores, where the system can do that."""
+    threads = torch.get_num_threads()
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else None
+    torch.set_num_threads(1)
+    if cores:
+        os.sched_setaffinity(0, {max(cores)})
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        if cores:
+            os.sched_setaffinity(0, cores)
+
+
+def describe_machine() -> dict:
+    """Processor, number of cores, and versions of what is measured."""
+    cpu_info = Path("/proc/cpuinfo")
+    lines = cpu_info.read_text(encoding="utf-8").splitlines() if cpu_info.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    versions = {"python": platform.python_version()}
+    for name in ("torch", "transformers", "PIL", "av", "decord"):
+        try:
+            versions[name] = importlib.import_module(name).__version__
+        except Exception:  # a decord that does not fit its surroundings fails in ways of its own
+            versions[name] = "none"
+    libraries = ("libavformat", "libavcodec", "libswscale")
+    versions.update({name: ".".join(map(str, av.library_versions[name])) for name in libraries})
+    processor = models[0] if models else platform.processor() or platform.machine()
+    return {"processor": processor, "cores": os.cpu_count(), "system": platform.system(), "versions": versions}
+
+
+def machine_as_text(machine: dict) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return f"{machine['processor']}, {machine['cores']} cores, {machine['system']}; {versions}."
+
+
+def as_markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    cells = [[cell.replace("|", r"\|") for cell in row] for row in (header, ["---"] * len(header), *rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def report(name: str, result: dict, text: str, output_dir: str | None):
+    """Print a sub-command's Markdown; write it and the result as JSON to the folder that was asked for."""
+    print(text)
+    if output_dir is not None:
+        write_json(Path(output_dir, f"{name}.json"), result)
+        Path(output_dir, f"{name}.md").write_text(text + "\n", encoding="utf-8")
+
+
+# ---- decode ----
+
+
+@dataclass
+class Reader:
+    """
+    What reads a video file.
+
+    Args:
+        run (`Callable[[], object]`):
+            Reads it; this is timed.
+        result (`str`):
+            What it makes of it: `"pixels"` or `"frames"`.
+        frames (`Callable[[], np.ndarray]`, *optional*):
+            Its frames, to be compared with ours; `None` for our own.
+        baseline (`str`, *optional*):
+            Name of the reader that it is compared with.
+    """
+
+    run: Callable[[], object]
+    result: str
+    frames: Callable[[], np.ndarray] | None = None
+    baseline: str | None = None
+
+
+def get_readers(path: str, processor: EZClipProcessor, image_processor) -> dict[str, Reader]:
+    """The contenders of `decode` by name, each after the one it is compared with."""
+    sample = processor.get_sampler()
+    load = partial(load_with_transformers, path, sample)
+    in_sequence, by_index = partial(read_in_sequence, path, sample), partial(read_with_decord, path, sample)
+    return {
+        "ezclip": Reader(lambda: processor(videos=path, return_tensors="pt"), "pixels"),
+        "load_video + CLIPImageProcessor": Reader(
+            lambda: image_processor(list(load()), return_tensors="pt"), "pixels", load, "ezclip"
+        ),
+        "ezclip frames": Reader(lambda: read_frames(path, sample), "frames"),
+        "PyAV in sequence": Reader(in_sequence, "frames", in_sequence, "ezclip frames"),
+        "decord by index": Reader(by_index, "frames", by_index, "ezclip frames"),
+    }
+
+
+def load_with_transformers(path: str, sample: FrameSampler) -> np.ndarray:
+    frames, _ = load_video(path, backend="pyav", sample_indices_fn=lambda metadata: sample(metadata.total_num_frames))
+    return frames
+
+
+def read_in_sequence(path: str, sample: FrameSampler) -> np.ndarray:
+    """All frames up to the last wanted one, decoded in order; how many there are is what the header says."""
+    with av.open(path, metadata_errors="ignore") as container:
+        stream = container.streams.best("video")
+        count = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+        if not stream.frames:
+            container.seek(0)
+        stream.codec_context.thread_count = 1
+        indices, images = sample(count), {}
+        for number, frame in enumerate(container.decode(stream)):
+            if number in indices:
+                images[number] = frame.to_ndarray(format="rgb24")
+            if number == max(indices):
+                break
+    return np.stack([images[index] for index in indices])
+
+
+def read_with_decord(path: str, sample: FrameSampler) -> np.ndarray:
+    import decord
+
+    reader = decord.VideoReader(path, num_threads=1)
+    return reader.get_batch(sample(len(reader))).asnumpy()
+
+
+def greatest_difference(frames: np.ndarray, ours: np.ndarray) -> float:
+    """Mean difference in levels of the frame that differs most; infinite where number or size of frames differ."""
+    if frames.shape != ours.shape:
+        return float("inf")
+    return max(float(np.abs(a.astype(np.int16) - b).mean()) for a, b in zip(frames, ours))
+
+
+def measure_video(path: str, processor: EZClipProcessor, image_processor, rounds: int) -> dict:
+    """
+    Time all readers on one file.
+
+    Returns:
+        `dict`: facts of the file, and by name what each reader took, or in `failed` why it cannot read it.
+
+    Raises:
+        [`VideoReadError`]: if ezclip cannot read the file.
+    """
+    frames, metadata = read_frames(path, processor.get_sampler())
+    readers, results = get_readers(path, processor, image_processor), {}
+    for name, reader in readers.items():
+        results[name] = {"result": reader.result}
+        if reader.frames is not None:
+            try:
+                same = greatest_difference(reader.frames(), frames) < SAME_FRAME
+                results[name]["same_frames"] = same
+            except Exception as error:  # whatever a rival fails with is its result
+                message = str(error).strip().split("\n")[0] or type(error).__name__
+                results[name]["failed"] = textwrap.shorten(message, 100, placeholder=" …")
+    running = {name: readers[name].run for name, result in results.items() if "failed" not in result}
+    timings = measure(running, rounds)
+    for name, timing in timings.items():
+        milliseconds = {clock: [1000 * seconds for seconds in values] for clock, values in asdict(timing).items()}
+        results[name].update({f"{clock}_ms": summarize(values) for clock, values in milliseconds.items()})
+        results[name]["clips_per_second_per_core"] = 1000 / results[name]["cpu_ms"]["median"]
+        if (baseline := readers[name].baseline) is not None:
+            results[name]["against"] = {"reader": baseline, **compare(timing.cpu, timings[baseline].cpu)}
+    return {"video": path, **facts(metadata), "readers": results}
+
+
+def facts(metadata: VideoMetadata) -> dict:
+    return {name: getattr(metadata, name) for name in ("width", "height", "codec", "total_num_frames", "access")}
+
+
+def decode(args: argparse.Namespace):
+    """`decode`: from file to frames and pixels."""
+    processor, image_processor = EZClipProcessor(num_frames=args.num_frames), transformers.CLIPImageProcessor()
+    videos = []
+    with one_core():
+        for path in args.videos:
+            if not os.path.isfile(path):
+                raise VideoReadError(path, "is not a file.", "Give the paths of video files.")
+            videos.append(measure_video(path, processor, image_processor, args.rounds))
+    result = {
+        "machine": describe_machine(),
+        "num_frames": args.num_frames,
+        "rounds": args.rounds,
+        "image_processor": type(image_processor).__name__,
+        "videos": videos,
+    }
+    report("decode", result, decode_as_text(result), args.output_dir)
+
+
+def decode_as_text(result: dict) -> str:
+    header = ["video", "reader", "CPU ms (quartiles)", "wall ms", "clips/s per core", "times ours (rounds)", "frames"]
+    rows = []
+    for video in result["videos"]:
+        title = (
+            f"{Path(video['video']).name}: {video['width']} × {video['height']}, {video['codec']}, "
+            f"{video['total_num_frames']} frames, by {video['access']}"
+        )
+        for name, reader in video["readers"].items():
+            rows.append([title, f"{name} ({reader['result']})", *_cells(reader)])
+            title = ""
+    return (
+        f"{machine_as_text(result['machine'])}\n\nFile to {result['num_frames']} frames, and to pixels "
+        f"({result['image_processor']}), on one core; median of {result['rounds']} rounds.\n\n"
+        f"{as_markdown_table(header, rows)}"
+    )
+
+
+def _cells(reader: dict) -> list[str]:
+    if "failed" in reader:
+        return ["-", "-", "-", "-", f"failed: {reader['failed']}"]
+    cpu, against = reader["cpu_ms"], reader.get("against")
+    return [
+        f"{cpu['median']:.1f} ({cpu['quartiles'][0]:.1f}-{cpu['quartiles'][1]:.1f})",
+        f"{reader['wall_ms']['median']:.1f}",
+        f"{reader['clips_per_second_per_core']:.1f}",
+        f"{against['ratio']:.2f} ({against['range'][0]:.2f}-{against['range'][1]:.2f})" if against else "1",
+        {None: "reference", True: "same", False: "wrong frames"}[reader.get("same_frames")],
+    ]
+
+
+def main(argv: list[str] | None = None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--rounds", type=int, default=15, help="rounds that are counted (default: %(default)s)")
+    shared.add_argument("--output_dir", help="folder for the results as JSON and Markdown")
+    command = commands.add_parser("decode", parents=[shared], help="from file to frames and pixels")
+    command.add_argument("videos", nargs="+", metavar="VIDEO", help="video file")
+    command.add_argument("--num_frames", type=int, default=8, help="frames of a clip (default: %(default)s)")
+    command.set_defaults(run=decode)
+    args = parser.parse_args(argv)
+    for name in {"rounds", "num_frames"} & vars(args).keys():
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(args, name)}.")
+    try:
+        if args.output_dir is not None:
+            Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+        args.run(args)
+    except VideoReadError as error:
+        parser.exit(2, f"benchmark.py: {error}\n")
+    except FileExistsError:
+        parser.exit(2, f"benchmark.py: --output_dir {args.output_dir} is a file. Give a folder.\n")
+
+
+if __name__ == "__main__":
+    main()
