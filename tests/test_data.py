@@ -5,13 +5,19 @@ import shutil
 import sys
 
 import datasets
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from ezclip import EZClipProcessor, VideoReadError
 from ezclip.data import VideoCollator, VideoDataset
 from ezclip.errors import DataError
+from ezclip.isolation import IsolatedReader
 from ezclip.labels import read_class_descriptions, read_label_list
 from ezclip.sources import load_files, load_folder, load_hub_dataset, load_list
+from ezclip.transforms import TrainTransform
+from ezclip.video_ezclip import read_frames
 
 from .conftest import shared_path
 
@@ -334,6 +340,51 @@ def test_training_items_depend_on_seed_epoch_and_index_alone(clip_folder, tiny_f
     assert draw(0, 0) == draw(0, 0)
     assert draw(0, 0) != draw(0, 1)
     assert draw(0, 0) != draw(1, 0)
+
+
+def test_training_pixels_are_the_same_for_any_number_of_workers(clip_folder, tiny_folder):
+    processor = EZClipProcessor.from_pretrained(tiny_folder)
+    split = load_folder(clip_folder)
+    dataset = VideoDataset(
+        split, processor, [["square", "circle"]], seed=3, transform=TrainTransform((32, 32)), read=IsolatedReader()
+    )
+    dataset.set_epoch(2)
+    batches = []
+    for num_workers in (0, 1, 2):
+        loader = torch.utils.data.DataLoader(
+            dataset, batch_size=2, num_workers=num_workers, collate_fn=VideoCollator(processor)
+        )
+        batches.append(torch.cat([batch["pixel_values"] for batch in loader]))
+    assert torch.equal(batches[0], batches[1]) and torch.equal(batches[0], batches[2])
+    assert batches[0].shape == (6, 8, 3, 32, 32)
+    dataset.set_epoch(3)
+    assert not torch.equal(dataset[1]["pixel_values"], batches[0][1])
+
+
+def test_training_pixels_are_the_transformed_frames(clip_folder, tiny_folder):
+    processor = EZClipProcessor.from_pretrained(tiny_folder)
+    whole = TrainTransform((32, 32), horizontal_flip_prob=0, color_jitter_prob=0, grayscale_prob=0, scales=(1,))
+    path = str(clip_folder / "red_circle" / "a.mp4")
+    item = VideoDataset(load_files([path]), processor, [["x"]], transform=whole)[0]
+    frames, _ = read_frames(path)
+    # Each is one of 12 frames, in order, a square of 48 x 48 out of 48 x 64.
+    taken = []
+    for pixels in item["pixel_values"]:
+        candidates = [
+            (index, left)
+            for index, frame in enumerate(frames)
+            for left in (0, 4, 8, 12, 16)
+            if torch.equal(
+                processor.normalize(
+                    np.asarray(Image.fromarray(frame[:, left : left + 48]).resize((32, 32), Image.BILINEAR))[None]
+                )[0],
+                pixels,
+            )
+        ]
+        taken += candidates
+    assert len(taken) == 8 and len({left for _, left in taken}) == 1
+    indices = [index for index, _ in taken]
+    assert indices == sorted(set(indices))
 
 
 def test_training_without_any_readable_video_is_named(tiny_folder):

@@ -401,6 +401,7 @@ print(max(resident(pid) / size for pid, size in zip(pids, before)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc, which is not here")
 @pytest.mark.parametrize("isolated", ["isolated", "here"])
 def test_1000_reads_leave_the_memory_as_it_is(isolated, tmp_path):

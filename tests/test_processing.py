@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor, AutoTokenizer
 
 from ezclip import EZClipProcessor
-from ezclip.demo import word_tokenizer
+from ezclip.demo import word_tokenizer, write_video
 from ezclip.processing_ezclip import TEMPLATES, default_image_processor, label_key, label_to_words
+from ezclip.sampling_ezclip import uniform_frame_indices
 from ezclip.tokenization import load_bpe_tokenizer
 
 from .conftest import WORDS, random_clip, shared_path, tiny_config
@@ -78,6 +79,56 @@ def test_frames_can_be_chosen(tiny_folder):
         videos=clip, sample=lambda total_frames: [total_frames - 1, 0], return_tensors="pt"
     ).pixel_values
     assert torch.equal(chosen[0], processor.frames_to_pixels(clip[[11, 0]]))
+
+
+def test_several_clips_and_crops(tiny_folder):
+    processor = EZClipProcessor.from_pretrained(tiny_folder)
+    for height, width in ((48, 80), (80, 48)):
+        clip = random_clip(0, 40, height, width)
+        views = processor(videos=[clip, clip], num_clips=4, num_crops=3, return_tensors="pt").pixel_values
+        assert views.shape == (2, 12, 8, 3, 32, 32)
+        indices = uniform_frame_indices(40, 8, num_clips=4)
+        for k in range(4):
+            clip_k = clip[indices[8 * k : 8 * (k + 1)]]
+            assert torch.equal(views[0, 3 * k + 1], processor.frames_to_pixels(clip_k))  # the centre
+            scaled = [
+                np.asarray(Image.fromarray(f).resize((60, 36) if width > height else (36, 60), 3)) for f in clip_k
+            ]
+            for crop, offset in ((0, 0), (2, 60 - 32)):
+                top, left = (2, offset) if width > height else (offset, 2)
+                expected = processor.normalize(np.stack(scaled)[:, top : top + 32, left : left + 32])
+                assert torch.equal(views[0, 3 * k + crop], expected)
+    one = processor(videos=clip, num_crops=3, return_tensors="pt").pixel_values
+    assert one.shape == (1, 3, 8, 3, 32, 32)
+
+
+def test_windows_rates_and_metadata(tiny_folder, tmp_path):
+    processor = EZClipProcessor.from_pretrained(tiny_folder)
+    write_video(tmp_path / "a.mp4", random_clip(0, num_frames=40))  # 5 seconds
+    inputs = processor(
+        videos=tmp_path / "a.mp4", start=1.0, end=3.0, num_frames=4, return_metadata=True, return_tensors="pt"
+    )
+    (metadata,) = inputs.video_metadata
+    assert metadata.frames_indices == [8 + i for i in uniform_frame_indices(16, 4)]
+    assert metadata.timestamps == [index / 8 for index in metadata.frames_indices]
+    assert (metadata.fps, metadata.total_num_frames, metadata.duration) == (8.0, 40, 5.0)
+    inputs = processor(videos=tmp_path / "a.mp4", fps=2, return_metadata=True, return_tensors="pt")
+    assert inputs.video_metadata[0].timestamps == [i / 2 for i in range(10)]
+    assert inputs.pixel_values.shape == (1, 10, 3, 32, 32)
+    assert "video_metadata" not in processor(videos=tmp_path / "a.mp4", return_tensors="pt")
+
+
+def test_contradicting_arguments_are_named(tiny_folder, tmp_path):
+    processor = EZClipProcessor.from_pretrained(tiny_folder)
+    clip = random_clip(0)
+    with pytest.raises(ValueError, match="`sample` and `fps` take the place of `num_frames` and `num_clips`"):
+        processor(videos=clip, sample=range, num_clips=2)
+    with pytest.raises(ValueError, match="`num_crops` must be 1 or 3, got 2"):
+        processor(videos=clip, num_crops=2)
+    for name, frames in (("a", 16), ("b", 40)):
+        write_video(tmp_path / f"{name}.mp4", random_clip(0, num_frames=frames))
+    with pytest.raises(ValueError, match=r"At 2 frames per second the videos have \[4, 10\] frames"):
+        processor(videos=[tmp_path / "a.mp4", tmp_path / "b.mp4"], fps=2)
 
 
 def test_bad_calls_are_named(tiny_folder):

@@ -3,21 +3,23 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import av
 import datasets
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 
 import run_video_zeroshot
-from ezclip import EZClipModel
-from ezclip.demo import word_tokenizer
+from ezclip import ClassBank, EZClipModel, EZClipProcessor
+from ezclip.demo import word_tokenizer, write_video
 from scripts import convert_checkpoint
 
-from .conftest import ROOT, shared_path
+from .conftest import ROOT, random_clip, shared_path
 from .test_modeling import make_clip
 
 
@@ -160,6 +162,82 @@ def test_prediction_without_labels(tiny_folder, clip_folder, tmp_path):
     assert not (out / "eval_results.json").exists()
 
 
+def cut_off(path, source):
+    """A copy without its second half, of which the first half can be decoded."""
+    with av.open(str(path), "w", format="matroska") as copy, av.open(str(source)) as original:
+        stream = copy.add_stream_from_template(original.streams.video[0])
+        for packet in original.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                copy.mux(packet)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_what_can_be_decoded_of_damaged_videos_is_used_if_asked(evaluation, tiny_folder, tmp_path, capsys):
+    folder = tmp_path / "videos" / "red_circle"
+    folder.mkdir(parents=True)
+    write_video(folder / "long.mp4", random_clip(0, num_frames=60))
+    cut_off(folder / "cut.mkv", folder / "long.mp4")
+    arguments = ["--model_name_or_path", tiny_folder, "--validation_dir", folder.parent, "--do_eval"]
+    out = run(*arguments, "--output_dir", tmp_path / "out")
+    results = read_json(out / "eval_results.json")
+    assert (results["eval_samples"], results["eval_bad_videos"], results["eval_partial_videos"]) == (1, 1, 0)
+    assert "is cut off" in read_lines(out / "bad_videos.jsonl")[0]["reason"]
+
+    run(*arguments, "--output_dir", out, "--allow_partial")
+    results = read_json(out / "eval_results.json")
+    assert (results["eval_samples"], results["eval_bad_videos"], results["eval_partial_videos"]) == (2, 0, 1)
+    (partial,) = read_lines(out / "partial_videos.jsonl")
+    assert partial["video"].endswith("cut.mkv") and "is cut off" in partial["reason"]
+    assert not (out / "bad_videos.jsonl").exists()
+    assert "1 were read in part" in capsys.readouterr().out
+
+    out = run(
+        *("--model_name_or_path", tiny_folder, "--train_dir", folder.parent, "--do_train", "--allow_partial"),
+        *("--per_device_train_batch_size", 2, "--max_train_steps", 1, "--output_dir", tmp_path / "trained"),
+    )
+    assert read_json(out / "train_results.json")["train_partial_videos"] == 1
+    assert len(read_lines(out / "train_partial_videos.jsonl")) == 1
+
+
+def test_several_views_are_averaged(evaluation, tiny_folder, clip_folder):
+    out = run(*evaluation, "--num_clips", 2, "--num_crops", 3)
+    lines = {line["video"]: line["predictions"] for line in read_lines(out / "predictions.jsonl")}
+    video = str(clip_folder / "red_circle" / "a.mp4")
+    model, processor = EZClipModel.from_pretrained(tiny_folder), EZClipProcessor.from_pretrained(tiny_folder)
+    views = processor(videos=video, num_clips=2, num_crops=3, return_tensors="pt").pixel_values[0]
+    assert views.shape == (6, 8, 3, 32, 32)
+    bank = ClassBank.build(model, processor, ["GreenSquare", "red_circle"], ["a photo of {}", "{} moving"])
+    with torch.no_grad():
+        each = torch.cat([bank.probabilities(model.get_video_features(view[None]).pooler_output) for view in views])
+    expected = dict(zip(bank.labels, each.mean(dim=0).tolist()))
+    assert {p["label"]: p["score"] for p in lines[video]} == pytest.approx(expected, abs=1e-5)
+    assert read_json(out / "eval_results.json")["eval_bad_videos"] == 1
+
+
+def test_a_video_that_hangs_does_not_hang_the_run(evaluation, clip_folder, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/never.mp4"
+        arguments = ["--do_predict", "--videos", url, clip_folder / "red_circle" / "a.mp4"]
+        arguments += ["--candidate_labels", "red circle", "green square", "--video_timeout", 1]
+        out = run("--model_name_or_path", evaluation[1], *arguments, "--output_dir", tmp_path / "out")
+    assert len(read_lines(out / "predictions.jsonl")) == 1
+    assert "takes longer than 1 seconds" in read_lines(out / "bad_videos.jsonl")[0]["reason"]
+
+
+def test_mirroring_classes_that_tell_left_from_right_is_warned_of(training, clip_folder, tmp_path):
+    folder = tmp_path / "sided"
+    shutil.copytree(clip_folder / "red_circle", folder / "moving_left")
+    shutil.copytree(clip_folder / "red_circle", folder / "movingRight")
+    position = training.index("--train_dir")
+    sided = [*training[:position], "--train_dir", folder, *training[position + 2 :], "--max_train_steps", 1]
+    messages = []
+    for extra in ((), ("--horizontal_flip", 0)):
+        messages.append(launch(["accelerate.commands.launch", "--cpu"], *sided, *extra).stderr)
+    assert "2 classes tell left from right" in messages[0] and "--horizontal_flip 0" in messages[0]
+    assert "tell left from right" not in messages[1]
+
+
 @pytest.fixture
 def training(tiny_folder, clip_folder, tmp_path):
     arguments = ["--model_name_or_path", tiny_folder, "--train_dir", clip_folder, "--do_train", "--logging_steps", 1]
@@ -283,6 +361,9 @@ def test_list_folder_and_parquet_of_real_clips_agree(tmp_path):
         (["--do_eval", "--model_name_or_path", "MODEL", "--top_k", "0"], "--top_k must be at least 1, got 0"),
         (["--do_train", "--model_name_or_path", "MODEL", "--max_train_steps", "0"], "--max_train_steps must be at"),
         (["--do_train", "--model_name_or_path", "MODEL", "--warmup_ratio", "3"], "--warmup_ratio is a part"),
+        (["--do_eval", "--model_name_or_path", "MODEL", "--video_timeout", "inf"], "--video_timeout must be a number"),
+        (["--do_eval", "--model_name_or_path", "MODEL", "--num_clips", "0"], "--num_clips must be at least 1, got 0"),
+        (["--do_train", "--model_name_or_path", "MODEL", "--color_jitter", "2"], "--color_jitter is a part of the"),
         (
             ["--do_eval", "--model_name_or_path", "MODEL", "--validation_dir", "CLIPS", "--dataset_name", "x"],
             "give one of them",
