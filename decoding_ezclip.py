@@ -5,12 +5,13 @@ it is not used. The packets are read instead, which costs a hundredth of decodin
 own time, only those that the wanted frames depend on are decoded; where they do not, all of them are, in sequence.
 """
 
-import contextlib
+import gc
 import importlib
 import io
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice, pairwise
@@ -19,6 +20,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from .container_ezclip import PictureCheck, find_cut
 from .sampling_ezclip import UnavailableFramesError
 
 
@@ -26,9 +28,11 @@ BACKENDS = ("auto", "pyav", "decord", "torchcodec")
 
 # Containers that store the time of each frame, and codecs that decode exactly from any of their key frames on.
 INDEXED_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
-INDEXED_CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9", "libdav1d", "mjpeg", "ffv1")
+INDEXED_CODECS = ("h264", "hevc", "mpeg4", "vp9", "av1", "mjpeg", "ffv1")
 # Codecs whose decoder can leave out, packet by packet, frames that no other frame refers to.
 SKIPPING_CODECS = ("h264", "hevc")
+# Codecs whose decoder says of each frame whether it is damaged.
+FLAGGING_CODECS = ("h264", "mpeg4")
 # Packets of a file are kept in memory up to this size; beyond, they are read again.
 MAX_KEPT_BYTES = 2**26
 
@@ -75,7 +79,7 @@ class DecodedVideo:
         access (`str`):
             `"index"` where only what the frames depend on was decoded, `"sequence"` where everything before them was.
         codec (`str`):
-            Name of the codec.
+            FFmpeg's name of the codec.
         fps (`float`, *optional*):
             Average number of frames per second.
         problem (`str`, *optional*):
@@ -131,6 +135,9 @@ def decode_video(
     except av.FFmpegError as error:
         reason = f"cannot be decoded ({_message(error)})."
         raise VideoReadError(name, reason, "Fetch it again, or re-encode it.", backend) from error
+    finally:
+        # PyAV's side data and its frame hold each other; until they are collected, so do the pictures.
+        gc.collect(1)
 
 
 def require_backend(backend: str):
@@ -153,8 +160,8 @@ def require_backend(backend: str):
 
 class _File:
     """
-    A video file, opened, and after [`scan`] what its packets say of its frames, in file order: `pts`, `is_key`, and
-    whether any `is_damaged` or `is_hidden` (by an edit list).
+    A video file, opened, and after `scan` what its packets say of its frames, in file order: their times `pts`, and
+    which are key frames (`is_key`).
     """
 
     def __init__(self, source, name: str, strict: bool = True):
@@ -168,8 +175,9 @@ class _File:
             # HMDB-51 has files whose metadata is not UTF-8.
             self.container = av.open(self.source, metadata_errors="ignore")
         except (av.FFmpegError, UnicodeDecodeError) as error:
-            reason = f"is not a video file that FFmpeg can open ({_message(error)})."
+            reason = self._cut() or f"is not a video file that FFmpeg can open ({_message(error)})."
             raise VideoReadError(self.name, reason, "Fetch it again, or re-encode it.", "pyav") from error
+        self.format = self.container.format.name
         self.stream = self.container.streams.best("video")
         if self.stream is None:
             self.container.close()
@@ -178,7 +186,7 @@ class _File:
         if self.context is None:
             self.container.close()
             raise VideoReadError(self.name, "is in a codec that FFmpeg does not know.", "Re-encode it.", "pyav")
-        self.codec, self.time_base = self.context.name, self.stream.time_base
+        self.codec, self.time_base = self.context.codec.canonical_name, self.stream.time_base
         rate = self.stream.average_rate or self.stream.guessed_rate
         self.fps = float(rate) if rate else None
         # Times count from the beginning of the file, in units of the stream.
@@ -198,79 +206,82 @@ class _File:
 
     def scan(self):
         """Read all packets, without decoding any."""
-        self.pts, self.is_key, self.is_damaged, self.is_hidden, self.last_dts = [], [], False, False, -1
-        self._kept, size = [], 0
+        self.pts, self.is_key, self.damaged_at, self.has_hidden, self._kept = [], [], None, False, []
+        size, check = 0, PictureCheck(self.codec, self.context.extradata)
+        self.is_plain = self.format in INDEXED_CONTAINERS and self.codec in INDEXED_CODECS
         try:
             for packet in self.container.demux(self.stream):
                 if packet.size == 0 and packet.dts is None:  # says that the file is over
                     continue
+                if packet.is_corrupt and self.damaged_at is None:
+                    self.damaged_at = len(self.pts)
+                self.is_plain = self.is_plain and check(bytes(packet), packet.is_keyframe)
                 self.pts.append(packet.pts)
                 self.is_key.append(packet.is_keyframe)
-                self.last_dts = max(self.last_dts, -1 if packet.dts is None else packet.dts)
-                self.is_damaged |= packet.is_corrupt
-                self.is_hidden |= packet.is_discard
+                self.has_hidden |= packet.is_discard
                 size += packet.size
                 if size <= MAX_KEPT_BYTES:
                     self._kept.append(packet)
         except av.FFmpegError:
-            self.is_damaged = True
+            self.damaged_at = len(self.pts)
         if size > MAX_KEPT_BYTES:
             self._kept = None
 
     def damage(self) -> str | None:
-        """What is missing of what the header promises."""
-        count, promised = len(self.pts), self.stream.frames
-        if self.is_damaged:
-            return f"is cut off within frame {count}."
-        # AVI counts a frame several times that is shown for longer. Some headers count a few too many.
-        reached = self.last_dts + 1 if self.container.format.name == "avi" else count
-        if reached < promised - max(1, 0.02 * promised):
-            return f"is cut off: {reached} of {promised} frames are there."
-        if not promised and self.container.duration and self.pts and None not in self.pts:
+        """What is wrong with the file, as far as it shows without decoding."""
+        if (cut := self._cut()) is not None:
+            return cut
+        # In a transport stream it may be no more than a seam.
+        if self.damaged_at is not None and self.format != "mpegts":
+            return f"is damaged at frame {self.damaged_at}."
+        if self.format in ("flv", "asf") and self.container.duration and self.pts:
             duration = self.container.duration / av.time_base
-            least = duration - max(1.0, 0.05 * duration)
-            if self._seconds(max(self.pts)) < least and (end := self._end_of_any_stream()) < least:
+            if (end := self._end()) < duration - max(1.0, 0.05 * duration):
                 return f"is cut off: {end:.1f} of {duration:.1f} seconds are there."
         return None
 
     def is_indexed(self) -> bool:
         """Whether the packets give each frame its own time, and one can begin at key frames."""
-        # AVI stores no times, and DivX may put two frames into a packet: with B-frames the times are a guess.
-        has_guessed_times = self.container.format.name == "avi" or self.codec == "mpeg4"
-        return (
-            self.container.format.name in INDEXED_CONTAINERS
-            and self.codec in INDEXED_CODECS
-            and not (self.context.has_b_frames and has_guessed_times)
-            and not self.is_hidden
-            and None not in self.pts
-            and self.is_key[0]
-            and self.pts[0] == min(self.pts)
-            and len(set(self.pts)) == len(self.pts)
+        if not (self.is_plain and self.pts and self.is_key[0]) or self.has_hidden or None in self.pts:
+            return False
+        order = sorted(self.pts)
+        intervals = np.diff(order)
+        if not (intervals > 0).all():
+            return False
+        # Times in file order are no times of B-frames. AVI has none; DivX may put two B-frames into a packet.
+        has_true_times = not self.context.has_b_frames or (
+            self.pts != order and self.format != "avi" and self.codec != "mpeg4"
         )
+        # A gap may be a frame that is lost, without which those that depend on it do not come out either.
+        is_steady = len(order) < 2 or bool((np.abs(intervals / np.median(intervals) - 1) < 0.5).all())
+        return has_true_times and self.pts[0] == order[0] and is_steady
 
     def timestamps(self, pts: list[int | None]) -> np.ndarray:
         """Seconds from the beginning of these times; by the average rate where they make no sense."""
         if None not in pts and all(a < b for a, b in pairwise(pts)):
-            return np.array([self._seconds(value) for value in pts])
+            return np.array([float((value - self.start) * self.time_base) for value in pts])
         return np.arange(len(pts)) / (self.fps or 1.0)
 
-    def decode_all(self, tolerant: bool = False) -> Iterator[av.VideoFrame]:
-        """All frames in display order; if `tolerant`, those that can be decoded."""
-        packets = self.container.demux(self.stream)
+    def decode_all(self) -> Iterator[av.VideoFrame]:
+        """All frames in display order; if not `strict`, those that can be decoded, counting `faults`."""
+        packets, self.faults = self.container.demux(self.stream), 0
         while True:
             try:
                 packet = next(packets, None)
                 if packet is None:
                     return
                 for frame in self.context.decode(packet):
-                    if not (tolerant and frame.is_corrupt):
+                    if self.strict or not frame.is_corrupt:
                         yield frame
+                    else:
+                        self.faults += 1
             except av.FFmpegError:
-                if not tolerant:
+                if self.strict:
                     raise
+                self.faults += 1
 
     def decode_for(self, wanted: set[int]) -> Iterator[av.VideoFrame]:
-        """The frames with the wanted times, among others."""
+        """The frames with the wanted times, among others, in display order."""
         plan, position = self._plan(wanted), None
         can_skip = self.codec in SKIPPING_CODECS
         for number, packet in self._packets(plan):
@@ -309,13 +320,15 @@ class _File:
         planned = set(plan)
         return ((number, packet) for number, packet in islice(packets, plan[-1] + 1) if number in planned)
 
-    def _seconds(self, pts: int) -> float:
-        return float((pts - self.start) * self.time_base)
+    def _cut(self) -> str | None:
+        with open(self.source, "rb") if isinstance(self.source, str) else nullcontext(self.source) as file:
+            cut = find_cut(file)
+        return None if cut is None else f"is cut off: {cut[0]} of {cut[1]} bytes are there."
 
-    def _end_of_any_stream(self) -> float:
-        """Seconds at which the last packet ends: sound may go on after the picture."""
-        end = self.start * self.time_base
-        with _File(self.source, self.name) as again, contextlib.suppress(av.FFmpegError):
+    def _end(self) -> float:
+        """Seconds at which the last packet of any stream ends: sound may go on after the picture."""
+        end = 0
+        with _File(self.source, self.name) as again, suppress(av.FFmpegError):
             for packet in again.container.demux():
                 if packet.pts is not None:
                     end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
@@ -326,26 +339,31 @@ def _decode_pyav(source, name: str, choose: Chooser, allow_partial: bool, in_seq
     with _File(source, name) as file:
         file.scan()
         claimed, problem = file.timestamps(file.pts), file.damage()
-        if problem is None and not in_sequence and file.pts and file.is_indexed():
+        if problem is None and not in_sequence and file.is_indexed():
             try:
                 return _by_index(file, choose)
             except (av.FFmpegError, _MissingFrame):
                 pass  # the sequence will tell, or do better
     if problem is None:
         try:
-            return _in_sequence(source, name, choose, claimed)
+            return _in_sequence(source, name, choose, claimed)[0]
         except av.FFmpegError as error:
             problem = f"cannot be decoded as a whole ({_message(error)})."
+        if file.codec in FLAGGING_CODECS:
+            # What a strict decoder objects to need not be in the pictures.
+            video, faults = _in_sequence(source, name, choose, claimed, strict=False)
+            if faults == 0 and len(video.timestamps) == len(file.pts) - file.is_key.index(True):
+                return video
     if not allow_partial:
         remedy = "Fetch it again, or use what can be decoded of it (`allow_partial`)."
         raise VideoReadError(name, problem, remedy, "pyav")
-    video = _in_sequence(source, name, choose, claimed, tolerant=True)
+    video, _ = _in_sequence(source, name, choose, claimed, strict=False)
     video.problem = f"{problem} {len(video.timestamps)} frames can be decoded."
     return video
 
 
 class _MissingFrame(Exception):
-    """A frame that the packets announce does not come out of the decoder."""
+    """A frame that the packets announce does not come out of the decoder, or not in its order."""
 
 
 def _by_index(file: _File, choose: Chooser) -> DecodedVideo:
@@ -353,8 +371,11 @@ def _by_index(file: _File, choose: Chooser) -> DecodedVideo:
     timestamps = file.timestamps(order)
     indices = choose(timestamps)
     wanted = {order[index] for index in indices}
-    images, to_image = {}, _ToImage()
+    images, to_image, last = {}, _ToImage(file.name), None
     for frame in file.decode_for(wanted):
+        if frame.pts is None or (last is not None and frame.pts <= last):
+            raise _MissingFrame
+        last = frame.pts
         if frame.pts in wanted:
             images[frame.pts] = to_image(frame)
     if len(images) < len(wanted):
@@ -363,28 +384,30 @@ def _by_index(file: _File, choose: Chooser) -> DecodedVideo:
     return DecodedVideo(images, indices, timestamps, "pyav", "index", file.codec, file.fps)
 
 
-def _in_sequence(source, name: str, choose: Chooser, claimed: np.ndarray, tolerant: bool = False) -> DecodedVideo:
+def _in_sequence(
+    source, name: str, choose: Chooser, claimed: np.ndarray, strict: bool = True
+) -> tuple[DecodedVideo, int]:
     """Decode all frames. Only then it is known which there are: they are chosen by what is `claimed`, and once more
-    where that was wrong."""
+    where that was wrong. If not `strict`, what cannot be decoded is left out, and counted."""
     try:
         wanted = set(choose(claimed)) if len(claimed) else set()
     except UnavailableFramesError:
         wanted = set()
-    images, timestamps, file = _decode_numbers(source, name, wanted, tolerant)
+    images, timestamps, file = _decode_numbers(source, name, wanted, strict)
     if len(timestamps) == 0:
         raise VideoReadError(name, "has no frame that can be decoded.", "Fetch it again.", "pyav")
     indices = choose(timestamps)
     if not images.keys() >= set(indices):
-        images, _, _ = _decode_numbers(source, name, set(indices), tolerant)
+        images, _, _ = _decode_numbers(source, name, set(indices), strict)
     images = [images[index] for index in indices]
-    return DecodedVideo(images, indices, timestamps, "pyav", "sequence", file.codec, file.fps)
+    return DecodedVideo(images, indices, timestamps, "pyav", "sequence", file.codec, file.fps), file.faults
 
 
-def _decode_numbers(source, name: str, wanted: set[int], tolerant: bool = False):
+def _decode_numbers(source, name: str, wanted: set[int], strict: bool) -> tuple[dict, np.ndarray, _File]:
     """The images of frames by number, and the times of all frames, from one pass over a file."""
-    images, pts, to_image = {}, [], _ToImage()
-    with _File(source, name, strict=not tolerant) as file:
-        for number, frame in enumerate(file.decode_all(tolerant)):
+    images, pts, to_image = {}, [], _ToImage(name)
+    with _File(source, name, strict) as file:
+        for number, frame in enumerate(file.decode_all()):
             if number in wanted:
                 images[number] = to_image(frame)
             pts.append(frame.pts)
@@ -394,17 +417,30 @@ def _decode_numbers(source, name: str, wanted: set[int], tolerant: bool = False)
 class _ToImage:
     """Frames as upright RGB arrays (H, W, 3). Kept over a file, it is three times as fast as PyAV's `to_ndarray`."""
 
-    def __init__(self):
-        self.reformatter = VideoReformatter()
+    def __init__(self, name: str):
+        self.name, self.reformatter, self.matrix = name, VideoReformatter(), None
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        if self.matrix is None:
+            matrix = frame.side_data.get("DISPLAYMATRIX")
+            self.matrix = np.zeros(4) if matrix is None else np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].copy()
         image = self.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        # As a player does; PyAV leaves a phone's rotation to the caller.
-        return np.rot90(image, frame.rotation // 90)
+        return self._turn(image) if self.matrix.any() else image
+
+    def _turn(self, image: np.ndarray) -> np.ndarray:
+        """As a player does. The matrix `(a, b, c, d)` shows the point (x, y) at (a x + c y, b x + d y)."""
+        matrix = self.matrix
+        a, b, c, d = np.rint(matrix / np.abs(matrix).max())
+        if abs(a) + abs(b) != 1 or abs(a) != abs(d) or abs(b) != abs(c):
+            reason = "is to be shown at an angle that is not a multiple of 90 degrees."
+            raise VideoReadError(self.name, reason, "Re-encode it.", "pyav")
+        if b:
+            image = image.swapaxes(0, 1)
+        return image[:: int(b + d), :: int(a + c)]
 
 
 # decord goes wrong by index in other codecs: in HEVC, WMV2 and MPEG-2, by up to 12 frames.
-DECORD_INDEXED_CODECS = ("h264", "mpeg4", "vp8", "vp9", "mjpeg", "ffv1")
+DECORD_INDEXED_CODECS = ("h264", "mpeg4", "vp9", "mjpeg", "ffv1")
 
 
 def _decode_decord(source, name: str, choose: Chooser, allow_partial: bool, in_sequence: bool) -> DecodedVideo:
@@ -455,14 +491,14 @@ def _inspect(source, name: str, backend: str, in_sequence: bool) -> tuple[_File,
     with _File(source, name) as file:
         file.scan()
         problem = file.damage()
-        if file.is_hidden:
+        if file.has_hidden:
             problem = f"hides frames by an edit list, which {backend} may show."
         if problem is not None:
             raise _refusal(name, problem, backend)
-        is_indexed = bool(file.pts) and file.is_indexed()
+        is_indexed = file.is_indexed()
         timestamps = file.timestamps(sorted(file.pts)) if is_indexed else None
     if in_sequence or not is_indexed:
-        timestamps = _in_sequence(source, name, lambda _: [], np.array([])).timestamps
+        timestamps = _in_sequence(source, name, lambda _: [], np.array([]))[0].timestamps
     return file, timestamps, is_indexed
 
 

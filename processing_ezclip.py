@@ -127,7 +127,7 @@ class EZClipProcessor(ProcessorMixin):
             num_crops (`int`, *optional*, defaults to 1):
                 1 for the centre, or 3: beginning, centre and end of the longer side.
             start (`float`, *optional*), end (`float`, *optional*):
-                Seconds: only frames shown from `start` on and before `end` are sampled.
+                Seconds: only frames on show between `start` and `end` are sampled.
             fps (`float`, *optional*):
                 Frames per second to take, all of them, in place of `num_frames`.
             backend (`str`, *optional*, defaults to `"auto"`):
@@ -135,7 +135,7 @@ class EZClipProcessor(ProcessorMixin):
             allow_partial (`bool`, *optional*, defaults to `False`):
                 Whether to go on with what can be decoded of a damaged or incomplete file.
             return_metadata (`bool`, *optional*, defaults to `False`):
-                Whether to return `video_metadata`, a list of B [`VideoMetadata`] with indices and timestamps.
+                Whether to return `video_metadata`, a list of B [`VideoFramesMetadata`] with indices and timestamps.
             return_tensors (`str`, *optional*):
                 `"pt"` or `"np"`.
             kwargs:
@@ -172,8 +172,8 @@ class EZClipProcessor(ProcessorMixin):
                 metadata.append(video_metadata)
             if len({len(clip) for clip in pixels}) > 1:
                 raise ValueError(
-                    f"At {fps} frames per second the videos have {[len(clip) for clip in pixels]} frames, which do "
-                    "not make one batch. Give them one by one."
+                    f"{[len(clip) for clip in pixels]} frames are taken of the videos, which do not make one batch. "
+                    "Give them one by one, or take as many of each."
                 )
             data["pixel_values"] = np.stack([clip.numpy() for clip in pixels])
         if text is not None:

@@ -29,6 +29,7 @@ from ezclip.evaluation import predict, write_json
 from ezclip.isolation import IsolatedReader
 from ezclip.labels import read_class_descriptions
 from ezclip.loading import check_fit, load_model, load_processor
+from ezclip.memory import return_freed_memory
 from ezclip.processing_ezclip import label_to_words
 from ezclip.sources import VideoSplit, load_files, load_folder, load_hub_dataset, load_list
 from ezclip.training import TrainingRecipe, train
@@ -160,6 +161,7 @@ def main(argv: list[str] | None = None):
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
     set_seed(args.seed)
+    return_freed_memory()
     try:
         if args.demo:
             run_demo(

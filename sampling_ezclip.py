@@ -1,9 +1,14 @@
 """Which frames of a video are taken: the published rules, several clips, a window of time, a rate."""
 
+import numbers
+import operator
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+
+MAX_FPS = 1000
+ROUNDING = 1e-6  # of times, in seconds
 
 # From the number of frames to the 0-based indices to take. It may be called more than once for a video, and gives the
 # same indices for the same number.
@@ -31,9 +36,8 @@ def uniform_frame_indices(total_frames: int, num_frames: int, num_clips: int = 1
     Returns:
         `list[int]`: `num_clips` times `num_frames` indices, clip by clip.
     """
-    for name, value in (("num_frames", num_frames), ("num_clips", num_clips)):
-        if value < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    _check_count("num_frames", num_frames)
+    _check_count("num_clips", num_clips)
     if num_frames == 1 and num_clips == 1:
         return [total_frames // 2]
     if total_frames <= num_frames:
@@ -50,6 +54,7 @@ def random_frame_indices(total_frames: int, num_frames: int, seed) -> list[int]:
     A video with no more frames than asked for gives all of them and random repeats, in order. `seed` is whatever
     `numpy.random.default_rng` takes.
     """
+    _check_count("num_frames", num_frames)
     rng = np.random.default_rng(seed)
     if total_frames <= num_frames:
         repeats = rng.integers(total_frames, size=num_frames - total_frames)
@@ -60,8 +65,7 @@ def random_frame_indices(total_frames: int, num_frames: int, seed) -> list[int]:
 
 def tear_frame_indices(total_frames: int, num_frames: int) -> list[int]:
     """TEAR's sampling ("get_indices"): half a segment into each of `num_frames` equal segments, rounded down."""
-    if num_frames < 1:
-        raise ValueError(f"`num_frames` must be at least 1, got {num_frames}.")
+    _check_count("num_frames", num_frames)
     segment = total_frames / num_frames
     return [int(segment / 2 + segment * i) for i in range(num_frames)]
 
@@ -85,9 +89,9 @@ def select_frames(
         sample (`Callable[[int], Sequence[int]]`, *optional*):
             Takes indices from the number of frames that the other arguments leave. By default all of them are taken.
         start (`float`, *optional*), end (`float`, *optional*):
-            Seconds: only frames shown from `start` on and before `end`.
+            Seconds: only frames on show between `start` and `end`, and so the one before, if `start` is in its time.
         fps (`float`, *optional*):
-            Frames per second: the frame on show at each tick from `start`, or the beginning, on.
+            Frames per second, at most `MAX_FPS`: the frame on show at each tick from `start`, or the beginning, on.
 
     Raises:
         `ValueError`: if a number is out of range, or `sample` gives an index that is not there.
@@ -95,6 +99,7 @@ def select_frames(
     """
     frames = np.arange(total_frames)
     if start is not None or end is not None or fps is not None:
+        _check_times(start, end, fps)
         if timestamps is None:
             raise UnavailableFramesError("has no times of its frames, which `start`, `end` and `fps` need.")
         frames = _in_window(timestamps, start, end)
@@ -102,32 +107,45 @@ def select_frames(
         frames = _at_rate(timestamps, frames, start, fps)
     if sample is None:
         return frames.tolist()
-    indices = [int(index) for index in sample(len(frames))]
+    indices = sample(len(frames))
+    try:
+        indices = [operator.index(index) for index in indices]
+    except TypeError as error:
+        raise ValueError(f"`sample` must give a list of whole numbers; it gave {indices!r}.") from error
     if not indices or min(indices) < 0 or max(indices) >= len(frames):
         raise ValueError(f"`sample` must give frames from 0 to {len(frames) - 1}, one at least; it gave {indices}.")
     return frames[indices].tolist()
 
 
 def _in_window(timestamps: np.ndarray, start: float | None, end: float | None) -> np.ndarray:
-    if start is not None and end is not None and not start < end:
-        raise ValueError(f"`start` ({start} s) must be less than `end` ({end} s).")
-    inside = np.full(len(timestamps), True)
-    if start is not None:
-        inside &= timestamps >= start
-    if end is not None:
-        inside &= timestamps < end
-    if not inside.any():
-        window = f"from {0 if start is None else start} s to {'its end' if end is None else f'{end} s'}"
-        raise UnavailableFramesError(f"shows no new frame {window}; its last frame begins at {timestamps[-1]:.3f} s.")
-    return np.flatnonzero(inside)
+    # The last frame is shown for as long as others are.
+    over = timestamps[-1] + (np.median(np.diff(timestamps)) if len(timestamps) > 1 else 0.0)
+    if start is not None and start > 0 and start >= over:
+        raise UnavailableFramesError(f"is over at {over:.3f} s, before the `start` at {start} s.")
+    first = 0 if start is None else max(0, np.searchsorted(timestamps, start + ROUNDING, side="right") - 1)
+    stop = len(timestamps) if end is None else max(first + 1, np.searchsorted(timestamps, end - ROUNDING))
+    return np.arange(first, stop)
 
 
 def _at_rate(timestamps: np.ndarray, frames: np.ndarray, start: float | None, fps: float) -> np.ndarray:
-    if not fps > 0:
-        raise ValueError(f"`fps` must be greater than 0, got {fps}.")
     first = timestamps[frames[0]] if start is None else start
-    count = int(np.floor((timestamps[frames[-1]] - first) * fps + 1e-6)) + 1
+    count = max(1, int(np.floor((timestamps[frames[-1]] - first) * fps + ROUNDING)) + 1)
     ticks = first + np.arange(count) / fps
-    # The frame on show at a tick is the last that began before it; a microsecond forgives rounding.
-    shown = np.searchsorted(timestamps, ticks + 1e-6, side="right") - 1
+    # The frame on show at a tick is the last that began before it.
+    shown = np.searchsorted(timestamps, ticks + ROUNDING, side="right") - 1
     return np.clip(shown, frames[0], frames[-1])
+
+
+def _check_count(name: str, value: int):
+    if not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"`{name}` must be at least 1, a whole number, got {value!r}.")
+
+
+def _check_times(start: float | None, end: float | None, fps: float | None):
+    for name, value in (("start", start), ("end", end), ("fps", fps)):
+        if value is not None and not (isinstance(value, numbers.Real) and 0 <= value < float("inf")):
+            raise ValueError(f"`{name}` must be a number, 0 or more, got {value!r}.")
+    if end is not None and not (start or 0) < end:
+        raise ValueError(f"`start` ({start or 0} s) must be less than `end` ({end} s).")
+    if fps is not None and not 0 < fps <= MAX_FPS:
+        raise ValueError(f"`fps` must be greater than 0 and at most {MAX_FPS}, got {fps}.")

@@ -20,9 +20,9 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 @dataclass
-class VideoMetadata:
+class VideoFramesMetadata:
     """
-    What was read of a video. Names are those of `transformers.video_utils.VideoMetadata`, as far as it has them.
+    What was read of a video. Fields have the names of `transformers.video_utils.VideoMetadata`, where that has them.
 
     Args:
         total_num_frames (`int`):
@@ -77,7 +77,7 @@ def describe_video(video) -> str:
         video = video.get("path") or video.get("bytes")
     if isinstance(video, (str, os.PathLike)):
         # Names of files need not be UTF-8; what is printed and written must be.
-        return os.fspath(video).encode("utf-8", errors="backslashreplace").decode("utf-8")
+        return os.fspath(video).encode("utf-8", errors="backslashreplace").decode("utf-8") or "''"
     if isinstance(video, (bytes, bytearray, memoryview)):
         return f"<{len(video)} bytes>"
     if hasattr(video, "shape"):
@@ -97,7 +97,7 @@ def read_frames(
     backend: str = "auto",
     allow_partial: bool = False,
     in_sequence: bool = False,
-) -> tuple[np.ndarray, VideoMetadata]:
+) -> tuple[np.ndarray, VideoFramesMetadata]:
     """
     Read frames of one video.
 
@@ -109,7 +109,7 @@ def read_frames(
             From the number of frames to the 0-based indices to take; the same number gives the same indices. By
             default all are taken.
         start (`float`, *optional*), end (`float`, *optional*):
-            Seconds: `sample` sees only the frames shown from `start` on and before `end`.
+            Seconds: `sample` sees only the frames on show between `start` and `end`.
         fps (`float`, *optional*):
             Frames per second: `sample` sees only the frames on show at each tick.
         backend (`str`, *optional*, defaults to `"auto"`):
@@ -120,7 +120,7 @@ def read_frames(
             Whether to decode all of a file even where a part is enough, which finds all damage.
 
     Returns:
-        `tuple[np.ndarray, VideoMetadata]`: RGB frames `(T, H, W, 3)` as uint8, and which they are.
+        `tuple[np.ndarray, VideoFramesMetadata]`: RGB frames `(T, H, W, 3)` as uint8, and which they are.
 
     Raises:
         [`VideoReadError`]: if it cannot be read, or has no such frames. `TypeError`: if it is none of the above.
@@ -130,8 +130,10 @@ def read_frames(
     name = describe_video(video)
     select = partial(select_frames, sample=sample, start=start, end=end, fps=fps)
     if isinstance(video, dict):
-        content = video.get("bytes")
-        video = content if content is not None else video.get("path")
+        row, content = video, video.get("bytes")
+        video = content if content is not None else row.get("path")
+        if video is None and not {"path", "bytes"} & set(row):
+            name = f"<row with {sorted(row)}>"
     if video is None:
         raise VideoReadError(name, "has neither a path nor bytes.", "Leave it out of the data set.")
     if isinstance(video, (str, os.PathLike)):
@@ -171,7 +173,7 @@ def _open_source(video, name: str):
     if not isinstance(video, str):
         raise TypeError(
             "A video is a path, URL, bytes, file object, `datasets` row, array, tensor or list of images; got "
-            f"{type(video).__name__}."
+            f"{type(video).__name__}. (A decoder is what `datasets` gives; cast its column to `Video(decode=False)`.)"
         )
     if is_url(video):
         try:
@@ -189,7 +191,7 @@ def _open_source(video, name: str):
     return os.path.abspath(video)
 
 
-def _read_file(source, name: str, select, **kwargs) -> tuple[np.ndarray, VideoMetadata]:
+def _read_file(source, name: str, select, **kwargs) -> tuple[np.ndarray, VideoFramesMetadata]:
     def choose(timestamps):
         return select(timestamps, len(timestamps))
 
@@ -197,7 +199,7 @@ def _read_file(source, name: str, select, **kwargs) -> tuple[np.ndarray, VideoMe
     frames = _stack(video.images, name)
     intervals = np.diff(video.timestamps)
     last = 1 / video.fps if video.fps else float(np.median(intervals)) if len(intervals) else 0.0
-    return frames, VideoMetadata(
+    return frames, VideoFramesMetadata(
         total_num_frames=len(video.timestamps),
         frames_indices=video.indices,
         height=frames.shape[1],
@@ -214,7 +216,7 @@ def _read_file(source, name: str, select, **kwargs) -> tuple[np.ndarray, VideoMe
     )
 
 
-def _read_frame_folder(folder: str, name: str, select) -> tuple[np.ndarray, VideoMetadata]:
+def _read_frame_folder(folder: str, name: str, select) -> tuple[np.ndarray, VideoFramesMetadata]:
     def numeric_order(path: Path):
         return [int(part) if position % 2 else part for position, part in enumerate(re.split(r"(\d+)", path.stem))]
 
@@ -227,13 +229,13 @@ def _read_frame_folder(folder: str, name: str, select) -> tuple[np.ndarray, Vide
     indices = _select(select, len(images), name)
     try:
         frames = [np.asarray(Image.open(images[index]).convert("RGB")) for index in indices]
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise VideoReadError(name, f"holds an unreadable frame ({error}).", "Extract its frames again.") from error
     frames = _stack(frames, name)
-    return frames, VideoMetadata(len(images), indices, *frames.shape[1:3])
+    return frames, VideoFramesMetadata(len(images), indices, *frames.shape[1:3])
 
 
-def _take_array(video, name: str, select) -> tuple[np.ndarray, VideoMetadata]:
+def _take_array(video, name: str, select) -> tuple[np.ndarray, VideoFramesMetadata]:
     total_frames = len(video)
     if isinstance(video, (list, tuple)):
         if not is_single_video(video):
@@ -247,12 +249,12 @@ def _take_array(video, name: str, select) -> tuple[np.ndarray, VideoMetadata]:
             video = video.detach().cpu()
             video = video.float() if video.is_floating_point() else video
         array = np.asarray(video)
-        if array.ndim != 4 or total_frames == 0:
+        if array.ndim != 4 or 0 in array.shape:
             raise VideoReadError(name, "is not a video.", "Give frames (T, H, W, C) or (T, C, H, W), one at least.")
         indices = _select(select, total_frames, name)
         frames = array[indices]
     frames = _as_rgb(frames, name)
-    return frames, VideoMetadata(total_frames, indices, *frames.shape[1:3])
+    return frames, VideoFramesMetadata(total_frames, indices, *frames.shape[1:3])
 
 
 def _select(select, total_frames: int, name: str) -> list[int]:
@@ -279,7 +281,7 @@ def _as_rgb(frames: np.ndarray, name: str) -> np.ndarray:
                 "Give uint8 from 0 to 255, or floating point from 0 to 1.",
             )
         frames = np.rint(frames * 255.0)
-    elif frames.dtype == bool or not (frames.min() >= 0 and frames.max() <= 255):
+    elif frames.dtype.kind not in "iu" or not (frames.min() >= 0 and frames.max() <= 255):
         raise VideoReadError(name, f"holds {frames.dtype} values, not levels from 0 to 255.", "Give uint8 frames.")
     frames = frames.astype(np.uint8)
     return frames[..., :3] if frames.shape[-1] > 1 else frames.repeat(3, axis=-1)

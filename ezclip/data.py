@@ -11,6 +11,7 @@ import torch
 from accelerate.utils import gather_object
 
 from .errors import DataError
+from .memory import return_freed_memory
 from .processing_ezclip import EZClipProcessor
 from .sampling_ezclip import random_frame_indices
 from .sources import VideoSplit
@@ -36,7 +37,7 @@ class VideoDataset(torch.utils.data.Dataset):
             P texts for each class. With them the data set is for training: frames are drawn as published, and each
             item has a `text` of its class, drawn too. All that is drawn depends on (seed, epoch, index) alone.
         seed (`int`, *optional*, defaults to 0):
-            See `prompts`.
+            See `prompts`. The epoch is that of the last `set_epoch` before the workers of a loader start.
         transform ([`TrainTransform`], *optional*):
             What makes training pixels of frames. By default they are those of evaluation.
         num_clips (`int`, *optional*, defaults to 1), num_crops (`int`, *optional*, defaults to 1):
@@ -74,7 +75,8 @@ class VideoDataset(torch.utils.data.Dataset):
             try:
                 item = self._train_item(row, candidate) if self.prompts else self._eval_item(row)
             except VideoReadError as error:
-                bad_videos.append((candidate, error))
+                # A copy: the traceback of the error itself would keep all that this call holds in memory.
+                bad_videos.append((candidate, VideoReadError(*error.args)))
                 continue
             problem = item.pop("problem")
             partial_videos = [(candidate, problem)] if problem else []
@@ -124,6 +126,22 @@ class VideoCollator:
         if "text" in items[0]:
             batch.update(self.processor(text=[item["text"] for item in items], return_tensors="pt"))
         return batch
+
+
+def make_loader(dataset: VideoDataset, batch_size: int, num_workers: int = 0, **kwargs) -> torch.utils.data.DataLoader:
+    """A loader of batches of a [`VideoDataset`], whose workers keep their memory flat; `kwargs` are the loader's."""
+    return torch.utils.data.DataLoader(
+        dataset,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=VideoCollator(dataset.processor),
+        worker_init_fn=_start_worker,
+        **kwargs,
+    )
+
+
+def _start_worker(worker_id: int):
+    return_freed_memory()
 
 
 @dataclass

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from .class_bank_ezclip import ClassBank
-from .data import ReadReport, VideoCollator, VideoDataset
+from .data import ReadReport, VideoDataset, make_loader
 from .metrics import TopKAccuracy
 from .modeling_ezclip import EZClipModel
 from .sources import UNKNOWN_LABEL, VideoSplit
@@ -114,10 +114,7 @@ def predict(
         [`VideoReadError`]: with `strict`, for the first unreadable video.
     """
     accelerator = accelerator or Accelerator()
-    loader = torch.utils.data.DataLoader(
-        dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=VideoCollator(dataset.processor)
-    )
-    loader = accelerator.prepare(loader)
+    loader = accelerator.prepare(make_loader(dataset, batch_size, num_workers))
     model = accelerator.unwrap_model(model).to(accelerator.device).eval()
     gathered, report = [], ReadReport()
     for batch in tqdm(loader, desc=desc, unit="batch", disable=not accelerator.is_local_main_process):

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -11,9 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .video_ezclip import VideoMetadata, VideoReadError, describe_video, read_frames
+from .memory import return_freed_memory
+from .video_ezclip import VideoFramesMetadata, VideoReadError, describe_video, read_frames
 
 
+# Seconds in which the child must have started.
+START_LIMIT = 120.0
 # The child is this package without its `__init__`: what reads videos needs neither torch nor transformers, and starts
 # in a fifth of a second.
 _START = """
@@ -57,40 +61,45 @@ class IsolatedReader:
             raise ValueError(f"`timeout` must be a number of seconds above 0, got {timeout}.")
         self.timeout, self.kwargs = timeout, kwargs
 
-    def __call__(self, video, sample=None, **kwargs) -> tuple[np.ndarray, VideoMetadata]:
+    def __call__(self, video, sample=None, **kwargs) -> tuple[np.ndarray, VideoFramesMetadata]:
         """
         [`read_frames`] of one video; `sample` and the video are pickled.
 
         Raises:
-            [`VideoReadError`]: if it cannot be read, ends the decoder, or takes longer than the limit.
+            [`VideoReadError`]: if it cannot be read, ends the decoder, or takes longer than the limit. `TypeError`: if
+            the other process cannot be sent the video or `sample`.
         """
-        request = pickle.dumps((video, sample, {**self.kwargs, **kwargs}))
-        child, answer, is_late = self._start(), None, threading.Event()
-
-        def stop():
-            is_late.set()
-            child.kill()
-
-        timer = threading.Timer(self.timeout, stop)
-        timer.start()
+        kwargs = {**self.kwargs, **kwargs}
+        if not isinstance(video, (str, os.PathLike, bytes, bytearray, dict)):
+            if not hasattr(video, "read"):
+                return read_frames(video, sample, **kwargs)  # frames need no decoder
+            video = {"path": describe_video(video), "bytes": video.read()}
         try:
-            pickle.dump(request, child.stdin)
-            child.stdin.flush()
-            answer = pickle.load(child.stdout)
-        except (OSError, EOFError, pickle.UnpicklingError):
-            pass  # the child has ended
+            request = pickle.dumps((video, sample, kwargs))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise TypeError(
+                f"`sample` goes to another process, and cannot ({error}). Give a function of an installed module, or "
+                "a `functools.partial` of one."
+            ) from error
+        child, answer = self._start(), None
+        try:
+            with (
+                _time_limit(self.timeout, child) as is_late,
+                contextlib.suppress(OSError, EOFError, pickle.PickleError),
+            ):
+                pickle.dump(request, child.stdin)
+                child.stdin.flush()
+                answer = pickle.load(child.stdout)
         finally:
-            timer.cancel()
-            timer.join()
-            # An answer that was not waited for would be taken for the next one's.
-            if answer is None or is_late.is_set():
-                self.close()
+            if answer is None or is_late():
+                # An answer that was not waited for would be taken for the next one's.
+                exit_status = self._end(child)
         if answer is None:
-            if is_late.is_set():
+            if is_late():
                 reason, remedy = f"takes longer than {self.timeout:g} seconds to read.", "raise the time limit"
             else:
-                reason, remedy = f"crashes the decoder ({_describe_exit(child.wait())}).", "re-encode it"
-            backend = self.kwargs.get("backend", "auto")
+                reason, remedy = f"crashes the decoder ({_describe_exit(exit_status)}).", "re-encode it"
+            backend = kwargs.get("backend", "auto")
             raise VideoReadError(describe_video(video), reason, f"Leave it out, or {remedy}.", backend)
         if isinstance(answer, Exception):
             raise answer
@@ -105,6 +114,13 @@ class IsolatedReader:
             child.stdout.close()
             with contextlib.suppress(OSError):  # what it has not read
                 child.stdin.close()
+
+    def _end(self, child: subprocess.Popen) -> int:
+        """End the child after a video that was not read; returns its exit status, its own if it has one."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=0.5)
+        self.close()
+        return child.wait()
 
     def __enter__(self):
         return self
@@ -123,35 +139,76 @@ class IsolatedReader:
             here = Path(__file__).resolve().parent
             self._owner = os.getpid()
             self._child = subprocess.Popen(
-                [sys.executable, "-c", _START, str(here), str(here.parent)],
+                # Without -P a file "signal.py" in the working folder would be taken for Python's.
+                [sys.executable, "-P", "-c", _START, str(here), str(here.parent)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
             )
-            if self._child.stdout.read(1) != b"+":
+            with _time_limit(START_LIMIT, self._child):
+                has_started = self._child.stdout.read(1) == b"+"
+            if not has_started:
                 self.close()
                 raise RuntimeError("The process that reads videos does not start; see above for its error.")
         return self._child
 
 
+@contextlib.contextmanager
+def _time_limit(seconds: float, child: subprocess.Popen):
+    """Ends the child after so many seconds; gives a function that says whether it has."""
+    expired = threading.Event()
+
+    def stop():
+        expired.set()
+        child.kill()
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield expired.is_set
+    finally:
+        timer.cancel()
+        timer.join()
+
+
 def serve():
     """Read videos, as asked on the standard input, until it ends."""
-    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    return_freed_memory()
+    answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not come between the answers
     answers.write(b"+")
     answers.flush()
+    if hasattr(select, "poll"):
+        threading.Thread(target=_end_with_the_parent, daemon=True).start()
     while True:
         try:
-            request = pickle.load(requests)
+            request = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
         try:
             video, sample, kwargs = pickle.loads(request)
             answer = read_frames(video, sample, **kwargs)
-        except Exception as error:
-            answer = error
+        except BaseException as error:
+            answer = _as_exception(error)
         pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
         answers.flush()
 
 
-def _describe_exit(code: int) -> str:
-    return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+def _end_with_the_parent():
+    """Ends this process when nobody can write to it any more, even if it hangs in a decoder."""
+    poll = select.poll()
+    poll.register(sys.stdin.fileno(), 0)  # of the end one is told in any case
+    poll.poll()
+    os._exit(0)
+
+
+def _as_exception(error: BaseException) -> Exception:
+    """An error as it can be sent: not all can be pickled, or read back."""
+    with contextlib.suppress(Exception):
+        if isinstance(pickle.loads(pickle.dumps(error)), Exception):
+            return error
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _describe_exit(status: int) -> str:
+    return signal.Signals(-status).name if status < 0 else f"exit status {status}"

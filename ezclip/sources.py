@@ -138,7 +138,7 @@ def load_hub_dataset(
     config_name: str | None = None,
     split: str | None = None,
     video_column: str | None = None,
-    label_column: str = "label",
+    label_column: str | None = "label",
     label_list: str | Path | None = None,
 ) -> VideoSplit:
     """
@@ -154,7 +154,7 @@ def load_hub_dataset(
         video_column (`str`, *optional*):
             Column of `Video`s, paths or `{"path", "bytes"}`. Defaults to the first of type `Video`, or `video`.
         label_column (`str`, *optional*, defaults to `"label"`):
-            Column of class labels, names or ids.
+            Column of class labels, names or ids; `None` for videos without labels.
         label_list (`str` or `Path`, *optional*):
             Class names for ids without names.
 

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
-from .data import ReadReport, VideoCollator, VideoDataset
+from .data import ReadReport, VideoDataset, make_loader
 from .errors import DataError
 from .modeling_ezclip import EZClipModel
 
@@ -102,14 +102,13 @@ def train(
             "--per_device_train_batch_size."
         )
     dataset[0]  # says here, rather than in a worker, if no video at all can be read
-    loader = torch.utils.data.DataLoader(
+    loader = make_loader(
         dataset,
-        batch_size=recipe.per_device_train_batch_size,
+        recipe.per_device_train_batch_size,
+        num_workers,
         shuffle=True,
         # Accelerate would fill up the last batch with repeated videos.
         drop_last=True,
-        num_workers=num_workers,
-        collate_fn=VideoCollator(dataset.processor),
         generator=torch.Generator().manual_seed(dataset.seed),
     )
     optimizer = make_optimizer(model, recipe)

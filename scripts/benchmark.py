@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from ezclip import EZClipProcessor, VideoReadError
 from ezclip.evaluation import write_json
 from ezclip.sampling_ezclip import FrameSampler
-from ezclip.video_ezclip import VideoMetadata, read_frames
+from ezclip.video_ezclip import VideoFramesMetadata, read_frames
 
 
 # Mean difference in levels up to which two frames are the same but for the rounding of their colours.
@@ -250,7 +250,7 @@ def measure_video(path: str, processor: EZClipProcessor, image_processor, rounds
     return {"video": path, **facts(metadata), "readers": results}
 
 
-def facts(metadata: VideoMetadata) -> dict:
+def facts(metadata: VideoFramesMetadata) -> dict:
     return {name: getattr(metadata, name) for name in ("width", "height", "codec", "total_num_frames", "access")}
 
 

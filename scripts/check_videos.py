@@ -41,7 +41,7 @@ from ezclip.errors import DataError
 from ezclip.isolation import IsolatedReader
 from ezclip.sampling_ezclip import uniform_frame_indices
 from ezclip.sources import VideoSplit, load_folder, load_hub_dataset, load_list
-from ezclip.video_ezclip import VideoMetadata, local_path
+from ezclip.video_ezclip import VideoFramesMetadata, local_path
 
 
 COLUMNS = (
@@ -156,7 +156,7 @@ def check_video(read: IsolatedReader, video) -> dict[str, object]:
     return row if metadata is None else {**row, **describe(metadata)}
 
 
-def check_whole(read: IsolatedReader, video, frames: np.ndarray, metadata: VideoMetadata) -> str | None:
+def check_whole(read: IsolatedReader, video, frames: np.ndarray, metadata: VideoFramesMetadata) -> str | None:
     """
     Decode all of a video of which a few frames have been read.
 
@@ -178,7 +178,7 @@ def check_whole(read: IsolatedReader, video, frames: np.ndarray, metadata: Video
     return None
 
 
-def describe(metadata: VideoMetadata) -> dict[str, object]:
+def describe(metadata: VideoFramesMetadata) -> dict[str, object]:
     return {
         "codec": metadata.codec,
         "width": metadata.width,

@@ -15,10 +15,13 @@ import av
 import numpy as np
 from tqdm.auto import tqdm
 
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from ezclip import VideoReadError
 from ezclip.decoding_ezclip import BACKENDS
 from ezclip.sampling_ezclip import random_frame_indices, uniform_frame_indices
-from ezclip.video_ezclip import VideoMetadata, read_frames
+from ezclip.video_ezclip import VideoFramesMetadata, read_frames
 
 
 SAMPLERS = {
@@ -36,7 +39,7 @@ class Comparison:
     Args:
         file (`str`):
             Its name.
-        metadata ([`VideoMetadata`], *optional*):
+        metadata ([`VideoFramesMetadata`], *optional*):
             What is known of it, where it was read.
         single_frames (`int`):
             How many frames were asked for alone.
@@ -49,7 +52,7 @@ class Comparison:
     """
 
     file: str
-    metadata: VideoMetadata | None
+    metadata: VideoFramesMetadata | None
     single_frames: int
     differing: list[str]
     reason: str | None
@@ -131,7 +134,7 @@ def main(argv: list[str] | None = None):
     args = parser.parse_args(argv)
     if args.stride < 1:
         parser.error(f"--stride must be at least 1, got {args.stride}.")
-    # Names with letters after them are videos; so are, here, files that only pretend to be.
+    # Files that only pretend to be videos are compared too.
     files = sorted(path for path in args.folder.rglob("*") if path.is_file() and path.suffix not in (".json", ".jpg"))
     if not files:
         parser.error(f"{args.folder} holds no files.")

@@ -120,11 +120,11 @@ def test_table(folder, tmp_path, capsys):
     truncated = rows["truncated.mkv"]
     assert truncated["readable"] == "partly" and 0 < int(truncated["frames"]) < 60
     assert f"{truncated['frames']} frames can be decoded" in truncated["reason"]
-    for name, reason in {"broken.mp4": "is not a video file", "empty.mp4": "is an empty file"}.items():
+    for name, reason in {"broken.mp4": "is cut off", "empty.mp4": "is an empty file"}.items():
         assert rows[name]["readable"] == "no" and reason in rows[name]["reason"] and rows[name]["codec"] == ""
     output = capsys.readouterr().out
     assert "3 of 7 videos are readable, 2 partly, 2 not." in output
-    assert f"'{folder / 'broken.mp4'}': is not a video file" in output
+    assert f"'{folder / 'broken.mp4'}': is cut off" in output
     assert "1 of variable rate" in output and str(tmp_path / "videos.csv") in output
     assert [path.name for path in tmp_path.iterdir()] == ["videos.csv"]
 

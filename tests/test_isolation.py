@@ -1,9 +1,10 @@
 """That a file which hangs or crashes a decoder costs one video."""
 
 import os
-import pickle
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
@@ -21,7 +22,7 @@ from ezclip.sampling_ezclip import uniform_frame_indices
 from ezclip.sources import load_files
 from ezclip.video_ezclip import read_frames
 
-from .conftest import random_clip
+from .conftest import ROOT, random_clip
 
 
 eight = partial(uniform_frame_indices, num_frames=8)
@@ -125,7 +126,7 @@ def test_each_process_has_its_own(clip, method):
 
 def test_what_cannot_be_sent_is_named_and_leaves_the_reader_as_it_was(clip):
     with IsolatedReader() as read:
-        with pytest.raises((pickle.PicklingError, AttributeError)):
+        with pytest.raises(TypeError, match="`sample` goes to another process, and cannot .* of an installed module"):
             read(clip, lambda total: [0])
         assert read(clip, eight)[1].total_num_frames == 12
 
@@ -134,3 +135,62 @@ def test_what_cannot_be_sent_is_named_and_leaves_the_reader_as_it_was(clip):
 def test_a_time_limit_must_be_positive(timeout):
     with pytest.raises(ValueError, match="`timeout` must be a number of seconds above 0"):
         IsolatedReader(timeout)
+
+
+@pytest.mark.parametrize(("kind", "message"), [("exit", "SystemExit: 3"), ("exception", "Unpicklable: gone")])
+def test_an_error_of_the_sampler_is_not_called_a_crash(clip, kind, message, tmp_path, monkeypatch):
+    (tmp_path / "samplers.py").write_text(
+        "class Unpicklable(Exception):\n"
+        "    def __init__(self, what, why):\n"
+        "        super().__init__(what)\n"
+        "def fail(total_frames, kind):\n"
+        "    raise SystemExit(3) if kind == 'exit' else Unpicklable('gone', 'because')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    import samplers
+
+    with IsolatedReader() as read:
+        with pytest.raises(RuntimeError, match=message):
+            read(clip, partial(samplers.fail, kind=kind))
+        assert read(clip, eight)[1].total_num_frames == 12
+
+
+def test_files_in_the_working_folder_are_not_taken_for_modules(clip, tmp_path, monkeypatch):
+    for name in ("signal", "av", "numpy"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('not this one')")
+    monkeypatch.chdir(tmp_path)
+    with IsolatedReader() as read:
+        assert read(clip, eight)[1].total_num_frames == 12
+
+
+ORPHAN = """
+import sys
+from ezclip.isolation import IsolatedReader
+read = IsolatedReader()
+read(sys.argv[1])
+print(read._child.pid, flush=True)
+read(sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_process_outlives_the_one_that_reads(clip, silent_url, number):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", ORPHAN, clip, silent_url],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    child = int(parent.stdout.readline())
+    time.sleep(0.5)  # it waits for an answer from the network
+    parent.send_signal(number)
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"process {child} is still there")
