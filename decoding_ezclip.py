@@ -165,7 +165,8 @@ class _File:
     """
 
     def __init__(self, source, name: str, strict: bool = True):
-        self.source, self.name, self.strict = source, name, strict
+        self.source, self.name, self.strict, self.faults = source, name, strict, 0
+        self._kept, self._is_scanned = None, False
         self._open()
 
     def _open(self):
@@ -204,10 +205,22 @@ class _File:
     def __exit__(self, *_):
         self.container.close()
 
+    def reopen(self):
+        """Go back to the beginning, with a fresh decoder."""
+        self.container.close()
+        self._kept, self._is_scanned = None, False
+        self._open()
+
+    @property
+    def has_guessed_times(self) -> bool:
+        """Whether times are a guess: AVI has none of B-frames, and DivX may put two B-frames into a packet."""
+        return self.context.has_b_frames and (self.format == "avi" or self.codec == "mpeg4")
+
     def scan(self):
         """Read all packets, without decoding any."""
-        self.pts, self.is_key, self.damaged_at, self.has_hidden, self._kept = [], [], None, False, []
-        size, check = 0, PictureCheck(self.codec, self.context.extradata)
+        self.pts, self.is_key, self.damaged_at, self.has_hidden = [], [], None, False
+        self._is_scanned, kept, size = True, [], 0
+        check = PictureCheck(self.codec, self.context.extradata)
         self.is_plain = self.format in INDEXED_CONTAINERS and self.codec in INDEXED_CODECS
         try:
             for packet in self.container.demux(self.stream):
@@ -221,11 +234,11 @@ class _File:
                 self.has_hidden |= packet.is_discard
                 size += packet.size
                 if size <= MAX_KEPT_BYTES:
-                    self._kept.append(packet)
+                    kept.append(packet)
         except av.FFmpegError:
             self.damaged_at = len(self.pts)
-        if size > MAX_KEPT_BYTES:
-            self._kept = None
+        if size <= MAX_KEPT_BYTES:
+            self._kept = kept
 
     def damage(self) -> str | None:
         """What is wrong with the file, as far as it shows without decoding."""
@@ -248,10 +261,8 @@ class _File:
         intervals = np.diff(order)
         if not (intervals > 0).all():
             return False
-        # Times in file order are no times of B-frames. AVI has none; DivX may put two B-frames into a packet.
-        has_true_times = not self.context.has_b_frames or (
-            self.pts != order and self.format != "avi" and self.codec != "mpeg4"
-        )
+        # Times in file order are no times of B-frames.
+        has_true_times = not self.context.has_b_frames or (self.pts != order and not self.has_guessed_times)
         # A gap may be a frame that is lost, without which those that depend on it do not come out either.
         is_steady = len(order) < 2 or bool((np.abs(intervals / np.median(intervals) - 1) < 0.5).all())
         return has_true_times and self.pts[0] == order[0] and is_steady
@@ -264,11 +275,11 @@ class _File:
 
     def decode_all(self) -> Iterator[av.VideoFrame]:
         """All frames in display order; if not `strict`, those that can be decoded, counting `faults`."""
-        packets, self.faults = self.container.demux(self.stream), 0
+        packets, end = self._packets(), object()
         while True:
             try:
-                packet = next(packets, None)
-                if packet is None:
+                packet = next(packets, end)
+                if packet is end:
                     return
                 for frame in self.context.decode(packet):
                     if self.strict or not frame.is_corrupt:
@@ -284,7 +295,7 @@ class _File:
         """The frames with the wanted times, among others, in display order."""
         plan, position = self._plan(wanted), None
         can_skip = self.codec in SKIPPING_CODECS
-        for number, packet in self._packets(plan):
+        for number, packet in self._planned_packets(plan):
             if position is not None and self.is_key[number] and number != position + 1:
                 yield from self.context.decode(None)
                 self.context.flush_buffers()
@@ -311,14 +322,20 @@ class _File:
             plan.update(n for n in range(key, last + 1) if is_joined or self.pts[n] >= self.pts[key])
         return sorted(plan)
 
-    def _packets(self, plan: list[int]) -> Iterator[tuple[int, av.Packet]]:
+    def _planned_packets(self, plan: list[int]) -> Iterator[tuple[int, av.Packet]]:
         if self._kept is not None:
             return ((number, self._kept[number]) for number in plan)
-        self.container.close()
-        self._open()
-        packets = enumerate(self.container.demux(self.stream))
         planned = set(plan)
-        return ((number, packet) for number, packet in islice(packets, plan[-1] + 1) if number in planned)
+        packets = islice(enumerate(self._packets()), plan[-1] + 1)
+        return ((number, packet) for number, packet in packets if number in planned)
+
+    def _packets(self) -> Iterator[av.Packet | None]:
+        """All packets, and at last what tells a decoder that the file is over."""
+        if self._kept is not None:
+            return iter([*self._kept, None])
+        if self._is_scanned:
+            self.reopen()
+        return self.container.demux(self.stream)
 
     def _cut(self) -> str | None:
         with open(self.source, "rb") if isinstance(self.source, str) else nullcontext(self.source) as file:
@@ -339,27 +356,28 @@ def _decode_pyav(source, name: str, choose: Chooser, allow_partial: bool, in_seq
     with _File(source, name) as file:
         file.scan()
         claimed, problem = file.timestamps(file.pts), file.damage()
+        # What a strict decoder objects to need not be in the pictures.
+        can_be_whole = problem is None and file.codec in FLAGGING_CODECS
         if problem is None and not in_sequence and file.is_indexed():
             try:
                 return _by_index(file, choose)
             except (av.FFmpegError, _MissingFrame):
-                pass  # the sequence will tell, or do better
-    if problem is None:
-        try:
-            return _in_sequence(source, name, choose, claimed)[0]
-        except av.FFmpegError as error:
-            problem = f"cannot be decoded as a whole ({_message(error)})."
-        if file.codec in FLAGGING_CODECS:
-            # What a strict decoder objects to need not be in the pictures.
-            video, faults = _in_sequence(source, name, choose, claimed, strict=False)
-            if faults == 0 and len(video.timestamps) == len(file.pts) - file.is_key.index(True):
-                return video
-    if not allow_partial:
-        remedy = "Fetch it again, or use what can be decoded of it (`allow_partial`)."
-        raise VideoReadError(name, problem, remedy, "pyav")
-    video, _ = _in_sequence(source, name, choose, claimed, strict=False)
-    video.problem = f"{problem} {len(video.timestamps)} frames can be decoded."
-    return video
+                file.reopen()  # the sequence will tell, or do better
+        if problem is None:
+            try:
+                return _in_sequence(file, choose, claimed)
+            except av.FFmpegError as error:
+                problem = f"cannot be decoded as a whole ({_message(error)})."
+    if allow_partial or can_be_whole:
+        with _File(source, name, strict=False) as tolerant:
+            video = _in_sequence(tolerant, choose, claimed)
+        if can_be_whole and not tolerant.faults and len(video.timestamps) == len(file.pts) - file.is_key.index(True):
+            return video
+        if allow_partial:
+            video.problem = f"{problem} {len(video.timestamps)} frames can be decoded."
+            return video
+    remedy = "Fetch it again, or use what can be decoded of it (`allow_partial`)."
+    raise VideoReadError(name, problem, remedy, "pyav")
 
 
 class _MissingFrame(Exception):
@@ -384,34 +402,34 @@ def _by_index(file: _File, choose: Chooser) -> DecodedVideo:
     return DecodedVideo(images, indices, timestamps, "pyav", "index", file.codec, file.fps)
 
 
-def _in_sequence(
-    source, name: str, choose: Chooser, claimed: np.ndarray, strict: bool = True
-) -> tuple[DecodedVideo, int]:
+def _in_sequence(file: _File, choose: Chooser, claimed: np.ndarray) -> DecodedVideo:
     """Decode all frames. Only then it is known which there are: they are chosen by what is `claimed`, and once more
-    where that was wrong. If not `strict`, what cannot be decoded is left out, and counted."""
-    try:
-        wanted = set(choose(claimed)) if len(claimed) else set()
-    except UnavailableFramesError:
-        wanted = set()
-    images, timestamps, file = _decode_numbers(source, name, wanted, strict)
+    where that was wrong."""
+    claims = [claimed, claimed[:-1]] if file.has_guessed_times else [claimed]
+    wanted = set()
+    for claim in claims:
+        # A frame that is not there by a claim may be there in truth.
+        with suppress(UnavailableFramesError, ValueError):
+            wanted.update(choose(claim) if len(claim) else [])
+    images, timestamps = _decode_numbers(file, wanted)
     if len(timestamps) == 0:
-        raise VideoReadError(name, "has no frame that can be decoded.", "Fetch it again.", "pyav")
+        raise VideoReadError(file.name, "has no frame that can be decoded.", "Fetch it again.", "pyav")
     indices = choose(timestamps)
     if not images.keys() >= set(indices):
-        images, _, _ = _decode_numbers(source, name, set(indices), strict)
+        file.reopen()
+        images, _ = _decode_numbers(file, set(indices))
     images = [images[index] for index in indices]
-    return DecodedVideo(images, indices, timestamps, "pyav", "sequence", file.codec, file.fps), file.faults
+    return DecodedVideo(images, indices, timestamps, "pyav", "sequence", file.codec, file.fps)
 
 
-def _decode_numbers(source, name: str, wanted: set[int], strict: bool) -> tuple[dict, np.ndarray, _File]:
+def _decode_numbers(file: _File, wanted: set[int]) -> tuple[dict[int, np.ndarray], np.ndarray]:
     """The images of frames by number, and the times of all frames, from one pass over a file."""
-    images, pts, to_image = {}, [], _ToImage(name)
-    with _File(source, name, strict) as file:
-        for number, frame in enumerate(file.decode_all()):
-            if number in wanted:
-                images[number] = to_image(frame)
-            pts.append(frame.pts)
-    return images, file.timestamps(pts), file
+    images, pts, to_image = {}, [], _ToImage(file.name)
+    for number, frame in enumerate(file.decode_all()):
+        if number in wanted:
+            images[number] = to_image(frame)
+        pts.append(frame.pts)
+    return images, file.timestamps(pts)
 
 
 class _ToImage:
@@ -422,13 +440,12 @@ class _ToImage:
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         if self.matrix is None:
-            matrix = frame.side_data.get("DISPLAYMATRIX")
-            self.matrix = np.zeros(4) if matrix is None else np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].copy()
+            self.matrix = _display_matrix(frame)
         image = self.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         return self._turn(image) if self.matrix.any() else image
 
     def _turn(self, image: np.ndarray) -> np.ndarray:
-        """As a player does. The matrix `(a, b, c, d)` shows the point (x, y) at (a x + c y, b x + d y)."""
+        """As a player does."""
         matrix = self.matrix
         a, b, c, d = np.rint(matrix / np.abs(matrix).max())
         if abs(a) + abs(b) != 1 or abs(a) != abs(d) or abs(b) != abs(c):
@@ -437,6 +454,12 @@ class _ToImage:
         if b:
             image = image.swapaxes(0, 1)
         return image[:: int(b + d), :: int(a + c)]
+
+
+def _display_matrix(frame: av.VideoFrame) -> np.ndarray:
+    """`(a, b, c, d)`, which shows the point (x, y) at (a x + c y, b x + d y); zeros where nothing is to be turned."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    return np.zeros(4) if matrix is None else np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].astype(float)
 
 
 # decord goes wrong by index in other codecs: in HEVC, WMV2 and MPEG-2, by up to 12 frames.
@@ -497,8 +520,12 @@ def _inspect(source, name: str, backend: str, in_sequence: bool) -> tuple[_File,
             raise _refusal(name, problem, backend)
         is_indexed = file.is_indexed()
         timestamps = file.timestamps(sorted(file.pts)) if is_indexed else None
-    if in_sequence or not is_indexed:
-        timestamps = _in_sequence(source, name, lambda _: [], np.array([]))[0].timestamps
+        a, b, c, d = next(map(_display_matrix, file.decode_all()), np.zeros(4))
+        if a * d - b * c < 0:
+            raise _refusal(name, f"is to be shown mirrored, which {backend} does not.", backend)
+        if in_sequence or not is_indexed:
+            file.reopen()
+            timestamps = _in_sequence(file, lambda _: [], np.array([])).timestamps
     return file, timestamps, is_indexed
 
 

@@ -166,11 +166,11 @@ class Reader:
     baseline: str | None = None
 
 
-def get_readers(path: str, processor: EZClipProcessor, image_processor) -> dict[str, Reader]:
+def get_readers(path: str, indices: list[int], processor: EZClipProcessor, image_processor) -> dict[str, Reader]:
     """The contenders of `decode` by name, each after the one it is compared with."""
     sample = processor.get_sampler()
     load = partial(load_with_transformers, path, sample)
-    in_sequence, by_index = partial(read_in_sequence, path, sample), partial(read_with_decord, path, sample)
+    in_sequence, by_index = partial(read_in_sequence, path, indices), partial(read_with_decord, path, sample)
     return {
         "ezclip": Reader(lambda: processor(videos=path, return_tensors="pt"), "pixels"),
         "load_video + CLIPImageProcessor": Reader(
@@ -187,15 +187,12 @@ def load_with_transformers(path: str, sample: FrameSampler) -> np.ndarray:
     return frames
 
 
-def read_in_sequence(path: str, sample: FrameSampler) -> np.ndarray:
-    """All frames up to the last wanted one, decoded in order; how many there are is what the header says."""
+def read_in_sequence(path: str, indices: list[int]) -> np.ndarray:
+    """All frames up to the last wanted one, decoded in order. Which are wanted it is told, and need not count."""
+    images = {}
     with av.open(path, metadata_errors="ignore") as container:
         stream = container.streams.best("video")
-        count = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
-        if not stream.frames:
-            container.seek(0)
         stream.codec_context.thread_count = 1
-        indices, images = sample(count), {}
         for number, frame in enumerate(container.decode(stream)):
             if number in indices:
                 images[number] = frame.to_ndarray(format="rgb24")
@@ -229,7 +226,7 @@ def measure_video(path: str, processor: EZClipProcessor, image_processor, rounds
         [`VideoReadError`]: if ezclip cannot read the file.
     """
     frames, metadata = read_frames(path, processor.get_sampler())
-    readers, results = get_readers(path, processor, image_processor), {}
+    readers, results = get_readers(path, metadata.frames_indices, processor, image_processor), {}
     for name, reader in readers.items():
         results[name] = {"result": reader.result}
         if reader.frames is not None:

@@ -378,6 +378,9 @@ def test_mirrored_and_rotated_files_are_shown_as_a_player_does(kind, tmp_path):
     upright, _ = read_frames(content, eight)
     frames, _ = read_frames(set_matrix(content, *matrix), eight)
     assert np.array_equal(frames, np.stack([turn(image) for image in upright]))
+    if kind in ("mirrored", "upside down", "transposed", "transposed the other way"):
+        with pytest.raises(VideoReadError, match="is to be shown mirrored, which decord does not"):
+            read_frames(set_matrix(content, *matrix), eight, backend="decord")
     with pytest.raises(VideoReadError, match="at an angle that is not a multiple of 90 degrees"):
         read_frames(set_matrix(content, 0.707, 0.707, -0.707, 0.707), eight)
 
