@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from functools import partial
 from operator import getitem
 from pathlib import Path
+from threading import TIMEOUT_MAX
 
 import datasets
 import numpy as np
@@ -64,7 +65,6 @@ COLUMNS = (
     "modified",  # nanoseconds since 1970
 )
 SAMPLE = partial(uniform_frame_indices, num_frames=8)
-STILL = np.zeros((1, 1, 1, 3), np.uint8)
 IMAGES_AT_A_TIME = 64
 MAX_SHOWN = 5
 
@@ -134,7 +134,7 @@ def check_video(read: IsolatedReader, video) -> dict[str, object]:
             As for [`read_frames`].
     """
     with contextlib.suppress(VideoReadError):
-        read(STILL)  # the start of its process is not timed
+        read(b"")  # the start of its process is not timed
     metadata = seconds = problem = None
     started = time.perf_counter()
     try:
@@ -384,8 +384,8 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace):
     if args.num_workers < 1:
         parser.error(f"--num_workers must be at least 1, got {args.num_workers}.")
     for name in ("video_timeout", "slow_seconds"):
-        if not getattr(args, name) > 0:
-            parser.error(f"--{name} must be more than 0 seconds, got {getattr(args, name)}.")
+        if not 0 < getattr(args, name) <= TIMEOUT_MAX:
+            parser.error(f"--{name} must be a number of seconds above 0, got {getattr(args, name)}.")
     if args.video_root and not args.video_list:
         parser.error("--video_root is for the paths of a --video_list.")
     for name in ("dataset_config_name", "split_name", "video_column_name"):

@@ -330,8 +330,8 @@ def test_faults_of_ours_cost_one_row(good):
     [
         ([], "one of the arguments --video_dir --video_list --dataset_name is required"),
         (["--num_workers", "0"], "--num_workers must be at least 1, got 0."),
-        (["--video_timeout", "0"], "--video_timeout must be more than 0 seconds, got 0.0."),
-        (["--slow_seconds", "nan"], "--slow_seconds must be more than 0 seconds, got nan."),
+        (["--video_timeout", "0"], "--video_timeout must be a number of seconds above 0, got 0.0."),
+        (["--slow_seconds", "nan"], "--slow_seconds must be a number of seconds above 0, got nan."),
         (["--video_root", "x"], "--video_root is for the paths of a --video_list."),
         (["--split_name", "x"], "--split_name is of a data set: give --dataset_name."),
         (["--video_dir", "no/where"], "check_videos.py: no/where is not a folder."),
