@@ -18,10 +18,11 @@ import io
 import os
 import queue
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from operator import getitem
@@ -216,43 +217,48 @@ def check_videos(
             Gets each row as it comes.
     """
     readers = [IsolatedReader(args.video_timeout, backend=args.video_backend) for _ in range(args.num_workers)]
-    idle = queue.SimpleQueue()
+    idle, results, is_stopped = queue.SimpleQueue(), queue.SimpleQueue(), threading.Event()
     for reader in readers:
         idle.put(reader)
 
-    def check(file: str, source: Source, video) -> tuple[str, Row]:
-        state, read = source.state(file), idle.get()
+    def check(file: str, source: Source, video):
+        read = idle.get()
         try:
-            return file, as_row({"file": file, **state, **check_video(read, video)}, args.slow_seconds)
+            if not is_stopped.is_set():
+                row = {"file": file, **source.state(file), **check_video(read, video)}
+                results.put((file, as_row(row, args.slow_seconds)))
+        except Exception as error:  # a fault of ours: the run ends with it, rather than wait for this row
+            results.put(error)
         finally:
             idle.put(read)
 
-    pool, running = ThreadPoolExecutor(args.num_workers), set()
+    def take_one():
+        if isinstance(result := results.get(), Exception):
+            raise result
+        progress(*result)
+
+    pool, pending = ThreadPoolExecutor(args.num_workers), 0
     try:
         for file, source in sources.items():
             # No more than a few videos of a data set are in memory.
-            if len(running) == 2 * args.num_workers:
-                running = take_finished(running, progress)
-            running.add(pool.submit(check, file, source, split.videos[source.number]["video"]))
-        while running:
-            running = take_finished(running, progress)
+            if pending == 2 * args.num_workers:
+                take_one()
+                pending -= 1
+            pool.submit(check, file, source, split.videos[source.number]["video"])
+            pending += 1
+        for _ in range(pending):
+            take_one()
     finally:
+        # What is being read is given up; a thread may begin another read of the same video meanwhile. (Not by futures:
+        # Ctrl-C while one waits for them can leave their locks taken.)
+        is_stopped.set()
         pool.shutdown(wait=False, cancel_futures=True)
-        # What is being read is given up; a thread may begin another read meanwhile.
-        while not all(future.done() for future in running):
+        while idle.qsize() < len(readers):
             for reader in readers:
                 reader.close()
             time.sleep(0.05)
         for reader in readers:
             reader.close()
-
-
-def take_finished(running: set[Future], progress: Callable[[str, Row], None]) -> set[Future]:
-    """Wait for one at least; returns those that go on."""
-    finished, running = wait(running, return_when=FIRST_COMPLETED)
-    for future in finished:
-        progress(*future.result())
-    return running
 
 
 # ---- The table ----
