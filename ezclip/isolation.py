@@ -75,7 +75,7 @@ class IsolatedReader:
                 return read_frames(video, sample, **kwargs)  # frames need no decoder
             video = {"path": describe_video(video), "bytes": video.read()}
         try:
-            request = pickle.dumps((video, sample, kwargs))
+            request = pickle.dumps((os.getcwd(), video, sample, kwargs))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise TypeError(
                 f"`sample` goes to another process, and cannot ({error}). Give a function of an installed module, or "
@@ -186,7 +186,8 @@ def serve():
         except EOFError:
             return
         try:
-            video, sample, kwargs = pickle.loads(request)
+            folder, video, sample, kwargs = pickle.loads(request)
+            os.chdir(folder)  # that relative paths are relative to
             answer = read_frames(video, sample, **kwargs)
         except BaseException as error:
             answer = _as_exception(error)

@@ -164,6 +164,13 @@ def test_files_in_the_working_folder_are_not_taken_for_modules(clip, tmp_path, m
         assert read(clip, eight)[1].total_num_frames == 12
 
 
+def test_relative_paths_are_relative_to_the_working_folder_of_the_moment(clip, tmp_path, monkeypatch):
+    with IsolatedReader() as read:
+        for folder in (os.path.dirname(clip), tmp_path):
+            monkeypatch.chdir(folder)
+            assert read(os.path.relpath(clip), eight)[1].total_num_frames == 12
+
+
 ORPHAN = """
 import sys
 from ezclip.isolation import IsolatedReader
