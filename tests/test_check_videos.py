@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -370,7 +371,9 @@ def test_stopped_as_a_command(good, tmp_path, silent_address):
     argv = ["--video_list", str(tmp_path / "list.txt"), "--num_workers", "1"]
     command = [sys.executable, str(ROOT / "scripts" / "check_videos.py"), *argv]
     table = tmp_path / "videos.csv"
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    # Where the tests run in the background, Ctrl-C is ignored, and processes inherit that.
+    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     deadline = time.monotonic() + 60
     while not (table.exists() and len(read(table)) == 1) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
