@@ -357,7 +357,7 @@ def _decode_pyav(source, name: str, choose: Chooser, allow_partial: bool, in_seq
         file.scan()
         claimed, problem = file.timestamps(file.pts), file.damage()
         # What a strict decoder objects to need not be in the pictures.
-        can_be_whole = problem is None and file.codec in FLAGGING_CODECS
+        can_be_whole = problem is None and file.codec in FLAGGING_CODECS and any(file.is_key)
         if problem is None and not in_sequence and file.is_indexed():
             try:
                 return _by_index(file, choose)
