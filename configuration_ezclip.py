@@ -150,6 +150,9 @@ class EZClipConfig(PretrainedConfig):
             Whether only prompts and adapters are trainable, as published.
         initializer_factor (`float`, *optional*, defaults to 1.0):
             Factor on the standard deviation of CLIP's own initial weights.
+        base_model_name_or_path (`str`, *optional*):
+            Where the weights that were not trained come from: a folder, or a name on the Hub. Saved with checkpoints
+            of trained weights alone; see [`EZClipModel.save_pretrained`].
 
     Example:
 
@@ -162,6 +165,11 @@ class EZClipConfig(PretrainedConfig):
     """
 
     model_type = "ezclip"
+    # Of what the model returns, `Trainer` gathers the video embeddings alone: the rest is of texts, or of a batch.
+    keys_to_ignore_at_inference = [
+        *("loss_video", "loss_text", "loss_motion", "logits_per_video", "logits_per_text", "text_embeds"),
+        *("frame_embeds", "text_model_output", "vision_model_output"),
+    ]
     sub_configs = {"text_config": EZClipTextConfig, "vision_config": EZClipVisionConfig}
 
     def __init__(
@@ -173,6 +181,7 @@ class EZClipConfig(PretrainedConfig):
         motion_loss_weight=1.0,
         freeze_backbone=True,
         initializer_factor=1.0,
+        base_model_name_or_path=None,
         **kwargs,
     ):
         self.text_config = self._tower(EZClipTextConfig, text_config)
@@ -182,6 +191,7 @@ class EZClipConfig(PretrainedConfig):
         self.motion_loss_weight = motion_loss_weight
         self.freeze_backbone = freeze_backbone
         self.initializer_factor = initializer_factor
+        self.base_model_name_or_path = base_model_name_or_path
         kwargs.pop("model_type", None)
         super().__init__(**kwargs)
 

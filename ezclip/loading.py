@@ -5,6 +5,7 @@ from pathlib import Path
 from transformers import AutoConfig, AutoTokenizer, CLIPConfig
 from transformers.utils import logging
 
+from .adapters_ezclip import is_prompt_or_adapter, resolve_base
 from .configuration_ezclip import EZClipConfig, EZClipTextConfig, EZClipVisionConfig
 from .errors import ModelError
 from .modeling_ezclip import EZClipModel
@@ -80,11 +81,12 @@ def load_model(
     text_config: dict | None = None,
 ) -> EZClipModel:
     """
-    An [`EZClipModel`] from EZ-CLIP or plain CLIP weights.
+    An [`EZClipModel`] from EZ-CLIP or plain CLIP weights, which knows from where: `save_pretrained(folder,
+    trained_only=True)` saves what was trained alone.
 
     Args:
         name_or_path (`str` or `Path`):
-            A folder, or a name on the Hub.
+            A folder, or a name on the Hub. Of trained weights alone, their base is loaded too.
         for_training (`bool`, *optional*, defaults to `False`):
             Whether prompts and adapters may be new. Fresh adapters change nothing; fresh temporal prompts do, so
             without training they are an error.
@@ -121,13 +123,15 @@ def load_model(
             f"{tuple(wanted)}. Leave out the options that change it (--num_frames, --temporal_prompt)."
         )
     missing = set(info["missing_keys"])
-    if foreign := sorted(key for key in missing if "temporal_prompt" not in key and "adapter" not in key):
+    if foreign := sorted(key for key in missing if not is_prompt_or_adapter(key)):
         raise ModelError(f"{name_or_path} lacks weights of CLIP, {foreign[:3]} and others; is it a CLIP model?")
     if not for_training and any("temporal_prompt" in key for key in missing):
         raise ModelError(
             f"{name_or_path} has no temporal prompts, and untrained ones spoil its predictions. Train them "
             "(--do_train), or leave them out (--temporal_prompt none)."
         )
+    if model.config.base_model_name_or_path is None:
+        model.config.base_model_name_or_path = resolve_base(name_or_path)
     return model
 
 
