@@ -47,7 +47,19 @@ setup(
         "safetensors>=0.4.3",
         "Pillow>=10.0",
         "av>=17.0",
+        "PyYAML>=6.0",
+        "psutil>=5.9",
     ],
-    extras_require={"test": ["pytest>=8.0", "ruff>=0.9", "setuptools>=64", "wheel"]},
+    extras_require={
+        "plots": ["matplotlib>=3.8"],
+        "test": [
+            "pytest>=8.0",
+            "ruff>=0.9",
+            "setuptools>=64",
+            "wheel",
+            "matplotlib>=3.8",
+            "tensorboard>=2.16",
+        ],
+    },
     cmdclass={"build_py": BuildWithRootModules},
 )
