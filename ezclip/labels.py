@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -12,27 +13,39 @@ from .processing_ezclip import label_key
 
 def read_label_list(path: str | Path) -> list[str]:
     """
-    Class names from the published CSV files: a header `id,name` or none, ids 0 to N - 1.
+    Class names from the published files: CSV with the header `id,name` or none and ids 0 to N - 1, or `1 Name` a line
+    with ids 1 to N, as in UCF-101's classInd.txt.
 
     Raises:
         [`DataError`]: if ids have gaps, or ids or names repeat.
     """
-    rows = _read_csv(path)
+    return read_numbered_labels(path)[0]
+
+
+def read_numbered_labels(path: str | Path) -> tuple[list[str], int]:
+    """Class names, see [`read_label_list`], and the id of the first of them."""
+    rows, first_id = _read_csv(path), 0
     if rows and [cell.strip().lower() for cell in rows[0]] == ["id", "name"]:
         rows = rows[1:]
+    elif rows and re.match(r"\s*\d+\s+[^\s,]", rows[0][0]):
+        rows, first_id = [line.split(maxsplit=1) for line in read_text(path).splitlines() if line.strip()], 1
+    form = "`id name`" if first_id else "`id,name`"
     names = {}
     for number, row in enumerate(rows, start=1):
         if len(row) != 2 or not row[0].strip().isdigit():
-            raise DataError(f"{path}: entry {number} is {','.join(row)!r}; each must be `id,name`.")
+            raise DataError(f"{path}: entry {number} is {','.join(row)!r}; each must be {form}.")
         if int(row[0]) in names:
             raise DataError(f"{path}: id {row[0]} is there twice ({names[int(row[0])]!r} and {row[1].strip()!r}).")
         names[int(row[0])] = row[1].strip()
-    if sorted(names) != list(range(len(names))) or not names:
+    expected = range(first_id, first_id + len(names))
+    if sorted(names) != list(expected) or not names:
+        missing = [i for i in expected if i not in names]
         raise DataError(
-            f"{path}: ids must be 0 to N - 1 without gaps; got {sorted(names)[:5]} … for {len(names)} names."
+            f"{path}: ids must be {first_id} to N{'' if first_id else ' - 1'} without gaps; got {sorted(names)[:5]} … "
+            f"for {len(names)} names" + (f", without {missing[:10]}." if missing else ".")
         )
     _check_names(names.values(), path)
-    return [names[i] for i in range(len(names))]
+    return [names[i] for i in expected], first_id
 
 
 def read_class_descriptions(paths: list[str | Path]) -> dict[str, str]:

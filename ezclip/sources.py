@@ -6,7 +6,6 @@ class names, -1 where unknown) and `name` (what messages and results call the vi
 
 import logging
 import os
-import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,7 +15,8 @@ import pyarrow
 import pyarrow.compute
 
 from .errors import DataError
-from .labels import read_label_list, read_text
+from .labels import read_numbered_labels
+from .lists import UNKNOWN_LABEL, check_no_video_twice, first_id_of, name_classes, read_list
 from .processing_ezclip import label_key
 from .video_ezclip import describe_video, is_frame, is_url
 
@@ -27,7 +27,6 @@ VIDEO_EXTENSIONS = (
     *(".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"),
     *(".flv", ".ts", ".mts", ".m2ts", ".3gp", ".ogv", ".vob", ".divx", ".gif"),
 )
-UNKNOWN_LABEL = -1
 
 
 @dataclass
@@ -75,10 +74,7 @@ def load_folder(folder: str | Path) -> VideoSplit:
     ignored = Counter()
     found = [(str(video), label) for label, root in roots for video in _walk_videos(root, ignored)]
     if classes:
-        stray = sum(
-            path.suffix.lower() in VIDEO_EXTENSIONS or (path.is_dir() and _is_frame_folder(path))
-            for path in folder.iterdir()
-        )
+        stray = sum(path.suffix.lower() in VIDEO_EXTENSIONS or _is_frame_folder(path) for path in folder.iterdir())
         if stray:
             logger.warning(f"{folder}: {stray} videos beside the class folders have no class and are left out.")
     if ignored:
@@ -95,42 +91,53 @@ def load_files(paths: list[str]) -> VideoSplit:
 
 
 def load_list(
-    list_file: str | Path, label_list: str | Path | None = None, video_root: str | Path | None = None
+    list_file: str | Path,
+    label_list: str | Path | None = None,
+    video_root: str | Path | None = None,
+    part: str = "test",
 ) -> VideoSplit:
     """
     A published list: a line per video with its path, its number of frames (not needed) and its class id.
 
     Args:
         list_file (`str` or `Path`):
-            The list. Paths may hold blanks. Lines without a number of frames, or with the path alone, are read too.
+            The list. Paths may hold blanks. Lines without a number of frames, or with the path alone, are read too: in
+            the latter the folder of a video names its class. The official files of HMDB-51, one for each class, are
+            read by a pattern: `FOLDER/*_test_split1.txt`.
         label_list (`str` or `Path`, *optional*):
-            Class names, see [`read_label_list`].
+            Class names, see [`read_label_list`]. Without it the folders name the classes if each id has its own.
         video_root (`str` or `Path`, *optional*):
             Folder that takes the place of the list's own root. The longest end of a path that exists below it is
-            taken, as a video file or a folder of frames, whatever its ending. Without it paths are relative to the
-            working folder or to the list's.
+            taken, as a video file or a folder of frames, whatever its ending, in a folder of its class too. Without it
+            paths are relative to the working folder or to the list's.
+        part (`str`, *optional*, defaults to `"test"`):
+            Which clips of the official files of HMDB-51, `"train"` or `"test"`: each file has both.
 
     Raises:
-        [`DataError`]: if a line has another form, an id is out of range, or no video is found at all.
+        [`DataError`]: if a line has another form, an id is out of range, a video with a class is there twice, the
+        files of a class are named after another class, or no video is found at all. A warning says how many are
+        missing.
     """
-    class_names = read_label_list(label_list) if label_list is not None else None
-    entries = _read_list(list_file)
-    if not entries:
-        raise DataError(f"{list_file} is empty.")
-    for number, path, label in entries:
-        if class_names is not None and label >= len(class_names):
-            raise DataError(
-                f"{list_file}, line {number}: class id {label} of {path!r} is not in {label_list}, which has ids 0 to "
-                f"{len(class_names) - 1}. Is it the label list of this data set?"
-            )
+    entries = read_list(list_file, part)
+    labels, class_names = name_classes(entries, list_file, label_list)
     resolve = _Resolver(video_root if video_root is not None else Path(list_file).parent, strip=video_root is not None)
-    found = [(resolve(path), label) for _, path, label in entries]
-    if not any(is_url(path) or os.path.exists(path) for path, _ in found):
-        raise DataError(
-            f"None of the {len(found)} videos of {list_file} exists; the first is {entries[0][1]!r}, looked for as "
-            f"{found[0][0]!r}. Give the folder that holds them as --video_root."
-        )
-    return VideoSplit(_rows(found), class_names)
+    names = [class_names[label] if class_names and label != UNKNOWN_LABEL else None for label in labels]
+    videos = [resolve(entry.path, name) for entry, name in zip(entries, names)]
+    exists = [is_url(video) or os.path.exists(video) for video in videos]
+    if not all(exists):
+        number, first = len(videos), exists.index(False)
+        example = f"the first is {entries[first].path!r}, looked for as {videos[first]!r}"
+        if not any(exists):
+            raise DataError(
+                f"None of the {number} videos of {list_file} exists; {example}. Give the folder that holds them as "
+                "--video_root."
+            )
+        logger.warning(f"{exists.count(False)} of the {number} videos of {list_file} do not exist; {example}.")
+    if class_names is not None:
+        # Those that do not exist are told apart by what the list calls them.
+        places = [video if found else entry.path for entry, video, found in zip(entries, videos, exists)]
+        check_no_video_twice(entries, places, labels, class_names, list_file)
+    return VideoSplit(_rows(list(zip(videos, labels))), class_names)
 
 
 def load_hub_dataset(
@@ -164,30 +171,16 @@ def load_hub_dataset(
     try:
         splits = datasets.load_dataset(name, config_name)
     except Exception as error:  # the readers of many formats have errors of their own
-        reasons = [str(error)]
-        while (error := error.__cause__ or error.__context__) is not None:
-            reasons.append(str(error))
-        hint = ""
-        if any("torchcodec" in reason for reason in reasons):
-            hint = " A torchcodec that cannot be imported breaks data sets of videos: uninstall it, or mend it."
-        raise DataError(f"--dataset_name {name}: {': '.join(dict.fromkeys(reasons))}{hint}") from None
-    if split is None:
-        split = next((candidate for candidate in ("validation", "test", "train") if candidate in splits), None)
-    if split not in splits:
-        raise DataError(f"{name} has no split {split!r}; it has {list(splits)}.")
-    rows = splits[split]
-    if video_column is None:
-        of_type = [column for column, feature in rows.features.items() if isinstance(feature, datasets.Video)]
-        video_column = of_type[0] if of_type else "video"
-    if video_column not in rows.column_names:
-        raise DataError(f"{name} has no column {video_column!r}; it has {rows.column_names}. Name it.")
+        raise loading_error(name, error) from None
+    rows = splits[choose_split(splits, split, name)]
+    video_column = choose_video_column(rows.features, rows.column_names, video_column, name)
     if isinstance(rows.features[video_column], datasets.Video):
         rows = rows.cast_column(video_column, datasets.Video(decode=False))
-    class_names = read_label_list(label_list) if label_list is not None else None
+    class_names, first_id = read_numbered_labels(label_list) if label_list is not None else (None, 0)
     if label_column not in rows.column_names:
         labels, class_names = [UNKNOWN_LABEL] * len(rows), None
     else:
-        labels, class_names = _read_labels(rows, label_column, class_names, name)
+        labels, class_names = _read_labels(rows, label_column, class_names, first_id, name)
     names = _read_names(rows.data.column(video_column))
     rows = rows.select_columns([video_column])
     if video_column != "video":
@@ -196,53 +189,89 @@ def load_hub_dataset(
 
 
 class _Resolver:
-    """Finds the file or folder of frames that a path of a list means."""
+    """Finds the file or folder of frames that a path of a list means. Each folder is listed once."""
 
     def __init__(self, root: str | Path, strip: bool):
-        self.root, self.strip = Path(root), strip
+        self.root, self.strip = str(root), strip
         self.depth = -1  # where the last path that was found began: there a missing one is named
+        self.children, self.class_folders = {}, {}
 
-    def __call__(self, path: str) -> str:
+    def __call__(self, path: str, class_name: str | None) -> str:
         if is_url(path):
             return path
         if not self.strip:
-            candidates = [Path(path), self.root / path]
-            return str(next(filter(None, map(_existing, candidates)), candidates[-1]))
+            candidates = [Path(path), Path(self.root, path)]
+            found = (self.find(str(candidate.parent), candidate.name) for candidate in candidates)
+            return str(Path(next(filter(None, found), candidates[-1])))
         parts = PurePosixPath(path.replace("\\", "/").lstrip("/")).parts
         for depth in range(len(parts)):
-            if found := _existing(self.root.joinpath(*parts[depth:])):
+            folder = os.path.join(self.root, *parts[depth:-1])
+            found = self.find(folder, parts[-1]) or self.find_in_class(folder, class_name, parts[-1])
+            if found is not None:
                 self.depth = depth
-                return str(found)
-        return str(self.root.joinpath(*(parts[self.depth :] or parts[-1:])))
+                return found
+        return os.path.join(self.root, *(parts[self.depth :] or parts[-1:]))
+
+    def find(self, folder: str, name: str) -> str | None:
+        """What has this name, or with a video's ending more (frames listed, files kept) or less (the reverse)."""
+        names = self.list(folder)
+        path = os.path.join(folder, name)
+        if name in names:
+            return path
+        frames, ending = os.path.splitext(name)
+        if ending.lower() in VIDEO_EXTENSIONS and frames in names and _is_frame_folder(Path(folder, frames)):
+            return os.path.join(folder, frames)
+        variant = next((ending for ending in VIDEO_EXTENSIONS if name + ending in names), None)
+        if variant is not None:
+            return path + variant
+        # A file system may take other letters for the same.
+        return path if names and os.path.exists(path) else None
+
+    def find_in_class(self, folder: str, class_name: str | None, name: str) -> str | None:
+        """The same in the folder of a class, which many published lists leave out."""
+        if class_name is None:
+            return None
+        if folder not in self.class_folders:
+            self.class_folders[folder] = {label_key(child): child for child in self.list(folder)}
+        child = self.class_folders[folder].get(label_key(class_name))
+        return self.find(os.path.join(folder, child), name) if child is not None else None
+
+    def list(self, folder: str) -> set[str]:
+        if folder not in self.children:
+            try:
+                self.children[folder] = set(os.listdir(folder))
+            except OSError:
+                self.children[folder] = set()
+        return self.children[folder]
 
 
-def _existing(path: Path) -> Path | None:
-    """`path`, or what stands there with a video's ending more (frames listed, files kept) or less (the reverse)."""
-    if path.exists():
-        return path
-    if not path.parent.is_dir():
-        return None
-    frames = path.with_suffix("")
-    if path.suffix.lower() in VIDEO_EXTENSIONS and frames.is_dir() and _is_frame_folder(frames):
-        return frames
-    variants = (path.with_name(path.name + ending) for ending in VIDEO_EXTENSIONS)
-    return next((variant for variant in variants if variant.exists()), None)
+def loading_error(name: str, error: BaseException) -> DataError:
+    """What to say of a data set that cannot be loaded: all causes, and the way out of one that is not plain."""
+    reasons = [str(error)]
+    while (error := error.__cause__ or error.__context__) is not None:
+        reasons.append(str(error))
+    hint = ""
+    if any("torchcodec" in reason for reason in reasons):
+        hint = " A torchcodec that cannot be imported breaks data sets of videos: uninstall it, or mend it."
+    return DataError(f"--dataset_name {name}: {': '.join(dict.fromkeys(reasons))}{hint}")
 
 
-def _read_list(list_file: str | Path) -> list[tuple[int, str, int]]:
-    """(line number, path, label) of each line. How many numbers end most of the lines, so many must end each."""
-    lines = [(n, line.strip()) for n, line in enumerate(read_text(list_file).split("\n"), start=1) if line.strip()]
-    forms = {n: re.compile(r"(.*\S)" + r"\s+(\d+)" * n) for n in (2, 1, 0)}
-    votes = Counter(next(n for n, form in forms.items() if form.fullmatch(line)) for _, line in lines)
-    numbers = votes.most_common(1)[0][0] if votes else 0
-    entries = []
-    for line_number, line in lines:
-        match = forms[numbers].fullmatch(line)
-        if match is None:
-            form = "path num_frames id" if numbers == 2 else "path id"
-            raise DataError(f"{list_file}, line {line_number}: {line!r} is not `{form}` as most other lines are.")
-        entries.append((line_number, match.group(1), int(match.group(numbers + 1)) if numbers else UNKNOWN_LABEL))
-    return entries
+def choose_split(splits, split: str | None, name: str) -> str:
+    """`split`, or the first of validation, test and train that there is."""
+    if split is None:
+        split = next((candidate for candidate in ("validation", "test", "train") if candidate in splits), None)
+    if split not in splits:
+        raise DataError(f"{name} has no split {split!r}; it has {list(splits)}.")
+    return split
+
+
+def choose_video_column(features: dict, columns: list[str], column: str | None, name: str) -> str:
+    """`column`, or the first of type `Video`, or `video`."""
+    if column is None:
+        column = next((key for key, feature in features.items() if isinstance(feature, datasets.Video)), "video")
+    if column not in columns:
+        raise DataError(f"{name} has no column {column!r}; it has {columns}. Name it.")
+    return column
 
 
 def _read_names(column: pyarrow.ChunkedArray) -> list[str]:
@@ -254,7 +283,9 @@ def _read_names(column: pyarrow.ChunkedArray) -> list[str]:
     return [path or f"row {index}" for index, path in enumerate(paths)]
 
 
-def _read_labels(rows, column: str, class_names: list[str] | None, name: str) -> tuple[list[int], list[str] | None]:
+def _read_labels(
+    rows, column: str, class_names: list[str] | None, first_id: int, name: str
+) -> tuple[list[int], list[str] | None]:
     feature, values = rows.features[column], list(rows[column])
     kind = getattr(feature, "dtype", "")
     if isinstance(feature, datasets.ClassLabel):
@@ -271,9 +302,13 @@ def _read_labels(rows, column: str, class_names: list[str] | None, name: str) ->
         values = [None if value is None else ids[label_key(value)] for value in values]
     elif "int" not in kind:
         raise DataError(f"Column {column!r} of {name} is of type {feature}; labels are class names or ids.")
+    else:
+        first_id = first_id_of([value for value in values if value not in (None, UNKNOWN_LABEL)], first_id)
+        values = [value if value in (None, UNKNOWN_LABEL) else value - first_id for value in values]
     values = [UNKNOWN_LABEL if value is None else value for value in values]
-    if class_names is not None and max(values, default=0) >= len(class_names):
-        raise DataError(f"{name} has class id {max(values)}, the label list ids 0 to {len(class_names) - 1}.")
+    outside = [value for value in values if not UNKNOWN_LABEL <= value < len(class_names)] if class_names else []
+    if outside:
+        raise DataError(f"{name} has class id {outside[0]}, the label list ids 0 to {len(class_names) - 1}.")
     return values, class_names
 
 
@@ -293,8 +328,8 @@ def _walk_videos(root: Path, ignored: Counter) -> list[Path]:
 
 
 def _is_frame_folder(path: Path) -> bool:
-    """Whether a folder is a video by its frames: it has pictures, and neither videos nor folders."""
-    children = list(path.iterdir())
+    """Whether a path is a folder that is a video by its frames: it has pictures, and neither videos nor folders."""
+    children = list(path.iterdir()) if path.is_dir() else []
     return any(map(is_frame, children)) and not any(
         child.suffix.lower() in VIDEO_EXTENSIONS or child.is_dir() for child in children
     )

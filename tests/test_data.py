@@ -101,11 +101,13 @@ def test_list_of_files_kept_as_frames(tmp_path, label_list):
     assert load_list(path, label_list, tmp_path / "data").videos["video"][:] == [str(frames)]
 
 
-def test_list_without_root(clip_folder, tmp_path, label_list):
+def test_list_without_root(clip_folder, tmp_path, label_list, monkeypatch):
     absolute = clip_folder / "red_circle" / "a.mp4"
     shutil.copy(absolute, tmp_path / "beside.mp4")
     path = write_lines(tmp_path / "list.txt", f"{absolute} 12 0", "beside.mp4 12 1")
     assert load_list(path, label_list).videos["video"][:] == [str(absolute), str(tmp_path / "beside.mp4")]
+    monkeypatch.chdir(tmp_path)
+    assert load_list(path.name, label_list).videos["video"][1] == "beside.mp4"
 
 
 def test_list_of_addresses(tmp_path, label_list):
@@ -269,6 +271,13 @@ def test_hub_dataset_with_ids(save_parquet, label_list):
     with pytest.raises(DataError, match="has no column 'film'; it has"):
         load_hub_dataset(name, video_column="film")
     assert load_hub_dataset(name, label_column="none").class_names is None
+
+
+@pytest.mark.parametrize(("ids", "labels"), [([1, 2], [0, 1]), ([0, 1], [0, 1]), ([2, -1], [1, -1])])
+def test_hub_dataset_beside_a_label_list_that_counts_from_1(save_parquet, tmp_path, ids, labels):
+    label_list = write_lines(tmp_path / "classInd.txt", "1 red circle", "2 GreenSquare")
+    split = load_hub_dataset(save_parquet(ids, datasets.Value("int64")), label_list=label_list)
+    assert (split.class_names, split.videos["label"][:]) == (["red circle", "GreenSquare"], labels)
 
 
 @pytest.mark.parametrize(
