@@ -71,10 +71,6 @@ class Predictions:
         self.report.write(output_dir, self.split)
 
 
-def write_json(path: Path, content: dict):
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 @torch.no_grad()
 def predict(
     model: EZClipModel,
@@ -114,15 +110,14 @@ def predict(
         [`VideoReadError`]: with `strict`, for the first unreadable video.
     """
     accelerator = accelerator or Accelerator()
-    loader = accelerator.prepare(make_loader(dataset, batch_size, num_workers))
+    # A generator of its own: a training that evaluates now and then draws what it would have drawn without.
+    generator = torch.Generator().manual_seed(0)
+    loader = accelerator.prepare(make_loader(dataset, batch_size, num_workers, generator=generator))
     model = accelerator.unwrap_model(model).to(accelerator.device).eval()
     gathered, report = [], ReadReport()
     for batch in tqdm(loader, desc=desc, unit="batch", disable=not accelerator.is_local_main_process):
         report.take(batch, strict)
-        views = batch["pixel_values"]  # [B, T, 3, H, W], or [B, V, T, 3, H, W]
-        with accelerator.autocast():
-            video_embeds = model.get_video_features(views.flatten(0, -5)).pooler_output
-        probabilities = bank.probabilities(video_embeds, ensemble).unflatten(0, (len(views), -1)).mean(dim=1)
+        probabilities = view_probabilities(model, bank, batch["pixel_values"], ensemble, accelerator)
         # Drops what the last batch repeats to fill up all processes.
         gathered.append(accelerator.gather_for_metrics((batch["index"], probabilities)))
     report.gather()
@@ -131,3 +126,29 @@ def predict(
     order = np.argsort(indices)
     order = order[~np.isin(indices[order], list(report.bad_videos))]
     return Predictions(dataset.split, bank.labels, indices[order], probabilities[order], report)
+
+
+def view_probabilities(
+    model: EZClipModel, bank: ClassBank, views: torch.Tensor, ensemble: str, accelerator: Accelerator
+) -> torch.Tensor:
+    """
+    Class probabilities of videos, of several views of one their mean.
+
+    Args:
+        model ([`EZClipModel`]):
+            What embeds them.
+        bank ([`ClassBank`]):
+            The C classes.
+        views (`torch.Tensor` of shape `(B, T, 3, H, W)` or `(B, V, T, 3, H, W)`):
+            Pixels.
+        ensemble (`str`):
+            See [`~ClassBank.probabilities`].
+        accelerator (`Accelerator`):
+            In whose precision they are embedded; they are compared in float32.
+
+    Returns:
+        `torch.Tensor` of shape `(B, C)`: float32.
+    """
+    with accelerator.autocast():
+        video_embeds = model.get_video_features(views.flatten(0, -5)).pooler_output
+    return bank.probabilities(video_embeds, ensemble).unflatten(0, (len(views), -1)).mean(dim=1)
