@@ -1,6 +1,8 @@
 """Items and batches for training and evaluation."""
 
+import hashlib
 import json
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -66,6 +68,17 @@ class VideoDataset(torch.utils.data.Dataset):
 
     def set_epoch(self, epoch: int):
         self.epoch = epoch
+
+    def settings(self) -> dict:
+        """What the items depend on, but for the pixels of the videos: short enough to be kept in a file."""
+        content = [self.split.videos["name"][:], self.split.videos["label"][:], self.prompts]
+        return {
+            "seed": self.seed,
+            "num_videos": len(self),
+            "videos_and_texts": hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16],
+            "num_frames": self.processor.num_frames,
+            "transform": repr(self.transform),
+        }
 
     def __getitem__(self, index: int) -> dict:
         bad_videos = []
@@ -141,6 +154,9 @@ def make_loader(dataset: VideoDataset, batch_size: int, num_workers: int = 0, **
 
 
 def _start_worker(worker_id: int):
+    # A signal to all processes of a job is for the main one to answer, which needs its workers to the end of a step.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return_freed_memory()
 
 

@@ -1,16 +1,32 @@
 """Training of prompts and adapters, as published: AdamW, linear warm-up, cosine to zero, every step."""
 
+import contextlib
+import math
+import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from tqdm.auto import tqdm
-from transformers import get_cosine_schedule_with_warmup
+from accelerate.utils import DistributedType
+from safetensors.torch import save_file
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainerState, get_cosine_schedule_with_warmup
+from transformers.utils import logging
 
+from .checkpoints import Checkpoints, load_trained
+from .contrastive import backward
 from .data import ReadReport, VideoDataset, make_loader
-from .errors import DataError
+from .errors import DataError, ModelError
+from .files import replacing
 from .modeling_ezclip import EZClipModel
+from .tracking import TrainingLog
+
+
+logger = logging.get_logger("ezclip")
+
+BEST_NAME = "best_model"
 
 
 def _option(default, help):
@@ -32,9 +48,29 @@ class TrainingRecipe:
     max_train_steps: int | None = _option(None, "Number of steps, in place of --num_train_epochs.")
     max_grad_norm: float | None = _option(None, "Longer gradients are scaled down to this norm. Not published.")
     per_device_train_batch_size: int = _option(
-        32, "Videos per process and step; each is compared with the texts of all of them."
+        32, "Videos per process and step; each is compared with the texts of all of them, on all processes."
+    )
+    micro_batch_size: int | None = _option(
+        None, "Videos per process whose activations are held at a time; the loss and its gradient stay those of all."
+    )
+    gradient_checkpointing: bool = _option(
+        False, "Compute activations again on the way back, for less memory and a third more time."
     )
     logging_steps: int = _option(10, "Steps between two entries of the log.")
+    eval_steps: int | None = _option(None, "Steps between two evaluations while training. By default there are none.")
+    metric_for_best_model: str = _option("eval_top1", "What the best weights are best in; higher is better.")
+    load_best_model_at_end: bool = _option(False, "End with the best weights instead of the last.")
+    early_stopping_patience: int | None = _option(None, "Stop after so many evaluations in a row without better ones.")
+    save_steps: int | None = _option(
+        None, "Steps between two checkpoints. By default there is one only when a signal stops the training."
+    )
+    save_total_limit: int | None = _option(None, "Checkpoints to keep; the oldest go first. By default all.")
+
+    def settings(self) -> dict:
+        """What the course of a training depends on."""
+        unimportant = ("save_steps", "save_total_limit", "load_best_model_at_end")
+        names = [option.name for option in fields(TrainingRecipe) if option.name not in unimportant]
+        return {name: getattr(self, name) for name in names}
 
 
 def make_optimizer(model: EZClipModel, recipe: TrainingRecipe) -> torch.optim.AdamW:
@@ -57,6 +93,74 @@ def make_optimizer(model: EZClipModel, recipe: TrainingRecipe) -> torch.optim.Ad
     )
 
 
+def make_schedule(optimizer: torch.optim.Optimizer, warmup_ratio: float, num_steps: int) -> LambdaLR:
+    """Linear warm-up in the first `warmup_ratio` of the steps, then half a cosine to 0 ("WarmupCosineAnnealingLR")."""
+    return get_cosine_schedule_with_warmup(optimizer, round(warmup_ratio * num_steps), num_steps)
+
+
+class StopSignals:
+    """
+    Takes note of SIGTERM, SIGINT and SIGUSR1 (a queue's warning), so that a step can be finished and saved.
+
+    `received` is the number of the first, or 0. A second one does what it did before.
+    """
+
+    def __init__(self):
+        self.received, self.previous = 0, {}
+
+    def __enter__(self):
+        for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+            number = getattr(signal, name, None)
+            # What is ignored, as in the background of a shell, stays ignored; only a main thread can listen.
+            with contextlib.suppress(ValueError):
+                if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+                    self.previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def _receive(self, number: int, frame):
+        self.received = number
+        self._restore()
+
+    def _restore(self):
+        while self.previous:
+            signal.signal(*self.previous.popitem())
+
+    def __exit__(self, *_):
+        self._restore()
+
+
+class TrainingStopped(Exception):
+    """
+    A signal ended the training; the message says where the last checkpoint is.
+
+    Args:
+        message (`str`):
+            What to tell the user.
+        exit_status (`int`):
+            128 + the signal's number, as shells have it.
+    """
+
+    def __init__(self, message: str, exit_status: int):
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
+@dataclass
+class TrainingResult:
+    """
+    What a training leaves, besides the model.
+
+    Args:
+        log ([`TrainingLog`]):
+            Losses, rates and evaluations by step.
+        report ([`ReadReport`]):
+            Which videos could not be read and were replaced, and which were read in part.
+    """
+
+    log: TrainingLog
+    report: ReadReport
+
+
 def train(
     model: EZClipModel,
     dataset: VideoDataset,
@@ -64,10 +168,16 @@ def train(
     accelerator: Accelerator,
     num_workers: int = 0,
     strict: bool = False,
-    log: Callable[[dict], None] | None = None,
-) -> ReadReport:
+    output_dir: str | Path | None = None,
+    resume_from: str | Path | None = None,
+    settings: dict | None = None,
+    evaluate: Callable[[], dict] | None = None,
+) -> TrainingResult:
     """
     Train a model in place.
+
+    On any number of processes a step takes `per_device_train_batch_size` videos of each, and the loss compares all of
+    them: N processes with B videos do what one does with N * B.
 
     Args:
         model ([`EZClipModel`]):
@@ -77,31 +187,30 @@ def train(
         recipe ([`TrainingRecipe`]):
             How long and how fast.
         accelerator (`Accelerator`):
-            Device, processes and precision.
+            Device, processes and precision. It forgets the model again afterwards.
         num_workers (`int`, *optional*, defaults to 0):
             Processes that decode.
         strict (`bool`, *optional*, defaults to `False`):
             Whether the first unreadable video ends the run.
-        log (`Callable[[dict], None]`, *optional*):
-            Takes `step`, `epoch`, `loss`, its parts and `learning_rate` every `logging_steps` steps.
-
-    Returns:
-        [`ReadReport`]: which videos could not be read and were replaced, and which were read in part.
+        output_dir (`str` or `Path`, *optional*):
+            Where [`Checkpoints`] and the best weights stand. Without it there are none.
+        resume_from (`str` or `Path`, *optional*):
+            A checkpoint to go on from, or `"latest"`; see [`Checkpoints.choose`].
+        settings (`dict`, *optional*):
+            What the course of the training depends on besides recipe and data: model, augmentation. A checkpoint is
+            used with equal settings only.
+        evaluate (`Callable`, *optional*):
+            Gives the metrics of the model as it is, every `eval_steps` steps.
 
     Raises:
-        [`DataError`]: if there are too few videos for a batch, or none can be read. [`VideoReadError`]: with `strict`,
-        for the first unreadable video.
+        [`DataError`]: if there are too few videos for a batch, none can be read, a checkpoint cannot be used or
+        written, or the loss is no number. [`ModelError`]: if memory does not suffice. [`VideoReadError`]: with
+        `strict`, for the first unreadable video. [`TrainingStopped`]: after SIGTERM, SIGINT or SIGUSR1.
     """
-    if recipe.per_device_train_batch_size < 2:
-        raise DataError("--per_device_train_batch_size must be at least 2: the loss compares the videos of a batch.")
-    needed = recipe.per_device_train_batch_size * accelerator.num_processes
-    if len(dataset) < needed:
-        raise DataError(
-            f"A step takes {needed} videos ({recipe.per_device_train_batch_size} on each of "
-            f"{accelerator.num_processes} processes) and there are {len(dataset)}. Lower "
-            "--per_device_train_batch_size."
-        )
-    dataset[0]  # says here, rather than in a worker, if no video at all can be read
+    batch_size = recipe.per_device_train_batch_size * accelerator.num_processes
+    _check(recipe, dataset, batch_size, accelerator, evaluate, output_dir)
+    if recipe.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     loader = make_loader(
         dataset,
         recipe.per_device_train_batch_size,
@@ -111,43 +220,156 @@ def train(
         drop_last=True,
         generator=torch.Generator().manual_seed(dataset.seed),
     )
-    optimizer = make_optimizer(model, recipe)
-    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    prepared, optimizer, loader = accelerator.prepare(model, make_optimizer(model, recipe), loader)
     num_steps = recipe.max_train_steps
     if num_steps is None:
         num_steps = recipe.num_train_epochs * len(loader)
-    # Not prepared: Accelerate would step it once for every process.
-    schedule = get_cosine_schedule_with_warmup(optimizer, round(recipe.warmup_ratio * num_steps), num_steps)
+    schedule = make_schedule(optimizer, recipe.warmup_ratio, num_steps)
+    # For its place in checkpoints alone: what this returns would step it once for every process.
+    accelerator.prepare(schedule)
 
-    model.train()
-    step, epoch, report = 0, 0, ReadReport()
-    progress = tqdm(total=num_steps, desc="Training", unit="step", disable=not accelerator.is_local_main_process)
-    while step < num_steps:
-        dataset.set_epoch(epoch)
-        loader.set_epoch(epoch)
-        for batch in loader:
-            report.take(batch, strict)
-            del batch["index"]
-            with accelerator.autocast():
-                outputs = model(**batch)
-            accelerator.backward(outputs.loss)
-            if recipe.max_grad_norm is not None:
-                accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            step += 1
-            progress.update()
-            if step % recipe.logging_steps == 0 or step == num_steps:
-                names = ("loss", "loss_video", "loss_text", "loss_motion")
-                entry = {"step": step, "epoch": epoch, **{name: outputs[name].item() for name in names}}
-                entry["learning_rate"] = schedule.get_last_lr()[-1]
-                progress.set_postfix(loss=f"{entry['loss']:.3f}", motion=f"{entry['loss_motion']:.3f}")
-                if log is not None:
-                    log(entry)
-            if step == num_steps:
-                break
-        epoch += 1
-    progress.close()
+    state, report, checkpoints = _make_state(recipe, num_steps), ReadReport(), None
+    if output_dir is not None:
+        settings = {**recipe.settings(), **(settings or {}), **dataset.settings(), "max_steps": num_steps}
+        del settings["per_device_train_batch_size"]
+        settings |= {"train_batch_size": batch_size, "num_processes": accelerator.num_processes}
+        checkpoints = Checkpoints(accelerator, output_dir, settings, recipe.save_total_limit)
+        if (path := checkpoints.choose(resume_from)) is not None:
+            state, report = checkpoints.load(path)
+            logger.info(f"Training goes on from {path}.")
+
+    log = TrainingLog(accelerator, state, samples_per_step=batch_size)
+    is_over = False
+    try:
+        with log, StopSignals() as signals:
+            while state.global_step < num_steps and not is_over:
+                epoch, num_done = divmod(state.global_step, len(loader))
+                loader.set_epoch(epoch)
+                dataset.set_epoch(epoch)
+                prepared.train()
+                for batch in accelerator.skip_first_batches(loader, num_done) if num_done else loader:
+                    report.take(batch, strict)
+                    del batch["index"]
+                    losses = backward(prepared, batch, accelerator, recipe.micro_batch_size)
+                    limit = math.inf if recipe.max_grad_norm is None else recipe.max_grad_norm
+                    grad_norm = accelerator.clip_grad_norm_(prepared.parameters(), limit)
+                    learning_rate = schedule.get_last_lr()[-1]
+                    optimizer.step()
+                    if not accelerator.optimizer_step_was_skipped:  # for the scale of float16
+                        schedule.step()
+                    optimizer.zero_grad()
+                    log.advance(epoch=(state.global_step + 1) / len(loader))
+                    step, is_last = state.global_step, state.global_step == num_steps
+
+                    if signals.received:
+                        accelerator.set_trigger()
+                    is_stopped = accelerator.check_trigger()
+                    is_saved = checkpoints is not None and (
+                        is_stopped or (recipe.save_steps is not None and step % recipe.save_steps == 0)
+                    )
+                    is_logged = step % recipe.logging_steps == 0 or is_last
+                    if is_logged or is_saved:
+                        _require_finite(losses, step)
+                    if is_logged:
+                        values = {name: value.item() for name, value in losses.items()}
+                        log.step({**values, "learning_rate": learning_rate, "grad_norm": float(grad_norm)})
+                    if recipe.eval_steps is not None and (step % recipe.eval_steps == 0 or is_last):
+                        with log.paused():
+                            log.evaluation(metrics := evaluate())
+                            is_over = _keep_best(model, metrics, state, recipe, accelerator, Path(output_dir))
+                            prepared.train()
+                    if is_saved:
+                        with log.paused():
+                            path = checkpoints.save(state, report)
+                    if is_stopped:
+                        what = f"{path} is saved" if is_saved else "nothing is saved"
+                        number = signals.received or signal.SIGTERM
+                        raise TrainingStopped(f"Stopped by a signal after step {step}; {what}.", 128 + number)
+                    if is_last or is_over:
+                        break
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"A step does not fit into memory ({str(error).splitlines()[0]}). Give --micro_batch_size, which leaves "
+            "the result as it is, or --gradient_checkpointing."
+        ) from error
+    finally:
+        # Also when it ends in an error of any kind: what there is to go on from.
+        if checkpoints is not None and state.global_step < num_steps and not is_over and accelerator.is_main_process:
+            last = checkpoints.last()
+            if last is not None:
+                logger.warning(f"The last checkpoint is {last}: go on with --resume_from_checkpoint latest.")
+        accelerator.free_memory()
+    if recipe.load_best_model_at_end:
+        load_trained(model, Path(output_dir) / BEST_NAME / "model.safetensors")
     report.gather()
-    return report
+    return TrainingResult(log, report)
+
+
+def _make_state(recipe: TrainingRecipe, num_steps: int) -> TrainerState:
+    return TrainerState(
+        max_steps=num_steps,
+        num_train_epochs=recipe.num_train_epochs,
+        train_batch_size=recipe.per_device_train_batch_size,
+        **{name: getattr(recipe, name) or 0 for name in ("logging_steps", "eval_steps", "save_steps")},
+    )
+
+
+def _check(
+    recipe: TrainingRecipe,
+    dataset: VideoDataset,
+    batch_size: int,
+    accelerator: Accelerator,
+    evaluate: Callable | None,
+    output_dir: str | Path | None,
+):
+    if batch_size < 2:
+        raise DataError("--per_device_train_batch_size must be at least 2: the loss compares the videos of a batch.")
+    if len(dataset) < batch_size:
+        raise DataError(
+            f"A step takes {batch_size} videos ({recipe.per_device_train_batch_size} on each of "
+            f"{accelerator.num_processes} processes) and there are {len(dataset)}. Lower "
+            "--per_device_train_batch_size."
+        )
+    if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ModelError(f"Training runs under DDP and FSDP, not under {accelerator.distributed_type.value}.")
+    wants_best = recipe.load_best_model_at_end or recipe.early_stopping_patience is not None
+    if wants_best and recipe.eval_steps is None:
+        raise DataError("--load_best_model_at_end and --early_stopping_patience need --eval_steps.")
+    if recipe.eval_steps is not None and (evaluate is None or output_dir is None):
+        raise DataError("--eval_steps needs videos to evaluate on and an --output_dir.")
+    dataset[0]  # says here, rather than in a worker, if no video at all can be read
+
+
+def _require_finite(losses: dict, step: int):
+    if not math.isfinite(losses["loss"].item()):
+        raise DataError(
+            f"The loss of step {step} is {losses['loss'].item()}. Lower --learning_rate, give --max_grad_norm 1, or "
+            "--mixed_precision bf16 in place of fp16."
+        )
+
+
+def _keep_best(
+    model: EZClipModel,
+    metrics: dict,
+    state: TrainerState,
+    recipe: TrainingRecipe,
+    accelerator: Accelerator,
+    output_dir: Path,
+) -> bool:
+    """Keep the weights if they are the best so far; returns whether training should stop for want of better ones."""
+    name = recipe.metric_for_best_model
+    if name not in metrics:
+        raise DataError(f"--metric_for_best_model {name} is none of the metrics {sorted(metrics)}.")
+    if state.best_metric is None or metrics[name] > state.best_metric:
+        state.best_metric, state.best_global_step = metrics[name], state.global_step
+        folder = output_dir / BEST_NAME
+        state.best_model_checkpoint = str(folder)
+        if accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            weights = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad}
+            with replacing(folder / "model.safetensors") as partial:
+                save_file(weights, partial)
+    if recipe.early_stopping_patience is None:
+        return False
+    steps = [entry["step"] for entry in state.log_history if name in entry]
+    return sum(step > state.best_global_step for step in steps) >= recipe.early_stopping_patience
