@@ -6,6 +6,7 @@ A class is a colour, a shape and a direction. The path of a clip lies evenly abo
 shape is held out: CLIP knows it from stills, and EZ-CLIP never sees it move.
 """
 
+import json
 import shutil
 from dataclasses import replace
 from fractions import Fraction
@@ -23,10 +24,12 @@ from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast, get_cos
 
 from .class_bank_ezclip import ClassBank
 from .data import VideoDataset
-from .evaluation import predict, write_json
+from .evaluation import predict
+from .files import write_json
 from .loading import load_model
 from .modeling_ezclip import similarity_targets
 from .processing_ezclip import EZClipProcessor, default_image_processor
+from .protocols import harmonic_mean, summarize
 from .sources import load_folder
 from .training import TrainingRecipe, train
 
@@ -41,6 +44,10 @@ IMAGE_SIZE = 32
 FILE_SIZE = 64  # side of the rendered frames
 CLIPS_PER_CLASS = {"train": 42, "base": 5, "novel": 15}
 TEMPLATE = "a {}"
+
+PARTS = ("base", "novel")  # those that are evaluated
+VARIANTS = {"with_temporal_prompts": "deep", "without_temporal_prompts": "none"}
+RESULTS_NAME = "demo_results.json"
 
 NUM_STILLS = 10_000
 PRETRAINING_STEPS = 1200
@@ -59,38 +66,66 @@ RECIPE = TrainingRecipe(
 )
 
 
-def run_demo(output_dir: str | Path, accelerator: Accelerator, seed: int = 42, num_workers: int = 0) -> dict:
+def run_demo(
+    output_dir: str | Path, accelerator: Accelerator, seed: int = 42, num_workers: int = 0, num_seeds: int = 1
+) -> dict:
     """
-    Run the demonstration; about three minutes on two cores.
+    Run the demonstration; about three minutes on two cores for a seed.
 
     Args:
         output_dir (`str` or `Path`):
             Gets `videos/`, the models `clip/`, `with_temporal_prompts/` and `without_temporal_prompts/` with their
-            predictions, and `demo_results.json`.
+            predictions, and `demo_results.json`. Each of several seeds has these in a folder of its own, as `seed42/`,
+            and `demo_results.json` is over all of them. A seed whose folder has its results is not run again.
         accelerator (`Accelerator`):
             Device and processes.
         seed (`int`, *optional*, defaults to 42):
             Seed of everything: clips, stills, weights, order.
         num_workers (`int`, *optional*, defaults to 0):
             Processes that decode.
+        num_seeds (`int`, *optional*, defaults to 1):
+            How many times to run, with `seed`, `seed + 1` and so on.
 
     Returns:
         `dict`: `chance`, `with_temporal_prompts` and `without_temporal_prompts`, each with the top-1 accuracies `base`
-        and `novel` and their `harmonic_mean`, as fractions.
+        and `novel` and their `harmonic_mean`, as fractions. For several seeds each of the three has `mean` and `std`
+        (of a sample, see [`summarize`]), and `runs` holds those of each seed.
     """
     output_dir = Path(output_dir)
+    if num_seeds == 1:
+        return run_seed(output_dir, accelerator, seed, num_workers)
+    by_seed = {}
+    for number in range(seed, seed + num_seeds):
+        folder = output_dir / f"seed{number}"
+        results = read_results(folder / RESULTS_NAME)
+        if results is not None:
+            accelerator.print(f"Seed {number} was run before: {folder / RESULTS_NAME}")
+        else:
+            accelerator.print(f"Seed {number}")
+            results = run_seed(folder, accelerator, number, num_workers)
+        by_seed[folder.name] = results
+    summary = over_seeds(by_seed)
     if accelerator.is_main_process:
+        write_json(output_dir / RESULTS_NAME, summary)
+        print(f"Seeds {seed} to {seed + num_seeds - 1}, mean ± standard deviation\n{as_table(summary)}")
+    return summary
+
+
+def run_seed(output_dir: Path, accelerator: Accelerator, seed: int, num_workers: int) -> dict:
+    """The demonstration with one seed; its results are written last."""
+    if accelerator.is_main_process:
+        (output_dir / RESULTS_NAME).unlink(missing_ok=True)
         render_videos(output_dir / "videos", seed)
         pretrain_clip(output_dir / "clip", seed, accelerator.device)
     accelerator.wait_for_everyone()
     splits = {name: load_folder(output_dir / "videos" / name) for name in CLIPS_PER_CLASS}
     processor = EZClipProcessor.from_pretrained(output_dir / "clip")
 
-    results = {"chance": score(*(1 / len(splits[name].class_names) for name in ("base", "novel")))}
+    results = {"chance": score(*(1 / len(splits[part].class_names) for part in PARTS))}
     # Each process has its share of the batch, so that the steps are the same on any number of them.
     share = max(2, RECIPE.per_device_train_batch_size // accelerator.num_processes)
     recipe = replace(RECIPE, per_device_train_batch_size=share)
-    for name, temporal_prompt in {"with_temporal_prompts": "deep", "without_temporal_prompts": "none"}.items():
+    for name, temporal_prompt in VARIANTS.items():
         accelerator.print(f"EZ-CLIP {name.replace('_', ' ')}")
         set_seed(seed)
         vision_config = {**VISION_OPTIONS, "temporal_prompt": temporal_prompt}
@@ -99,7 +134,7 @@ def run_demo(output_dir: str | Path, accelerator: Accelerator, seed: int = 42, n
         train(model, VideoDataset(splits["train"], processor, prompts, seed), recipe, accelerator, num_workers)
         model.eval()
         accuracies = []
-        for part in ("base", "novel"):
+        for part in PARTS:
             bank = ClassBank.build(model, processor, splits[part].class_names, TEMPLATE)
             desc = f"Evaluating {part}"
             dataset = VideoDataset(splits[part], processor)
@@ -111,26 +146,55 @@ def run_demo(output_dir: str | Path, accelerator: Accelerator, seed: int = 42, n
         if accelerator.is_main_process:
             model.save_pretrained(output_dir / name)
             processor.save_pretrained(output_dir / name)
-        accelerator.free_memory()
 
     if accelerator.is_main_process:
-        write_json(output_dir / "demo_results.json", results)
+        write_json(output_dir / RESULTS_NAME, results)
         print(as_table(results))
     return results
 
 
 def score(base: float, novel: float) -> dict[str, float]:
     """Base-to-novel accuracies with their harmonic mean."""
-    harmonic_mean = 2 * base * novel / (base + novel) if base + novel else 0.0
-    return {"base": base, "novel": novel, "harmonic_mean": harmonic_mean}
+    return {"base": base, "novel": novel, "harmonic_mean": harmonic_mean(base, novel)}
+
+
+def read_results(path: Path) -> dict | None:
+    """The results of a seed that was run to its end."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        return {name: score(*(results[name][part] for part in PARTS)) for name in ("chance", *VARIANTS)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def over_seeds(by_seed: dict[str, dict]) -> dict:
+    """What [`run_demo`] returns of several seeds, from the results of each."""
+    return {
+        name: summarize(
+            "base_to_novel",
+            {seed: {part: {"eval_top1": results[name][part]} for part in PARTS} for seed, results in by_seed.items()},
+        )["summary"]
+        for name in ("chance", *VARIANTS)
+    }
 
 
 def as_table(results: dict) -> str:
-    lines = [f"{'top-1 accuracy':<26}{'base':>9}{'novel':>9}{'harmonic mean':>16}"]
-    for name, row in results.items():
-        percent = [f"{100 * row[column]:.1f} %" for column in ("base", "novel", "harmonic_mean")]
-        lines.append(f"{name.replace('_', ' '):<26}{percent[0]:>9}{percent[1]:>9}{percent[2]:>16}")
-    return "\n".join(lines)
+    columns = ("base", "novel", "harmonic_mean")
+    cells = [[name.replace("_", " ") for name in columns]]
+    cells += [[as_percent(row[name]) for name in columns] for row in results.values()]
+    widths = [max(map(len, column)) + 3 for column in zip(*cells)]
+    names = ["top-1 accuracy", *(name.replace("_", " ") for name in results)]
+    return "\n".join(
+        f"{name:<26}" + "".join(f"{cell:>{width}}" for cell, width in zip(line, widths))
+        for name, line in zip(names, cells)
+    )
+
+
+def as_percent(value: float | dict) -> str:
+    """An accuracy, or its mean over seeds with the standard deviation."""
+    if isinstance(value, dict):
+        return f"{100 * value['mean']:.1f} ± {100 * value['std']:.1f} %"
+    return f"{100 * value:.1f} %"
 
 
 # ---- Clips and stills ----

@@ -32,7 +32,7 @@ from transformers.video_utils import load_video
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ezclip import EZClipProcessor, VideoReadError
-from ezclip.evaluation import write_json
+from ezclip.files import write_json
 from ezclip.sampling_ezclip import FrameSampler
 from ezclip.video_ezclip import VideoFramesMetadata, read_frames
 

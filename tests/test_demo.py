@@ -5,10 +5,12 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 from ezclip import demo
 from ezclip.video_ezclip import read_frames
@@ -69,6 +71,63 @@ def test_table_and_scores():
     assert results["with_temporal_prompts"]["harmonic_mean"] == pytest.approx(0.72)
     assert demo.score(0.0, 0.0)["harmonic_mean"] == 0.0
     assert "with temporal prompts        90.0 %   60.0 %          72.0 %" in demo.as_table(results)
+
+
+@pytest.fixture
+def small_demo(monkeypatch):
+    """The demonstration with little of everything: the same road, and nothing is learnt."""
+    for name, size in {"CLIPS_PER_CLASS": {"train": 2, "base": 1, "novel": 1}, "NUM_STILLS": 128}.items():
+        monkeypatch.setattr(demo, name, size)
+    monkeypatch.setattr(demo, "COLOURS", {name: demo.COLOURS[name] for name in ("red", "green")})
+    monkeypatch.setattr(demo, "DIRECTIONS", {name: demo.DIRECTIONS[name] for name in ("left", "right")})
+    monkeypatch.setattr(demo, "PRETRAINING_STEPS", 1)
+    recipe = replace(demo.RECIPE, max_train_steps=1, per_device_train_batch_size=8)
+    monkeypatch.setattr(demo, "RECIPE", recipe)
+
+
+def test_several_seeds(small_demo, tmp_path, capsys):
+    accelerator = Accelerator(cpu=True)
+    (tmp_path / "seed6").mkdir()
+    (tmp_path / "seed6" / "demo_results.json").write_text('{"chance": {"base": 0.08')  # cut off: to be run again
+    results = demo.run_demo(tmp_path, accelerator, seed=5, num_seeds=2)
+    assert results == json.loads((tmp_path / "demo_results.json").read_text())
+    runs = {seed: json.loads((tmp_path / seed / "demo_results.json").read_text()) for seed in ("seed5", "seed6")}
+    assert set(results) == {"chance", "with_temporal_prompts", "without_temporal_prompts"}
+    for name, row in results.items():
+        assert row["runs"] == {seed: run[name] for seed, run in runs.items()}
+        values = [run[name]["novel"] for run in runs.values()]
+        assert row["novel"]["mean"] == pytest.approx(np.mean(values))
+        assert row["novel"]["std"] == pytest.approx(np.std(values, ddof=1))
+    shown = capsys.readouterr().out
+    assert "Seeds 5 to 6, mean ± standard deviation" in shown
+    assert re.search(r"\nchance  +8\.3 ± 0\.0 %  +25\.0 ± 0\.0 %  +12\.5 ± 0\.0 %\n", shown)
+    # Another seed is another demonstration, down to its clips.
+    clips = [(tmp_path / seed / "videos/base/red circle moving left/00.mp4").read_bytes() for seed in runs]
+    assert clips[0] != clips[1]
+
+    # What is done is not done again.
+    done = {name: demo.score(0.5, 0.25) for name in results}
+    (tmp_path / "seed5" / "demo_results.json").write_text(json.dumps(done))
+    again = demo.run_demo(tmp_path, accelerator, seed=5, num_seeds=2)
+    for name, row in again.items():
+        assert row["runs"] == {"seed5": done[name], "seed6": runs["seed6"][name]}
+    shown = capsys.readouterr().out
+    assert "Seed 5 was run before" in shown and "Seed 6 was run before" in shown and "EZ-CLIP" not in shown
+
+
+def test_table_of_several_seeds():
+    runs = {"seed0": demo.score(0.8, 0.9), "seed1": demo.score(0.9, 1.0)}
+    names = ("chance", "with_temporal_prompts", "without_temporal_prompts")
+    summary = demo.over_seeds({seed: {name: run for name in names} for seed, run in runs.items()})
+    assert summary["chance"]["base"] == {
+        "mean": pytest.approx(0.85),
+        "std": pytest.approx(0.05 * 2**0.5),
+        "num_runs": 2,
+    }
+    assert demo.as_table(summary).splitlines()[:2] == [
+        "top-1 accuracy                       base          novel   harmonic mean",
+        "chance                       85.0 ± 7.1 %   95.0 ± 7.1 %    89.7 ± 7.1 %",
+    ]
 
 
 @pytest.fixture(scope="module")

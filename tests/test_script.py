@@ -249,9 +249,9 @@ def test_training_and_evaluation_in_one_run(training, tiny_folder, clip_folder):
     out = run(*training, "--validation_dir", clip_folder, "--do_eval")
     log = read_json(out / "train_results.json")
     assert [entry["step"] for entry in log["log"]] == [1, 2, 3, 4, 5, 6]
-    # warm-up over three of six steps, then a cosine; the rate is that of the next step
+    # warm-up over three of six steps, then a cosine
     rates = [entry["learning_rate"] for entry in log["log"]]
-    assert rates == pytest.approx([1e-2 / 3, 2e-2 / 3, 1e-2, 0.75e-2, 0.25e-2, 0.0], abs=1e-6)
+    assert rates == pytest.approx([0.0, 1e-2 / 3, 2e-2 / 3, 1e-2, 0.75e-2, 0.25e-2], abs=1e-6)
     for entry in log["log"]:
         parts = (entry["loss_video"] + entry["loss_text"]) / 2 + entry["loss_motion"]
         assert entry["loss"] == pytest.approx(parts, abs=1e-5)

@@ -1,0 +1,288 @@
+"""The options of `run_video_zeroshot.py`, and what is wrong with them before anything runs."""
+
+import argparse
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import TIMEOUT_MAX
+
+import yaml
+from transformers import HfArgumentParser
+
+from .class_bank_ezclip import ENSEMBLES
+from .configuration_ezclip import TEMPORAL_PROMPTS
+from .decoding_ezclip import BACKENDS
+from .protocols import PROTOCOLS
+from .training import TrainingRecipe
+
+
+TEXT_OPTIONS = ("drop_path_rate", "attention_dropout")
+VISION_OPTIONS = (
+    *TEXT_OPTIONS,
+    "num_frames",
+    "temporal_prompt",
+    "temporal_prompt_init_range",
+    "temporal_prompt_dropout",
+)
+
+
+@dataclass
+class ModelArguments:
+    """The model, and what plain CLIP weights are given to become EZ-CLIP."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "EZ-CLIP or plain CLIP weights: a folder, or a name on the Hub."}
+    )
+    tokenizer_name: str | None = field(
+        default=None,
+        metadata={"help": "Tokenizer, if not the model's: a folder, a name, or CLIP's bpe_simple_vocab_16e6.txt.gz."},
+    )
+    num_frames: int | None = field(default=None, metadata={"help": "Frames of a video."})
+    temporal_prompt: str | None = field(
+        default=None, metadata={"help": "Temporal prompts.", "choices": list(TEMPORAL_PROMPTS)}
+    )
+    temporal_prompt_init_range: float | None = field(
+        default=None, metadata={"help": "Fresh temporal prompts are drawn from U(-r, r)."}
+    )
+    temporal_prompt_dropout: float | None = field(default=None, metadata={"help": "Dropout of temporal prompts."})
+    drop_path_rate: float | None = field(default=None, metadata={"help": "Stochastic depth, in both towers."})
+    attention_dropout: float | None = field(default=None, metadata={"help": "Dropout of attention, in both towers."})
+
+
+@dataclass
+class DataArguments:
+    """Where videos and classes come from."""
+
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Data set with a column of videos: a Hub name, or a folder of its files."}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
+    train_split_name: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_split_name: str | None = field(
+        default=None, metadata={"help": "Split to evaluate on: by default the first of validation, test and train."}
+    )
+    video_column_name: str | None = field(default=None, metadata={"help": "Column of videos."})
+    label_column_name: str = field(default="label", metadata={"help": "Column of labels."})
+    train_dir: str | None = field(default=None, metadata={"help": "Folder of class folders to train on."})
+    validation_dir: str | None = field(default=None, metadata={"help": "Folder of class folders to evaluate on."})
+    train_list: list[str] | None = field(
+        default=None, metadata={"help": "List to train on: `path num_frames id` a line. For a --protocol, several."}
+    )
+    validation_list: list[str] | None = field(
+        default=None, metadata={"help": "List to evaluate on. For a --protocol, several: splits of one data set."}
+    )
+    label_list: str | None = field(default=None, metadata={"help": "CSV of `id,name` for the lists."})
+    train_label_list: str | None = field(
+        default=None, metadata={"help": "The same for --train_list, where it has other classes."}
+    )
+    novel_list: str | None = field(default=None, metadata={"help": "List of novel classes, for base-to-novel."})
+    novel_label_list: str | None = field(default=None, metadata={"help": "CSV of `id,name` for --novel_list."})
+    class_subset: list[str] | None = field(
+        default=None, metadata={"help": "CSVs of `id,name`: evaluate on these classes alone, on each file's in turn."}
+    )
+    eval_datasets: str | None = field(
+        default=None,
+        metadata={
+            "help": "YAML file with data sets for --protocol zero_shot: a name, and options of this group, for each."
+        },
+    )
+    list_root: str | None = field(
+        default=None, metadata={"help": "Folder that lists, label lists and descriptions are relative to."}
+    )
+    video_root: str | None = field(default=None, metadata={"help": "Folder in place of the lists' own root."})
+    streaming: bool = field(
+        default=False, metadata={"help": "Read the data set as it is predicted, never all of it on the disk."}
+    )
+    videos: list[str] | None = field(default=None, metadata={"help": "Video files to predict."})
+    candidate_labels: list[str] | None = field(
+        default=None, metadata={"help": "Classes to predict, in place of those of the data."}
+    )
+    templates: list[str] | None = field(
+        default=None, metadata={"help": "Prompts with {} for the class name, in place of the 16 published ones."}
+    )
+    class_descriptions: list[str] | None = field(
+        default=None, metadata={"help": "Files with a text per class (CSV or JSON), in place of prompts."}
+    )
+    video_backend: str = field(
+        default="auto",
+        metadata={"help": "What decodes: by default the fastest that is exact.", "choices": list(BACKENDS)},
+    )
+    video_timeout: float = field(default=60.0, metadata={"help": "Seconds after which reading a video is given up."})
+    allow_partial: bool = field(
+        default=False, metadata={"help": "Use what can be decoded of damaged or incomplete videos."}
+    )
+    num_clips: int = field(default=1, metadata={"help": "Clips of a video in evaluation."})
+    num_crops: int = field(
+        default=1, metadata={"help": "Crops of a clip in evaluation: the centre, or three.", "choices": [1, 3]}
+    )
+    horizontal_flip: float = field(
+        default=0.5,
+        metadata={"help": "Part of the training clips that are mirrored; 0 where classes tell left from right."},
+    )
+    color_jitter: float = field(default=0.8, metadata={"help": "Part of the training clips whose colours change."})
+    grayscale: float = field(default=0.2, metadata={"help": "Part of the training clips without colours."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many videos."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first so many videos."})
+
+
+@dataclass
+class RunArguments(TrainingRecipe):
+    """What to do, and how."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Folder for everything that is written."})
+    do_train: bool = field(default=False, metadata={"help": "Train prompts and adapters."})
+    do_eval: bool = field(default=False, metadata={"help": "Evaluate: eval_results.json and predictions.jsonl."})
+    do_predict: bool = field(
+        default=False,
+        metadata={"help": "Predict, in Parquet files as it goes and predictions.jsonl; started again, it goes on."},
+    )
+    protocol: str | None = field(
+        default=None, metadata={"help": "An experiment of the papers, in one run.", "choices": list(PROTOCOLS)}
+    )
+    num_shots: list[int] | None = field(
+        default=None, metadata={"help": "Videos per class that a protocol draws: 16 for base-to-novel, 2 4 8 16."}
+    )
+    num_seeds: int | None = field(
+        default=None, metadata={"help": "Repetitions with --seed, --seed + 1 and so on: 3 of a protocol that draws."}
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "A checkpoint's folder to go on from, or `latest`."}
+    )
+    save_trained_only: bool = field(
+        default=False, metadata={"help": "Save prompts and adapters alone, to be loaded on top of the base model."}
+    )
+    report_to: str = field(
+        default="none", metadata={"help": "Trackers, with commas: tensorboard, wandb and others; `all`, or `none`."}
+    )
+    demo: bool = field(
+        default=False,
+        metadata={"help": "Show the whole road on clips that this script renders; with --num_seeds 3, three times."},
+    )
+    per_device_eval_batch_size: int = field(default=8, metadata={"help": "Videos per process at a time."})
+    ensemble: str = field(
+        default="probability",
+        metadata={"help": "How the prompts of a class are joined.", "choices": list(ENSEMBLES)},
+    )
+    top_k: int = field(default=5, metadata={"help": "Labels written for each video."})
+    strict: bool = field(default=False, metadata={"help": "Stop at the first video that cannot be read."})
+    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that decode, for each process."})
+    mixed_precision: str | None = field(
+        default=None, metadata={"help": "Precision of the computation.", "choices": ["no", "fp16", "bf16"]}
+    )
+    use_cpu: bool = field(default=False, metadata={"help": "Do not use an accelerator."})
+    seed: int = field(default=42, metadata={"help": "Seed of everything random."})
+
+
+def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArguments, RunArguments]:
+    """
+    Options of the command line. An argument that ends in `.yaml` is a file of options, which those after it override.
+
+    Exits with a message where they make no sense.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = HfArgumentParser((ModelArguments, DataArguments, RunArguments), description="Train, evaluate, predict.")
+    if argv and argv[0].endswith((".yaml", ".yml")):
+        read_config(parser, argv.pop(0))
+    try:
+        model_args, data_args, args = parser.parse_args_into_dataclasses(argv)
+    except ValueError as error:
+        parser.error(str(error))
+    check_numbers(parser, data_args, args)
+    if args.output_dir is None:
+        parser.error("--output_dir is needed: the folder for everything that is written.")
+    if args.demo:
+        return model_args, data_args, args
+    if args.protocol is not None:
+        args.do_eval = True
+        check_protocol(parser, data_args, args)
+    if not (args.do_train or args.do_eval or args.do_predict):
+        parser.error("Nothing to do. Give --do_train, --do_eval or --do_predict; or --demo to see them work.")
+    if model_args.model_name_or_path is None:
+        parser.error("--model_name_or_path is needed: a folder, or a name on the Hub.")
+    if data_args.templates and data_args.class_descriptions:
+        parser.error("Give --templates or --class_descriptions, not both: a description is used alone.")
+    if data_args.videos and not args.do_predict:
+        parser.error("--videos are predicted: add --do_predict.")
+    if args.do_eval and args.do_predict:
+        parser.error("--do_eval writes the predictions too; leave --do_predict out.")
+    if args.do_eval and data_args.candidate_labels:
+        parser.error("--do_eval uses the classes of the data; --candidate_labels are for --do_predict.")
+    if data_args.streaming and not (args.do_predict and data_args.dataset_name):
+        parser.error("--streaming is for --do_predict on a --dataset_name.")
+    if data_args.streaming and data_args.max_eval_samples:
+        parser.error("--streaming predicts all of a data set; leave --max_eval_samples out.")
+    own_videos = data_args.validation_dir or data_args.validation_list or data_args.videos
+    if data_args.dataset_name and own_videos and not args.do_train:
+        parser.error("--dataset_name and videos of one's own are given to evaluate; give one of them.")
+    lists = (data_args.dataset_name, data_args.validation_list, data_args.train_list, data_args.eval_datasets)
+    if data_args.label_list and not any(lists):
+        parser.error("--label_list names the ids of a list or data set; class folders name themselves.")
+    return model_args, data_args, args
+
+
+def read_config(parser: HfArgumentParser, path: str):
+    """Take the options of a YAML file for the defaults of a parser."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        parser.error(f"{path} cannot be read: {error}")
+    known = {action.dest: action for action in parser._actions}
+    if not isinstance(content, dict) or (unknown := sorted(set(content) - set(known))):
+        what = f"has options that do not exist: {unknown}" if isinstance(content, dict) else "is no mapping of options"
+        parser.error(f"{path} {what}. Each line is `option: value`, options as on the command line without --.")
+    for name, value in content.items():
+        action = known[name]
+        if name == "eval_datasets" or isinstance(value, bool) or value is None:
+            continue
+        # As if it had been typed: of the right type, and one of the choices.
+        try:
+            if action.nargs == "+":
+                values = value if isinstance(value, list) else [value]
+                content[name] = [parser._get_value(action, str(item)) for item in values]
+            else:
+                content[name] = parser._get_value(action, str(value))
+                parser._check_value(action, content[name])
+        except argparse.ArgumentError as error:
+            parser.error(f"{path}: {error}")
+    parser.set_defaults(**content)
+
+
+def check_protocol(parser: HfArgumentParser, data_args: DataArguments, args: RunArguments):
+    """That a protocol has what it needs."""
+    if args.do_predict:
+        parser.error("--protocol evaluates; leave --do_predict out.")
+    if args.protocol in ("few_shot", "fully_supervised") and not args.do_train:
+        parser.error(f"--protocol {args.protocol} trains: add --do_train.")
+    if data_args.eval_datasets and args.protocol != "zero_shot":
+        parser.error("--eval_datasets is for --protocol zero_shot.")
+    if data_args.novel_list and args.protocol != "base_to_novel":
+        parser.error("--novel_list is for --protocol base_to_novel.")
+
+
+def check_numbers(parser: HfArgumentParser, data_args: DataArguments, args: RunArguments):
+    """That numbers are in the range that makes sense of them."""
+    at_least = {"per_device_eval_batch_size": 1, "dataloader_num_workers": 0, "top_k": 1, "seed": 0}
+    at_least |= {"per_device_train_batch_size": 1, "num_train_epochs": 1, "max_train_steps": 1, "logging_steps": 1}
+    at_least |= {"learning_rate": 0, "prompt_learning_rate": 0, "text_learning_rate": 0, "weight_decay": 0}
+    at_least |= {"warmup_ratio": 0, "max_grad_norm": 0, "micro_batch_size": 1, "eval_steps": 1, "save_steps": 1}
+    at_least |= {"save_total_limit": 1, "early_stopping_patience": 1, "num_seeds": 1}
+    for name, least in at_least.items():
+        value = getattr(args, name)
+        if value is not None and value < least:
+            parser.error(f"--{name} must be at least {least}, got {value}.")
+    if args.num_shots and min(args.num_shots) < 1:
+        parser.error(f"--num_shots must be at least 1, got {min(args.num_shots)}.")
+    if not 0 < data_args.video_timeout <= TIMEOUT_MAX:
+        parser.error(f"--video_timeout must be a number of seconds above 0, got {data_args.video_timeout}.")
+    if data_args.num_clips < 1:
+        parser.error(f"--num_clips must be at least 1, got {data_args.num_clips}.")
+    for name in ("horizontal_flip", "color_jitter", "grayscale"):
+        if not 0 <= (value := getattr(data_args, name)) <= 1:
+            parser.error(f"--{name} is a part of the clips, from 0 to 1, got {value}.")
+    if args.warmup_ratio > 1:
+        parser.error(f"--warmup_ratio is a part of the steps, at most 1, got {args.warmup_ratio}.")
+
+
+def given(arguments, *names: str) -> dict:
+    """Those of the arguments that were set."""
+    return {name: value for name in names if (value := getattr(arguments, name)) is not None}

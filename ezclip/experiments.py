@@ -1,0 +1,227 @@
+"""One training, or none, and its tests: what `run_video_zeroshot.py` does for each experiment of a run."""
+
+import contextlib
+import gc
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from transformers.utils import logging
+
+from .arguments import TEXT_OPTIONS, VISION_OPTIONS, DataArguments, ModelArguments, RunArguments, given
+from .class_bank_ezclip import ClassBank
+from .data import VideoDataset
+from .errors import DataError
+from .evaluation import Predictions, predict
+from .files import write_json
+from .inputs import Plan, Texts, make_transform
+from .isolation import IsolatedReader
+from .loading import check_fit, load_model, load_processor
+from .modeling_ezclip import EZClipModel
+from .processing_ezclip import EZClipProcessor
+from .protocols import SINGLE_VIEW, Experiment
+from .sources import VideoSplit
+from .training import train
+
+
+logger = logging.get_logger("ezclip")
+
+RESULTS_NAME = "results.json"
+
+
+@dataclass
+class Runner:
+    """
+    Trains and tests models as the options say.
+
+    Args:
+        model_args ([`ModelArguments`]), data_args ([`DataArguments`]), args ([`RunArguments`]):
+            The options of the script.
+        plan ([`Plan`]):
+            The experiments and the texts of their classes.
+        accelerator (`Accelerator`):
+            Devices, processes, precision, trackers.
+    """
+
+    model_args: ModelArguments
+    data_args: DataArguments
+    args: RunArguments
+    plan: Plan
+    accelerator: Accelerator
+
+    def __post_init__(self):
+        names = (self.model_args.model_name_or_path, self.model_args.tokenizer_name, self.model_args.num_frames)
+        self.processor = load_processor(*names)
+        self.read = IsolatedReader(
+            self.data_args.video_timeout,
+            backend=self.data_args.video_backend,
+            allow_partial=self.data_args.allow_partial,
+        )
+
+    def load_model(self) -> EZClipModel:
+        """The model that every experiment starts from; its new weights come from the seed that was set."""
+        vision_config, text_config = given(self.model_args, *VISION_OPTIONS), given(self.model_args, *TEXT_OPTIONS)
+        model = load_model(self.model_args.model_name_or_path, self.args.do_train, vision_config, text_config)
+        check_fit(model, self.processor)
+        return model
+
+    def check(self):
+        """
+        That every class has its texts, before the first step.
+
+        Raises:
+            [`DataError`]: if one has none.
+        """
+        for experiment in self.plan.experiments:
+            if experiment.train is not None:
+                self.plan.train_texts.prompts(self.processor, experiment.train.class_names)
+            for name, split in experiment.tests.items():
+                self.plan.texts_of(name).prompts(self.processor, split.class_names)
+
+    def run(self, experiment: Experiment) -> tuple[dict[str, dict], EZClipModel | None]:
+        """
+        Run one experiment, or read its results where an interrupted run has finished it.
+
+        Returns:
+            `tuple`: the metrics of each test, and the model; `None` if it was finished before.
+        """
+        folder = Path(self.args.output_dir, experiment.name)
+        if experiment.name and (folder / RESULTS_NAME).is_file():
+            if self.args.resume_from_checkpoint != "latest":
+                raise DataError(
+                    f"{folder} holds the results of an earlier run. Give --resume_from_checkpoint latest to go on "
+                    "with it, or another --output_dir."
+                )
+            logger.warning(f"{folder} is finished and is not run again.")
+            return json.loads((folder / RESULTS_NAME).read_text(encoding="utf-8")), None
+        folder.mkdir(parents=True, exist_ok=True)
+        if experiment.name:
+            self.accelerator.print(f"{experiment.name}:")
+        set_seed(experiment.seed)
+        model = self.load_model()
+        with _trackers(self.accelerator, folder, self.args.settings()):
+            if experiment.train is not None:
+                self.train(model, experiment, folder)
+            results = {}
+            for name, split in experiment.tests.items():
+                predictions = self.evaluate(model, split, self.plan.texts_of(name), name)
+                results[name] = predictions.metrics()
+                if self.accelerator.is_main_process:
+                    self.write(predictions, folder / name)
+                prefix = f"{name}/" if name else ""
+                self.accelerator.log({f"{prefix}{key}": value for key, value in results[name].items()})
+        if experiment.name and self.accelerator.is_main_process:
+            write_json(folder / RESULTS_NAME, results)
+        self.accelerator.wait_for_everyone()
+        gc.collect()  # of the optimizer, before the next experiment has its own
+        return results, model
+
+    def train(self, model: EZClipModel, experiment: Experiment, folder: Path):
+        """Train a model on the videos of an experiment, and save it with all that is known of the training."""
+        split, args = experiment.train, self.args
+        dataset = VideoDataset(
+            split,
+            self.processor,
+            self.plan.train_texts.prompts(self.processor, split.class_names),
+            experiment.seed,
+            make_transform(self.processor, split.class_names, self.data_args),
+            read=self.read,
+        )
+        first_test = next(iter(experiment.tests), None)
+
+        def evaluate() -> dict:
+            texts = self.plan.texts_of(first_test)
+            return self.evaluate(model, experiment.tests[first_test], texts, first_test).metrics()
+
+        # From here on, each process has dropout masks of its own.
+        set_seed(experiment.seed, device_specific=True)
+        result = train(
+            model,
+            dataset,
+            args,
+            self.accelerator,
+            args.dataloader_num_workers,
+            args.strict,
+            folder,
+            resume_from=args.resume_from_checkpoint,
+            settings={
+                "model_name_or_path": self.model_args.model_name_or_path,
+                "model": json.loads(model.config.to_json_string()),
+                "mixed_precision": self.accelerator.mixed_precision,
+            },
+            evaluate=None if first_test is None else evaluate,
+        )
+        if self.accelerator.is_main_process:
+            save_model(model, self.processor, folder, args.save_trained_only)
+            report = result.report
+            counts = {"train_bad_videos": len(report.bad_videos), "train_partial_videos": len(report.partial_videos)}
+            result.log.write(folder, **counts)
+            report.write(folder, split, prefix="train_")
+        self.accelerator.wait_for_everyone()
+
+    def evaluate(self, model: EZClipModel, split: VideoSplit, texts: Texts, name: str) -> Predictions:
+        """Predict the videos of a test, with as many views as asked for."""
+        model.to(self.accelerator.device).eval()
+        bank = ClassBank.build(model, self.processor, split.class_names, texts.templates, texts.descriptions)
+        views = {"num_clips": self.data_args.num_clips, "num_crops": self.data_args.num_crops}
+        dataset = VideoDataset(split, self.processor, read=self.read, **({} if name == SINGLE_VIEW else views))
+        return predict(
+            model,
+            bank,
+            dataset,
+            self.accelerator,
+            batch_size=self.args.per_device_eval_batch_size,
+            num_workers=self.args.dataloader_num_workers,
+            ensemble=self.args.ensemble,
+            strict=self.args.strict,
+            desc=f"Evaluating {name}".strip(),
+        )
+
+    def write(self, predictions: Predictions, folder: Path):
+        """Write the results of a test, and say them."""
+        predictions.write(folder, self.args.top_k)
+        report = predictions.report
+        if len(predictions.indices) == 0:
+            raise DataError(
+                f"None of the {len(predictions.split)} videos could be read, see {folder / 'bad_videos.jsonl'}; the "
+                f"first: {next(iter(report.bad_videos.values()))}"
+            )
+        results = predictions.metrics()
+        write_json(folder / "eval_results.json", results)
+        print("\n".join(f"{name} = {value}" for name, value in results.items()))
+        if report.bad_videos:
+            print(f"{len(report.bad_videos)} videos could not be read: {folder / 'bad_videos.jsonl'}")
+        if report.partial_videos:
+            print(f"{len(report.partial_videos)} were read in part: {folder / 'partial_videos.jsonl'}")
+
+
+def save_model(model: EZClipModel, processor: EZClipProcessor, folder: Path, trained_only: bool):
+    """
+    Save a model with its processor.
+
+    Raises:
+        [`DataError`]: if there is no room, or no right to.
+    """
+    try:
+        model.save_pretrained(folder, trained_only=trained_only)
+        processor.save_pretrained(folder)
+    except Exception as error:  # safetensors has errors of its own for a full disk
+        raise DataError(
+            f"The model could not be written to {folder} ({error}). Make room, and run the same again with "
+            "--resume_from_checkpoint latest."
+        ) from error
+
+
+@contextlib.contextmanager
+def _trackers(accelerator: Accelerator, folder: Path, config: dict):
+    """The trackers of one experiment."""
+    accelerator.project_configuration.logging_dir = str(folder)
+    accelerator.init_trackers("ezclip", config=config)
+    try:
+        yield
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
+        accelerator.trackers = []

@@ -1,0 +1,293 @@
+"""What the options of `run_video_zeroshot.py` mean: videos and classes, experiments, prompts."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from transformers.utils import logging
+
+from . import protocols
+from .arguments import DataArguments, RunArguments
+from .errors import DataError
+from .labels import read_class_descriptions, read_label_list, read_text
+from .processing_ezclip import EZClipProcessor, label_to_words
+from .protocols import Experiment
+from .sources import VideoSplit, load_files, load_folder, load_hub_dataset, load_list
+from .splits import find_overlap, save_split, select_classes
+from .streaming import StreamedVideos, stream_hub_dataset
+from .transforms import TrainTransform
+
+
+logger = logging.get_logger("ezclip")
+
+LIST_OPTIONS = ("train_list", "validation_list", "label_list", "train_label_list", "novel_list", "novel_label_list")
+LIST_OPTIONS += ("class_subset", "class_descriptions")
+
+
+@dataclass
+class Texts:
+    """
+    What classes are described with.
+
+    Args:
+        templates (`list[str]`, *optional*):
+            Sentences with `{}`; by default the published ones.
+        descriptions (`dict[str, str]`, *optional*):
+            A text per class, used alone.
+    """
+
+    templates: list[str] | None
+    descriptions: dict[str, str] | None
+
+    @classmethod
+    def of(cls, data_args: DataArguments) -> "Texts":
+        files = data_args.class_descriptions
+        return cls(data_args.templates, read_class_descriptions(files) if files else None)
+
+    def prompts(self, processor: EZClipProcessor, class_names: list[str]) -> list[list[str]]:
+        """The prompts of classes; what is wrong with them is found before the first step."""
+        if len(set(class_names)) < len(class_names):
+            raise DataError(f"Classes must differ; got {class_names}.")
+        try:
+            return processor.get_prompts(class_names, self.templates, self.descriptions)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+
+
+@dataclass
+class Plan:
+    """
+    What a run trains and tests, all of it read and checked.
+
+    Args:
+        experiments (`list[Experiment]`):
+            Trainings and tests; without a protocol one, of the name "" and with a test of the name "".
+        train_texts ([`Texts`]):
+            Texts to train with, and to test with where a data set has none of its own.
+        test_texts (`dict[str, Texts]`):
+            Texts of data sets to test on, by the name that their tests begin with.
+    """
+
+    experiments: list[Experiment]
+    train_texts: Texts
+    test_texts: dict[str, Texts]
+
+    def texts_of(self, test: str) -> Texts:
+        """The texts of a test."""
+        return self.test_texts.get(test.partition("/")[0], self.train_texts)
+
+
+def make_plan(data_args: DataArguments, args: RunArguments) -> Plan:
+    """
+    Read and check everything that a run trains and tests on.
+
+    Raises:
+        [`DataError`]: for whatever is wrong with the data.
+    """
+    data_args = in_list_root(data_args)
+    texts = Texts.of(data_args)
+    test_texts = {}
+    seeds = range(args.seed, args.seed + (args.num_seeds or 3))
+    if args.protocol is None:
+        train = one_of(load_train_splits(data_args), "--train_list") if args.do_train else None
+        tests = {"": one_of(load_eval_splits(data_args), "--validation_list")} if args.do_eval else {}
+        experiments = [Experiment("", args.seed, train, tests)]
+    elif args.protocol == "zero_shot":
+        train = one_of(load_train_splits(data_args), "--train_list") if args.do_train else None
+        datasets = {}
+        if data_args.eval_datasets:
+            for name, options in read_eval_datasets(data_args).items():
+                datasets[name], test_texts[name] = load_eval_splits(options), Texts.of(options)
+        else:
+            datasets["test"] = load_eval_splits(data_args)
+        experiments = protocols.zero_shot(train, datasets, args.seed)
+    else:
+        experiments = make_supervised_experiments(data_args, args, seeds)
+    for experiment in experiments:
+        for name, test in experiment.tests.items() if experiment.train is not None else ():
+            if overlap := find_overlap(experiment.train, test):
+                logger.warning(
+                    f"{len(overlap)} videos are both trained and tested on{f' ({name})' if name else ''}; the first: "
+                    f"{overlap[0]}."
+                )
+    return Plan(experiments, texts, test_texts)
+
+
+def make_supervised_experiments(data_args: DataArguments, args: RunArguments, seeds: range) -> list[Experiment]:
+    """The experiments of the protocols that test on the classes, or half of the classes, of training."""
+    test = one_of(load_eval_splits(data_args), "--validation_list")
+    trains = load_train_splits(data_args) if args.do_train else []
+    if args.protocol == "fully_supervised":
+        has_views = data_args.num_clips * data_args.num_crops > 1
+        return protocols.fully_supervised(
+            one_of(trains, "--train_list"), test, seeds[: args.num_seeds or 1], has_views
+        )
+    if args.protocol == "base_to_novel" and data_args.novel_list:
+        novel = load_list(data_args.novel_list, data_args.novel_label_list, data_args.video_root)
+        require_labels(novel, data_args.novel_list, "evaluation")
+        if not trains:
+            return [Experiment(f"seed{args.seed}", args.seed, None, {"base": test, "novel": novel})]
+        return protocols.base_to_novel(trains, test, novel, seeds[: args.num_seeds or 1])
+    if args.protocol == "base_to_novel":
+        shots = args.num_shots or [protocols.BASE_TO_NOVEL_SHOTS]
+        if not args.do_train:
+            raise DataError("--protocol base_to_novel halves the classes of the training videos: add --do_train.")
+        if len(shots) > 1:
+            raise DataError(f"--num_shots takes one number for --protocol base_to_novel, got {shots}.")
+        return protocols.draw_base_to_novel(one_of(trains, "--train_list"), test, seeds, shots[0])
+    if len(trains) > 1 or not args.num_shots:
+        return protocols.few_shot(trains, test, seeds[: args.num_seeds or 1])
+    return protocols.draw_few_shot(trains[0], args.num_shots, seeds, test)
+
+
+def save_draws(experiments: list[Experiment], output_dir: Path):
+    """Write what was drawn, as a list and a label list of each experiment, where its videos have paths."""
+    for experiment in experiments:
+        for name, split in {"train": experiment.train, **experiment.tests}.items():
+            if split is not None and all(isinstance(video, str) for video in split.videos["video"]):
+                folder = output_dir / experiment.name / "splits" / name
+                folder.mkdir(parents=True, exist_ok=True)
+                save_split(split, folder / "list.txt", folder / "labels.csv")
+
+
+def in_list_root(data_args: DataArguments) -> DataArguments:
+    """The same options, with the paths of lists relative to the working folder instead of `--list_root`."""
+    if data_args.list_root is None:
+        return data_args
+
+    def join(value):
+        return [join(item) for item in value] if isinstance(value, list) else str(Path(data_args.list_root, value))
+
+    changes = {name: join(value) for name in LIST_OPTIONS if (value := getattr(data_args, name)) is not None}
+    return dataclasses.replace(data_args, **changes)
+
+
+def read_eval_datasets(data_args: DataArguments) -> dict[str, DataArguments]:
+    """The options of each data set of `--eval_datasets`; a `video_root` of its own is relative to the run's."""
+    content, source = data_args.eval_datasets, "eval_datasets"
+    if isinstance(content, str):
+        source = content
+        try:
+            content = yaml.safe_load(read_text(content))
+        except yaml.YAMLError as error:
+            raise DataError(f"{source} is not YAML ({error}).") from error
+    if not isinstance(content, dict) or not all(isinstance(options, dict) for options in content.values()):
+        raise DataError(f"{source} must name data sets, each with options such as validation_list and label_list.")
+    known = {field.name for field in dataclasses.fields(DataArguments)}
+    found = {}
+    for name, options in content.items():
+        if unknown := sorted(set(options) - known):
+            raise DataError(f"{source}: {name} has options that do not exist: {unknown}.")
+        for option in ("validation_list", "class_subset", "class_descriptions", "templates"):
+            if isinstance(options.get(option), str):
+                options = {**options, option: [options[option]]}
+        if data_args.video_root is not None:
+            options = {**options, "video_root": str(Path(data_args.video_root, options.get("video_root", "")))}
+        found[str(name)] = in_list_root(DataArguments(**{"list_root": data_args.list_root, **options}))
+    return found
+
+
+def load_train_splits(data_args: DataArguments) -> list[VideoSplit]:
+    """The videos to train on, from the one source that is given; of several lists each by itself."""
+    source = one_source(data_args, "train_dir", "train_list")
+    label_list = data_args.train_label_list or data_args.label_list
+    splits = load_source(data_args, source, data_args.train_split_name, label_list, data_args.max_train_samples)
+    for split in splits:
+        require_labels(split, getattr(data_args, source), "training")
+    return splits
+
+
+def load_eval_splits(data_args: DataArguments) -> list[VideoSplit]:
+    """The videos to evaluate on, from the one source that is given: of several lists and subsets of classes, each."""
+    source = one_source(data_args, "validation_dir", "validation_list")
+    splits = load_source(
+        data_args, source, data_args.eval_split_name, data_args.label_list, data_args.max_eval_samples
+    )
+    for split in splits:
+        require_labels(split, getattr(data_args, source), "evaluation")
+    subsets = [read_label_list(path) for path in data_args.class_subset or ()]
+    return [select_classes(split, names) for split in splits for names in subsets] if subsets else splits
+
+
+def load_predict_source(data_args: DataArguments) -> VideoSplit | StreamedVideos:
+    """The videos to predict, from the one source that is given."""
+    data_args = in_list_root(data_args)
+    if data_args.streaming:
+        source = stream_hub_dataset(
+            data_args.dataset_name,
+            data_args.dataset_config_name,
+            data_args.eval_split_name,
+            data_args.video_column_name,
+            data_args.label_column_name,
+            data_args.label_list,
+        )
+        name = data_args.dataset_name
+    else:
+        option = one_source(data_args, "validation_dir", "validation_list", "videos")
+        name = getattr(data_args, option)
+        splits = load_source(
+            data_args, option, data_args.eval_split_name, data_args.label_list, data_args.max_eval_samples
+        )
+        source = one_of(splits, "--validation_list")
+    if not (data_args.candidate_labels or source.class_names):
+        raise DataError(f"{name} names no classes. Give --candidate_labels.")
+    return source
+
+
+def load_source(
+    data_args: DataArguments, source: str, split_name: str | None, label_list: str | None, max_samples: int | None
+) -> list[VideoSplit]:
+    """The videos of an option: a folder, files, a split of the data set, or those of each list."""
+    value = getattr(data_args, source)
+    if source == "videos":
+        splits = [load_files(value)]
+    elif source in ("train_dir", "validation_dir"):
+        splits = [load_folder(value)]
+    elif source in ("train_list", "validation_list"):
+        part = "train" if source == "train_list" else "test"
+        splits = [load_list(path, label_list, data_args.video_root, part=part) for path in value]
+    else:
+        columns = (data_args.video_column_name, data_args.label_column_name)
+        splits = [load_hub_dataset(value, data_args.dataset_config_name, split_name, *columns, label_list)]
+    splits = [split.select(max_samples) for split in splits]
+    if any(len(split) == 0 for split in splits):
+        raise DataError(f"{value} has no videos.")
+    return splits
+
+
+def one_of(splits: list[VideoSplit], option: str) -> VideoSplit:
+    """The only one of several lists that may be given."""
+    if len(splits) > 1:
+        raise DataError(f"{option} and --class_subset take one file here; got {len(splits)} splits.")
+    return splits[0]
+
+
+def one_source(data_args: DataArguments, *names: str) -> str:
+    """The one of the options that is given; a folder or list of its own goes before the data set."""
+    sources = [name for name in names if getattr(data_args, name)]
+    if not sources and data_args.dataset_name:
+        return "dataset_name"
+    if len(sources) != 1:
+        found = " and ".join(f"--{name}" for name in sources) or "none"
+        raise DataError(f"Give one of {', '.join(f'--{name}' for name in ('dataset_name', *names))}; got {found}.")
+    return sources[0]
+
+
+def make_transform(processor, class_names: list[str], data_args: DataArguments) -> TrainTransform:
+    """What makes training pixels; says so where it mirrors classes that a mirror makes wrong."""
+    sided = [name for name in class_names if {"left", "right"} & set(label_to_words(name).lower().split())]
+    if sided and data_args.horizontal_flip > 0:
+        logger.warning(
+            f"{len(sided)} classes tell left from right, {sided[0]!r} for one, and training mirrors clips. Give "
+            "--horizontal_flip 0."
+        )
+    return TrainTransform(processor.crop_size, data_args.horizontal_flip, data_args.color_jitter, data_args.grayscale)
+
+
+def require_labels(split: VideoSplit, source: str, purpose: str):
+    if split.class_names is None or min(split.videos["label"]) < 0:
+        raise DataError(
+            f"{source} has videos without a class, or class ids without names, which {purpose} needs. Use class "
+            "folders, or give a list or data set with class ids and its --label_list."
+        )
