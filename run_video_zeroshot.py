@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, set_seed
+from accelerate.utils import set_seed
 from transformers.utils import logging as transformers_logging
 
 from ezclip import ClassBank, VideoReadError
@@ -132,7 +132,6 @@ def make_accelerator(args: RunArguments) -> Accelerator:
         accelerator = Accelerator(
             cpu=args.use_cpu,
             mixed_precision=args.mixed_precision,
-            dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
             log_with=parse_trackers(args.report_to) or None,
             project_dir=args.output_dir,
         )

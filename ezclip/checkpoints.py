@@ -86,7 +86,7 @@ class Checkpoints:
             path = Path(resume_from)
             if not (path / STATE_NAME).is_file():
                 raise DataError(f"--resume_from_checkpoint {path} is no checkpoint: it has no {STATE_NAME}.")
-        self._check_settings(path)
+        check_settings(path, json.loads((path / SETTINGS_NAME).read_text(encoding="utf-8")), self.settings)
         return path
 
     def load(self, path: Path) -> tuple[TrainerState, ReadReport]:
@@ -151,23 +151,6 @@ class Checkpoints:
         matches = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in entries)
         return {int(match[1]): path for match, path in matches if match and (path / STATE_NAME).is_file()}
 
-    def _check_settings(self, path: Path):
-        saved = json.loads((path / SETTINGS_NAME).read_text(encoding="utf-8"))
-        for name in sorted({*saved, *self.settings}):
-            before, now = saved.get(name), self.settings.get(name)
-            if before == now:
-                continue
-            if name in EXACTNESS_SETTINGS:
-                logger.warning(
-                    f"{path} was made with {name} {before}, now it is {now}: training goes on, but not bit for bit as "
-                    "it would have."
-                )
-                continue
-            raise DataError(
-                f"{path} was made with {name} {before}, now it is {now}. Give what it was, or start a new training "
-                "with another --output_dir."
-            )
-
     def _remove_old(self, newest: Path):
         if self.total_limit is not None:
             older = sorted((step, path) for step, path in self._find().items() if path != newest)
@@ -204,6 +187,34 @@ class Checkpoints:
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def check_settings(path: Path, saved: dict, settings: dict):
+    """
+    That what is gone on with is of the same settings.
+
+    Args:
+        path (`Path`):
+            What they were saved with.
+        saved (`dict`), settings (`dict`):
+            Those of then and those of now, as JSON gives them back.
+
+    Raises:
+        [`DataError`]: if one differs, but for those that change the rounding alone.
+    """
+    for name in sorted({*saved, *settings}):
+        before, now = saved.get(name), settings.get(name)
+        if before == now:
+            continue
+        if name not in EXACTNESS_SETTINGS:
+            raise DataError(
+                f"{path} was made with {name} {before}, now it is {now}. Give what it was, or start anew with "
+                "another --output_dir."
+            )
+        logger.warning(
+            f"{path} was made with {name} {before}, now it is {now}: it is gone on with, but not bit for bit as it "
+            "would have been."
+        )
 
 
 def trained_names(model: EZClipModel) -> set[str]:

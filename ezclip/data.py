@@ -149,6 +149,9 @@ def make_loader(dataset: VideoDataset, batch_size: int, num_workers: int = 0, **
         num_workers=num_workers,
         collate_fn=VideoCollator(dataset.processor),
         worker_init_fn=_start_worker,
+        # It seeds workers, which draw by seeds of their own. Taken from the common generator, that would make dropout
+        # depend on how often a training is evaluated.
+        generator=torch.Generator().manual_seed(0),
         **kwargs,
     )
 

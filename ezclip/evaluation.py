@@ -110,9 +110,7 @@ def predict(
         [`VideoReadError`]: with `strict`, for the first unreadable video.
     """
     accelerator = accelerator or Accelerator()
-    # A generator of its own: a training that evaluates now and then draws what it would have drawn without.
-    generator = torch.Generator().manual_seed(0)
-    loader = accelerator.prepare(make_loader(dataset, batch_size, num_workers, generator=generator))
+    loader = accelerator.prepare(make_loader(dataset, batch_size, num_workers))
     model = accelerator.unwrap_model(model).to(accelerator.device).eval()
     gathered, report = [], ReadReport()
     for batch in tqdm(loader, desc=desc, unit="batch", disable=not accelerator.is_local_main_process):

@@ -2,8 +2,9 @@
 
 import contextlib
 import gc
+import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -11,6 +12,7 @@ from accelerate.utils import set_seed
 from transformers.utils import logging
 
 from .arguments import TEXT_OPTIONS, VISION_OPTIONS, DataArguments, ModelArguments, RunArguments, given
+from .checkpoints import check_settings
 from .class_bank_ezclip import ClassBank
 from .data import VideoDataset
 from .errors import DataError
@@ -29,6 +31,7 @@ from .training import train
 logger = logging.get_logger("ezclip")
 
 RESULTS_NAME = "results.json"
+DATA_SETTINGS = ("num_clips", "num_crops", "horizontal_flip", "color_jitter", "grayscale", "allow_partial")
 
 
 @dataclass
@@ -80,6 +83,28 @@ class Runner:
             for name, split in experiment.tests.items():
                 self.plan.texts_of(name).prompts(self.processor, split.class_names)
 
+    def settings(self, experiment: Experiment) -> dict:
+        """What the results of an experiment depend on, as JSON gives it back."""
+        splits = {"train": experiment.train, **experiment.tests}
+        contents = {
+            name: [split.videos["name"][:], split.videos["label"][:], split.class_names]
+            for name, split in splits.items()
+            if split is not None
+        }
+        texts = {name: asdict(self.plan.texts_of(name)) for name in experiment.tests}
+        content = json.dumps([contents, texts, asdict(self.plan.train_texts)])
+        settings = {
+            **self.args.settings(),
+            **asdict(self.model_args),
+            **{name: getattr(self.data_args, name) for name in DATA_SETTINGS},
+            "seed": experiment.seed,
+            "ensemble": self.args.ensemble,
+            "mixed_precision": self.accelerator.mixed_precision,
+            "num_processes": self.accelerator.num_processes,
+            "videos_and_texts": hashlib.sha256(content.encode()).hexdigest()[:16],
+        }
+        return json.loads(json.dumps(settings))
+
     def run(self, experiment: Experiment) -> tuple[dict[str, dict], EZClipModel | None]:
         """
         Run one experiment, or read its results where an interrupted run has finished it.
@@ -94,8 +119,10 @@ class Runner:
                     f"{folder} holds the results of an earlier run. Give --resume_from_checkpoint latest to go on "
                     "with it, or another --output_dir."
                 )
+            saved = json.loads((folder / RESULTS_NAME).read_text(encoding="utf-8"))
+            check_settings(folder, saved["settings"], self.settings(experiment))
             logger.warning(f"{folder} is finished and is not run again.")
-            return json.loads((folder / RESULTS_NAME).read_text(encoding="utf-8")), None
+            return saved["results"], None
         folder.mkdir(parents=True, exist_ok=True)
         if experiment.name:
             self.accelerator.print(f"{experiment.name}:")
@@ -113,7 +140,7 @@ class Runner:
                 prefix = f"{name}/" if name else ""
                 self.accelerator.log({f"{prefix}{key}": value for key, value in results[name].items()})
         if experiment.name and self.accelerator.is_main_process:
-            write_json(folder / RESULTS_NAME, results)
+            write_json(folder / RESULTS_NAME, {"settings": self.settings(experiment), "results": results})
         self.accelerator.wait_for_everyone()
         gc.collect()  # of the optimizer, before the next experiment has its own
         return results, model

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from safetensors.torch import save_file
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DistributedSampler
 from transformers import TrainerState, get_cosine_schedule_with_warmup
 from transformers.utils import logging
 
@@ -215,10 +216,10 @@ def train(
         dataset,
         recipe.per_device_train_batch_size,
         num_workers,
-        shuffle=True,
+        # The same order on all processes, by (seed, epoch) alone; Accelerate deals the batches out.
+        sampler=DistributedSampler(dataset, num_replicas=1, rank=0, seed=dataset.seed),
         # Accelerate would fill up the last batch with repeated videos.
         drop_last=True,
-        generator=torch.Generator().manual_seed(dataset.seed),
     )
     prepared, optimizer, loader = accelerator.prepare(model, make_optimizer(model, recipe), loader)
     num_steps = recipe.max_train_steps

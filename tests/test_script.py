@@ -19,7 +19,7 @@ from ezclip import ClassBank, EZClipModel, EZClipProcessor
 from ezclip.demo import word_tokenizer, write_video
 from scripts import convert_checkpoint
 
-from .conftest import ROOT, random_clip, shared_path
+from .conftest import ROOT, WORDS, random_clip, shared_path
 from .test_modeling import make_clip
 
 
@@ -118,16 +118,6 @@ def test_batches_and_workers_change_nothing(evaluation, batch_size):
     expected = read_lines(run(*evaluation) / "predictions.jsonl")
     out = run(*evaluation, "--per_device_eval_batch_size", batch_size, "--dataloader_num_workers", 2)
     assert_same_predictions(read_lines(out / "predictions.jsonl"), expected)
-
-
-def test_two_processes_give_what_one_gives(evaluation):
-    expected = run(*evaluation)
-    lines, results = read_lines(expected / "predictions.jsonl"), read_json(expected / "eval_results.json")
-    torchrun = ["torch.distributed.run", "--nproc_per_node", "2"]
-    launch(torchrun, *evaluation, "--per_device_eval_batch_size", 1)
-    assert_same_predictions(read_lines(expected / "predictions.jsonl"), lines)
-    assert read_json(expected / "eval_results.json") == results
-    assert len(read_lines(expected / "bad_videos.jsonl")) == 1
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -272,12 +262,37 @@ def test_training_is_reproducible(training):
     assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
 
 
-def test_training_on_two_processes(training):
-    launch(["torch.distributed.run", "--nproc_per_node", "2"], *training)
-    out = Path(training[-1])
-    log = read_json(out / "train_results.json")["log"]
-    assert [entry["step"] for entry in log] == [1, 2, 3]
-    EZClipModel.from_pretrained(out)
+@pytest.mark.parametrize("num_processes", [2, 3])
+def test_processes_train_and_evaluate_as_one(tiny_folder, tmp_path, num_processes):
+    for number in range(13):
+        path = tmp_path / "videos" / WORDS[3 + number % 3] / f"{number}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(path, random_clip(number))
+    (tmp_path / "videos" / "red" / "0.mp4").write_bytes(b"<html>404</html>")
+    arguments = ["--model_name_or_path", tiny_folder, "--do_train", "--train_dir", tmp_path / "videos", "--do_eval"]
+    arguments += ["--validation_dir", tmp_path / "videos", "--templates", "a {}", "--max_train_steps", 20]
+    arguments += ["--drop_path_rate", 0, "--attention_dropout", 0, "--temporal_prompt_dropout", 0]
+    arguments += ["--logging_steps", 1, "--warmup_ratio", 0, "--per_device_eval_batch_size", 2]
+    out = run(*arguments, "--per_device_train_batch_size", 6, "--output_dir", tmp_path / "one")
+    torchrun = ["torch.distributed.run", "--nproc_per_node", str(num_processes)]
+    several = tmp_path / "several"
+    launch(torchrun, *arguments, "--per_device_train_batch_size", 6 // num_processes, "--output_dir", several)
+
+    logs = [read_json(folder / "train_results.json")["log"] for folder in (several, out)]
+    assert len(logs[0]) == 20
+    for entry, expected in zip(*logs):
+        assert entry == pytest.approx(expected, abs=1e-5, rel=1e-5)
+    weights, expected = (EZClipModel.from_pretrained(folder).state_dict() for folder in (several, out))
+    before = EZClipModel.from_pretrained(tiny_folder).state_dict()
+    changes = [(expected[name] - before[name]).abs().max() for name in expected]
+    assert max(changes) > 1e-3
+    assert max((weights[name] - expected[name]).abs().max() for name in expected) < 1e-5
+
+    assert_same_predictions(read_lines(several / "predictions.jsonl"), read_lines(out / "predictions.jsonl"))
+    assert len(read_lines(out / "predictions.jsonl")) == 12
+    assert read_json(several / "eval_results.json") == read_json(out / "eval_results.json")
+    for name in ("bad_videos.jsonl", "train_bad_videos.jsonl"):
+        assert read_lines(several / name) == read_lines(out / name) and len(read_lines(out / name)) == 1
 
 
 def test_training_starts_from_plain_clip(tmp_path, clip_folder, tiny_folder):
