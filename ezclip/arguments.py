@@ -80,6 +80,10 @@ class DataArguments:
     class_subset: list[str] | None = field(
         default=None, metadata={"help": "CSVs of `id,name`: evaluate on these classes alone, on each file's in turn."}
     )
+    num_classes: int | None = field(
+        default=None,
+        metadata={"help": "Evaluate on so many classes, drawn with --seed, --seed + 1 and so on, --num_seeds times."},
+    )
     eval_datasets: str | None = field(
         default=None,
         metadata={
@@ -205,6 +209,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
         parser.error("--videos are predicted: add --do_predict.")
     if args.do_eval and args.do_predict:
         parser.error("--do_eval writes the predictions too; leave --do_predict out.")
+    if data_args.num_classes is not None and args.protocol != "zero_shot":
+        parser.error("--num_classes draws classes for --protocol zero_shot.")
     if args.do_eval and data_args.candidate_labels:
         parser.error("--do_eval uses the classes of the data; --candidate_labels are for --do_predict.")
     if data_args.streaming and not (args.do_predict and data_args.dataset_name):
@@ -274,6 +280,8 @@ def check_numbers(parser: HfArgumentParser, data_args: DataArguments, args: RunA
         parser.error(f"--num_shots must be at least 1, got {min(args.num_shots)}.")
     if not 0 < data_args.video_timeout <= TIMEOUT_MAX:
         parser.error(f"--video_timeout must be a number of seconds above 0, got {data_args.video_timeout}.")
+    if data_args.num_classes is not None and data_args.num_classes < 2:
+        parser.error(f"--num_classes must be at least 2, got {data_args.num_classes}.")
     if data_args.num_clips < 1:
         parser.error(f"--num_clips must be at least 1, got {data_args.num_clips}.")
     for name in ("horizontal_flip", "color_jitter", "grayscale"):

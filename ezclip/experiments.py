@@ -128,6 +128,11 @@ class Runner:
             self.accelerator.print(f"{experiment.name}:")
         set_seed(experiment.seed)
         model = self.load_model()
+        base = model.config.base_model_name_or_path
+        if self.args.save_trained_only and base is not None and Path(base).resolve() == folder.resolve():
+            raise DataError(
+                f"--save_trained_only to {folder} would replace the base model that is there. Give another folder."
+            )
         with _trackers(self.accelerator, folder, self.args.settings()):
             if experiment.train is not None:
                 self.train(model, experiment, folder)

@@ -1,6 +1,8 @@
 """What the options of `run_video_zeroshot.py` mean: videos and classes, experiments, prompts."""
 
 import dataclasses
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from .labels import read_class_descriptions, read_label_list, read_text
 from .processing_ezclip import EZClipProcessor, label_to_words
 from .protocols import Experiment
 from .sources import VideoSplit, load_files, load_folder, load_hub_dataset, load_list
-from .splits import find_overlap, save_split, select_classes
+from .splits import draw_classes, find_overlap, save_split, select_classes
 from .streaming import StreamedVideos, stream_hub_dataset
 from .transforms import TrainTransform
 
@@ -98,9 +100,9 @@ def make_plan(data_args: DataArguments, args: RunArguments) -> Plan:
         datasets = {}
         if data_args.eval_datasets:
             for name, options in read_eval_datasets(data_args).items():
-                datasets[name], test_texts[name] = load_eval_splits(options), Texts.of(options)
+                datasets[name], test_texts[name] = load_eval_splits(options, seeds), Texts.of(options)
         else:
-            datasets["test"] = load_eval_splits(data_args)
+            datasets["test"] = load_eval_splits(data_args, seeds)
         experiments = protocols.zero_shot(train, datasets, args.seed)
     else:
         experiments = make_supervised_experiments(data_args, args, seeds)
@@ -142,13 +144,22 @@ def make_supervised_experiments(data_args: DataArguments, args: RunArguments, se
 
 
 def save_draws(experiments: list[Experiment], output_dir: Path):
-    """Write what was drawn, as a list and a label list of each experiment, where its videos have paths."""
+    """
+    Write the videos of each experiment and their classes: as a list and a label list that can be given again, or, of a
+    data set whose videos are no files, as the names that it has for them.
+    """
     for experiment in experiments:
         for name, split in {"train": experiment.train, **experiment.tests}.items():
-            if split is not None and all(isinstance(video, str) for video in split.videos["video"]):
-                folder = output_dir / experiment.name / "splits" / name
-                folder.mkdir(parents=True, exist_ok=True)
+            if split is None:
+                continue
+            folder = output_dir / experiment.name / "splits" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            if isinstance(split.videos[0]["video"], str):
                 save_split(split, folder / "list.txt", folder / "labels.csv")
+                continue
+            with open(folder / "videos.jsonl", "w", encoding="utf-8") as file:
+                for video, label in zip(split.videos["name"], split.videos["label"]):
+                    file.write(json.dumps({"video": video, "label": split.class_names[label]}) + "\n")
 
 
 def in_list_root(data_args: DataArguments) -> DataArguments:
@@ -198,7 +209,7 @@ def load_train_splits(data_args: DataArguments) -> list[VideoSplit]:
     return splits
 
 
-def load_eval_splits(data_args: DataArguments) -> list[VideoSplit]:
+def load_eval_splits(data_args: DataArguments, seeds: Iterable[int] = ()) -> list[VideoSplit]:
     """The videos to evaluate on, from the one source that is given: of several lists and subsets of classes, each."""
     source = one_source(data_args, "validation_dir", "validation_list")
     splits = load_source(
@@ -206,8 +217,15 @@ def load_eval_splits(data_args: DataArguments) -> list[VideoSplit]:
     )
     for split in splits:
         require_labels(split, getattr(data_args, source), "evaluation")
-    subsets = [read_label_list(path) for path in data_args.class_subset or ()]
-    return [select_classes(split, names) for split in splits for names in subsets] if subsets else splits
+    if data_args.class_subset:
+        subsets = [read_label_list(path) for path in data_args.class_subset]
+        return [select_classes(split, names) for split in splits for names in subsets]
+    if data_args.num_classes is not None:
+        drawn = [
+            (split, draw_classes(split.class_names, data_args.num_classes, seed)) for split in splits for seed in seeds
+        ]
+        return [select_classes(split, names) for split, names in drawn]
+    return splits
 
 
 def load_predict_source(data_args: DataArguments) -> VideoSplit | StreamedVideos:

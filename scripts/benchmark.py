@@ -2,22 +2,28 @@
 """How fast ezclip is, next to what else does the same on the same machine in the same run.
 
     python scripts/benchmark.py decode VIDEO [VIDEO ...] --output_dir benchmark
+    python scripts/benchmark.py memory --batch_size 16 --output_dir benchmark
 
 `decode` goes from a video file to frames, and to the pixels that a model takes, on one core: ezclip, transformers'
 `load_video` with CLIP's image processor, a plain sequential read with PyAV, and decord by index.
 
-All contenders take turns, round by round, so that a machine whose speed drifts treats them alike. Their ratios are
-worth more than their times, which belong to the machine.
+`memory` takes training steps of one batch in micro-batches of several sizes, each in a process of its own, and gives
+the most memory that each had, and its time.
+
+In `decode` all contenders take turns, round by round, so that a machine whose speed drifts treats them alike. Ratios
+are worth more than times, which belong to the machine.
 """
 
 import argparse
 import contextlib
 import importlib
+import multiprocessing
 import os
 import platform
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,14 +32,18 @@ import av
 import numpy as np
 import torch
 import transformers
+from accelerate import Accelerator
 from transformers.video_utils import load_video
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ezclip import EZClipProcessor, VideoReadError
+from ezclip import EZClipConfig, EZClipModel, EZClipProcessor, VideoReadError
+from ezclip.contrastive import backward
 from ezclip.files import write_json
 from ezclip.sampling_ezclip import FrameSampler
+from ezclip.tracking import peak_memory_mb
+from ezclip.training import TrainingRecipe, make_optimizer
 from ezclip.video_ezclip import VideoFramesMetadata, read_frames
 
 
@@ -300,6 +310,91 @@ def _cells(reader: dict) -> list[str]:
     ]
 
 
+# ---- memory ----
+
+
+def measure_step(options: dict, micro_batch_size: int, gradient_checkpointing: bool) -> dict:
+    """Peak memory (MB of 2^20 bytes) and seconds of training steps, in a process that does nothing else."""
+    torch.manual_seed(0)
+    accelerator = Accelerator(mixed_precision=options["mixed_precision"], cpu=options["use_cpu"])
+    config = EZClipConfig(
+        vision_config={"patch_size": options["patch_size"], "num_frames": options["num_frames"]},
+    )
+    model = EZClipModel(config).train()
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model, optimizer = accelerator.prepare(model, make_optimizer(model, TrainingRecipe()))
+    size, side = options["batch_size"], config.vision_config.image_size
+    batch = {
+        "pixel_values": torch.randn(size, options["num_frames"], 3, side, side),
+        "input_ids": torch.randint(1, 1000, (size, 16)),
+        "attention_mask": torch.ones(size, 16, dtype=torch.long),
+        "labels": torch.arange(size),
+    }
+    batch["input_ids"][:, -1] = config.text_config.eos_token_id
+    batch = {name: value.to(accelerator.device) for name, value in batch.items()}
+    before, seconds = peak_memory_mb(accelerator.device), []
+    for _ in range(options["rounds"]):
+        start = time.perf_counter()
+        loss = backward(model, batch, accelerator, micro_batch_size)["loss"].item()  # waits for a GPU
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.perf_counter() - start)
+    peak = peak_memory_mb(accelerator.device)
+    return {
+        "micro_batch_size": micro_batch_size,
+        "gradient_checkpointing": gradient_checkpointing,
+        "peak_memory_mb": peak,
+        "memory_before_mb": before,
+        "step_seconds": summarize(seconds),
+        "loss": loss,
+        "device": str(accelerator.device),
+    }
+
+
+def memory(args: argparse.Namespace):
+    """`memory`: training steps of one batch in micro-batches."""
+    names = ("batch_size", "patch_size", "num_frames", "rounds", "mixed_precision", "use_cpu")
+    options = {name: getattr(args, name) for name in names}
+    sizes = args.micro_batch_sizes or [2**i for i in range(args.batch_size.bit_length()) if 2**i <= args.batch_size]
+    rows = []
+    for checkpointing in (False, True):
+        for size in sorted(set(sizes), reverse=True):
+            # The peak is that of a process; so each has one.
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                rows.append(pool.submit(measure_step, options, size, checkpointing).result())
+    result = {"machine": describe_machine(), **options, "rows": rows}
+    report("memory", result, memory_as_text(result), args.output_dir)
+
+
+def memory_as_text(result: dict) -> str:
+    header = [
+        "micro-batch",
+        "gradient checkpointing",
+        "peak MB",
+        "of which before the step",
+        "s a step",
+        "times the first",
+    ]
+    first = result["rows"][0]["step_seconds"]["median"]
+    rows = [
+        [
+            str(row["micro_batch_size"]),
+            "yes" if row["gradient_checkpointing"] else "no",
+            f"{row['peak_memory_mb']:.0f}",
+            f"{row['memory_before_mb']:.0f}",
+            f"{row['step_seconds']['median']:.2f}",
+            f"{row['step_seconds']['median'] / first:.2f}",
+        ]
+        for row in result["rows"]
+    ]
+    return (
+        f"{machine_as_text(result['machine'])}\n\nA training step of EZ-CLIP ViT-B/{result['patch_size']} with "
+        f"{result['num_frames']} frames and batch {result['batch_size']} on {result['rows'][0]['device']}, precision "
+        f"{result['mixed_precision']}; median of {result['rounds']} steps.\n\n{as_markdown_table(header, rows)}"
+    )
+
+
 def main(argv: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -310,10 +405,22 @@ def main(argv: list[str] | None = None):
     command.add_argument("videos", nargs="+", metavar="VIDEO", help="video file")
     command.add_argument("--num_frames", type=int, default=8, help="frames of a clip (default: %(default)s)")
     command.set_defaults(run=decode)
+    command = commands.add_parser("memory", parents=[shared], help="training steps in micro-batches")
+    command.add_argument("--batch_size", type=int, default=16, help="videos of a step (default: %(default)s)")
+    command.add_argument(
+        "--micro_batch_sizes", type=int, nargs="+", help="sizes to measure (default: powers of two up to the batch)"
+    )
+    command.add_argument("--patch_size", type=int, default=16, help="16 or 32, of ViT-B (default: %(default)s)")
+    command.add_argument("--num_frames", type=int, default=8, help="frames of a clip (default: %(default)s)")
+    command.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="no", help="of the computation")
+    command.add_argument("--use_cpu", action="store_true", help="do not use an accelerator")
+    command.set_defaults(run=memory)
     args = parser.parse_args(argv)
-    for name in {"rounds", "num_frames"} & vars(args).keys():
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} must be at least 1, got {getattr(args, name)}.")
+    for name in ("rounds", "num_frames", "batch_size", "patch_size", "micro_batch_sizes"):
+        values = getattr(args, name, None)
+        for value in values if isinstance(values, list) else [values]:
+            if value is not None and value < 1:
+                parser.error(f"--{name} must be at least 1, got {value}.")
     try:
         if args.output_dir is not None:
             Path(args.output_dir).mkdir(parents=True, exist_ok=True)

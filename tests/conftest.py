@@ -7,6 +7,12 @@ import os
 import threading
 from pathlib import Path
 
+
+# Small models gain nothing from several threads, and lose much where other processes want the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Nothing in the tests reaches the network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 import numpy as np
 import pytest
 import torch
@@ -15,9 +21,6 @@ from ezclip import EZClipConfig, EZClipModel, EZClipProcessor
 from ezclip.demo import word_tokenizer, write_video
 from ezclip.processing_ezclip import default_image_processor
 
-
-# Nothing in the tests reaches the network.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"

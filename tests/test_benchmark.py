@@ -105,12 +105,36 @@ def test_a_rival_that_fails_or_errs_is_reported(tmp_path, videos, monkeypatch, c
         (["decode"], "required: VIDEO"),
         (["decode", "a.mp4", "--rounds", "0"], "--rounds must be at least 1, got 0."),
         (["decode", "a.mp4", "--num_frames", "-1"], "--num_frames must be at least 1, got -1."),
+        (["memory", "--micro_batch_sizes", "4", "0"], "--micro_batch_sizes must be at least 1, got 0."),
     ],
 )
 def test_wrong_usage_is_named(argv, message, capsys):
     with pytest.raises(SystemExit) as caught:
         benchmark.main(argv)
     assert caught.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_memory_of_micro_batches(tmp_path, capsys):
+    arguments = [
+        "memory",
+        "--batch_size",
+        "2",
+        "--patch_size",
+        "32",
+        "--num_frames",
+        "2",
+        "--rounds",
+        "1",
+        "--use_cpu",
+    ]
+    benchmark.main([*arguments, "--output_dir", str(tmp_path)])
+    rows = json.loads((tmp_path / "memory.json").read_text(encoding="utf-8"))["rows"]
+    assert [(row["micro_batch_size"], row["gradient_checkpointing"]) for row in rows] == [
+        *((2, False), (1, False), (2, True), (1, True))
+    ]
+    for row in rows:
+        assert row["peak_memory_mb"] > row["memory_before_mb"] > 500
+    assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]) == 6
 
 
 def test_a_file_that_is_no_video_is_named(tmp_path, videos, capsys):

@@ -107,6 +107,14 @@ def test_zero_shot_on_several_data_sets(options, data_set, tmp_path, capsys):
     assert "| whole | " in capsys.readouterr().out
 
 
+def test_zero_shot_on_drawn_classes(options, tmp_path):
+    arguments = [*options, "--protocol", "zero_shot", "--validation_list", "test1.txt", "--num_classes", 3]
+    results = run(*arguments, "--num_seeds", 2, "--seed", 4, output_dir=tmp_path / "out")
+    assert results["summary"]["test"]["top1"]["num_runs"] == 2
+    drawn = [(tmp_path / "out" / "splits" / "test" / f"split{n}" / "labels.csv").read_text() for n in (1, 2)]
+    assert all(len(text.splitlines()) == 4 for text in drawn) and drawn[0] != drawn[1]
+
+
 @pytest.mark.parametrize("protocol", ["base_to_novel", "few_shot"])
 def test_drawn_protocols_and_their_repetition(options, tmp_path, capsys, protocol):
     shots = ["--num_shots", 2] if protocol == "base_to_novel" else ["--num_shots", 1, 2]
