@@ -121,6 +121,10 @@ class EZClipVisionConfig(CLIPVisionConfig):
         self.embedding_dropout = embedding_dropout
         if num_frames < 1:
             raise ValueError(f"`num_frames` must be at least 1, got {num_frames}.")
+        if not 0.0 <= temporal_prompt_init_range < math.inf:
+            raise ValueError(
+                f"`temporal_prompt_init_range` must be a number of at least 0, got {temporal_prompt_init_range}."
+            )
         if temporal_prompt not in TEMPORAL_PROMPTS:
             raise ValueError(f"`temporal_prompt` must be one of {TEMPORAL_PROMPTS}, got {temporal_prompt!r}.")
         _check_rates(self, ("attention_dropout", "drop_path_rate", "temporal_prompt_dropout", "embedding_dropout"))

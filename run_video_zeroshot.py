@@ -10,6 +10,7 @@
 """
 
 import sys
+import tempfile
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -82,8 +83,9 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
         save_draws(plan.experiments, output_dir)
 
     # 3. Train and evaluate
-    results = {}
+    results, model = {}, None
     for experiment in plan.experiments:
+        del model  # before there is another
         results[experiment.name], model = runner.run(experiment)
     if args.protocol is not None and accelerator.is_main_process:
         summary = summarize(args.protocol, results)
@@ -128,11 +130,12 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
 
 def make_accelerator(args: RunArguments) -> Accelerator:
     """Device, processes, precision and trackers; only the main process speaks."""
+    trackers = parse_trackers(args.report_to)
     try:
         accelerator = Accelerator(
             cpu=args.use_cpu,
             mixed_precision=args.mixed_precision,
-            log_with=parse_trackers(args.report_to) or None,
+            log_with=trackers or None,
             project_dir=args.output_dir,
         )
     except ValueError as error:
@@ -149,8 +152,10 @@ def make_output_dir(path: str) -> Path:
     """The folder for results, made before the work, so that none is lost for want of it."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except OSError as error:
-        raise DataError(f"--output_dir {path} cannot be made ({error.strerror}). Give another.") from error
+        raise DataError(f"--output_dir {path} cannot be made or written ({error.strerror}). Give another.") from error
     return Path(path)
 
 

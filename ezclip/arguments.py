@@ -1,6 +1,7 @@
 """The options of `run_video_zeroshot.py`, and what is wrong with them before anything runs."""
 
 import argparse
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +13,12 @@ from transformers import HfArgumentParser
 from .class_bank_ezclip import ENSEMBLES
 from .configuration_ezclip import TEMPORAL_PROMPTS
 from .decoding_ezclip import BACKENDS
+from .errors import DataError
 from .protocols import PROTOCOLS
 from .training import TrainingRecipe
 
 
+MAX_SEED = 2**31  # numpy takes seeds up to 2**32 - 1, and each process and repetition has one of its own
 TEXT_OPTIONS = ("drop_path_rate", "attention_dropout")
 VISION_OPTIONS = (
     *TEXT_OPTIONS,
@@ -179,7 +182,8 @@ class RunArguments(TrainingRecipe):
 
 def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArguments, RunArguments]:
     """
-    Options of the command line. An argument that ends in `.yaml` is a file of options, which those after it override.
+    Options of the command line. A first argument that ends in `.yaml` is a file of options, which those after it
+    override.
 
     Exits with a message where they make no sense.
     """
@@ -191,7 +195,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
         model_args, data_args, args = parser.parse_args_into_dataclasses(argv)
     except ValueError as error:
         parser.error(str(error))
-    check_numbers(parser, data_args, args)
+    check_numbers(parser, model_args, data_args, args)
     if args.output_dir is None:
         parser.error("--output_dir is needed: the folder for everything that is written.")
     if args.demo:
@@ -209,6 +213,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
         parser.error("--videos are predicted: add --do_predict.")
     if args.do_eval and args.do_predict:
         parser.error("--do_eval writes the predictions too; leave --do_predict out.")
+    if args.protocol is None and (args.num_shots or args.num_seeds):
+        parser.error("--num_shots and --num_seeds are for a --protocol.")
     if data_args.num_classes is not None and args.protocol != "zero_shot":
         parser.error("--num_classes draws classes for --protocol zero_shot.")
     if args.do_eval and data_args.candidate_labels:
@@ -232,25 +238,65 @@ def read_config(parser: HfArgumentParser, path: str):
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         parser.error(f"{path} cannot be read: {error}")
-    known = {action.dest: action for action in parser._actions}
-    if not isinstance(content, dict) or (unknown := sorted(set(content) - set(known))):
-        what = f"has options that do not exist: {unknown}" if isinstance(content, dict) else "is no mapping of options"
-        parser.error(f"{path} {what}. Each line is `option: value`, options as on the command line without --.")
+    try:
+        parser.set_defaults(**typed_options(parser, content, path))
+    except DataError as error:
+        parser.error(str(error))
+
+
+def typed_options(
+    parser: HfArgumentParser, content: dict, source: str, names: tuple[str, ...] | None = None
+) -> dict[str, object]:
+    """
+    Options of a file, as if each had been typed: of its type, and one of its choices. One without a value has its
+    default.
+
+    Args:
+        parser (`HfArgumentParser`):
+            What knows the options.
+        content (`dict`):
+            Options and values.
+        source (`str`):
+            Where they are from, for messages.
+        names (`tuple[str, ...]`, *optional*):
+            The options that may be there. By default all.
+
+    Raises:
+        [`DataError`]: if there are other options, or values that they cannot have.
+    """
+    known = {action.dest: action for action in parser._actions if names is None or action.dest in names}
+    known.pop("help", None)
+    if not isinstance(content, dict):
+        raise DataError(f"{source} is no mapping of options. Each line is `option: value`, as typed but without --.")
+    if unknown := [name for name in content if name not in known]:
+        raise DataError(f"{source} has options that do not exist: {unknown}. They are those of the command line.")
+    typed = {}
     for name, value in content.items():
         action = known[name]
-        if name == "eval_datasets" or isinstance(value, bool) or value is None:
-            continue
-        # As if it had been typed: of the right type, and one of the choices.
-        try:
-            if action.nargs == "+":
-                values = value if isinstance(value, list) else [value]
-                content[name] = [parser._get_value(action, str(item)) for item in values]
-            else:
-                content[name] = parser._get_value(action, str(value))
-                parser._check_value(action, content[name])
-        except argparse.ArgumentError as error:
-            parser.error(f"{path}: {error}")
-    parser.set_defaults(**content)
+        if name == "eval_datasets" and isinstance(value, dict):
+            typed[name] = value
+        elif isinstance(value, list) and action.nargs == "+":
+            typed[name] = [_typed(parser, action, item, source) for item in value]
+        elif value is not None:
+            item = _typed(parser, action, value, source)
+            typed[name] = [item] if action.nargs == "+" else item
+    return typed
+
+
+def _typed(parser: HfArgumentParser, action: argparse.Action, value, source: str):
+    is_switch = action.nargs == "?"  # as HfArgumentParser makes those of type bool
+    if value is False and action.choices and "no" in action.choices:
+        value = "no"  # which YAML reads as false
+    if isinstance(value, (dict, list)) or isinstance(value, bool) != is_switch:
+        raise DataError(f"{source}: {action.dest} cannot be {value!r}.")
+    if is_switch:
+        return value
+    try:
+        typed = parser._get_value(action, str(value))
+        parser._check_value(action, typed)
+    except argparse.ArgumentError as error:
+        raise DataError(f"{source}: {error}") from error
+    return typed
 
 
 def check_protocol(parser: HfArgumentParser, data_args: DataArguments, args: RunArguments):
@@ -265,17 +311,25 @@ def check_protocol(parser: HfArgumentParser, data_args: DataArguments, args: Run
         parser.error("--novel_list is for --protocol base_to_novel.")
 
 
-def check_numbers(parser: HfArgumentParser, data_args: DataArguments, args: RunArguments):
+def check_numbers(parser: HfArgumentParser, model_args: ModelArguments, data_args: DataArguments, args: RunArguments):
     """That numbers are in the range that makes sense of them."""
+    for group in (model_args, data_args, args):
+        for name, value in vars(group).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                parser.error(f"--{name} must be a finite number, got {value}.")
     at_least = {"per_device_eval_batch_size": 1, "dataloader_num_workers": 0, "top_k": 1, "seed": 0}
     at_least |= {"per_device_train_batch_size": 1, "num_train_epochs": 1, "max_train_steps": 1, "logging_steps": 1}
     at_least |= {"learning_rate": 0, "prompt_learning_rate": 0, "text_learning_rate": 0, "weight_decay": 0}
-    at_least |= {"warmup_ratio": 0, "max_grad_norm": 0, "micro_batch_size": 1, "eval_steps": 1, "save_steps": 1}
+    at_least |= {"warmup_ratio": 0, "micro_batch_size": 1, "eval_steps": 1, "save_steps": 1}
     at_least |= {"save_total_limit": 1, "early_stopping_patience": 1, "num_seeds": 1}
     for name, least in at_least.items():
         value = getattr(args, name)
         if value is not None and value < least:
             parser.error(f"--{name} must be at least {least}, got {value}.")
+    if args.max_grad_norm is not None and args.max_grad_norm <= 0:
+        parser.error(f"--max_grad_norm must be above 0, got {args.max_grad_norm}.")
+    if args.seed > MAX_SEED:
+        parser.error(f"--seed must be at most {MAX_SEED}, got {args.seed}.")
     if args.num_shots and min(args.num_shots) < 1:
         parser.error(f"--num_shots must be at least 1, got {min(args.num_shots)}.")
     if not 0 < data_args.video_timeout <= TIMEOUT_MAX:

@@ -8,13 +8,14 @@ import shutil
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import RNG_STATE_NAME, SAFE_WEIGHTS_NAME, gather_object
 from safetensors.torch import load_file
 from transformers import TrainerState
 from transformers.utils import logging
 
 from .data import ReadReport
 from .errors import DataError
+from .files import flush
 from .modeling_ezclip import EZClipModel
 from .video_ezclip import VideoReadError
 
@@ -22,6 +23,7 @@ from .video_ezclip import VideoReadError
 logger = logging.get_logger("ezclip")
 
 STATE_NAME, SETTINGS_NAME, REPORT_NAME = "trainer_state.json", "settings.json", "read_report.json"
+FILE_NAMES = (STATE_NAME, SETTINGS_NAME, REPORT_NAME, SAFE_WEIGHTS_NAME)
 # What changes the rounding and the dropout masks, and nothing else.
 EXACTNESS_SETTINGS = ("num_processes", "micro_batch_size", "gradient_checkpointing")
 
@@ -51,11 +53,6 @@ class Checkpoints:
         self.accelerator, self.output_dir, self.total_limit = accelerator, Path(output_dir), total_limit
         self.settings = json.loads(json.dumps(settings))  # as it is read back
 
-    def last(self) -> Path | None:
-        """The newest checkpoint."""
-        found = self._find()
-        return found[max(found)] if found else None
-
     def choose(self, resume_from: str | Path | None) -> Path | None:
         """
         The checkpoint to go on from; `None` to start from the beginning.
@@ -72,20 +69,20 @@ class Checkpoints:
             for leftover in self.output_dir.glob(".checkpoint-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
         if resume_from is None:
-            if (last := self.last()) is not None:
+            if (last := last_checkpoint(self.output_dir)) is not None:
                 raise DataError(
                     f"{last} is of an earlier training. Go on with it (--resume_from_checkpoint latest), give another "
                     "--output_dir, or remove its checkpoints."
                 )
             return None
         if str(resume_from) == "latest":
-            if (path := self.last()) is None:
+            if (path := last_checkpoint(self.output_dir)) is None:
                 logger.warning(f"{self.output_dir} has no checkpoint; training starts from the beginning.")
                 return None
         else:
             path = Path(resume_from)
-            if not (path / STATE_NAME).is_file():
-                raise DataError(f"--resume_from_checkpoint {path} is no checkpoint: it has no {STATE_NAME}.")
+            if missing := [name for name in FILE_NAMES if not (path / name).is_file()]:
+                raise DataError(f"--resume_from_checkpoint {path} is no checkpoint: it has no {missing[0]}.")
         check_settings(path, json.loads((path / SETTINGS_NAME).read_text(encoding="utf-8")), self.settings)
         return path
 
@@ -95,9 +92,21 @@ class Checkpoints:
 
         Returns:
             `tuple`: the log, and which videos could not be read up to there.
+
+        Raises:
+            [`DataError`]: if it is damaged.
         """
-        with self._trained_weights_only():
-            self.accelerator.load_state(str(path))
+        random_states = path / f"{RNG_STATE_NAME}_{self.accelerator.process_index}.pkl"
+        saved_processes = json.loads((path / SETTINGS_NAME).read_text(encoding="utf-8")).get("num_processes")
+        try:
+            if saved_processes == self.accelerator.num_processes:
+                random_states.stat()  # Accelerate goes on without
+            with self._trained_weights_only():
+                self.accelerator.load_state(str(path))
+        except DataError:
+            raise
+        except Exception as error:  # torch and safetensors have errors of their own for damaged files
+            raise DataError(f"{path} is damaged ({error}). Remove it, to go on from the one before.") from error
         report = json.loads((path / REPORT_NAME).read_text(encoding="utf-8"))
         return TrainerState.load_from_json(str(path / STATE_NAME)), ReadReport(
             {int(index): VideoReadError(*arguments) for index, arguments in report["bad_videos"].items()},
@@ -117,48 +126,34 @@ class Checkpoints:
         if self.accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        error = None
         try:
-            with self._trained_weights_only():
+            with writing(self.accelerator, path), self._trained_weights_only():
                 self.accelerator.save_state(str(partial))
-            if self.accelerator.is_main_process:
-                state.save_to_json(str(partial / STATE_NAME))
-                _write_json(partial / SETTINGS_NAME, self.settings)
-                bad_videos = {index: error.args for index, error in report.bad_videos.items()}
-                _write_json(partial / REPORT_NAME, {"bad_videos": bad_videos, "partial_videos": report.partial_videos})
-        except Exception as caught:  # torch and safetensors have errors of their own for a full disk
-            error = f"{type(caught).__name__}: {caught}"
-        # A process that failed must not leave the others waiting.
-        errors = [other for other in gather_object([error]) if other is not None]
-        if self.accelerator.is_main_process and not errors:
-            try:
-                _flush(partial)
-                shutil.rmtree(path, ignore_errors=True)  # training came by here before, and was set back
-                os.replace(partial, path)
-                _flush_entry(self.output_dir)
-                self._remove_old(path)
-            except OSError as caught:
-                errors = [f"{type(caught).__name__}: {caught}"]
-        errors = [other for other in gather_object([errors[0] if errors else None]) if other is not None]
-        if errors:
+                if self.accelerator.is_main_process:
+                    state.save_to_json(str(partial / STATE_NAME))
+                    _write_json(partial / SETTINGS_NAME, self.settings)
+                    bad_videos = {index: error.args for index, error in report.bad_videos.items()}
+                    content = {"bad_videos": bad_videos, "partial_videos": report.partial_videos}
+                    _write_json(partial / REPORT_NAME, content)
+            with writing(self.accelerator, path):
+                if self.accelerator.is_main_process:
+                    for written in (*partial.rglob("*"), partial):
+                        flush(written)
+                    _remove(path)  # training came by here before, and was set back
+                    os.replace(partial, path)
+                    flush(self.output_dir)
+                    self._remove_old(path)
+        except DataError:
             if self.accelerator.is_main_process:
                 shutil.rmtree(partial, ignore_errors=True)
-            raise DataError(f"{path} could not be written ({errors[0]}). Make room, or give another --output_dir.")
+            raise
         return path
-
-    def _find(self) -> dict[int, Path]:
-        entries = self.output_dir.iterdir() if self.output_dir.is_dir() else ()
-        matches = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in entries)
-        return {int(match[1]): path for match, path in matches if match and (path / STATE_NAME).is_file()}
 
     def _remove_old(self, newest: Path):
         if self.total_limit is not None:
-            older = sorted((step, path) for step, path in self._find().items() if path != newest)
+            older = sorted((step, path) for step, path in _find_checkpoints(self.output_dir).items() if path != newest)
             for _, path in older[: max(0, len(older) + 1 - self.total_limit)]:
-                # Renamed first: half removed, it must not be taken for a checkpoint.
-                removed = path.with_name(f".{path.name}.removed")
-                os.replace(path, removed)
-                shutil.rmtree(removed, ignore_errors=True)
+                _remove(path)
 
     @contextlib.contextmanager
     def _trained_weights_only(self):
@@ -176,7 +171,7 @@ class Checkpoints:
 
         def on_load(models, input_dir):
             while models:
-                load_trained(self.accelerator.unwrap_model(models.pop()), Path(input_dir) / "model.safetensors")
+                load_trained(self.accelerator.unwrap_model(models.pop()), Path(input_dir) / SAFE_WEIGHTS_NAME)
 
         hooks = (
             self.accelerator.register_save_state_pre_hook(on_save),
@@ -236,20 +231,48 @@ def load_trained(model: EZClipModel, path: Path):
     model.load_state_dict(weights, strict=False)
 
 
+@contextlib.contextmanager
+def writing(accelerator: Accelerator, path: Path):
+    """
+    A block in which some processes write. One that cannot must not leave the others waiting for it later.
+
+    Raises:
+        [`DataError`]: on all processes, if one could not write.
+    """
+    error = None
+    try:
+        yield
+    except Exception as caught:  # safetensors and torch have errors of their own for a full disk
+        error = f"{type(caught).__name__}: {caught}"
+    if errors := [other for other in gather_object([error]) if other is not None]:
+        raise DataError(
+            f"{path} could not be written ({errors[0]}). Make room, or give another --output_dir. With "
+            "--resume_from_checkpoint latest training goes on from the last checkpoint, if there is one."
+        )
+
+
+def _remove(checkpoint: Path):
+    """Renamed first: half removed, it must not be taken for a checkpoint."""
+    removed = checkpoint.with_name(f".{checkpoint.name}.removed")
+    shutil.rmtree(removed, ignore_errors=True)
+    if checkpoint.exists():
+        os.replace(checkpoint, removed)
+    shutil.rmtree(removed, ignore_errors=True)
+
+
+def last_checkpoint(output_dir: str | Path) -> Path | None:
+    """The newest checkpoint in a folder."""
+    found = _find_checkpoints(Path(output_dir))
+    return found[max(found)] if found else None
+
+
+def _find_checkpoints(output_dir: Path) -> dict[int, Path]:
+    """The checkpoints in a folder, by step."""
+    matches = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in output_dir.glob("checkpoint-*"))
+    return {
+        int(match[1]): path for match, path in matches if match and all((path / name).is_file() for name in FILE_NAMES)
+    }
+
+
 def _write_json(path: Path, content: dict):
     path.write_text(json.dumps(content, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _flush(folder: Path):
-    for path in folder.rglob("*"):
-        _flush_entry(path)
-    _flush_entry(folder)
-
-
-def _flush_entry(path: Path):
-    """What the system still holds in memory of a file, or of the entries of a folder, goes to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -158,8 +158,9 @@ def make_loader(dataset: VideoDataset, batch_size: int, num_workers: int = 0, **
 
 def _start_worker(worker_id: int):
     # A signal to all processes of a job is for the main one to answer, which needs its workers to the end of a step.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     return_freed_memory()
 
 

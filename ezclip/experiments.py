@@ -12,7 +12,7 @@ from accelerate.utils import set_seed
 from transformers.utils import logging
 
 from .arguments import TEXT_OPTIONS, VISION_OPTIONS, DataArguments, ModelArguments, RunArguments, given
-from .checkpoints import check_settings
+from .checkpoints import check_settings, last_checkpoint, writing
 from .class_bank_ezclip import ClassBank
 from .data import VideoDataset
 from .errors import DataError
@@ -22,7 +22,6 @@ from .inputs import Plan, Texts, make_transform
 from .isolation import IsolatedReader
 from .loading import check_fit, load_model, load_processor
 from .modeling_ezclip import EZClipModel
-from .processing_ezclip import EZClipProcessor
 from .protocols import SINGLE_VIEW, Experiment
 from .sources import VideoSplit
 from .training import train
@@ -96,6 +95,7 @@ class Runner:
         settings = {
             **self.args.settings(),
             **asdict(self.model_args),
+            "model_name_or_path": _absolute(self.model_args.model_name_or_path),
             **{name: getattr(self.data_args, name) for name in DATA_SETTINGS},
             "seed": experiment.seed,
             "ensemble": self.args.ensemble,
@@ -133,25 +133,28 @@ class Runner:
             raise DataError(
                 f"--save_trained_only to {folder} would replace the base model that is there. Give another folder."
             )
-        with _trackers(self.accelerator, folder, self.args.settings()):
-            if experiment.train is not None:
-                self.train(model, experiment, folder)
+        with _trackers(self.accelerator, folder, self.args):
+            num_steps = None if experiment.train is None else self.train(model, experiment, folder)
             results = {}
             for name, split in experiment.tests.items():
                 predictions = self.evaluate(model, split, self.plan.texts_of(name), name)
                 results[name] = predictions.metrics()
-                if self.accelerator.is_main_process:
-                    self.write(predictions, folder / name)
+                with writing(self.accelerator, folder / name):
+                    if self.accelerator.is_main_process:
+                        predictions.write(folder / name, self.args.top_k)
+                        write_json(folder / name / "eval_results.json", results[name])
+                self.say(predictions, folder / name)
                 prefix = f"{name}/" if name else ""
-                self.accelerator.log({f"{prefix}{key}": value for key, value in results[name].items()})
+                values = {f"{prefix}{key}": value for key, value in results[name].items()}
+                self.accelerator.log(values, step=num_steps)
         if experiment.name and self.accelerator.is_main_process:
             write_json(folder / RESULTS_NAME, {"settings": self.settings(experiment), "results": results})
         self.accelerator.wait_for_everyone()
         gc.collect()  # of the optimizer, before the next experiment has its own
         return results, model
 
-    def train(self, model: EZClipModel, experiment: Experiment, folder: Path):
-        """Train a model on the videos of an experiment, and save it with all that is known of the training."""
+    def train(self, model: EZClipModel, experiment: Experiment, folder: Path) -> int:
+        """Train a model on the videos of an experiment, and save it with what it leaves; returns the steps taken."""
         split, args = experiment.train, self.args
         dataset = VideoDataset(
             split,
@@ -179,19 +182,23 @@ class Runner:
             folder,
             resume_from=args.resume_from_checkpoint,
             settings={
-                "model_name_or_path": self.model_args.model_name_or_path,
-                "model": json.loads(model.config.to_json_string()),
+                "model_name_or_path": _absolute(self.model_args.model_name_or_path),
+                **_flatten("model", model.config.to_dict()),
                 "mixed_precision": self.accelerator.mixed_precision,
+                "video_backend": self.data_args.video_backend,
+                "allow_partial": self.data_args.allow_partial,
             },
             evaluate=None if first_test is None else evaluate,
         )
-        if self.accelerator.is_main_process:
-            save_model(model, self.processor, folder, args.save_trained_only)
-            report = result.report
-            counts = {"train_bad_videos": len(report.bad_videos), "train_partial_videos": len(report.partial_videos)}
-            result.log.write(folder, **counts)
-            report.write(folder, split, prefix="train_")
-        self.accelerator.wait_for_everyone()
+        report = result.report
+        counts = {"train_bad_videos": len(report.bad_videos), "train_partial_videos": len(report.partial_videos)}
+        with writing(self.accelerator, folder):
+            if self.accelerator.is_main_process:
+                model.save_pretrained(folder, trained_only=args.save_trained_only)
+                self.processor.save_pretrained(folder)
+                result.log.write(folder, **counts)
+                report.write(folder, split, prefix="train_")
+        return result.log.state.global_step
 
     def evaluate(self, model: EZClipModel, split: VideoSplit, texts: Texts, name: str) -> Predictions:
         """Predict the videos of a test, with as many views as asked for."""
@@ -211,46 +218,49 @@ class Runner:
             desc=f"Evaluating {name}".strip(),
         )
 
-    def write(self, predictions: Predictions, folder: Path):
-        """Write the results of a test, and say them."""
-        predictions.write(folder, self.args.top_k)
+    def say(self, predictions: Predictions, folder: Path):
+        """
+        Say the results of a test.
+
+        Raises:
+            [`DataError`]: if no video could be read.
+        """
         report = predictions.report
         if len(predictions.indices) == 0:
             raise DataError(
                 f"None of the {len(predictions.split)} videos could be read, see {folder / 'bad_videos.jsonl'}; the "
                 f"first: {next(iter(report.bad_videos.values()))}"
             )
-        results = predictions.metrics()
-        write_json(folder / "eval_results.json", results)
-        print("\n".join(f"{name} = {value}" for name, value in results.items()))
+        self.accelerator.print("\n".join(f"{name} = {value}" for name, value in predictions.metrics().items()))
         if report.bad_videos:
-            print(f"{len(report.bad_videos)} videos could not be read: {folder / 'bad_videos.jsonl'}")
+            self.accelerator.print(f"{len(report.bad_videos)} could not be read: {folder / 'bad_videos.jsonl'}")
         if report.partial_videos:
-            print(f"{len(report.partial_videos)} were read in part: {folder / 'partial_videos.jsonl'}")
+            self.accelerator.print(
+                f"{len(report.partial_videos)} were read in part: {folder / 'partial_videos.jsonl'}"
+            )
 
 
-def save_model(model: EZClipModel, processor: EZClipProcessor, folder: Path, trained_only: bool):
-    """
-    Save a model with its processor.
+def _absolute(name_or_path: str) -> str:
+    """One spelling for one folder."""
+    return str(Path(name_or_path).resolve()) if Path(name_or_path).is_dir() else name_or_path
 
-    Raises:
-        [`DataError`]: if there is no room, or no right to.
-    """
-    try:
-        model.save_pretrained(folder, trained_only=trained_only)
-        processor.save_pretrained(folder)
-    except Exception as error:  # safetensors has errors of its own for a full disk
-        raise DataError(
-            f"The model could not be written to {folder} ({error}). Make room, and run the same again with "
-            "--resume_from_checkpoint latest."
-        ) from error
+
+def _flatten(name: str, config: dict) -> dict:
+    """The fields of a configuration and of those in it, each by its own name, but for where it is from."""
+    if not isinstance(config, dict):
+        return {name: config}
+    own = {field: part for field, part in config.items() if field not in ("_name_or_path", "base_model_name_or_path")}
+    return {key: value for field, part in own.items() for key, value in _flatten(f"{name}.{field}", part).items()}
 
 
 @contextlib.contextmanager
-def _trackers(accelerator: Accelerator, folder: Path, config: dict):
+def _trackers(accelerator: Accelerator, folder: Path, args: RunArguments):
     """The trackers of one experiment."""
     accelerator.project_configuration.logging_dir = str(folder)
-    accelerator.init_trackers("ezclip", config=config)
+    # What was logged after the checkpoint that training goes on from comes again.
+    last = last_checkpoint(folder) if args.resume_from_checkpoint == "latest" else None
+    purge = {"tensorboard": {"purge_step": int(last.name.removeprefix("checkpoint-")) + 1}} if last else {}
+    accelerator.init_trackers("ezclip", config=args.settings(), init_kwargs=purge)
     try:
         yield
     finally:

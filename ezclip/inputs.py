@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from transformers import HfArgumentParser
 from transformers.utils import logging
 
 from . import protocols
-from .arguments import DataArguments, RunArguments
+from .arguments import DataArguments, RunArguments, typed_options
 from .errors import DataError
 from .labels import read_class_descriptions, read_label_list, read_text
 from .processing_ezclip import EZClipProcessor, label_to_words
@@ -25,6 +26,9 @@ logger = logging.get_logger("ezclip")
 
 LIST_OPTIONS = ("train_list", "validation_list", "label_list", "train_label_list", "novel_list", "novel_label_list")
 LIST_OPTIONS += ("class_subset", "class_descriptions")
+EVAL_DATASET_OPTIONS = ("validation_dir", "validation_list", "label_list", "class_subset", "num_classes", "list_root")
+EVAL_DATASET_OPTIONS += ("video_root", "dataset_name", "dataset_config_name", "eval_split_name", "video_column_name")
+EVAL_DATASET_OPTIONS += ("label_column_name", "class_descriptions", "templates", "max_eval_samples")
 
 
 @dataclass
@@ -185,14 +189,11 @@ def read_eval_datasets(data_args: DataArguments) -> dict[str, DataArguments]:
             raise DataError(f"{source} is not YAML ({error}).") from error
     if not isinstance(content, dict) or not all(isinstance(options, dict) for options in content.values()):
         raise DataError(f"{source} must name data sets, each with options such as validation_list and label_list.")
-    known = {field.name for field in dataclasses.fields(DataArguments)}
-    found = {}
+    found, parser = {}, HfArgumentParser(DataArguments)
     for name, options in content.items():
-        if unknown := sorted(set(options) - known):
-            raise DataError(f"{source}: {name} has options that do not exist: {unknown}.")
-        for option in ("validation_list", "class_subset", "class_descriptions", "templates"):
-            if isinstance(options.get(option), str):
-                options = {**options, option: [options[option]]}
+        if {"/", "\\"} & set(str(name)) or str(name) in (".", "..", ""):
+            raise DataError(f"{source}: {name!r} cannot be the name of a folder, which that of a data set becomes.")
+        options = typed_options(parser, options, f"{source}: {name}", EVAL_DATASET_OPTIONS)
         if data_args.video_root is not None:
             options = {**options, "video_root": str(Path(data_args.video_root, options.get("video_root", "")))}
         found[str(name)] = in_list_root(DataArguments(**{"list_root": data_args.list_root, **options}))

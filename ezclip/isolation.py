@@ -22,7 +22,9 @@ START_LIMIT = 120.0
 # in a fifth of a second.
 _START = """
 import signal, sys, types
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # the parent decides what a signal to all of its processes means
+    if hasattr(signal, name):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
 package = types.ModuleType("ezclip")
 package.__path__ = sys.argv[1:]
 sys.modules["ezclip"] = package
@@ -143,6 +145,7 @@ class IsolatedReader:
                 [sys.executable, "-P", "-c", _START, str(here), str(here.parent)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                start_new_session=True,  # until it ignores signals, they do not reach it
             )
             with _time_limit(START_LIMIT, self._child):
                 has_started = self._child.stdout.read(1) == b"+"

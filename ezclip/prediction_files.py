@@ -18,7 +18,7 @@ import pyarrow
 import pyarrow.parquet
 
 from .errors import DataError
-from .files import replacing
+from .files import flush, replacing
 
 
 SCHEMA = pyarrow.schema(
@@ -142,9 +142,9 @@ class PredictionFolder:
         with self._disk_errors(), replacing(self.part_path(shard, part)) as temporary:
             with open(temporary, "wb") as file:
                 pyarrow.parquet.write_table(table, file)
-            _flush(temporary)
+            flush(temporary)
         with self._disk_errors():
-            _flush(self.path)
+            flush(self.path)
 
     def part_path(self, shard: int, part: int) -> Path:
         return self.path / f"shard-{shard:05d}-part-{part:05d}.parquet"
@@ -239,8 +239,8 @@ class PredictionFolder:
     def _write_settings(self, settings: dict):
         with replacing(self.settings_path) as temporary:
             temporary.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            _flush(temporary)
-        _flush(self.path)
+            flush(temporary)
+        flush(self.path)
 
     def _check_settings(self, settings: dict):
         try:
@@ -301,13 +301,3 @@ def _find_difference(before, now, name: str = "") -> tuple[str, str, str] | None
 
 def _write_line(file, line: dict):
     file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def _flush(path: Path):
-    """What the system still holds in memory of a file, or of the entries of a folder, goes to the disk."""
-    with contextlib.suppress(PermissionError):  # Windows opens no folders
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -9,18 +10,18 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import SAFE_WEIGHTS_NAME, DistributedType
 from safetensors.torch import save_file
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DistributedSampler
 from transformers import TrainerState, get_cosine_schedule_with_warmup
 from transformers.utils import logging
 
-from .checkpoints import Checkpoints, load_trained
+from .checkpoints import Checkpoints, last_checkpoint, load_trained, writing
 from .contrastive import backward
 from .data import ReadReport, VideoDataset, make_loader
 from .errors import DataError, ModelError
-from .files import replacing
+from .files import flush, replacing
 from .modeling_ezclip import EZClipModel
 from .tracking import TrainingLog
 
@@ -28,6 +29,7 @@ from .tracking import TrainingLog
 logger = logging.get_logger("ezclip")
 
 BEST_NAME = "best_model"
+DISTRIBUTED_TYPES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
 def _option(default, help):
@@ -59,7 +61,10 @@ class TrainingRecipe:
     )
     logging_steps: int = _option(10, "Steps between two entries of the log.")
     eval_steps: int | None = _option(None, "Steps between two evaluations while training. By default there are none.")
-    metric_for_best_model: str = _option("eval_top1", "What the best weights are best in; higher is better.")
+    metric_for_best_model: str = field(
+        default="eval_top1",
+        metadata={"help": "What the best weights are best in.", "choices": ["eval_top1", "eval_top5"]},
+    )
     load_best_model_at_end: bool = _option(False, "End with the best weights instead of the last.")
     early_stopping_patience: int | None = _option(None, "Stop after so many evaluations in a row without better ones.")
     save_steps: int | None = _option(
@@ -103,7 +108,8 @@ class StopSignals:
     """
     Takes note of SIGTERM, SIGINT and SIGUSR1 (a queue's warning), so that a step can be finished and saved.
 
-    `received` is the number of the first, or 0. A second one does what it did before.
+    `received` is the number of the first, or 0. A second Ctrl-C does what it did before; other signals come twice
+    where a launcher passes on what its processes get themselves.
     """
 
     def __init__(self):
@@ -119,8 +125,10 @@ class StopSignals:
         return self
 
     def _receive(self, number: int, frame):
-        self.received = number
-        self._restore()
+        if number == signal.SIGINT and self.received == number:
+            self._restore()
+            signal.raise_signal(number)
+        self.received = self.received or number
 
     def _restore(self):
         while self.previous:
@@ -208,6 +216,8 @@ def train(
         written, or the loss is no number. [`ModelError`]: if memory does not suffice. [`VideoReadError`]: with
         `strict`, for the first unreadable video. [`TrainingStopped`]: after SIGTERM, SIGINT or SIGUSR1.
     """
+    if output_dir is not None:
+        output_dir = Path(output_dir)
     batch_size = recipe.per_device_train_batch_size * accelerator.num_processes
     _check(recipe, dataset, batch_size, accelerator, evaluate, output_dir)
     if recipe.gradient_checkpointing:
@@ -237,10 +247,11 @@ def train(
         checkpoints = Checkpoints(accelerator, output_dir, settings, recipe.save_total_limit)
         if (path := checkpoints.choose(resume_from)) is not None:
             state, report = checkpoints.load(path)
+            _find_best(state, path, output_dir, accelerator)
             logger.info(f"Training goes on from {path}.")
 
     log = TrainingLog(accelerator, state, samples_per_step=batch_size)
-    is_over = False
+    is_over = _lacks_progress(state, recipe)
     try:
         with log, StopSignals() as signals:
             while state.global_step < num_steps and not is_over:
@@ -270,24 +281,29 @@ def train(
                     )
                     is_logged = step % recipe.logging_steps == 0 or is_last
                     if is_logged or is_saved:
-                        _require_finite(losses, step)
+                        skipped = accelerator.optimizer_step_was_skipped
+                        _require_finite({**losses, **({} if skipped else {"gradient": grad_norm})}, step)
                     if is_logged:
                         values = {name: value.item() for name, value in losses.items()}
                         log.step({**values, "learning_rate": learning_rate, "grad_norm": float(grad_norm)})
                     if recipe.eval_steps is not None and (step % recipe.eval_steps == 0 or is_last):
                         with log.paused():
                             log.evaluation(metrics := evaluate())
-                            is_over = _keep_best(model, metrics, state, recipe, accelerator, Path(output_dir))
+                            _keep_best(model, metrics, state, recipe, accelerator, output_dir)
+                            is_over = _lacks_progress(state, recipe)
                             prepared.train()
                     if is_saved:
                         with log.paused():
                             path = checkpoints.save(state, report)
                     if is_stopped:
-                        what = f"{path} is saved" if is_saved else "nothing is saved"
-                        number = signals.received or signal.SIGTERM
-                        raise TrainingStopped(f"Stopped by a signal after step {step}; {what}.", 128 + number)
+                        raise _stopped(step, path if is_saved else None, signals)
                     if is_last or is_over:
                         break
+            # One that came with the last evaluation, or the last checkpoint.
+            if signals.received:
+                accelerator.set_trigger()
+            if accelerator.check_trigger():
+                raise _stopped(state.global_step, checkpoints and checkpoints.save(state, report), signals)
     except torch.OutOfMemoryError as error:
         raise ModelError(
             f"A step does not fit into memory ({str(error).splitlines()[0]}). Give --micro_batch_size, which leaves "
@@ -296,12 +312,12 @@ def train(
     finally:
         # Also when it ends in an error of any kind: what there is to go on from.
         if checkpoints is not None and state.global_step < num_steps and not is_over and accelerator.is_main_process:
-            last = checkpoints.last()
+            last = last_checkpoint(output_dir)
             if last is not None:
                 logger.warning(f"The last checkpoint is {last}: go on with --resume_from_checkpoint latest.")
         accelerator.free_memory()
     if recipe.load_best_model_at_end:
-        load_trained(model, Path(output_dir) / BEST_NAME / "model.safetensors")
+        load_trained(model, output_dir / BEST_NAME / SAFE_WEIGHTS_NAME)
     report.gather()
     return TrainingResult(log, report)
 
@@ -331,8 +347,13 @@ def _check(
             f"{accelerator.num_processes} processes) and there are {len(dataset)}. Lower "
             "--per_device_train_batch_size."
         )
-    if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise ModelError(f"Training runs under DDP and FSDP, not under {accelerator.distributed_type.value}.")
+    if accelerator.distributed_type not in DISTRIBUTED_TYPES:
+        raise ModelError(f"Training runs on one device or by DDP, not by {accelerator.distributed_type.value}.")
+    if accelerator.gradient_accumulation_steps != 1:
+        raise ModelError(
+            f"Gradients of {accelerator.gradient_accumulation_steps} batches are to be accumulated, which is not the "
+            "gradient of one large batch. Leave that out, and give --micro_batch_size."
+        )
     wants_best = recipe.load_best_model_at_end or recipe.early_stopping_patience is not None
     if wants_best and recipe.eval_steps is None:
         raise DataError("--load_best_model_at_end and --early_stopping_patience need --eval_steps.")
@@ -341,12 +362,21 @@ def _check(
     dataset[0]  # says here, rather than in a worker, if no video at all can be read
 
 
-def _require_finite(losses: dict, step: int):
-    if not math.isfinite(losses["loss"].item()):
-        raise DataError(
-            f"The loss of step {step} is {losses['loss'].item()}. Lower --learning_rate, give --max_grad_norm 1, or "
-            "--mixed_precision bf16 in place of fp16."
-        )
+def _stopped(step: int, path: Path | None, signals: StopSignals) -> TrainingStopped:
+    what = f"{path} is saved" if path else "nothing is saved"
+    # Another process may have received it.
+    return TrainingStopped(
+        f"Stopped by a signal after step {step}; {what}.", 128 + (signals.received or signal.SIGTERM)
+    )
+
+
+def _require_finite(values: dict, step: int):
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise DataError(
+                f"The {name} of step {step} is {float(value)}. Lower --learning_rate, give --max_grad_norm 1, or "
+                "--mixed_precision bf16 in place of fp16."
+            )
 
 
 def _keep_best(
@@ -356,21 +386,36 @@ def _keep_best(
     recipe: TrainingRecipe,
     accelerator: Accelerator,
     output_dir: Path,
-) -> bool:
-    """Keep the weights if they are the best so far; returns whether training should stop for want of better ones."""
-    name = recipe.metric_for_best_model
-    if name not in metrics:
-        raise DataError(f"--metric_for_best_model {name} is none of the metrics {sorted(metrics)}.")
-    if state.best_metric is None or metrics[name] > state.best_metric:
-        state.best_metric, state.best_global_step = metrics[name], state.global_step
-        folder = output_dir / BEST_NAME
-        state.best_model_checkpoint = str(folder)
+):
+    """Keep the weights if they are the best so far."""
+    value = metrics.get(recipe.metric_for_best_model)
+    if value is None or (state.best_metric is not None and value <= state.best_metric):
+        return
+    folder = output_dir / BEST_NAME
+    state.best_metric, state.best_global_step, state.best_model_checkpoint = value, state.global_step, str(folder)
+    with writing(accelerator, folder):
         if accelerator.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
             weights = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad}
-            with replacing(folder / "model.safetensors") as partial:
+            with replacing(folder / SAFE_WEIGHTS_NAME) as partial:
                 save_file(weights, partial)
-    if recipe.early_stopping_patience is None:
+                flush(partial)
+
+
+def _find_best(state: TrainerState, checkpoint: Path, output_dir: Path, accelerator: Accelerator):
+    """The best weights of a training that goes on in another folder go with it."""
+    if state.best_global_step is None:
+        return
+    best = output_dir / BEST_NAME / SAFE_WEIGHTS_NAME
+    with writing(accelerator, best):
+        if accelerator.is_main_process and not best.is_file():
+            with replacing(best) as partial:
+                shutil.copyfile(checkpoint.parent / BEST_NAME / SAFE_WEIGHTS_NAME, partial)
+    state.best_model_checkpoint = str(best.parent)
+
+
+def _lacks_progress(state: TrainerState, recipe: TrainingRecipe) -> bool:
+    """Whether training should stop because the last evaluations were no better than the best one before."""
+    if recipe.early_stopping_patience is None or state.best_global_step is None:
         return False
-    steps = [entry["step"] for entry in state.log_history if name in entry]
+    steps = [entry["step"] for entry in state.log_history if recipe.metric_for_best_model in entry]
     return sum(step > state.best_global_step for step in steps) >= recipe.early_stopping_patience

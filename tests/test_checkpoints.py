@@ -16,6 +16,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import run_video_zeroshot
 from ezclip import EZClipModel
@@ -199,6 +200,73 @@ def test_best_weights_and_early_stopping(training, training_folder, tmp_path):
     plain = json.loads((tmp_path / "plain" / "trainer_state.json").read_text())["log_history"]
     losses = [entry for entry in state["log_history"] if "loss" in entry]
     assert losses == plain[: len(losses)]
+
+
+def test_what_was_stopped_early_stays_stopped(training, training_folder, tmp_path):
+    evaluation = ["--validation_dir", training_folder, "--do_eval", "--eval_steps", 2, "--early_stopping_patience", 1]
+    out = tmp_path / "out"
+    run(training, out, *evaluation)
+    state = (out / "trainer_state.json").read_bytes()
+    assert json.loads(state)["global_step"] < NUM_STEPS
+    (out / "model.safetensors").unlink()
+    run(training, out, *evaluation, "--resume_from_checkpoint", "latest")
+    assert (out / "trainer_state.json").read_bytes() == state and (out / "model.safetensors").is_file()
+
+
+def test_the_best_weights_go_with_a_checkpoint_to_another_folder(training, training_folder, tmp_path):
+    evaluation = ["--validation_dir", training_folder, "--do_eval", "--eval_steps", 2, "--load_best_model_at_end"]
+    run(training, tmp_path / "one", *evaluation)
+    resume = ("--resume_from_checkpoint", tmp_path / "one" / "checkpoint-22")
+    run(training, tmp_path / "other", *evaluation, *resume)
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "other")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    shutil.rmtree(tmp_path / "one" / "best_model")
+    assert "best_model" in refusal(training, tmp_path / "third", *evaluation, *resume)
+
+
+def test_damaged_checkpoints_are_named(training, tmp_path):
+    out = tmp_path / "out"
+    stop_by_signal(training, out, 4)
+    newest = max(out.glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+    whole = (newest / "model.safetensors").read_bytes()
+    (newest / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    assert f"{newest} is damaged" in refusal(training, out, "--resume_from_checkpoint", "latest")
+    (newest / "model.safetensors").write_bytes(whole)
+    (newest / "random_states_0.pkl").unlink()
+    assert f"{newest} is damaged" in refusal(training, out, "--resume_from_checkpoint", "latest")
+
+
+def test_trackers_have_each_step_once(training, tmp_path):
+    out = tmp_path / "out"
+    run(training, out, "--report_to", "tensorboard")
+    for path in out.glob("checkpoint-*"):
+        if int(path.name[11:]) > 8:
+            shutil.rmtree(path)
+    time.sleep(1)  # tensorboard names its files by the second
+    run(training, out, "--report_to", "tensorboard", "--resume_from_checkpoint", "latest")
+    events = EventAccumulator(str(out / "ezclip")).Reload()
+    for name in ("train/loss", "train/grad_norm", "train/samples_per_second", "train/peak_memory_mb"):
+        assert [event.step for event in events.Scalars(name)] == list(range(1, NUM_STEPS + 1))
+
+
+def test_accumulation_from_outside_is_refused(training, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    assert "give --micro_batch_size" in refusal(training, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_of_a_job(training, tmp_path):
+    run(training, tmp_path / "undisturbed")
+    out = tmp_path / "out"
+    for step, number in ((2, signal.SIGTERM), (8, signal.SIGUSR1), (14, signal.SIGTERM)):
+        command = [sys.executable, ROOT / "run_video_zeroshot.py", *training, "--output_dir", out]
+        command += ["--resume_from_checkpoint", "latest", "--dataloader_num_workers", 1]
+        process = subprocess.Popen(list(map(str, command)), start_new_session=True)
+        when_saved(step, out, lambda: None).join(120)
+        os.killpg(process.pid, number)
+        assert process.wait() == 128 + number
+    run(training, out, "--resume_from_checkpoint", "latest")
+    assert_same_training(out, tmp_path / "undisturbed")
 
 
 @pytest.mark.slow

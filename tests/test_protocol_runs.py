@@ -189,6 +189,13 @@ def test_fully_supervised_with_one_and_several_views(options, tmp_path):
     assert one != several and len(one.splitlines()) == len(several.splitlines()) == 4
 
 
+def test_options_without_a_value_have_their_default(tmp_path):
+    (tmp_path / "run.yaml").write_text("learning_rate: null\nmixed_precision: no\ntemplates: a {}\n")
+    arguments = [str(tmp_path / "run.yaml"), "--do_train", "--model_name_or_path", "m", "--output_dir", "x"]
+    _, data_args, args = parse_args(arguments)
+    assert (args.learning_rate, args.mixed_precision, data_args.templates) == (1e-4, "no", ["a {}"])
+
+
 def test_options_of_a_file_and_those_after_it(options, data_set, tmp_path, capsys):
     content = {"protocol": "zero_shot", "list_root": str(data_set), "seed": 3, "templates": ["a {}"]}
     content["eval_datasets"] = {"d": {"validation_list": ["test1.txt"], "label_list": "labels.csv"}}
@@ -205,6 +212,16 @@ def test_options_of_a_file_and_those_after_it(options, data_set, tmp_path, capsy
     [
         ("learning_rat: 1", "has options that do not exist: ['learning_rat']"),
         ("learning_rate: fast", "invalid float value: 'fast'"),
+        ("learning_rate: true", "learning_rate cannot be True"),
+        ("learning_rate: .nan", "--learning_rate must be a finite number"),
+        ("do_train: 3", "do_train cannot be 3"),
+        ("output_dir: {a: 1}", "output_dir cannot be {'a': 1}"),
+        ("1: 2", "has options that do not exist: [1]"),
+        ("do_train: true\nreport_to: nothing", "names no tracker"),
+        ("do_train: true\nnum_shots: [2]", "--num_shots and --num_seeds are for a --protocol"),
+        ("protocol: zero_shot\neval_datasets: {../d: {validation_list: x}}", "cannot be the name of a folder"),
+        ("protocol: zero_shot\neval_datasets: {d: {num_clips: 2}}", "has options that do not exist: ['num_clips']"),
+        ("protocol: zero_shot\neval_datasets: {d: {max_eval_samples: x}}", "invalid int value: 'x'"),
         ("protocol: one_shot", "invalid choice: 'one_shot'"),
         ("- a list", "is no mapping of options"),
         ("a: [", "cannot be read"),
