@@ -217,7 +217,7 @@ def test_options_of_a_file_and_those_after_it(options, data_set, tmp_path, capsy
         ("do_train: 3", "do_train cannot be 3"),
         ("output_dir: {a: 1}", "output_dir cannot be {'a': 1}"),
         ("1: 2", "has options that do not exist: [1]"),
-        ("do_train: true\nreport_to: nothing", "names no tracker"),
+        ("do_train: true\ntrain_list: [train.txt]\nreport_to: nothing", "names no tracker"),
         ("do_train: true\nnum_shots: [2]", "--num_shots and --num_seeds are for a --protocol"),
         ("protocol: zero_shot\neval_datasets: {../d: {validation_list: x}}", "cannot be the name of a folder"),
         ("protocol: zero_shot\neval_datasets: {d: {num_clips: 2}}", "has options that do not exist: ['num_clips']"),
