@@ -28,8 +28,8 @@ from ezclip.inputs import load_predict_source, make_plan, save_draws
 from ezclip.memory import return_freed_memory
 from ezclip.prediction import predict_shards
 from ezclip.protocols import as_markdown, summarize
+from ezclip.signals import TrainingStopped
 from ezclip.tracking import parse_trackers
-from ezclip.training import TrainingStopped
 
 
 def main(argv: list[str] | None = None):

@@ -1,9 +1,7 @@
 """Training of prompts and adapters, as published: AdamW, linear warm-up, cosine to zero, every step."""
 
-import contextlib
 import math
 import shutil
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -23,6 +21,7 @@ from .data import ReadReport, VideoDataset, make_loader
 from .errors import DataError, ModelError
 from .files import flush, replacing
 from .modeling_ezclip import EZClipModel
+from .signals import StopSignals, TrainingStopped
 from .tracking import TrainingLog
 
 
@@ -102,56 +101,6 @@ def make_optimizer(model: EZClipModel, recipe: TrainingRecipe) -> torch.optim.Ad
 def make_schedule(optimizer: torch.optim.Optimizer, warmup_ratio: float, num_steps: int) -> LambdaLR:
     """Linear warm-up in the first `warmup_ratio` of the steps, then half a cosine to 0 ("WarmupCosineAnnealingLR")."""
     return get_cosine_schedule_with_warmup(optimizer, round(warmup_ratio * num_steps), num_steps)
-
-
-class StopSignals:
-    """
-    Takes note of SIGTERM, SIGINT and SIGUSR1 (a queue's warning), so that a step can be finished and saved.
-
-    `received` is the number of the first, or 0. A second Ctrl-C does what it did before; other signals come twice
-    where a launcher passes on what its processes get themselves.
-    """
-
-    def __init__(self):
-        self.received, self.previous = 0, {}
-
-    def __enter__(self):
-        for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
-            number = getattr(signal, name, None)
-            # What is ignored, as in the background of a shell, stays ignored; only a main thread can listen.
-            with contextlib.suppress(ValueError):
-                if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-                    self.previous[number] = signal.signal(number, self._receive)
-        return self
-
-    def _receive(self, number: int, frame):
-        if number == signal.SIGINT and self.received == number:
-            self._restore()
-            signal.raise_signal(number)
-        self.received = self.received or number
-
-    def _restore(self):
-        while self.previous:
-            signal.signal(*self.previous.popitem())
-
-    def __exit__(self, *_):
-        self._restore()
-
-
-class TrainingStopped(Exception):
-    """
-    A signal ended the training; the message says where the last checkpoint is.
-
-    Args:
-        message (`str`):
-            What to tell the user.
-        exit_status (`int`):
-            128 + the signal's number, as shells have it.
-    """
-
-    def __init__(self, message: str, exit_status: int):
-        super().__init__(message)
-        self.exit_status = exit_status
 
 
 @dataclass
@@ -296,14 +245,15 @@ def train(
                         with log.paused():
                             path = checkpoints.save(state, report)
                     if is_stopped:
-                        raise _stopped(step, path if is_saved else None, signals)
+                        raise TrainingStopped(step, path if is_saved else None, signals.received)
                     if is_last or is_over:
                         break
             # One that came with the last evaluation, or the last checkpoint.
             if signals.received:
                 accelerator.set_trigger()
             if accelerator.check_trigger():
-                raise _stopped(state.global_step, checkpoints and checkpoints.save(state, report), signals)
+                path = checkpoints and checkpoints.save(state, report)
+                raise TrainingStopped(state.global_step, path, signals.received)
     except torch.OutOfMemoryError as error:
         raise ModelError(
             f"A step does not fit into memory ({str(error).splitlines()[0]}). Give --micro_batch_size, which leaves "
@@ -360,14 +310,6 @@ def _check(
     if recipe.eval_steps is not None and (evaluate is None or output_dir is None):
         raise DataError("--eval_steps needs videos to evaluate on and an --output_dir.")
     dataset[0]  # says here, rather than in a worker, if no video at all can be read
-
-
-def _stopped(step: int, path: Path | None, signals: StopSignals) -> TrainingStopped:
-    what = f"{path} is saved" if path else "nothing is saved"
-    # Another process may have received it.
-    return TrainingStopped(
-        f"Stopped by a signal after step {step}; {what}.", 128 + (signals.received or signal.SIGTERM)
-    )
 
 
 def _require_finite(values: dict, step: int):
