@@ -154,7 +154,7 @@ def compute_share(rank: int, world: int, port: int, micro_batch_size: int | None
     accelerator.end_training()
 
 
-@pytest.mark.parametrize("micro_batch_size", [None, 4])
+@pytest.mark.parametrize("micro_batch_size", [4, pytest.param(None, marks=pytest.mark.slow)])
 def test_processes_give_the_gradient_of_the_whole_batch(micro_batch_size, tmp_path, world=2):
     model = make_model(freeze_backbone=False, **dict.fromkeys(DROPOUT, 0.0))
     model.text_model.eval()

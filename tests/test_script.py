@@ -262,7 +262,7 @@ def test_training_is_reproducible(training):
     assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
 
 
-@pytest.mark.parametrize("num_processes", [2, 3])
+@pytest.mark.parametrize("num_processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_processes_train_and_evaluate_as_one(tiny_folder, tmp_path, num_processes):
     for number in range(13):
         path = tmp_path / "videos" / WORDS[3 + number % 3] / f"{number}.mp4"
