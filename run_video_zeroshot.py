@@ -6,7 +6,8 @@
         --do_eval --validation_dir videos --output_dir out
     accelerate launch run_video_zeroshot.py --model_name_or_path openai/clip-vit-base-patch16 \\
         --do_train --train_list train.txt --label_list labels.csv --video_root videos --output_dir out
-    accelerate launch run_video_zeroshot.py configs/ucf101_base_to_novel.yaml --video_root UCF-101 --output_dir out
+    accelerate launch run_video_zeroshot.py configs/base_to_novel_ucf101.yaml \\
+        --list_root EZ-CLIP --video_root UCF-101 --output_dir out
 """
 
 import sys
@@ -24,7 +25,7 @@ from ezclip.demo import run_demo
 from ezclip.errors import DataError, ModelError
 from ezclip.experiments import Runner
 from ezclip.files import write_json
-from ezclip.inputs import load_predict_source, make_plan, save_draws
+from ezclip.inputs import load_predict_source, make_plan
 from ezclip.memory import return_freed_memory
 from ezclip.prediction import predict_shards
 from ezclip.protocols import as_markdown, summarize
@@ -79,8 +80,6 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
         texts = plan.train_texts
         class_names = data_args.candidate_labels or source.class_names
         prompts = texts.prompts(runner.processor, class_names)
-    if args.protocol is not None and accelerator.is_main_process:
-        save_draws(plan.experiments, output_dir)
 
     # 3. Train and evaluate
     results, model = {}, None
@@ -102,9 +101,9 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
             runner.processor,
             output_dir,
             {
-                "model_name_or_path": model_args.model_name_or_path,
                 "prompts": prompts,
                 "tokenizer_name": model_args.tokenizer_name,
+                "image_processor": runner.processor.image_processor.to_dict(),
                 "video_backend": data_args.video_backend,
                 "allow_partial": data_args.allow_partial,
             },

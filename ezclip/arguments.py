@@ -4,6 +4,7 @@ import argparse
 import math
 import sys
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from threading import TIMEOUT_MAX
 
@@ -18,6 +19,7 @@ from .protocols import PROTOCOLS
 from .training import TrainingRecipe
 
 
+CONFIG_ENDINGS = (".yaml", ".yml")
 MAX_SEED = 2**31  # numpy takes seeds up to 2**32 - 1, and each process and repetition has one of its own
 TEXT_OPTIONS = ("drop_path_rate", "attention_dropout")
 VISION_OPTIONS = (
@@ -147,7 +149,8 @@ class RunArguments(TrainingRecipe):
         default=None, metadata={"help": "An experiment of the papers, in one run.", "choices": list(PROTOCOLS)}
     )
     num_shots: list[int] | None = field(
-        default=None, metadata={"help": "Videos per class that a protocol draws: 16 for base-to-novel, 2 4 8 16."}
+        default=None,
+        metadata={"help": "Videos per class to draw; by default few-shot takes lists as they are, base-to-novel 16."},
     )
     num_seeds: int | None = field(
         default=None, metadata={"help": "Repetitions with --seed, --seed + 1 and so on: 3 of a protocol that draws."}
@@ -189,8 +192,11 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = HfArgumentParser((ModelArguments, DataArguments, RunArguments), description="Train, evaluate, predict.")
-    if argv and argv[0].endswith((".yaml", ".yml")):
+    if argv and argv[0].endswith(CONFIG_ENDINGS):
         read_config(parser, argv.pop(0))
+    for before, argument in pairwise(argv):
+        if argument.endswith(CONFIG_ENDINGS) and before != "--eval_datasets":
+            parser.error(f"{argument}: a file of options comes first, before all other arguments.")
     try:
         model_args, data_args, args = parser.parse_args_into_dataclasses(argv)
     except ValueError as error:
@@ -217,6 +223,17 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
         parser.error("--num_shots and --num_seeds are for a --protocol.")
     if data_args.num_classes is not None and args.protocol != "zero_shot":
         parser.error("--num_classes draws classes for --protocol zero_shot.")
+    if data_args.eval_datasets and args.protocol != "zero_shot":
+        parser.error("--eval_datasets is for --protocol zero_shot.")
+    if (data_args.novel_list or data_args.novel_label_list) and args.protocol != "base_to_novel":
+        parser.error("--novel_list is for --protocol base_to_novel.")
+    wants_best = args.load_best_model_at_end or args.early_stopping_patience is not None
+    if args.do_train and wants_best and args.eval_steps is None:
+        parser.error("--load_best_model_at_end and --early_stopping_patience need --eval_steps.")
+    if args.do_train and args.eval_steps is not None and not args.do_eval:
+        parser.error("--eval_steps needs videos to evaluate on: add --do_eval, or a --protocol.")
+    if data_args.candidate_labels and not (args.do_predict or args.do_eval):
+        parser.error("--candidate_labels are for --do_predict.")
     if args.do_eval and data_args.candidate_labels:
         parser.error("--do_eval uses the classes of the data; --candidate_labels are for --do_predict.")
     if data_args.streaming and not (args.do_predict and data_args.dataset_name):
@@ -305,10 +322,11 @@ def check_protocol(parser: HfArgumentParser, data_args: DataArguments, args: Run
         parser.error("--protocol evaluates; leave --do_predict out.")
     if args.protocol in ("few_shot", "fully_supervised") and not args.do_train:
         parser.error(f"--protocol {args.protocol} trains: add --do_train.")
-    if data_args.eval_datasets and args.protocol != "zero_shot":
-        parser.error("--eval_datasets is for --protocol zero_shot.")
-    if data_args.novel_list and args.protocol != "base_to_novel":
-        parser.error("--novel_list is for --protocol base_to_novel.")
+    if args.num_shots and (args.protocol in ("zero_shot", "fully_supervised") or data_args.novel_list):
+        parser.error("--num_shots draws for few-shot, or for base-to-novel without a --novel_list; leave it out.")
+    own_videos = data_args.validation_dir or data_args.validation_list or data_args.class_subset
+    if data_args.eval_datasets and own_videos:
+        parser.error("--eval_datasets names all there is to test on; leave --validation_… and --class_subset out.")
 
 
 def check_numbers(parser: HfArgumentParser, model_args: ModelArguments, data_args: DataArguments, args: RunArguments):

@@ -71,11 +71,10 @@ class VideoDataset(torch.utils.data.Dataset):
 
     def settings(self) -> dict:
         """What the items depend on, but for the pixels of the videos: short enough to be kept in a file."""
-        content = [self.split.videos["name"][:], self.split.videos["label"][:], self.prompts]
         return {
             "seed": self.seed,
-            "num_videos": len(self),
-            "videos_and_texts": hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16],
+            "videos": describe_split(self.split),
+            "texts": digest(self.prompts),
             "num_frames": self.processor.num_frames,
             "transform": repr(self.transform),
         }
@@ -120,6 +119,16 @@ class VideoDataset(torch.utils.data.Dataset):
         else:
             pixel_values = self.processor.normalize(self.transform(frames, rng))
         return {"text": text, "pixel_values": pixel_values, "problem": metadata.problem}
+
+
+def describe_split(split: VideoSplit, class_names: list[str] | None = None) -> str:
+    """How many videos a split has, and a digest of their names, labels and classes."""
+    return f"{len(split)} videos, digest {digest([split.videos['name'][:], split.videos['label'][:], class_names])}"
+
+
+def digest(content) -> str:
+    """A short name for what can be written as JSON."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 class VideoCollator:

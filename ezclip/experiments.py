@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,11 +13,11 @@ from transformers.utils import logging
 from .arguments import TEXT_OPTIONS, VISION_OPTIONS, DataArguments, ModelArguments, RunArguments, given
 from .checkpoints import check_settings, last_checkpoint, writing
 from .class_bank_ezclip import ClassBank
-from .data import VideoDataset
+from .data import VideoDataset, describe_split, digest
 from .errors import DataError
 from .evaluation import Predictions, predict
 from .files import write_json
-from .inputs import Plan, Texts, make_transform
+from .inputs import Plan, Texts, make_transform, save_draws
 from .isolation import IsolatedReader
 from .loading import check_fit, load_model, load_processor
 from .modeling_ezclip import EZClipModel
@@ -85,13 +84,12 @@ class Runner:
     def settings(self, experiment: Experiment) -> dict:
         """What the results of an experiment depend on, as JSON gives it back."""
         splits = {"train": experiment.train, **experiment.tests}
-        contents = {
-            name: [split.videos["name"][:], split.videos["label"][:], split.class_names]
+        videos = {
+            f"videos of {name}": describe_split(split, split.class_names)
             for name, split in splits.items()
             if split is not None
         }
-        texts = {name: asdict(self.plan.texts_of(name)) for name in experiment.tests}
-        content = json.dumps([contents, texts, asdict(self.plan.train_texts)])
+        texts = {f"texts of {name}": digest(asdict(self.plan.texts_of(name))) for name in experiment.tests}
         settings = {
             **self.args.settings(),
             **asdict(self.model_args),
@@ -101,7 +99,9 @@ class Runner:
             "ensemble": self.args.ensemble,
             "mixed_precision": self.accelerator.mixed_precision,
             "num_processes": self.accelerator.num_processes,
-            "videos_and_texts": hashlib.sha256(content.encode()).hexdigest()[:16],
+            "texts of train": digest(asdict(self.plan.train_texts)),
+            **videos,
+            **texts,
         }
         return json.loads(json.dumps(settings))
 
@@ -113,7 +113,8 @@ class Runner:
             `tuple`: the metrics of each test, and the model; `None` if it was finished before.
         """
         folder = Path(self.args.output_dir, experiment.name)
-        if experiment.name and (folder / RESULTS_NAME).is_file():
+        is_protocol = self.args.protocol is not None
+        if is_protocol and (folder / RESULTS_NAME).is_file():
             if self.args.resume_from_checkpoint != "latest":
                 raise DataError(
                     f"{folder} holds the results of an earlier run. Give --resume_from_checkpoint latest to go on "
@@ -147,9 +148,10 @@ class Runner:
                 prefix = f"{name}/" if name else ""
                 values = {f"{prefix}{key}": value for key, value in results[name].items()}
                 self.accelerator.log(values, step=num_steps)
-        if experiment.name and self.accelerator.is_main_process:
-            write_json(folder / RESULTS_NAME, {"settings": self.settings(experiment), "results": results})
-        self.accelerator.wait_for_everyone()
+        with writing(self.accelerator, folder):
+            if is_protocol and self.accelerator.is_main_process:
+                save_draws(experiment, folder)
+                write_json(folder / RESULTS_NAME, {"settings": self.settings(experiment), "results": results})
         gc.collect()  # of the optimizer, before the next experiment has its own
         return results, model
 

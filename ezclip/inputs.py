@@ -11,7 +11,7 @@ from transformers import HfArgumentParser
 from transformers.utils import logging
 
 from . import protocols
-from .arguments import DataArguments, RunArguments, typed_options
+from .arguments import DataArguments, RunArguments, given, typed_options
 from .errors import DataError
 from .labels import read_class_descriptions, read_label_list, read_text
 from .processing_ezclip import EZClipProcessor, label_to_words
@@ -29,6 +29,8 @@ LIST_OPTIONS += ("class_subset", "class_descriptions")
 EVAL_DATASET_OPTIONS = ("validation_dir", "validation_list", "label_list", "class_subset", "num_classes", "list_root")
 EVAL_DATASET_OPTIONS += ("video_root", "dataset_name", "dataset_config_name", "eval_split_name", "video_column_name")
 EVAL_DATASET_OPTIONS += ("label_column_name", "class_descriptions", "templates", "max_eval_samples")
+INHERITED_OPTIONS = ("list_root", "eval_split_name", "video_column_name", "label_column_name", "num_classes")
+INHERITED_OPTIONS += ("max_eval_samples",)
 
 
 @dataclass
@@ -70,9 +72,10 @@ class Plan:
         experiments (`list[Experiment]`):
             Trainings and tests; without a protocol one, of the name "" and with a test of the name "".
         train_texts ([`Texts`]):
-            Texts to train with, and to test with where a data set has none of its own.
+            Texts to train with, and to test with.
         test_texts (`dict[str, Texts]`):
-            Texts of data sets to test on, by the name that their tests begin with.
+            Texts of the data sets of `--eval_datasets`, by name: their own, or the templates of training, whose
+            descriptions are of other classes.
     """
 
     experiments: list[Experiment]
@@ -104,7 +107,9 @@ def make_plan(data_args: DataArguments, args: RunArguments) -> Plan:
         datasets = {}
         if data_args.eval_datasets:
             for name, options in read_eval_datasets(data_args).items():
-                datasets[name], test_texts[name] = load_eval_splits(options, seeds), Texts.of(options)
+                datasets[name] = load_eval_splits(options, seeds)
+                own = options.templates or options.class_descriptions
+                test_texts[name] = Texts.of(options) if own else Texts(data_args.templates, None)
         else:
             datasets["test"] = load_eval_splits(data_args, seeds)
         experiments = protocols.zero_shot(train, datasets, args.seed)
@@ -131,9 +136,8 @@ def make_supervised_experiments(data_args: DataArguments, args: RunArguments, se
         )
     if args.protocol == "base_to_novel" and data_args.novel_list:
         novel = load_list(data_args.novel_list, data_args.novel_label_list, data_args.video_root)
+        novel = novel.select(data_args.max_eval_samples)
         require_labels(novel, data_args.novel_list, "evaluation")
-        if not trains:
-            return [Experiment(f"seed{args.seed}", args.seed, None, {"base": test, "novel": novel})]
         return protocols.base_to_novel(trains, test, novel, seeds[: args.num_seeds or 1])
     if args.protocol == "base_to_novel":
         shots = args.num_shots or [protocols.BASE_TO_NOVEL_SHOTS]
@@ -142,28 +146,28 @@ def make_supervised_experiments(data_args: DataArguments, args: RunArguments, se
         if len(shots) > 1:
             raise DataError(f"--num_shots takes one number for --protocol base_to_novel, got {shots}.")
         return protocols.draw_base_to_novel(one_of(trains, "--train_list"), test, seeds, shots[0])
-    if len(trains) > 1 or not args.num_shots:
+    # Several lists are published draws; from one, shots are drawn where numbers of them are given.
+    if not args.num_shots:
         return protocols.few_shot(trains, test, seeds[: args.num_seeds or 1])
-    return protocols.draw_few_shot(trains[0], args.num_shots, seeds, test)
+    return protocols.draw_few_shot(one_of(trains, "--train_list"), args.num_shots, seeds, test)
 
 
-def save_draws(experiments: list[Experiment], output_dir: Path):
+def save_draws(experiment: Experiment, folder: Path):
     """
-    Write the videos of each experiment and their classes: as a list and a label list that can be given again, or, of a
+    Write the videos of an experiment and their classes: as a list and a label list that can be given again, or, of a
     data set whose videos are no files, as the names that it has for them.
     """
-    for experiment in experiments:
-        for name, split in {"train": experiment.train, **experiment.tests}.items():
-            if split is None:
-                continue
-            folder = output_dir / experiment.name / "splits" / name
-            folder.mkdir(parents=True, exist_ok=True)
-            if isinstance(split.videos[0]["video"], str):
-                save_split(split, folder / "list.txt", folder / "labels.csv")
-                continue
-            with open(folder / "videos.jsonl", "w", encoding="utf-8") as file:
-                for video, label in zip(split.videos["name"], split.videos["label"]):
-                    file.write(json.dumps({"video": video, "label": split.class_names[label]}) + "\n")
+    for name, split in {"train": experiment.train, **experiment.tests}.items():
+        if split is None:
+            continue
+        place = folder / "splits" / name
+        place.mkdir(parents=True, exist_ok=True)
+        if isinstance(split.videos[0]["video"], str):
+            save_split(split, place / "list.txt", place / "labels.csv")
+            continue
+        with open(place / "videos.jsonl", "w", encoding="utf-8") as file:
+            for video, label in zip(split.videos["name"], split.videos["label"]):
+                file.write(json.dumps({"video": video, "label": split.class_names[label]}) + "\n")
 
 
 def in_list_root(data_args: DataArguments) -> DataArguments:
@@ -196,7 +200,7 @@ def read_eval_datasets(data_args: DataArguments) -> dict[str, DataArguments]:
         options = typed_options(parser, options, f"{source}: {name}", EVAL_DATASET_OPTIONS)
         if data_args.video_root is not None:
             options = {**options, "video_root": str(Path(data_args.video_root, options.get("video_root", "")))}
-        found[str(name)] = in_list_root(DataArguments(**{"list_root": data_args.list_root, **options}))
+        found[str(name)] = in_list_root(DataArguments(**{**given(data_args, *INHERITED_OPTIONS), **options}))
     return found
 
 

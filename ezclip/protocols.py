@@ -70,7 +70,7 @@ def base_to_novel(
 
     Args:
         trains (`list[VideoSplit]`):
-            Training videos of the base classes: the published draws.
+            Training videos of the base classes: the published draws. Without any, a given model is tested.
         base ([`VideoSplit`]), novel ([`VideoSplit`]):
             Test videos of either half.
         seeds (`Iterable[int]`):
@@ -82,7 +82,7 @@ def base_to_novel(
     check_disjoint(base.class_names, novel.class_names)
     for train in trains:
         _check_same_classes(train, base, "base")
-    return _for_each(trains, seeds, {"base": base, "novel": novel})
+    return _for_each(trains or [None], seeds, {"base": base, "novel": novel})
 
 
 def draw_base_to_novel(

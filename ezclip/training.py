@@ -67,7 +67,7 @@ class TrainingRecipe:
     load_best_model_at_end: bool = _option(False, "End with the best weights instead of the last.")
     early_stopping_patience: int | None = _option(None, "Stop after so many evaluations in a row without better ones.")
     save_steps: int | None = _option(
-        None, "Steps between two checkpoints. By default there is one only when a signal stops the training."
+        None, "Steps between two checkpoints; the last step has one too. By default only a signal makes one."
     )
     save_total_limit: int | None = _option(None, "Checkpoints to keep; the oldest go first. By default all.")
 
@@ -76,6 +76,13 @@ class TrainingRecipe:
         unimportant = ("save_steps", "save_total_limit", "load_best_model_at_end")
         names = [option.name for option in fields(TrainingRecipe) if option.name not in unimportant]
         return {name: getattr(self, name) for name in names}
+
+
+def enable_gradient_checkpointing(model: EZClipModel):
+    """Compute activations again on the way back, instead of keeping them."""
+    # The newer of transformers' names for it
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
 
 
 def make_optimizer(model: EZClipModel, recipe: TrainingRecipe) -> torch.optim.AdamW:
@@ -170,7 +177,7 @@ def train(
     batch_size = recipe.per_device_train_batch_size * accelerator.num_processes
     _check(recipe, dataset, batch_size, accelerator, evaluate, output_dir)
     if recipe.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        enable_gradient_checkpointing(model)
     loader = make_loader(
         dataset,
         recipe.per_device_train_batch_size,
@@ -226,7 +233,7 @@ def train(
                         accelerator.set_trigger()
                     is_stopped = accelerator.check_trigger()
                     is_saved = checkpoints is not None and (
-                        is_stopped or (recipe.save_steps is not None and step % recipe.save_steps == 0)
+                        is_stopped or (recipe.save_steps is not None and (step % recipe.save_steps == 0 or is_last))
                     )
                     is_logged = step % recipe.logging_steps == 0 or is_last
                     if is_logged or is_saved:

@@ -43,7 +43,7 @@ from ezclip.contrastive import backward
 from ezclip.files import write_json
 from ezclip.sampling_ezclip import FrameSampler
 from ezclip.tracking import peak_memory_mb
-from ezclip.training import TrainingRecipe, make_optimizer
+from ezclip.training import TrainingRecipe, enable_gradient_checkpointing, make_optimizer
 from ezclip.video_ezclip import VideoFramesMetadata, read_frames
 
 
@@ -322,7 +322,7 @@ def measure_step(options: dict, micro_batch_size: int, gradient_checkpointing: b
     )
     model = EZClipModel(config).train()
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        enable_gradient_checkpointing(model)
     model, optimizer = accelerator.prepare(model, make_optimizer(model, TrainingRecipe()))
     size, side = options["batch_size"], config.vision_config.image_size
     batch = {

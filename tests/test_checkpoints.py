@@ -147,7 +147,7 @@ def test_checkpoints_of_another_training_are_not_mixed_in(training, tmp_path, ca
     assert "was made with seed 42, now it is 7" in refusal(training, out, *resume, "--seed", 7)
     assert "was made with transform" in refusal(training, out, *resume, "--horizontal_flip", 0)
     fewer = refusal(training, out, *resume, "--max_train_samples", 12)
-    assert "was made with num_videos 13, now it is 12" in fewer
+    assert "was made with videos 13 videos, digest" in fewer and "now it is 12 videos" in fewer
     assert "is no checkpoint" in refusal(training, out, "--resume_from_checkpoint", tmp_path)
 
 

@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState
 from ezclip import EZClipModel
 from ezclip.contrastive import EMBEDDINGS, backward
 from ezclip.modeling_ezclip import video_text_losses
+from ezclip.training import enable_gradient_checkpointing
 
 from .conftest import tiny_config
 
@@ -127,7 +128,7 @@ def test_gradients_are_scaled_once_for_float16(micro_batch_size):
 def test_gradient_checkpointing_gives_the_same_gradients():
     batch, model = make_batch(), make_model(**DROPOUT)
     checkpointed = copy.deepcopy(model)
-    checkpointed.gradient_checkpointing_enable({"use_reentrant": False})
+    enable_gradient_checkpointing(checkpointed)
     found = []
     for variant in (model, checkpointed):
         torch.manual_seed(2)

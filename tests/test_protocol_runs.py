@@ -100,6 +100,18 @@ def test_zero_shot_on_several_data_sets(options, data_set, tmp_path, capsys):
     for name, row in results["summary"].items():
         scores = [top1(tmp_path / "out" / name / f"split{number}") for number in (1, 2)]
         assert row["top1"]["mean"] == pytest.approx(sum(scores) / 2) and row["top1"]["num_runs"] == 2
+    # Templates hold for the data sets that have no texts of their own, and a run that is finished is not run again.
+    scores = {}
+    for template in ("a {}", "moving {}"):
+        again = [template if value == "a {}" else value for value in arguments]
+        run(*again, "--max_train_steps", 1, output_dir=tmp_path / template)
+        scores[template] = [
+            (tmp_path / template / name / "split1" / "predictions.jsonl").read_text() for name in ("whole", "part")
+        ]
+    assert scores["a {}"][0] != scores["moving {}"][0]
+    trained = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
+    assert run(*arguments, "--resume_from_checkpoint", "latest", output_dir=tmp_path / "out") == results
+    assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == trained
     lines = (tmp_path / "out" / "part" / "split2" / "predictions.jsonl").read_text().splitlines()
     assert len(lines) == 3
     assert {p["label"] for p in json.loads(lines[0])["predictions"]} == {"red circle", "red square", "green square"}
@@ -160,7 +172,7 @@ def test_drawn_protocols_and_their_repetition(options, tmp_path, capsys, protoco
     assert logs[0] == logs[1]
 
 
-def test_published_lists_of_shots_and_halves(options, data_set, tmp_path):
+def test_published_lists_of_shots_and_halves(options, tmp_path, capsys):
     for number, files in enumerate((("a_0", "b_0"), ("a_1", "b_1")), start=1):
         names = [file.replace("a", "red_circle").replace("b", "green_square") for file in files]
         (tmp_path / f"s{number}.txt").write_text("".join(f"/x/{name}.mp4 12 {i}\n" for i, name in enumerate(names)))
@@ -177,6 +189,14 @@ def test_published_lists_of_shots_and_halves(options, data_set, tmp_path):
     results = run(*arguments, output_dir=tmp_path / "out")
     assert set(results["experiments"]) == {"list1", "list2"}
     assert results["summary"]["base"]["num_runs"] == 2
+
+    # A given model, tested without training; of both halves as many videos as asked for.
+    start = arguments.index("--do_train")
+    given = [*arguments[:start], *arguments[arguments.index("--validation_list") :], "--max_eval_samples", 1]
+    results = run(*given, output_dir=tmp_path / "given")
+    assert [test["eval_samples"] for test in results["experiments"]["seed42"].values()] == [1, 1]
+    given[given.index("novel.txt")], given[given.index("novel.csv")] = "base.txt", "base.csv"
+    assert "base and novel" in refusal(*given, output_dir=tmp_path / "same", capsys=capsys)
 
 
 def test_fully_supervised_with_one_and_several_views(options, tmp_path):
@@ -229,6 +249,11 @@ def test_options_of_a_file_and_those_after_it(options, data_set, tmp_path, capsy
         ("protocol: zero_shot\neval_datasets: {d: 3}", "must name data sets"),
         ("protocol: few_shot", "--protocol few_shot trains: add --do_train"),
         ("protocol: base_to_novel\nvalidation_list: [test1.txt]", "add --do_train"),
+        ("protocol: zero_shot\neval_datasets: x.yaml\nvalidation_list: y", "names all there is to test on"),
+        ("do_eval: true\nnovel_list: x.txt", "--novel_list is for --protocol base_to_novel"),
+        ("do_train: true\neval_steps: 5", "add --do_eval, or a --protocol"),
+        ("do_train: true\nearly_stopping_patience: 5", "need --eval_steps"),
+        ("protocol: fully_supervised\ndo_train: true\nnum_shots: 3", "leave it out"),
         ("protocol: base_to_novel\neval_datasets: x.yaml", "--eval_datasets is for --protocol zero_shot"),
     ],
 )
