@@ -16,6 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from ezclip import EZClipConfig, EZClipModel, EZClipProcessor
 from ezclip.demo import word_tokenizer, write_video
@@ -32,6 +33,13 @@ def shared_path(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"needs the reference data ../shared/{'/'.join(parts)}, which is not here")
     return path
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator_state():
+    """Accelerate keeps the devices and precision of a process; each test has its own."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 WORDS = ["a", "photo", "of", "red", "green", "blue", "circle", "square", "moving", "left", "right"]

@@ -28,12 +28,6 @@ from .conftest import ROOT, random_clip
 NUM_STEPS = 24
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerator_state():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 @pytest.fixture(scope="session")
 def training_folder(tmp_path_factory):
     """13 videos of two classes: steps of four leave one out in each epoch, and the first cannot be read."""

@@ -7,7 +7,6 @@ import socket
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 from ezclip import EZClipModel
 from ezclip.contrastive import EMBEDDINGS, backward
@@ -18,12 +17,6 @@ from .conftest import tiny_config
 
 
 DROPOUT = {"attention_dropout": 0.4, "drop_path_rate": 0.4, "temporal_prompt_dropout": 0.4}
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator_state():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def make_model(freeze_backbone: bool = True, **vision_config) -> EZClipModel:

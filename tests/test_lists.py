@@ -248,10 +248,10 @@ def test_files_named_after_no_class_or_after_many_are_fine(tmp_path):
     for name in names:
         (tmp_path / "run" / f"{name}.mp4").parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "run" / f"{name}.mp4").touch()
-    lines = "".join(f"/root/run/{name}.mp4 10 {i // 2}\n" for i, name in enumerate(names))
+    lines = "".join(f"/data/run/{name}.mp4 10 {i // 2}\n" for i, name in enumerate(names))
     assert len(load_list(write(tmp_path / "list.txt", lines), label_list, tmp_path / "run")) == 6
     # The root that all share names no class, nor does a part of a word.
-    lines = "".join(f"/root/run/trunk{i}.mp4 10 {i % 3}\n" for i in range(6))
+    lines = "".join(f"/data/run/trunk{i}.mp4 10 {i % 3}\n" for i in range(6))
     (tmp_path / "run" / "trunk0.mp4").touch()
     assert len(load_list(write(tmp_path / "list.txt", lines), label_list, tmp_path / "run")) == 6
 

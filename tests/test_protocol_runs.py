@@ -18,12 +18,6 @@ from .conftest import ROOT, random_clip
 CLASSES = ["red circle", "green square", "blue circle", "red square"]
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerator_state():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 @pytest.fixture(scope="session")
 def data_set(tmp_path_factory):
     """Lists of a data set as they are published: paths of another machine, ids, a label list, videos in one folder."""

@@ -37,12 +37,6 @@ ACTION_CLIPS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerator_state():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 def run(*argv) -> Path:
     """Run the script in this process; returns its output folder."""
     argv = ["--use_cpu", *map(str, argv)]

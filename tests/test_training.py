@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 from ezclip import EZClipModel, EZClipProcessor
 from ezclip.data import VideoDataset
@@ -14,12 +13,6 @@ from ezclip.sources import load_folder
 from ezclip.training import TrainingRecipe, make_optimizer, make_schedule, train
 
 from .conftest import shared_path, tiny_config
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator_state():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_the_schedule_is_the_published_one():
