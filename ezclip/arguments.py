@@ -331,10 +331,6 @@ def check_protocol(parser: HfArgumentParser, data_args: DataArguments, args: Run
 
 def check_numbers(parser: HfArgumentParser, model_args: ModelArguments, data_args: DataArguments, args: RunArguments):
     """That numbers are in the range that makes sense of them."""
-    for group in (model_args, data_args, args):
-        for name, value in vars(group).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                parser.error(f"--{name} must be a finite number, got {value}.")
     at_least = {"per_device_eval_batch_size": 1, "dataloader_num_workers": 0, "top_k": 1, "seed": 0}
     at_least |= {"per_device_train_batch_size": 1, "num_train_epochs": 1, "max_train_steps": 1, "logging_steps": 1}
     at_least |= {"learning_rate": 0, "prompt_learning_rate": 0, "text_learning_rate": 0, "weight_decay": 0}
@@ -361,6 +357,10 @@ def check_numbers(parser: HfArgumentParser, model_args: ModelArguments, data_arg
             parser.error(f"--{name} is a part of the clips, from 0 to 1, got {value}.")
     if args.warmup_ratio > 1:
         parser.error(f"--warmup_ratio is a part of the steps, at most 1, got {args.warmup_ratio}.")
+    for group in (model_args, data_args, args):
+        for name, value in vars(group).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                parser.error(f"--{name} must be a finite number, got {value}.")
 
 
 def given(arguments, *names: str) -> dict:
