@@ -28,6 +28,14 @@ from .conftest import ROOT, random_clip
 NUM_STEPS = 24
 
 
+@pytest.fixture(autouse=True)
+def signals_of_a_terminal():
+    """In the background of a shell, where tests may run, Ctrl-C is ignored."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 @pytest.fixture(scope="session")
 def training_folder(tmp_path_factory):
     """13 videos of two classes: steps of four leave one out in each epoch, and the first cannot be read."""
@@ -90,7 +98,13 @@ def stop_by_signal(arguments, output_dir: Path, step: int, *more, number=signal.
 
 
 @pytest.mark.parametrize(
-    "extra", [(), ("--micro_batch_size", 2, "--gradient_checkpointing", "--mixed_precision", "bf16")]
+    "extra",
+    [
+        (),
+        pytest.param(
+            ("--micro_batch_size", 2, "--gradient_checkpointing", "--mixed_precision", "bf16"), marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_a_signal_saves_and_training_goes_on_as_if_it_had_not_come(training, tmp_path, capsys, extra):
     run(training, tmp_path / "undisturbed", *extra)

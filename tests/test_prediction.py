@@ -528,6 +528,7 @@ def launch(*arguments) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 def test_killed_on_two_processes_and_started_again_on_three(run, parquet_folder, tiny_folder, tmp_path):
     torch.set_num_threads(1)
     for kind in ("split", "stream"):

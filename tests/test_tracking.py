@@ -188,7 +188,7 @@ def test_the_picture(finished, tmp_path):
 
 def test_without_matplotlib_a_hint_takes_the_place_of_the_picture(finished, tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    finished[1].write(tmp_path)
+    TrainingLog(make_accelerator(), finished[1].state, samples_per_step=16).write(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train_results.json", "trainer_state.json"]
     (record,) = caplog.records
     assert "loss.png needs matplotlib: `pip install matplotlib`" in record.getMessage()
