@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from .data import ReadReport
 from .errors import DataError
-from .files import flush
+from .files import flush, write_json
 from .modeling_ezclip import EZClipModel
 from .video_ezclip import VideoReadError
 
@@ -131,10 +131,10 @@ class Checkpoints:
                 self.accelerator.save_state(str(partial))
                 if self.accelerator.is_main_process:
                     state.save_to_json(str(partial / STATE_NAME))
-                    _write_json(partial / SETTINGS_NAME, self.settings)
+                    write_json(partial / SETTINGS_NAME, self.settings)
                     bad_videos = {index: error.args for index, error in report.bad_videos.items()}
                     content = {"bad_videos": bad_videos, "partial_videos": report.partial_videos}
-                    _write_json(partial / REPORT_NAME, content)
+                    write_json(partial / REPORT_NAME, content)
             with writing(self.accelerator, path):
                 if self.accelerator.is_main_process:
                     for written in (*partial.rglob("*"), partial):
@@ -272,7 +272,3 @@ def _find_checkpoints(output_dir: Path) -> dict[int, Path]:
     return {
         int(match[1]): path for match, path in matches if match and all((path / name).is_file() for name in FILE_NAMES)
     }
-
-
-def _write_json(path: Path, content: dict):
-    path.write_text(json.dumps(content, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")

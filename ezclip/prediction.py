@@ -16,7 +16,7 @@ from torch import distributed
 from tqdm.auto import tqdm
 
 from .class_bank_ezclip import ClassBank
-from .data import ReadReport, VideoDataset, make_loader
+from .data import ReadReport, VideoDataset, describe_split, digest, make_loader
 from .errors import DataError
 from .evaluation import view_probabilities
 from .modeling_ezclip import EZClipModel
@@ -295,13 +295,10 @@ def _as_row(
 
 def _describe_videos(source: VideoSplit | StreamedVideos) -> str:
     """What tells a source from one that has other videos, or the same in another order."""
-    digest = hashlib.sha256()
     if isinstance(source, VideoSplit):
-        for batch in source.videos.select_columns(["name", "label"]).iter(batch_size=10_000):
-            digest.update(repr((batch["name"], batch["label"])).encode())
-        return f"{len(source)} videos, digest {digest.hexdigest()[:16]}"
-    digest.update(repr((source.files, source.video_column, source.label_column)).encode())
-    return f"{len(source.files)} files of {source.name}, digest {digest.hexdigest()[:16]}"
+        return describe_split(source)
+    content = [source.files, source.video_column, source.label_column]
+    return f"{len(source.files)} files of {source.name}, digest {digest(content)}"
 
 
 def _weights_digest(model: EZClipModel) -> str:
