@@ -283,16 +283,20 @@ def _read_names(column: pyarrow.ChunkedArray) -> list[str]:
     return [path or f"row {index}" for index, path in enumerate(paths)]
 
 
+def names_of_classes(feature: datasets.ClassLabel, class_names: list[str] | None, name: str) -> list[str]:
+    """The class names of a label list for the classes of a column, which must be the same; without one their own."""
+    if class_names is not None and [label_key(n) for n in feature.names] != [label_key(n) for n in class_names]:
+        raise DataError(f"The classes of {name} are not those of the label list, in its order. Leave that out.")
+    return class_names or feature.names
+
+
 def _read_labels(
     rows, column: str, class_names: list[str] | None, first_id: int, name: str
 ) -> tuple[list[int], list[str] | None]:
     feature, values = rows.features[column], list(rows[column])
     kind = getattr(feature, "dtype", "")
     if isinstance(feature, datasets.ClassLabel):
-        names = feature.names
-        if class_names is not None and [label_key(n) for n in names] != [label_key(n) for n in class_names]:
-            raise DataError(f"The classes of {name} are not those of the label list, in its order. Leave that out.")
-        class_names = class_names or names
+        class_names = names_of_classes(feature, class_names, name)
     elif kind in ("string", "large_string"):
         class_names = class_names or sorted({value for value in values if value is not None})
         ids = {label_key(class_name): i for i, class_name in enumerate(class_names)}

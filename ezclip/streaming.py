@@ -9,7 +9,7 @@ import datasets
 from .errors import DataError
 from .labels import read_label_list
 from .processing_ezclip import label_key
-from .sources import UNKNOWN_LABEL, choose_split, choose_video_column, loading_error
+from .sources import UNKNOWN_LABEL, choose_split, choose_video_column, loading_error, names_of_classes
 from .video_ezclip import describe_video
 
 
@@ -209,10 +209,7 @@ def _check_labels(feature, column: str, class_names: list[str] | None, name: str
     """The classes of a column of labels, where they are known without reading it."""
     kind = getattr(feature, "dtype", "")
     if isinstance(feature, datasets.ClassLabel):
-        keys = [label_key(class_name) for class_name in feature.names]
-        if class_names is not None and keys != [label_key(class_name) for class_name in class_names]:
-            raise DataError(f"The classes of {name} are not those of the label list, in its order. Leave that out.")
-        return class_names or feature.names
+        return names_of_classes(feature, class_names, name)
     if kind not in ("string", "large_string", "null") and "int" not in kind:
         raise DataError(f"Column {column!r} of {name} is of type {feature}; labels are class names or ids.")
     return class_names
