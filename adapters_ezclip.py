@@ -31,9 +31,9 @@ MAY_BE_ABSENT = {"_raise_exceptions_for_gated_repo": False, "_raise_exceptions_f
 WAY_OUT = "Give the right base as `base_model_name_or_path`, to `from_pretrained` or in config.json."
 
 
-def is_prompt_or_adapter(name: str) -> bool:
-    """Whether a weight is one of those that EZ-CLIP adds to CLIP and trains."""
-    return "temporal_prompt" in name or "adapter" in name
+def is_added_to_clip(name: str) -> bool:
+    """Whether a weight is one that CLIP lacks and every training trains: of prompts, adapters, the temporal head."""
+    return any(part in name for part in ("temporal_prompt", "adapter", "temporal_head"))
 
 
 def fingerprint(weight: torch.Tensor) -> float:
@@ -94,9 +94,9 @@ def split_trained(
     """
     The weights that a checkpoint has to hold, and those that its base has.
 
-    Prompts and adapters are held even where they were frozen: a plain CLIP does not have them.
+    What is added to CLIP is held even where it was frozen: a plain CLIP does not have it.
     """
-    names = {name for name, p in model.named_parameters() if p.requires_grad or is_prompt_or_adapter(name)}
+    names = {name for name, p in model.named_parameters() if p.requires_grad or is_added_to_clip(name)}
     if lacking := sorted(names - set(state_dict)):
         raise ValueError(f"`state_dict` lacks trained weights of the model, {lacking[0]} among them.")
     trained = {name: weight for name, weight in state_dict.items() if name in names}

@@ -10,6 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers.utils import cached_file
 
+from .processing_ezclip import distinct_texts
+
 
 CLASS_BANK_NAME = "class_bank.safetensors"
 ENSEMBLES = ("probability", "embedding")
@@ -18,7 +20,7 @@ ENSEMBLES = ("probability", "embedding")
 @dataclass
 class ClassBank:
     """
-    Text embeddings of C classes, each under P prompts.
+    Text embeddings of C classes, each under P prompts. P is 1 where texts are averaged, see [`~ClassBank.build`].
 
     Args:
         labels (`list[str]`):
@@ -58,11 +60,17 @@ class ClassBank:
         processor,
         candidate_labels: Sequence[str],
         templates: str | Sequence[str] | None = None,
-        descriptions: dict[str, str] | None = None,
+        descriptions: dict[str, str | list[str]] | None = None,
+        include_label: bool = False,
+        input_conditioning: bool = False,
         batch_size: int = 256,
     ) -> "ClassBank":
         """
         Embed the prompts of classes, each different text once.
+
+        Where every class has one text, each of the P templates has an embedding of its own. Where a class has several,
+        each class has one embedding, TEAR's: those of its texts, each the mean over the templates, are averaged, and
+        every embedding and mean has length 1. Texts longer than the tower reads are cut, and counted in a warning.
 
         Args:
             model ([`EZClipModel`]):
@@ -72,9 +80,13 @@ class ClassBank:
             candidate_labels (`Sequence[str]`):
                 Names of the C classes.
             templates (`str` or `Sequence[str]`, *optional*):
-                Sentences with `{}`. Defaults to the 16 published ones.
-            descriptions (`dict[str, str]`, *optional*):
-                A written description per class, used alone.
+                Sentences with `{}`. Defaults to the 16 published ones, with `descriptions` to `"{}"`.
+            descriptions (`dict[str, str | list[str]]`, *optional*):
+                Written texts for each class, in place of its name.
+            include_label (`bool`, *optional*, defaults to `False`):
+                Whether the name of a class is a text beside its descriptions.
+            input_conditioning (`bool`, *optional*, defaults to `False`):
+                Whether the name of a class begins each of its descriptions.
             batch_size (`int`, *optional*, defaults to 256):
                 Texts embedded at a time.
 
@@ -82,17 +94,26 @@ class ClassBank:
             `ValueError`: if labels are missing or repeated, or the prompts cannot be written.
         """
         labels = [candidate_labels] if isinstance(candidate_labels, str) else list(candidate_labels)
-        prompts = processor.get_prompts(labels, templates, descriptions)
+        prompts = processor.get_prompts(labels, templates, descriptions, include_label, input_conditioning)
+        texts = distinct_texts(prompts)
+        if not texts:
+            return cls(labels, torch.empty(0, 0, 0))
+        tokens = processor(text=texts, padding=False)
         # Texts of like length together, so that little is padded.
-        texts = sorted(dict.fromkeys(text for row in prompts for text in row), key=len)
+        order = sorted(range(len(texts)), key=lambda position: len(tokens["input_ids"][position]))
         embeds = []
-        for start in range(0, len(texts), batch_size):
-            inputs = processor(text=texts[start : start + batch_size], return_tensors="pt").to(model.device)
-            features = model.get_text_features(**inputs).pooler_output.float()
-            embeds.append(torch.nn.functional.normalize(features, dim=-1))
-        index = {text: position for position, text in enumerate(texts)}
-        rows = torch.tensor([[index[text] for text in row] for row in prompts], device=model.device).long()
-        return cls(labels, torch.cat(embeds)[rows] if embeds else torch.empty(0, 0, 0))
+        for start in range(0, len(order), batch_size):
+            batch = {name: [rows[i] for i in order[start : start + batch_size]] for name, rows in tokens.items()}
+            inputs = processor.tokenizer.pad(batch, return_tensors="pt").to(model.device)
+            embeds.append(_normalize(model.get_text_features(**inputs).pooler_output.float()))
+        embeds = torch.cat(embeds)
+        index = {texts[i]: row for row, i in enumerate(order)}
+        # Of each class (S, P, D)
+        of_class = [embeds[torch.tensor([[index[text] for text in row] for row in rows])] for rows in prompts]
+        if all(len(rows) == 1 for rows in prompts):
+            return cls(labels, torch.cat(of_class).transpose(0, 1).contiguous())
+        means = [_normalize(_normalize(own.mean(dim=1)).mean(dim=0)) for own in of_class]
+        return cls(labels, torch.stack(means)[None])
 
     def probabilities(
         self, video_embeds: torch.Tensor, ensemble: str = "probability", logit_scale: float = 100.0
@@ -116,8 +137,8 @@ class ClassBank:
             raise ValueError(f"`ensemble` must be one of {ENSEMBLES}, got {ensemble!r}.")
         embeds = self.embeds.to(video_embeds.device).float()
         if ensemble == "embedding":
-            embeds = torch.nn.functional.normalize(embeds.mean(dim=0, keepdim=True), dim=-1)
-        video_embeds = torch.nn.functional.normalize(video_embeds.float(), dim=-1)
+            embeds = _normalize(embeds.mean(dim=0, keepdim=True))
+        video_embeds = _normalize(video_embeds.float())
         logits = logit_scale * torch.einsum("bd,pcd->bpc", video_embeds, embeds)  # [B, P, C]
         return logits.softmax(dim=-1).mean(dim=1)
 
@@ -147,6 +168,10 @@ class ClassBank:
         path = cached_file(str(pretrained_model_name_or_path), CLASS_BANK_NAME, **kwargs)
         with safe_open(path, framework="pt") as file:
             return cls(json.loads(file.metadata()["labels"]), file.get_tensor("embeds"))
+
+
+def _normalize(embeds: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(embeds, dim=-1)
 
 
 __all__ = ["ClassBank"]

@@ -1,8 +1,10 @@
-"""What an EZ-CLIP model is: CLIP's two towers, and what is added to them to read time.
+"""What a model is: CLIP's two towers, and what is added to them to read time.
 
 EZ-CLIP (Ahmad, Chanda and Rawat, "EZ-CLIP: Efficient Zeroshot Video Action Recognition") keeps CLIP frozen and
-adds temporal prompts and adapters. Each addition is a field of a tower's configuration and can be switched off;
-with all of them off the model is CLIP with its frame embeddings averaged.
+adds temporal prompts and adapters; ActionCLIP (Wang, Xing and Liu, "ActionCLIP: A New Paradigm for Video Action
+Recognition") trains all of CLIP and adds a temporal head, a temporal shift or joint space-time attention. Each
+addition is a field of a configuration and can be switched off; with all of them off the model is CLIP with its frame
+embeddings averaged. The published systems are the points of this space that `PRESETS` names.
 """
 
 import math
@@ -11,6 +13,30 @@ from transformers import CLIPTextConfig, CLIPVisionConfig, PretrainedConfig
 
 
 TEMPORAL_PROMPTS = ("deep", "shallow", "none")
+TEMPORAL_HEADS = ("mean", "transformer", "lstm", "conv1d", "transformer_cls")
+
+# CLIP's towers as they are.
+PLAIN_TEXT = {"use_adapter": False, "attention_dropout": 0.0, "drop_path_rate": 0.0}
+PLAIN_VISION = {**PLAIN_TEXT, "temporal_prompt": "none", "use_temporal_embedding": False}
+FULLY_TRAINED = {"text_config": PLAIN_TEXT, "freeze_backbone": False, "motion_loss_weight": 0.0}
+PRESETS = {
+    # deep prompts, adapters in both towers, motion loss: the defaults of the configurations
+    "ezclip": {},
+    # the released models: "Transf"; other heads by `temporal_head`
+    "actionclip": {**FULLY_TRAINED, "vision_config": PLAIN_VISION, "temporal_head": "transformer"},
+    "actionclip_tsm": {**FULLY_TRAINED, "vision_config": {**PLAIN_VISION, "use_temporal_shift": True}},
+    "actionclip_joint": {
+        **FULLY_TRAINED,
+        "vision_config": {**PLAIN_VISION, "use_joint_attention": True, "use_temporal_embedding": True},
+    },
+    "vificlip": {**FULLY_TRAINED, "vision_config": {**PLAIN_VISION, "num_frames": 32}},
+    "clip": {"text_config": PLAIN_TEXT, "vision_config": PLAIN_VISION, "motion_loss_weight": 0.0},
+    "tear": {
+        "text_config": PLAIN_TEXT,
+        "vision_config": {**PLAIN_VISION, "num_frames": 16},
+        "motion_loss_weight": 0.0,
+    },
+}
 
 
 def _check_rates(config, names):
@@ -73,6 +99,13 @@ class EZClipVisionConfig(CLIPVisionConfig):
             frozen in EZ-CLIP. Without it and without temporal prompts the model takes any number of frames.
         use_temporal_adapter (`bool`, *optional*, defaults to `False`):
             Whether every block first attends over time at each token's position, through an adapter ("T_Adapter").
+        use_temporal_shift (`bool`, *optional*, defaults to `False`):
+            Whether every block first takes an eighth of the channels of a frame's patches from the next frame, and
+            another from the previous one (ActionCLIP's in-network prompt "Shift").
+        use_joint_attention (`bool`, *optional*, defaults to `False`):
+            Whether one CLS token and the patches of all frames attend to each other (ActionCLIP's pre-network prompt
+            "Joint"), instead of the tokens of each frame among themselves. A video has one embedding then. The
+            temporal embedding tells its frames apart.
         use_adapter (`bool`, *optional*, defaults to `True`):
             Whether every block has an adapter between its attention and its MLP.
         adapter_ratio (`float`, *optional*, defaults to 0.25):
@@ -99,6 +132,8 @@ class EZClipVisionConfig(CLIPVisionConfig):
         temporal_prompt_dropout=0.1,
         use_temporal_embedding=True,
         use_temporal_adapter=False,
+        use_temporal_shift=False,
+        use_joint_attention=False,
         use_adapter=True,
         adapter_ratio=0.25,
         attention_dropout=0.1,
@@ -115,6 +150,8 @@ class EZClipVisionConfig(CLIPVisionConfig):
         self.temporal_prompt_dropout = temporal_prompt_dropout
         self.use_temporal_embedding = use_temporal_embedding
         self.use_temporal_adapter = use_temporal_adapter
+        self.use_temporal_shift = use_temporal_shift
+        self.use_joint_attention = use_joint_attention
         self.use_adapter = use_adapter
         self.adapter_ratio = adapter_ratio
         self.drop_path_rate = drop_path_rate
@@ -127,6 +164,11 @@ class EZClipVisionConfig(CLIPVisionConfig):
             )
         if temporal_prompt not in TEMPORAL_PROMPTS:
             raise ValueError(f"`temporal_prompt` must be one of {TEMPORAL_PROMPTS}, got {temporal_prompt!r}.")
+        if use_joint_attention and (temporal_prompt != "none" or use_temporal_adapter or use_temporal_shift):
+            raise ValueError(
+                "`use_joint_attention` leaves no frames to connect: it goes with `temporal_prompt` 'none' and without "
+                "`use_temporal_adapter` and `use_temporal_shift`."
+            )
         _check_rates(self, ("attention_dropout", "drop_path_rate", "temporal_prompt_dropout", "embedding_dropout"))
 
     @property
@@ -151,7 +193,17 @@ class EZClipConfig(PretrainedConfig):
         motion_loss_weight (`float`, *optional*, defaults to 1.0):
             Weight of the loss that rewards motion ("Motion_loss"; "Temporal Feature Diversity" in T2L).
         freeze_backbone (`bool`, *optional*, defaults to `True`):
-            Whether only prompts and adapters are trainable, as published.
+            Whether only prompts, adapters and the temporal head are trainable, as EZ-CLIP has it, and not all weights.
+        temporal_head (`str`, *optional*, defaults to `"mean"`):
+            What makes the embedding of a video of those of its frames: their `"mean"`, or one of ActionCLIP's heads,
+            `"transformer"` ("Transf"), `"lstm"` ("LSTM"), `"conv1d"` ("Conv_1D"), `"transformer_cls"` ("Transf_cls").
+        temporal_head_layers (`int`, *optional*, defaults to 6):
+            Blocks of the heads that are transformers.
+        temporal_head_dropout (`float`, *optional*, defaults to 0.1):
+            Dropout in the head `"transformer_cls"`.
+        conv1d_scrambles_frames (`bool`, *optional*, defaults to `False`):
+            Whether the head `"conv1d"` takes the frames' channels for time, as the published code does, which
+            reinterprets memory where it should transpose. Converted checkpoints were trained so.
         initializer_factor (`float`, *optional*, defaults to 1.0):
             Factor on the standard deviation of CLIP's own initial weights.
         base_model_name_or_path (`str`, *optional*):
@@ -184,6 +236,10 @@ class EZClipConfig(PretrainedConfig):
         logit_scale_init_value=2.6592,
         motion_loss_weight=1.0,
         freeze_backbone=True,
+        temporal_head="mean",
+        temporal_head_layers=6,
+        temporal_head_dropout=0.1,
+        conv1d_scrambles_frames=False,
         initializer_factor=1.0,
         base_model_name_or_path=None,
         **kwargs,
@@ -194,18 +250,73 @@ class EZClipConfig(PretrainedConfig):
         self.logit_scale_init_value = logit_scale_init_value
         self.motion_loss_weight = motion_loss_weight
         self.freeze_backbone = freeze_backbone
+        self.temporal_head = temporal_head
+        self.temporal_head_layers = temporal_head_layers
+        self.temporal_head_dropout = temporal_head_dropout
+        self.conv1d_scrambles_frames = conv1d_scrambles_frames
         self.initializer_factor = initializer_factor
         self.base_model_name_or_path = base_model_name_or_path
         kwargs.pop("model_type", None)
         super().__init__(**kwargs)
+        self._check_head()
+
+    @classmethod
+    def from_preset(cls, name: str, text_config=None, vision_config=None, **kwargs) -> "EZClipConfig":
+        r"""
+        The configuration of a published system, on CLIP ViT-B/32 unless the towers say otherwise.
+
+        Args:
+            name (`str`):
+                `"ezclip"`, `"actionclip"` (`"actionclip_tsm"` with the temporal shift, `"actionclip_joint"` with joint
+                space-time attention), `"vificlip"`, `"tear"` or `"clip"`.
+            text_config (`dict` or [`PretrainedConfig`], *optional*), vision_config (the same, *optional*):
+                The towers, of a plain CLIP for example, or fields that differ from the system's.
+            kwargs:
+                Other fields of [`EZClipConfig`].
+
+        Raises:
+            `ValueError`: if there is no such preset.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"`preset` must be one of {tuple(PRESETS)}, got {name!r}.")
+        preset = PRESETS[name]
+        towers = {
+            "text_config": cls._tower(EZClipTextConfig, text_config, preset.get("text_config")),
+            "vision_config": cls._tower(EZClipVisionConfig, vision_config, preset.get("vision_config")),
+        }
+        return cls(**{**preset, **kwargs, **towers})
+
+    @property
+    def fixed_num_frames(self) -> bool:
+        """Whether a weight has one row per frame, so that a video must have exactly so many frames."""
+        return self.vision_config.fixed_num_frames or self.temporal_head == "transformer_cls"
+
+    def _check_head(self):
+        if self.temporal_head not in TEMPORAL_HEADS:
+            raise ValueError(f"`temporal_head` must be one of {TEMPORAL_HEADS}, got {self.temporal_head!r}.")
+        if self.temporal_head_layers < 1:
+            raise ValueError(f"`temporal_head_layers` must be at least 1, got {self.temporal_head_layers}.")
+        if not 0.0 <= self.temporal_head_dropout < 1.0:
+            raise ValueError(f"`temporal_head_dropout` is a probability in [0, 1), got {self.temporal_head_dropout}.")
+        if self.temporal_head != "mean" and self.vision_config.use_joint_attention:
+            raise ValueError(
+                f"The temporal head {self.temporal_head!r} joins frames, and with `use_joint_attention` a video has "
+                "one embedding. Leave one of them out."
+            )
+        heads = {"transformer": self.text_config.num_attention_heads, "transformer_cls": 8}.get(self.temporal_head, 1)
+        if self.projection_dim % heads:
+            raise ValueError(
+                f"The temporal head {self.temporal_head!r} has {heads} attention heads, which do not divide "
+                f"`projection_dim` ({self.projection_dim})."
+            )
 
     @staticmethod
-    def _tower(config_class, config):
+    def _tower(config_class, config, preset=None):
         config = {} if config is None else dict(config) if isinstance(config, dict) else config.to_dict()
         if config.pop("model_type", config_class.model_type) != config_class.model_type:
             # CLIP's zero is no choice that was made for EZ-CLIP.
             config.pop("attention_dropout", None)
-        return config_class(**config)
+        return config_class(**{**(preset or {}), **config})
 
 
 EZClipConfig.register_for_auto_class()

@@ -1,11 +1,12 @@
-"""EZ-CLIP in PyTorch: frozen CLIP that reads time through temporal prompt tokens, and adapters in both towers.
+"""CLIP that reads time, in PyTorch: EZ-CLIP's prompts and adapters; ActionCLIP's shift, joint attention and heads.
 
 EZ-CLIP: Ahmad, Chanda and Rawat, "EZ-CLIP: Efficient Zeroshot Video Action Recognition", published again as
 "T2L: Efficient Zero-Shot Action Recognition with Temporal Token Learning" (the same code; there the prompts are
-"Temporal Token Learning" and the motion loss is "Temporal Feature Diversity"). Names in quotation marks below are
-those of the original implementation.
+"Temporal Token Learning" and the motion loss is "Temporal Feature Diversity"). ActionCLIP: Wang, Xing and Liu,
+"ActionCLIP: A New Paradigm for Video Action Recognition". Names in quotation marks below are those of the original
+implementations.
 
-State-dict keys are CLIP's, so a CLIP checkpoint loads with only prompts and adapters missing.
+State-dict keys are CLIP's, so a CLIP checkpoint loads with only prompts, adapters and temporal head missing.
 """
 
 import copy
@@ -36,7 +37,7 @@ from .adapters_ezclip import (
     PUSH_OPTIONS,
     TrainedCheckpoint,
     TrainedPartOfModel,
-    is_prompt_or_adapter,
+    is_added_to_clip,
     naming_base,
     resolve_base,
     split_trained,
@@ -44,6 +45,7 @@ from .adapters_ezclip import (
     write_trained,
 )
 from .configuration_ezclip import EZClipConfig, EZClipTextConfig, EZClipVisionConfig
+from .heads_ezclip import EZClipMeanHead, make_temporal_head
 
 
 @dataclass
@@ -57,7 +59,8 @@ class EZClipVideoFeatures(BaseModelOutputWithPooling):
         pooler_output (`torch.FloatTensor` of shape `(B, D)`):
             Video embeddings, projected, not normalised.
         frame_embeds (`torch.FloatTensor` of shape `(B, T, D)`):
-            Frame embeddings, projected, not normalised; `pooler_output` is their mean.
+            Frame embeddings, projected, not normalised; `pooler_output` is what the temporal head makes of them. With
+            joint attention, `(B, 1, D)`.
     """
 
     frame_embeds: torch.FloatTensor | None = None
@@ -85,7 +88,7 @@ class EZClipOutput(ModelOutput):
             Video embeddings of length 1.
         text_embeds (`torch.FloatTensor` of shape `(N, D)`):
             Text embeddings of length 1.
-        frame_embeds (`torch.FloatTensor` of shape `(B, T, D)`):
+        frame_embeds (`torch.FloatTensor` of shape `(B, T, D)`, with joint attention `(B, 1, D)`):
             Frame embeddings, projected, not normalised.
         text_model_output ([`BaseModelOutputWithPooling`]):
             The output of [`EZClipModel.get_text_features`].
@@ -238,7 +241,7 @@ class EZClipLayer(CLIPEncoderLayer):
 
 
 class EZClipVisionLayer(EZClipLayer):
-    """A vision block that reads time: through a prompted token per frame, or by attention over time."""
+    """A vision block that reads time: by a prompted token per frame, by attention over time, or by a shift."""
 
     def __init__(self, config: EZClipVisionConfig, layer_idx: int):
         super().__init__(config, layer_idx)
@@ -248,6 +251,7 @@ class EZClipVisionLayer(EZClipLayer):
         self.temporal_prompt_dropout = nn.Dropout(config.temporal_prompt_dropout)
         self.temporal_prompt_init_range = config.temporal_prompt_init_range
         self.temporal_adapter = EZClipAdapter(config) if config.use_temporal_adapter else None
+        self.use_temporal_shift = config.use_temporal_shift
 
     def forward(
         self,
@@ -257,6 +261,8 @@ class EZClipVisionLayer(EZClipLayer):
         **kwargs,
     ):
         length = hidden_states.shape[1]
+        if self.use_temporal_shift:
+            hidden_states = self.shift_over_time(hidden_states, num_frames)
         if self.temporal_adapter is not None:
             hidden_states = hidden_states + self.temporal_adapter(self.attend_over_time(hidden_states, num_frames))
         tokens = hidden_states
@@ -277,6 +283,20 @@ class EZClipVisionLayer(EZClipLayer):
         # `forward`, not `__call__`: the block's recorded attention is the one over its tokens.
         summaries, _ = self.self_attn.forward(self.layer_norm1(summaries))
         return self.drop_path(summaries).reshape(batch_frames, 1, dim)
+
+    def shift_over_time(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """Patches with an eighth of their channels from the next frame and one from the previous, zero at the ends.
+
+        ("TemporalShift"; the CLS token and the other channels stay.)
+        """
+        by_video = hidden_states.view(-1, num_frames, *hidden_states.shape[1:])  # [B, T, L, D]
+        cls_token, patches = by_video[:, :, :1], by_video[:, :, 1:]
+        eighth = patches.shape[-1] // 8
+        nothing = torch.zeros_like(patches[:, :1])
+        following = torch.cat([patches[:, 1:], nothing], dim=1)[..., :eighth]
+        previous = torch.cat([nothing, patches[:, :-1]], dim=1)[..., eighth : 2 * eighth]
+        patches = torch.cat([following, previous, patches[..., 2 * eighth :]], dim=-1)
+        return torch.cat([cls_token, patches], dim=2).flatten(0, 1)
 
     def attend_over_time(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
         """The block's own attention among the T tokens that share a position.
@@ -323,6 +343,8 @@ class EZClipPreTrainedModel(CLIPPreTrainedModel):
             init.uniform_(module.temporal_prompt, -init_range, init_range)
         elif isinstance(module, EZClipVisionModel) and module.temporal_embedding is not None:
             init.zeros_(module.temporal_embedding)
+        elif isinstance(module, EZClipMeanHead):
+            module.init_weights()
         elif isinstance(module, EZClipModel):
             factor = self.config.initializer_factor
             init.normal_(module.visual_projection.weight, std=module.visual_projection.in_features**-0.5 * factor)
@@ -446,7 +468,7 @@ class EZClipVisionModel(EZClipPreTrainedModel, CLIPVisionModel):
         Returns:
             [`BaseModelOutputWithPooling`]: `last_hidden_state` `(B * T, L, hidden_size)` and `pooler_output`
             `(B * T, hidden_size)`, the CLS token of each frame after the last LayerNorm; frame t of video b is at
-            `b * T + t`.
+            `b * T + t`. With joint attention `(B, 1 + T * (L - 1), hidden_size)` and `(B, hidden_size)`.
 
         Raises:
             `ValueError`: if `pixel_values` has not five dimensions, or T does not fit the weights.
@@ -455,7 +477,10 @@ class EZClipVisionModel(EZClipPreTrainedModel, CLIPVisionModel):
         hidden_states = self.embeddings(
             pixel_values.flatten(0, 1), interpolate_pos_encoding=interpolate_pos_encoding
         )  # [B * T, L, D]
-        if self.temporal_embedding is not None:
+        if self.config.use_joint_attention:
+            hidden_states = self._join_frames(hidden_states, num_frames)  # [B, 1 + T * (L - 1), D]
+            num_frames = 1
+        elif self.temporal_embedding is not None:
             by_video = hidden_states.view(-1, num_frames, *hidden_states.shape[1:])
             hidden_states = (by_video + self.temporal_embedding[:, None]).flatten(0, 1)
         hidden_states = self.pre_layrnorm(self.embedding_dropout(hidden_states))
@@ -464,6 +489,14 @@ class EZClipVisionModel(EZClipPreTrainedModel, CLIPVisionModel):
             last_hidden_state=hidden_states,
             pooler_output=self.post_layernorm(hidden_states[:, 0]),
         )
+
+    def _join_frames(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """The tokens of a video as those of one frame: a CLS token, and the patches of all frames, with their time."""
+        by_video = hidden_states.view(-1, num_frames, *hidden_states.shape[1:])
+        cls_token, patches = by_video[:, 0, :1], by_video[:, :, 1:]
+        if self.temporal_embedding is not None:
+            patches = patches + self.temporal_embedding[:, None]
+        return torch.cat([cls_token, patches.flatten(1, 2)], dim=1)
 
     def _check_num_frames(self, pixel_values: torch.FloatTensor) -> int:
         if pixel_values.ndim != 5:
@@ -482,9 +515,9 @@ class EZClipVisionModel(EZClipPreTrainedModel, CLIPVisionModel):
 
 
 class EZClipModel(EZClipPreTrainedModel):
-    """Videos and texts in one space: EZ-CLIP, and by its configuration anything from there to CLIP on averaged frames.
+    """Videos and texts in one space: EZ-CLIP; or, by its configuration, ActionCLIP, ViFi-CLIP or CLIP on mean frames.
 
-    Loads EZ-CLIP folders and plain CLIP ones; prompts and adapters are new in the latter.
+    Loads folders of such models and plain CLIP ones; prompts, adapters and temporal head are new in the latter.
 
     Example:
 
@@ -504,6 +537,7 @@ class EZClipModel(EZClipPreTrainedModel):
         self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+        self.temporal_head = make_temporal_head(config)
         self.post_init()
         if config.freeze_backbone:
             self.freeze_backbone()
@@ -518,9 +552,12 @@ class EZClipModel(EZClipPreTrainedModel):
         return loaded
 
     def freeze_backbone(self):
-        """Freeze all but prompts and adapters: for ViT-B/16 and 8 frames, 5,204,736 of 154,831,617 stay trainable."""
+        """
+        Freeze all but prompts, adapters and temporal head: for EZ-CLIP ViT-B/16 and 8 frames, 5,204,736 of 154,831,617
+        stay trainable.
+        """
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(is_prompt_or_adapter(name))
+            parameter.requires_grad_(is_added_to_clip(name))
 
     def save_pretrained(
         self,
@@ -668,7 +705,7 @@ class EZClipModel(EZClipPreTrainedModel):
 
         Returns:
             [`EZClipVideoFeatures`]: `pooler_output` `(B, D)` holds the video embeddings, projected, not normalised,
-            and `frame_embeds` `(B, T, D)` what they are the mean of.
+            and `frame_embeds` `(B, T, D)`, with joint attention `(B, 1, D)`, what the temporal head made them of.
         """
         outputs = self.vision_model(
             pixel_values=pixel_values,
@@ -676,10 +713,10 @@ class EZClipModel(EZClipPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        frame_embeds = self.visual_projection(outputs.pooler_output).view(*pixel_values.shape[:2], -1)
+        frame_embeds = self.visual_projection(outputs.pooler_output).unflatten(0, (len(pixel_values), -1))
         return EZClipVideoFeatures(
             last_hidden_state=outputs.last_hidden_state,
-            pooler_output=frame_embeds.mean(dim=1),
+            pooler_output=self.temporal_head(frame_embeds),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             frame_embeds=frame_embeds,

@@ -1,6 +1,8 @@
 """Videos and labels as tensors: frames sampled, cropped and normalised as published, prompts written and tokenized."""
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from functools import partial
 
 import numpy as np
@@ -9,13 +11,14 @@ from PIL import Image
 from transformers import BatchFeature, CLIPImageProcessorPil, ProcessorMixin
 from transformers.utils import logging
 
-from .sampling_ezclip import FrameSampler, uniform_frame_indices
+from .sampling_ezclip import FrameSampler, tear_frame_indices, uniform_frame_indices
 from .video_ezclip import is_single_video, read_frames
 
 
 logger = logging.get_logger(__name__)
 
-# The 16 templates of ActionCLIP, which EZ-CLIP and TEAR use too.
+SAMPLINGS = ("uniform", "tear")
+# The 16 templates of ActionCLIP, which EZ-CLIP uses too.
 TEMPLATES = (
     "a photo of action {}",
     "a picture of action {}",
@@ -34,6 +37,15 @@ TEMPLATES = (
     "The man is {}",
     "The woman is {}",
 )
+# Those of TEAR, which takes videos for images in three of them
+TEAR_TEMPLATES = tuple(
+    {
+        "{}, a video of action": "{}, a photo of action",
+        "Video classification of {}": "Image classification of {}",
+        "A video of {}": "An image of {}",
+    }.get(template, template)
+    for template in TEMPLATES
+)
 
 
 def label_to_words(label: str) -> str:
@@ -51,6 +63,11 @@ def label_key(label: str) -> str:
     return re.sub(r"[\W_]+", "", label.lower())
 
 
+def distinct_texts(prompts: Iterable[Iterable[Iterable[str]]]) -> list[str]:
+    """Each different text of [`~EZClipProcessor.get_prompts`] once, class by class."""
+    return list(dict.fromkeys(prompt for texts in prompts for row in texts for prompt in row))
+
+
 class EZClipProcessor(ProcessorMixin):
     r"""
     Reads videos and writes prompts for [`EZClipModel`].
@@ -65,6 +82,9 @@ class EZClipProcessor(ProcessorMixin):
             Frames sampled from a video.
         split_camel_case (`bool`, *optional*, defaults to `True`):
             Whether CamelCase class names are split into words in prompts. The published code leaves them whole.
+        sampling (`str`, *optional*, defaults to `"uniform"`):
+            Test sampling: `"uniform"`, the middle of each of `num_frames` equal segments, as EZ-CLIP and ActionCLIP
+            have it, or `"tear"`, TEAR's rule.
 
     Example:
 
@@ -77,7 +97,7 @@ class EZClipProcessor(ProcessorMixin):
     ```
     """
 
-    def __init__(self, image_processor=None, tokenizer=None, num_frames=8, split_camel_case=True):
+    def __init__(self, image_processor=None, tokenizer=None, num_frames=8, split_camel_case=True, sampling="uniform"):
         if image_processor is None:
             image_processor = default_image_processor()
         if tokenizer is None:
@@ -86,8 +106,11 @@ class EZClipProcessor(ProcessorMixin):
             super().__init__(image_processor, tokenizer)
         if num_frames < 1:
             raise ValueError(f"`num_frames` must be at least 1, got {num_frames}.")
+        if sampling not in SAMPLINGS:
+            raise ValueError(f"`sampling` must be one of {SAMPLINGS}, got {sampling!r}.")
         self.num_frames = num_frames
         self.split_camel_case = split_camel_case
+        self.sampling = sampling
 
     @property
     def model_input_names(self) -> list[str]:
@@ -139,7 +162,9 @@ class EZClipProcessor(ProcessorMixin):
             return_tensors (`str`, *optional*):
                 `"pt"` or `"np"`.
             kwargs:
-                For the tokenizer. By default texts are padded to the longest and cut to what the tower reads.
+                For the tokenizer. By default texts are padded to the longest and cut to what the tower reads, the
+                last token end-of-text, and those that were cut are counted in a warning; `truncation=True` cuts them
+                without one.
 
         Returns:
             [`BatchFeature`]: `pixel_values` `(B, T, 3, H, W)` if `videos` is given, `(B, V, T, 3, H, W)` with V views
@@ -184,9 +209,21 @@ class EZClipProcessor(ProcessorMixin):
         return features
 
     def get_sampler(self, num_frames: int | None = None, num_clips: int = 1) -> FrameSampler:
-        """The published test sampling of `num_frames`, by default the processor's, in `num_clips` clips."""
+        """
+        The test sampling of `num_frames`, by default the processor's, in `num_clips` clips.
+
+        Raises:
+            `ValueError`: if several clips are asked of TEAR's sampling, which defines one.
+        """
         num_frames = self.num_frames if num_frames is None else num_frames
-        return partial(uniform_frame_indices, num_frames=num_frames, num_clips=num_clips)
+        if self.sampling == "uniform":
+            return partial(uniform_frame_indices, num_frames=num_frames, num_clips=num_clips)
+        if num_clips != 1:
+            raise ValueError(
+                f"TEAR's sampling takes one clip of a video, not {num_clips}. Leave `num_clips` out, or set the "
+                "processor's `sampling` to 'uniform'."
+            )
+        return partial(tear_frame_indices, num_frames=num_frames)
 
     def frames_to_pixels(self, frames: np.ndarray, num_clips: int = 1, num_crops: int = 1) -> torch.FloatTensor:
         """
@@ -249,47 +286,47 @@ class EZClipProcessor(ProcessorMixin):
         self,
         candidate_labels: list[str],
         templates: str | list[str] | None = None,
-        descriptions: dict[str, str] | None = None,
-    ) -> list[list[str]]:
+        descriptions: dict[str, str | list[str]] | None = None,
+        include_label: bool = False,
+        input_conditioning: bool = False,
+    ) -> list[list[list[str]]]:
         r"""
-        The texts that stand for classes.
+        The texts that stand for classes: of each class its S texts, each in P templates.
 
         Args:
             candidate_labels (`list[str]`):
                 C class names. Underscores and, unless `split_camel_case` is off, CamelCase are read as words.
             templates (`str` or `list[str]`, *optional*):
-                P sentences with `{}` where the class name goes. Defaults to the 16 published ones.
-            descriptions (`dict[str, str]`, *optional*):
-                A text for each class, used alone (P is 1). Names match whatever their case, blanks and underscores.
+                P sentences with `{}` where a text goes. Defaults to the 16 published ones, with `descriptions` to
+                `"{}"`: a description is used alone.
+            descriptions (`dict[str, str | list[str]]`, *optional*):
+                One or several texts for each class, in place of its name. Names match whatever their case, blanks,
+                underscores and punctuation; those of other classes are left out.
+            include_label (`bool`, *optional*, defaults to `False`):
+                Whether the name of a class is the first of its texts, before its descriptions (TEAR).
+            input_conditioning (`bool`, *optional*, defaults to `False`):
+                Whether the name of a class and a blank begin each of its descriptions (TEAR).
 
         Returns:
-            `list[list[str]]`: P lists of C texts.
+            `list[list[list[str]]]`: C lists of S lists of P texts. S is 1 without descriptions, and may differ from
+            class to class with them.
 
         Raises:
-            `ValueError`: if a template has no `{}`, a class no description, or both arguments are given.
+            `ValueError`: if a template has no `{}`, a class has no description or an empty one, or two descriptions
+            are of one class.
         """
-        if descriptions is not None:
-            if templates is not None:
-                raise ValueError("Give `templates` or `descriptions`, not both: a description is used alone.")
-            by_key = {label_key(name): text for name, text in descriptions.items()}
-            missing = [label for label in candidate_labels if label_key(label) not in by_key]
-            if missing:
-                raise ValueError(
-                    f"{len(missing)} of {len(candidate_labels)} classes have no description: {missing[:10]}. "
-                    "Add them, or use templates."
-                )
-            return [[by_key[label_key(label)] for label in candidate_labels]]
-        templates = [templates] if isinstance(templates, str) else list(TEMPLATES if templates is None else templates)
-        if not templates:
-            raise ValueError("`templates` is empty. Give at least one sentence with {}.")
-        for template in templates:
-            if template.count("{}") != 1:
-                raise ValueError(f"A template has one {{}} where the class name goes; got {template!r}.")
+        templates = _check_templates(templates, TEMPLATES if descriptions is None else ("{}",))
         if self.split_camel_case:
             words = [label_to_words(label) for label in candidate_labels]
         else:
             words = [label.replace("_", " ") for label in candidate_labels]
-        return [[template.replace("{}", word) for word in words] for template in templates]
+        texts = [[word] for word in words]
+        if descriptions is not None:
+            described = _match_descriptions(candidate_labels, descriptions)
+            if input_conditioning:
+                described = [[f"{word} {text}" for text in own] for word, own in zip(words, described)]
+            texts = [name + own for name, own in zip(texts, described)] if include_label else described
+        return [[[template.replace("{}", text) for template in templates] for text in own] for own in texts]
 
     def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
         if self.tokenizer is None:
@@ -299,17 +336,54 @@ class EZClipProcessor(ProcessorMixin):
     def _tokenize(self, text: str | list[str], **kwargs) -> dict:
         if self.tokenizer is None:
             raise ValueError("This processor has no tokenizer. Make one with `EZClipProcessor(tokenizer=…)`.")
-        kwargs = {"padding": True, "truncation": True, **kwargs}
         texts = [text] if isinstance(text, str) else list(text)
         if not texts:
             raise ValueError("`text` is an empty list.")
-        encoded = self.tokenizer(texts, **kwargs)
-        cut = sum(bool(encoding.overflowing) for encoding in encoded.encodings or ())
-        if cut:
-            logger.warning(
-                f"{cut} of {len(texts)} texts are longer than {self.tokenizer.model_max_length} tokens and were cut."
+        encoded = self.tokenizer(texts, **{"padding": True, "truncation": True, **kwargs})
+        cut = [bool(encoding.overflowing) for encoding in encoded.encodings or ()]
+        if any(cut) and "truncation" not in kwargs:
+            first = f"{texts[cut.index(True)][:60]}…"
+            logger.warning_once(
+                f"{sum(cut)} of {len(texts)} texts are longer than {self.tokenizer.model_max_length} tokens and were "
+                f"cut. The first: {first!r}."
             )
         return dict(encoded)
+
+
+def _check_templates(templates: str | list[str] | None, default: tuple[str, ...]) -> list[str]:
+    templates = [templates] if isinstance(templates, str) else list(default if templates is None else templates)
+    if not templates:
+        raise ValueError("`templates` is empty. Give at least one sentence with {}.")
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ValueError(f"A template has one {{}} where the class name or description goes; got {template!r}.")
+    return templates
+
+
+def _match_descriptions(labels: list[str], descriptions: dict[str, str | list[str]]) -> list[list[str]]:
+    """The descriptions of each class."""
+    by_key = {}
+    for name, texts in descriptions.items():
+        texts = [texts] if isinstance(texts, str) else texts
+        other, first = by_key.setdefault(label_key(name), (name, texts))
+        if first != texts:
+            raise ValueError(f"The descriptions of {other!r} and {name!r} are of one class, and differ. Remove one.")
+    keys = [label_key(label) for label in labels]
+    if missing := [label for label, key in zip(labels, keys) if key not in by_key]:
+        others = {key: name for key, (name, _) in by_key.items() if key not in keys}
+        listed = []
+        for label in missing:
+            nearest = [repr(others[key]) for key in get_close_matches(label_key(label), others, cutoff=0.75)]
+            listed.append(f"{label!r} (nearest: {', '.join(nearest)})" if nearest else repr(label))
+        raise ValueError(
+            f"{len(missing)} of {len(labels)} classes have no description: {', '.join(listed)}. Add them, or use "
+            "templates."
+        )
+    found = [by_key[key] for key in keys]
+    for name, texts in found:
+        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise ValueError(f"{name!r} must have a text, or a list of texts, for its description; got {texts!r}.")
+    return [list(texts) for _, texts in found]
 
 
 def default_image_processor(image_size: int = 224):

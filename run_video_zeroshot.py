@@ -18,8 +18,9 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers.utils import logging as transformers_logging
 
-from ezclip import ClassBank, VideoReadError
+from ezclip import VideoReadError
 from ezclip.arguments import DataArguments, ModelArguments, RunArguments, parse_args
+from ezclip.data import digest
 from ezclip.decoding_ezclip import require_backend
 from ezclip.demo import run_demo
 from ezclip.errors import DataError, ModelError
@@ -75,11 +76,8 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
 
     # 2. Processor, and the texts of all classes
     runner = Runner(model_args, data_args, args, plan, accelerator)
-    runner.check()
-    if source is not None:
-        texts = plan.train_texts
-        class_names = data_args.candidate_labels or source.class_names
-        prompts = texts.prompts(runner.processor, class_names)
+    class_names = None if source is None else data_args.candidate_labels or source.class_names
+    runner.check(class_names)
 
     # 3. Train and evaluate
     results, model = {}, None
@@ -93,15 +91,20 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
 
     # 4. Predict
     if source is not None:
+        texts = plan.train_texts
         model.to(accelerator.device).eval()
         counts = predict_shards(
             model,
-            ClassBank.build(model, runner.processor, class_names, texts.templates, texts.descriptions),
+            texts.bank(model, runner.processor, class_names),
             source,
             runner.processor,
             output_dir,
             {
-                "prompts": prompts,
+                "templates": texts.templates,
+                "include_label": texts.include_label,
+                "input_conditioning": texts.input_conditioning,
+                "prompts": digest(texts.prompts(runner.processor, class_names)),
+                "sampling": runner.processor.sampling,
                 "tokenizer_name": model_args.tokenizer_name,
                 "image_processor": runner.processor.image_processor.to_dict(),
                 "video_backend": data_args.video_backend,
@@ -110,7 +113,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
             accelerator,
             batch_size=args.per_device_eval_batch_size,
             num_workers=args.dataloader_num_workers,
-            ensemble=args.ensemble,
+            ensemble=runner.ensemble,
             top_k=args.top_k,
             strict=args.strict,
             num_clips=data_args.num_clips,
@@ -143,6 +146,7 @@ def make_accelerator(args: RunArguments) -> Accelerator:
         raise ModelError("--mixed_precision fp16 needs a GPU. Give bf16, which CPUs have too, or no.")
     if not accelerator.is_main_process:
         transformers_logging.set_verbosity_error()
+        transformers_logging.get_logger("ezclip").setLevel(transformers_logging.ERROR)
         transformers_logging.disable_progress_bar()
     return accelerator
 

@@ -12,7 +12,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from .class_bank_ezclip import ENSEMBLES
-from .configuration_ezclip import TEMPORAL_PROMPTS
+from .configuration_ezclip import PRESETS, TEMPORAL_HEADS, TEMPORAL_PROMPTS
 from .decoding_ezclip import BACKENDS
 from .errors import DataError
 from .protocols import PROTOCOLS
@@ -21,6 +21,10 @@ from .training import TrainingRecipe
 
 CONFIG_ENDINGS = (".yaml", ".yml")
 MAX_SEED = 2**31  # numpy takes seeds up to 2**32 - 1, and each process and repetition has one of its own
+# Options of a preset besides its model, for those that were not given: TEAR's texts and how they are joined
+PRESET_OPTIONS = {
+    "tear": {"templates": ["A video action of {}"], "include_label": True, "ensemble": "embedding"},
+}
 TEXT_OPTIONS = ("drop_path_rate", "attention_dropout")
 VISION_OPTIONS = (
     *TEXT_OPTIONS,
@@ -42,7 +46,13 @@ class ModelArguments:
         default=None,
         metadata={"help": "Tokenizer, if not the model's: a folder, a name, or CLIP's bpe_simple_vocab_16e6.txt.gz."},
     )
+    preset: str | None = field(
+        default=None, metadata={"help": "Published system that plain CLIP is made into.", "choices": list(PRESETS)}
+    )
     num_frames: int | None = field(default=None, metadata={"help": "Frames of a video."})
+    temporal_head: str | None = field(
+        default=None, metadata={"help": "What joins the frames of a video.", "choices": list(TEMPORAL_HEADS)}
+    )
     temporal_prompt: str | None = field(
         default=None, metadata={"help": "Temporal prompts.", "choices": list(TEMPORAL_PROMPTS)}
     )
@@ -92,7 +102,8 @@ class DataArguments:
     eval_datasets: str | None = field(
         default=None,
         metadata={
-            "help": "YAML file with data sets for --protocol zero_shot: a name, and options of this group, for each."
+            "help": "YAML file of data sets for --protocol zero_shot: a name, and options of this group, for each. In "
+            "a file of options its path is relative to that file."
         },
     )
     list_root: str | None = field(
@@ -107,10 +118,20 @@ class DataArguments:
         default=None, metadata={"help": "Classes to predict, in place of those of the data."}
     )
     templates: list[str] | None = field(
-        default=None, metadata={"help": "Prompts with {} for the class name, in place of the 16 published ones."}
+        default=None,
+        metadata={
+            "help": "Prompts with {} for a name or description; or `published` (16, the default), or `tear` (16)."
+        },
     )
     class_descriptions: list[str] | None = field(
-        default=None, metadata={"help": "Files with a text per class (CSV or JSON), in place of prompts."}
+        default=None, metadata={"help": "Files with one or several texts per class (CSV or JSON), in place of names."}
+    )
+    include_label: bool | None = field(
+        default=None,
+        metadata={"help": "Use the name of a class too, beside its descriptions.", "nargs": "?", "const": True},
+    )
+    input_conditioning: bool = field(
+        default=False, metadata={"help": "Begin each description with the name of its class."}
     )
     video_backend: str = field(
         default="auto",
@@ -169,9 +190,9 @@ class RunArguments(TrainingRecipe):
         metadata={"help": "Show the whole road on clips that this script renders; with --num_seeds 3, three times."},
     )
     per_device_eval_batch_size: int = field(default=8, metadata={"help": "Videos per process at a time."})
-    ensemble: str = field(
-        default="probability",
-        metadata={"help": "How the prompts of a class are joined.", "choices": list(ENSEMBLES)},
+    ensemble: str | None = field(
+        default=None,
+        metadata={"help": "How prompts are joined; by default by probability.", "choices": list(ENSEMBLES)},
     )
     top_k: int = field(default=5, metadata={"help": "Labels written for each video."})
     strict: bool = field(default=False, metadata={"help": "Stop at the first video that cannot be read."})
@@ -213,8 +234,11 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
         parser.error("Nothing to do. Give --do_train, --do_eval or --do_predict; or --demo to see them work.")
     if model_args.model_name_or_path is None:
         parser.error("--model_name_or_path is needed: a folder, or a name on the Hub.")
-    if data_args.templates and data_args.class_descriptions:
-        parser.error("Give --templates or --class_descriptions, not both: a description is used alone.")
+    fill_preset(model_args.preset, data_args, args)
+    uses_label = data_args.include_label or data_args.input_conditioning
+    has_descriptions = data_args.class_descriptions or data_args.eval_datasets
+    if uses_label and not has_descriptions and model_args.preset not in PRESET_OPTIONS:
+        parser.error("--include_label and --input_conditioning are for --class_descriptions.")
     if data_args.videos and not args.do_predict:
         parser.error("--videos are predicted: add --do_predict.")
     if args.do_eval and args.do_predict:
@@ -249,6 +273,14 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
     return model_args, data_args, args
 
 
+def fill_preset(preset: str | None, data_args: DataArguments, args: RunArguments):
+    """Set the options of a preset that were not given."""
+    for name, value in PRESET_OPTIONS.get(preset, {}).items():
+        group = data_args if hasattr(data_args, name) else args
+        if getattr(group, name) is None:
+            setattr(group, name, value)
+
+
 def read_config(parser: HfArgumentParser, path: str):
     """Take the options of a YAML file for the defaults of a parser."""
     try:
@@ -256,7 +288,10 @@ def read_config(parser: HfArgumentParser, path: str):
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         parser.error(f"{path} cannot be read: {error}")
     try:
-        parser.set_defaults(**typed_options(parser, content, path))
+        options = typed_options(parser, content, path)
+        if isinstance(options.get("eval_datasets"), str):
+            options["eval_datasets"] = str(Path(path).parent / options["eval_datasets"])
+        parser.set_defaults(**options)
     except DataError as error:
         parser.error(str(error))
 
@@ -334,7 +369,7 @@ def check_numbers(parser: HfArgumentParser, model_args: ModelArguments, data_arg
     at_least = {"per_device_eval_batch_size": 1, "dataloader_num_workers": 0, "top_k": 1, "seed": 0}
     at_least |= {"per_device_train_batch_size": 1, "num_train_epochs": 1, "max_train_steps": 1, "logging_steps": 1}
     at_least |= {"learning_rate": 0, "prompt_learning_rate": 0, "text_learning_rate": 0, "weight_decay": 0}
-    at_least |= {"warmup_ratio": 0, "micro_batch_size": 1, "eval_steps": 1, "save_steps": 1}
+    at_least |= {"head_learning_rate": 0, "warmup_ratio": 0, "micro_batch_size": 1, "eval_steps": 1, "save_steps": 1}
     at_least |= {"save_total_limit": 1, "early_stopping_patience": 1, "num_seeds": 1}
     for name, least in at_least.items():
         value = getattr(args, name)

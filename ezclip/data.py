@@ -35,9 +35,10 @@ class VideoDataset(torch.utils.data.Dataset):
             What to read.
         processor ([`EZClipProcessor`]):
             Makes pixels of it.
-        prompts (`list[list[str]]`, *optional*):
-            P texts for each class. With them the data set is for training: frames are drawn as published, and each
-            item has a `text` of its class, drawn too. All that is drawn depends on (seed, epoch, index) alone.
+        prompts (`list[list[list[str]]]`, *optional*):
+            The texts of each class, see [`~EZClipProcessor.get_prompts`]. With them the data set is for training:
+            frames are drawn as published, and each item has a `text`, drawn from all those of its class. All that is
+            drawn depends on (seed, epoch, index) alone.
         seed (`int`, *optional*, defaults to 0):
             See `prompts`. The epoch is that of the last `set_epoch` before the workers of a loader start.
         transform ([`TrainTransform`], *optional*):
@@ -52,14 +53,18 @@ class VideoDataset(torch.utils.data.Dataset):
         self,
         split: VideoSplit,
         processor: EZClipProcessor,
-        prompts: list[list[str]] | None = None,
+        prompts: list[list[list[str]]] | None = None,
         seed: int = 0,
         transform: TrainTransform | None = None,
         num_clips: int = 1,
         num_crops: int = 1,
         read: Callable = read_frames,
     ):
-        self.split, self.processor, self.prompts, self.transform = split, processor, prompts, transform
+        if prompts is not None and len(prompts) != len(split.class_names or prompts):
+            raise ValueError(f"`prompts` must be of the {len(split.class_names)} classes, are of {len(prompts)}.")
+        self.split, self.processor, self.transform = split, processor, transform
+        # Of each class all its texts in all templates
+        self.texts = prompts and [[prompt for row in rows for prompt in row] for rows in prompts]
         self.num_clips, self.num_crops, self.read = num_clips, num_crops, read
         self.seed, self.epoch = seed, 0
 
@@ -74,18 +79,18 @@ class VideoDataset(torch.utils.data.Dataset):
         return {
             "seed": self.seed,
             "videos": describe_split(self.split),
-            "texts": digest(self.prompts),
+            "texts": digest(self.texts),
             "num_frames": self.processor.num_frames,
             "transform": repr(self.transform),
         }
 
     def __getitem__(self, index: int) -> dict:
         bad_videos = []
-        for candidate in range(index, index + len(self)) if self.prompts else [index]:
+        for candidate in range(index, index + len(self)) if self.texts else [index]:
             candidate %= len(self)
             row = self.split.videos[candidate]
             try:
-                item = self._train_item(row, candidate) if self.prompts else self._eval_item(row)
+                item = self._train_item(row, candidate) if self.texts else self._eval_item(row)
             except VideoReadError as error:
                 # A copy: the traceback of the error itself would keep all that this call holds in memory.
                 bad_videos.append((candidate, VideoReadError(*error.args)))
@@ -94,7 +99,7 @@ class VideoDataset(torch.utils.data.Dataset):
             partial_videos = [(candidate, problem)] if problem else []
             item |= {"bad_videos": bad_videos, "partial_videos": partial_videos}
             return {"index": candidate, "label": row["label"], **item}
-        if self.prompts:
+        if self.texts:
             raise DataError(f"None of the {len(self)} training videos can be read; the last: {bad_videos[-1][1]}")
         frames = np.zeros((self.num_clips * self.processor.num_frames, *self.processor.crop_size, 3), np.uint8)
         pixel_values = torch.zeros_like(self._eval_pixels(frames))
@@ -111,7 +116,8 @@ class VideoDataset(torch.utils.data.Dataset):
     def _train_item(self, row: dict, index: int) -> dict:
         seed = (self.seed, self.epoch, index)
         rng = np.random.default_rng(seed)
-        text = self.prompts[rng.integers(len(self.prompts))][row["label"]]
+        texts = self.texts[row["label"]]
+        text = texts[rng.integers(len(texts))]
         sample = partial(random_frame_indices, num_frames=self.processor.num_frames, seed=(*seed, 1))
         frames, metadata = self.read(row["video"], sample)
         if self.transform is None:
@@ -149,7 +155,9 @@ class VideoCollator:
             "partial_videos": [partial for item in items for partial in item["partial_videos"]],
         }
         if "text" in items[0]:
-            batch.update(self.processor(text=[item["text"] for item in items], return_tensors="pt"))
+            texts = [item["text"] for item in items]
+            # Those that are cut are counted before the first step, not in each batch.
+            batch.update(self.processor(text=texts, truncation=True, return_tensors="pt"))
         return batch
 
 

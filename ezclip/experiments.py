@@ -12,7 +12,6 @@ from transformers.utils import logging
 
 from .arguments import TEXT_OPTIONS, VISION_OPTIONS, DataArguments, ModelArguments, RunArguments, given
 from .checkpoints import check_settings, last_checkpoint, writing
-from .class_bank_ezclip import ClassBank
 from .data import VideoDataset, describe_split, digest
 from .errors import DataError
 from .evaluation import Predictions, predict
@@ -21,6 +20,7 @@ from .inputs import Plan, Texts, make_transform, save_draws
 from .isolation import IsolatedReader
 from .loading import check_fit, load_model, load_processor
 from .modeling_ezclip import EZClipModel
+from .processing_ezclip import distinct_texts
 from .protocols import SINGLE_VIEW, Experiment
 from .sources import VideoSplit
 from .training import train
@@ -54,7 +54,7 @@ class Runner:
 
     def __post_init__(self):
         names = (self.model_args.model_name_or_path, self.model_args.tokenizer_name, self.model_args.num_frames)
-        self.processor = load_processor(*names)
+        self.processor = load_processor(*names, preset=self.model_args.preset)
         self.read = IsolatedReader(
             self.data_args.video_timeout,
             backend=self.data_args.video_backend,
@@ -63,23 +63,56 @@ class Runner:
 
     def load_model(self) -> EZClipModel:
         """The model that every experiment starts from; its new weights come from the seed that was set."""
-        vision_config, text_config = given(self.model_args, *VISION_OPTIONS), given(self.model_args, *TEXT_OPTIONS)
-        model = load_model(self.model_args.model_name_or_path, self.args.do_train, vision_config, text_config)
+        model = load_model(
+            self.model_args.model_name_or_path,
+            self.args.do_train,
+            vision_config=given(self.model_args, *VISION_OPTIONS),
+            text_config=given(self.model_args, *TEXT_OPTIONS),
+            preset=self.model_args.preset,
+            **given(self.model_args, "temporal_head"),
+        )
         check_fit(model, self.processor)
         return model
 
-    def check(self):
+    @property
+    def ensemble(self) -> str:
+        """How the prompts of a class are joined; of several texts per class there is one embedding by now."""
+        return self.args.ensemble or "probability"
+
+    def check(self, predicted: list[str] | None = None):
         """
-        That every class has its texts, before the first step.
+        That every class has its texts, before the first step; says how many of them are cut.
+
+        Args:
+            predicted (`list[str]`, *optional*):
+                Classes to predict, besides those that are trained and tested on.
 
         Raises:
-            [`DataError`]: if one has none.
+            [`DataError`]: if a class has none, or what is made of them or of the videos cannot be.
         """
+        try:
+            self.processor.get_sampler(num_clips=self.data_args.num_clips)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        tested = [] if predicted is None else [(self.plan.train_texts, predicted)]
+        trained = []
         for experiment in self.plan.experiments:
+            tested += [(self.plan.texts_of(name), split.class_names) for name, split in experiment.tests.items()]
             if experiment.train is not None:
-                self.plan.train_texts.prompts(self.processor, experiment.train.class_names)
-            for name, split in experiment.tests.items():
-                self.plan.texts_of(name).prompts(self.processor, split.class_names)
+                trained.append((self.plan.train_texts, experiment.train.class_names))
+        used = tested + trained
+        for number, (texts, class_names) in enumerate(used):
+            if (texts, class_names) in used[:number]:
+                continue
+            prompts = texts.prompts(self.processor, class_names)
+            by_probability = number < len(tested) and self.args.ensemble == "probability"
+            if by_probability and any(len(rows) > 1 for rows in prompts):
+                raise DataError(
+                    "--ensemble probability takes the probabilities of the classes prompt by prompt, which needs one "
+                    "text for each class; some have several. Leave it out, or give --ensemble embedding."
+                )
+            # Says how many are cut. Neither the batches of training nor the tests say it again.
+            self.processor(text=distinct_texts(prompts), padding=False)
 
     def settings(self, experiment: Experiment) -> dict:
         """What the results of an experiment depend on, as JSON gives it back."""
@@ -96,7 +129,8 @@ class Runner:
             "model_name_or_path": _absolute(self.model_args.model_name_or_path),
             **{name: getattr(self.data_args, name) for name in DATA_SETTINGS},
             "seed": experiment.seed,
-            "ensemble": self.args.ensemble,
+            "ensemble": self.ensemble,
+            "sampling": self.processor.sampling,
             "mixed_precision": self.accelerator.mixed_precision,
             "num_processes": self.accelerator.num_processes,
             "texts of train": digest(asdict(self.plan.train_texts)),
@@ -205,7 +239,7 @@ class Runner:
     def evaluate(self, model: EZClipModel, split: VideoSplit, texts: Texts, name: str) -> Predictions:
         """Predict the videos of a test, with as many views as asked for."""
         model.to(self.accelerator.device).eval()
-        bank = ClassBank.build(model, self.processor, split.class_names, texts.templates, texts.descriptions)
+        bank = texts.bank(model, self.processor, split.class_names)
         views = {"num_clips": self.data_args.num_clips, "num_crops": self.data_args.num_crops}
         dataset = VideoDataset(split, self.processor, read=self.read, **({} if name == SINGLE_VIEW else views))
         return predict(
@@ -215,7 +249,7 @@ class Runner:
             self.accelerator,
             batch_size=self.args.per_device_eval_batch_size,
             num_workers=self.args.dataloader_num_workers,
-            ensemble=self.args.ensemble,
+            ensemble=self.ensemble,
             strict=self.args.strict,
             desc=f"Evaluating {name}".strip(),
         )

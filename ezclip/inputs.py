@@ -12,9 +12,11 @@ from transformers.utils import logging
 
 from . import protocols
 from .arguments import DataArguments, RunArguments, given, typed_options
+from .class_bank_ezclip import ClassBank
 from .errors import DataError
 from .labels import read_class_descriptions, read_label_list, read_text
-from .processing_ezclip import EZClipProcessor, label_to_words
+from .modeling_ezclip import EZClipModel
+from .processing_ezclip import TEAR_TEMPLATES, TEMPLATES, EZClipProcessor, label_to_words
 from .protocols import Experiment
 from .sources import VideoSplit, load_files, load_folder, load_hub_dataset, load_list
 from .splits import draw_classes, find_overlap, save_split, select_classes
@@ -28,39 +30,65 @@ LIST_OPTIONS = ("train_list", "validation_list", "label_list", "train_label_list
 LIST_OPTIONS += ("class_subset", "class_descriptions")
 EVAL_DATASET_OPTIONS = ("validation_dir", "validation_list", "label_list", "class_subset", "num_classes", "list_root")
 EVAL_DATASET_OPTIONS += ("video_root", "dataset_name", "dataset_config_name", "eval_split_name", "video_column_name")
-EVAL_DATASET_OPTIONS += ("label_column_name", "class_descriptions", "templates", "max_eval_samples")
+EVAL_DATASET_OPTIONS += ("label_column_name", "class_descriptions", "templates", "include_label")
+EVAL_DATASET_OPTIONS += ("input_conditioning", "max_eval_samples")
+# Not the descriptions, which are of other classes, but how texts are made of them
 INHERITED_OPTIONS = ("list_root", "eval_split_name", "video_column_name", "label_column_name", "num_classes")
-INHERITED_OPTIONS += ("max_eval_samples",)
+INHERITED_OPTIONS += ("max_eval_samples", "templates", "include_label", "input_conditioning")
+
+# What may be given in one word for all the templates of a paper
+TEMPLATE_SETS = {"published": TEMPLATES, "tear": TEAR_TEMPLATES}
 
 
 @dataclass
 class Texts:
     """
-    What classes are described with.
+    What classes are described with; see [`~EZClipProcessor.get_prompts`].
 
     Args:
         templates (`list[str]`, *optional*):
-            Sentences with `{}`; by default the published ones.
-        descriptions (`dict[str, str]`, *optional*):
-            A text per class, used alone.
+            Sentences with `{}`; by default the published ones, with descriptions `"{}"`.
+        descriptions (`dict[str, list[str]]`, *optional*):
+            Texts for each class, in place of its name.
+        include_label (`bool`, *optional*, defaults to `False`):
+            Whether the name of a class is a text beside its descriptions.
+        input_conditioning (`bool`, *optional*, defaults to `False`):
+            Whether the name of a class begins each of its descriptions.
     """
 
-    templates: list[str] | None
-    descriptions: dict[str, str] | None
+    templates: list[str] | None = None
+    descriptions: dict[str, list[str]] | None = None
+    include_label: bool = False
+    input_conditioning: bool = False
 
     @classmethod
     def of(cls, data_args: DataArguments) -> "Texts":
-        files = data_args.class_descriptions
-        return cls(data_args.templates, read_class_descriptions(files) if files else None)
+        files, templates = data_args.class_descriptions, data_args.templates
+        if templates is not None and len(templates) == 1:
+            templates = list(TEMPLATE_SETS.get(templates[0], templates))
+        return cls(
+            templates,
+            read_class_descriptions(files) if files else None,
+            bool(data_args.include_label),
+            data_args.input_conditioning,
+        )
 
-    def prompts(self, processor: EZClipProcessor, class_names: list[str]) -> list[list[str]]:
-        """The prompts of classes; what is wrong with them is found before the first step."""
+    def prompts(self, processor: EZClipProcessor, class_names: list[str]) -> list[list[list[str]]]:
+        """The texts of classes, each in each template; what is wrong with them is found before the first step."""
         if len(set(class_names)) < len(class_names):
             raise DataError(f"Classes must differ; got {class_names}.")
         try:
-            return processor.get_prompts(class_names, self.templates, self.descriptions)
+            return processor.get_prompts(class_names, *self._settings)
         except ValueError as error:
             raise DataError(str(error)) from error
+
+    def bank(self, model: EZClipModel, processor: EZClipProcessor, class_names: list[str]) -> ClassBank:
+        """The embeddings of classes."""
+        return ClassBank.build(model, processor, class_names, *self._settings)
+
+    @property
+    def _settings(self) -> tuple:
+        return self.templates, self.descriptions, self.include_label, self.input_conditioning
 
 
 @dataclass
@@ -74,8 +102,8 @@ class Plan:
         train_texts ([`Texts`]):
             Texts to train with, and to test with.
         test_texts (`dict[str, Texts]`):
-            Texts of the data sets of `--eval_datasets`, by name: their own, or the templates of training, whose
-            descriptions are of other classes.
+            Texts of the data sets of `--eval_datasets`, by name. Templates, and how descriptions are used, are those
+            of training where a data set has none of its own; the descriptions of training are of other classes.
     """
 
     experiments: list[Experiment]
@@ -108,8 +136,7 @@ def make_plan(data_args: DataArguments, args: RunArguments) -> Plan:
         if data_args.eval_datasets:
             for name, options in read_eval_datasets(data_args).items():
                 datasets[name] = load_eval_splits(options, seeds)
-                own = options.templates or options.class_descriptions
-                test_texts[name] = Texts.of(options) if own else Texts(data_args.templates, None)
+                test_texts[name] = Texts.of(options)
         else:
             datasets["test"] = load_eval_splits(data_args, seeds)
         experiments = protocols.zero_shot(train, datasets, args.seed)

@@ -48,31 +48,51 @@ def read_numbered_labels(path: str | Path) -> tuple[list[str], int]:
     return [names[i] for i in expected], first_id
 
 
-def read_class_descriptions(paths: list[str | Path]) -> dict[str, str]:
+def read_class_descriptions(paths: list[str | Path]) -> dict[str, list[str]]:
     """
-    A written description for each class, from EZ-CLIP's CSV files (`SNo,Class Name,GPT3 discription`) or JSON objects
-    from class name to text. Later files win.
+    Written texts for each class, from EZ-CLIP's CSV files (`SNo,Class Name,GPT3 discription`) or JSON objects from
+    class name to text, or to a list of texts, as TEAR has them. Of a class that several files have, the last file
+    counts, whatever the case, blanks and punctuation of its name.
 
     Raises:
-        [`DataError`]: if a file has another form.
+        [`DataError`]: if a file has another form, a class without text, or two different entries for one class.
     """
-    descriptions = {}
+    by_key = {}
     for path in paths:
-        if Path(path).suffix.lower() == ".json":
-            try:
-                content = json.loads(read_text(path))
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path} is not JSON ({error}).") from error
-            if not isinstance(content, dict) or not all(isinstance(text, str) for text in content.values()):
-                raise DataError(f"{path} must hold one JSON object from class name to text.")
-        else:
-            rows = _read_csv(path)
-            if any(len(row) != 3 for row in rows):
-                raise DataError(f"{path} must have three columns: number, class name, description.")
-            content = {row[1]: row[2] for row in rows[1:]}
-        # The published texts begin with two line breaks, and some have more inside.
-        descriptions.update({name: " ".join(text.split()) for name, text in content.items()})
-    return descriptions
+        read = _read_json_descriptions if Path(path).suffix.lower() == ".json" else _read_csv_descriptions
+        found = {}
+        for name, texts in read(path):
+            # The published texts begin with two line breaks, and some have more inside.
+            texts = [" ".join(text.split()) for text in texts]
+            if not all(texts) or not texts:
+                raise DataError(f"{path}: {name!r} has an empty text, or none. Write one, or remove the class.")
+            other, first = found.setdefault(label_key(name), (name, texts))
+            if first != texts:
+                raise DataError(f"{path}: {other!r} and {name!r} are one class, of different texts. Remove one.")
+        by_key.update(found)
+    return dict(by_key.values())
+
+
+def _read_json_descriptions(path: str | Path) -> list[tuple[str, list[str]]]:
+    try:
+        # Objects as tuples of pairs, in which a key that is there twice is seen
+        content = json.loads(read_text(path), object_pairs_hook=tuple)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not JSON ({error}).") from error
+    if not isinstance(content, tuple):
+        raise DataError(f"{path} must hold one JSON object from class name to text, or to a list of texts.")
+    pairs = [(name, [texts] if isinstance(texts, str) else texts) for name, texts in content]
+    for name, texts in pairs:
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise DataError(f"{path}: {name!r} must have a text or a list of texts.")
+    return pairs
+
+
+def _read_csv_descriptions(path: str | Path) -> list[tuple[str, list[str]]]:
+    rows = _read_csv(path)
+    if any(len(row) != 3 for row in rows):
+        raise DataError(f"{path} must have three columns: number, class name, description.")
+    return [(name, [text]) for _, name, text in rows[1:]]
 
 
 def _check_names(names, source):

@@ -1,12 +1,14 @@
 """Models and processors by name, from EZ-CLIP folders and from plain CLIP ones."""
 
+import hashlib
 from pathlib import Path
 
+import torch
 from transformers import AutoConfig, AutoTokenizer, CLIPConfig
 from transformers.utils import logging
 
-from .adapters_ezclip import is_prompt_or_adapter, resolve_base
-from .configuration_ezclip import EZClipConfig, EZClipTextConfig, EZClipVisionConfig
+from .adapters_ezclip import is_added_to_clip, resolve_base
+from .configuration_ezclip import PRESETS, EZClipConfig
 from .errors import ModelError
 from .modeling_ezclip import EZClipModel
 from .processing_ezclip import EZClipProcessor, default_image_processor
@@ -32,10 +34,13 @@ def load_tokenizer(name_or_path: str | Path):
 
 
 def load_processor(
-    name_or_path: str | Path, tokenizer_name: str | Path | None = None, num_frames: int | None = None
+    name_or_path: str | Path,
+    tokenizer_name: str | Path | None = None,
+    num_frames: int | None = None,
+    preset: str | None = None,
 ) -> EZClipProcessor:
     """
-    The processor of an EZ-CLIP folder; for plain CLIP one with the published pixels at CLIP's size.
+    The processor of a folder of ours; for plain CLIP one with the published pixels at CLIP's size.
 
     Args:
         name_or_path (`str` or `Path`):
@@ -44,6 +49,9 @@ def load_processor(
             A tokenizer to use instead; see [`load_tokenizer`].
         num_frames (`int`, *optional*):
             Frames of a video, if not those of the model.
+        preset (`str`, *optional*):
+            The published system that the model is, or that plain CLIP weights become; see
+            [`EZClipConfig.from_preset`]. `"tear"` takes 16 frames by TEAR's rule.
 
     Raises:
         [`ModelError`]: if there is no model, or no tokenizer.
@@ -64,9 +72,12 @@ def load_processor(
         )
         limit = config.text_config.max_position_embeddings
         processor.tokenizer.model_max_length = min(processor.tokenizer.model_max_length, limit)
-        # CLIP's configuration has no frames.
         if num_frames is None:
-            num_frames = getattr(config.vision_config, "num_frames", None)
+            own = PRESETS[preset or "ezclip"].get("vision_config", {}).get("num_frames")
+            num_frames = getattr(config.vision_config, "num_frames", own)  # CLIP's configuration has none
+    if preset == "tear" and processor.sampling != "tear":
+        processor.sampling = "tear"
+        num_frames = num_frames or PRESETS["tear"]["vision_config"]["num_frames"]
     if num_frames is not None:
         if num_frames < 1:
             raise ModelError(f"--num_frames must be at least 1, got {num_frames}.")
@@ -79,30 +90,43 @@ def load_model(
     for_training: bool = False,
     vision_config: dict | None = None,
     text_config: dict | None = None,
+    preset: str | None = None,
+    **fields,
 ) -> EZClipModel:
     """
-    An [`EZClipModel`] from EZ-CLIP or plain CLIP weights, which knows from where: `save_pretrained(folder,
+    An [`EZClipModel`] from weights of its own or of plain CLIP, which knows from where: `save_pretrained(folder,
     trained_only=True)` saves what was trained alone.
 
     Args:
         name_or_path (`str` or `Path`):
             A folder, or a name on the Hub. Of trained weights alone, their base is loaded too.
         for_training (`bool`, *optional*, defaults to `False`):
-            Whether prompts and adapters may be new. Fresh adapters change nothing; fresh temporal prompts do, so
-            without training they are an error.
+            Whether what is added to CLIP may be new. Fresh adapters change nothing; fresh temporal prompts and heads
+            do, so without training they are an error.
         vision_config (`dict`, *optional*), text_config (`dict`, *optional*):
             Fields of the towers' configurations to change.
+        preset (`str`, *optional*):
+            The published system that plain CLIP weights become, by default `"ezclip"`; see
+            [`EZClipConfig.from_preset`]. Other weights are to be that system already.
+        fields:
+            Fields of [`EZClipConfig`] to change.
 
     Raises:
         [`ModelError`]: if there is no such model, or its weights do not fit.
     """
     config = _read_config(name_or_path)
-    if config.model_type != EZClipConfig.model_type:
-        names = ("text_config", "vision_config", "projection_dim", "logit_scale_init_value")
-        config = EZClipConfig(**{name: getattr(config, name) for name in names})
+    is_plain = config.model_type != EZClipConfig.model_type
     try:
-        config.vision_config = EZClipVisionConfig(**{**config.vision_config.to_dict(), **(vision_config or {})})
-        config.text_config = EZClipTextConfig(**{**config.text_config.to_dict(), **(text_config or {})})
+        if is_plain:
+            names = ("text_config", "vision_config", "projection_dim", "logit_scale_init_value")
+            own = {name: getattr(config, name) for name in names}
+            config = EZClipConfig.from_preset(preset or "ezclip", **own)
+        elif preset is not None:
+            _check_preset(config, preset, name_or_path)
+        content = config.to_dict()
+        for tower, changes in (("vision_config", vision_config), ("text_config", text_config)):
+            content[tower] = {**content[tower], **(changes or {})}
+        config = EZClipConfig(**{**content, **fields})
     except ValueError as error:
         raise ModelError(str(error)) from error
     verbosity = logging.get_verbosity()
@@ -123,13 +147,10 @@ def load_model(
             f"{tuple(wanted)}. Leave out the options that change it (--num_frames, --temporal_prompt)."
         )
     missing = set(info["missing_keys"])
-    if foreign := sorted(key for key in missing if not is_prompt_or_adapter(key)):
+    if foreign := sorted(key for key in missing if not is_added_to_clip(key)):
         raise ModelError(f"{name_or_path} lacks weights of CLIP, {foreign[:3]} and others; is it a CLIP model?")
-    if not for_training and any("temporal_prompt" in key for key in missing):
-        raise ModelError(
-            f"{name_or_path} has no temporal prompts, and untrained ones spoil its predictions. Train them "
-            "(--do_train), or leave them out (--temporal_prompt none)."
-        )
+    if not for_training:
+        _check_trained(model, missing, is_plain, name_or_path)
     if model.config.base_model_name_or_path is None:
         model.config.base_model_name_or_path = resolve_base(name_or_path)
     return model
@@ -143,7 +164,7 @@ def check_fit(model: EZClipModel, processor: EZClipProcessor):
         [`ModelError`]: if it is not.
     """
     config = model.config.vision_config
-    if config.fixed_num_frames and processor.num_frames != config.num_frames:
+    if model.config.fixed_num_frames and processor.num_frames != config.num_frames:
         raise ModelError(
             f"The processor samples {processor.num_frames} frames of a video, the model takes {config.num_frames}. "
             "Set the processor's `num_frames` and save it again."
@@ -159,6 +180,54 @@ def check_fit(model: EZClipModel, processor: EZClipProcessor):
         raise ModelError(
             f"The tokenizer has {len(processor.tokenizer)} tokens and the model {vocab_size}: it is not the model's, "
             "or its files are missing. Give the right one (--tokenizer_name)."
+        )
+
+
+def digest_weights(model: EZClipModel) -> str:
+    """What tells a model from one that was trained further and saved in the same place."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def _check_preset(config: EZClipConfig, preset: str, name_or_path: str | Path):
+    """That a model is the published system it is taken for."""
+    wanted = EZClipConfig.from_preset(preset)
+    differences = [
+        f"{tower}.{name}"
+        for tower, names in (
+            ("vision_config", ("use_adapter", "use_temporal_adapter", "use_temporal_shift", "use_joint_attention")),
+            ("text_config", ("use_adapter",)),
+        )
+        for name in names
+        if getattr(getattr(config, tower), name) != getattr(getattr(wanted, tower), name)
+    ]
+    has_prompts, wants_prompts = (c.vision_config.temporal_prompt != "none" for c in (config, wanted))
+    differences += ["vision_config.temporal_prompt"] * (has_prompts != wants_prompts)
+    # ActionCLIP has all of the heads.
+    differences += ["temporal_head"] * (config.temporal_head != wanted.temporal_head and preset != "actionclip")
+    if differences:
+        raise ModelError(
+            f"{name_or_path} is not what --preset {preset} says: its configuration differs in "
+            f"{', '.join(differences)}. A preset says what plain CLIP weights become; leave it out."
+        )
+
+
+def _check_trained(model: EZClipModel, missing: set[str], is_plain: bool, name_or_path: str | Path):
+    """That nothing is new that spoils predictions as long as it is not trained."""
+    config = model.config.vision_config
+    new = {
+        "temporal prompts": any("temporal_prompt" in key for key in missing),
+        f"temporal head ({model.config.temporal_head})": any("temporal_head" in key for key in missing),
+        "temporal shift": is_plain and config.use_temporal_shift,
+        "joint attention": is_plain and config.use_joint_attention,
+    }
+    if untrained := [name for name, is_new in new.items() if is_new]:
+        raise ModelError(
+            f"{name_or_path} was not trained with {' or '.join(untrained)}, which spoils its predictions. Train it "
+            "(--do_train), or take plain CLIP for what it is (--preset clip)."
         )
 
 

@@ -1,6 +1,5 @@
 """Predictions for data of any size: spread over processes and nodes, written as they come, continued when cut off."""
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from .class_bank_ezclip import ClassBank
 from .data import ReadReport, VideoDataset, describe_split, digest, make_loader
 from .errors import DataError
 from .evaluation import view_probabilities
+from .loading import digest_weights
 from .modeling_ezclip import EZClipModel
 from .prediction_files import PredictionCounts, PredictionFolder, Progress
 from .processing_ezclip import EZClipProcessor
@@ -111,7 +111,7 @@ def predict_shards(
         used = {"class_names": bank.labels, "ensemble": ensemble, "top_k": top_k, "num_frames": processor.num_frames}
         used |= {"num_clips": num_clips, "num_crops": num_crops, "mixed_precision": accelerator.mixed_precision}
         used |= {"part_size": part_size, "num_shards": shards.num_shards, "videos": _describe_videos(source)}
-        return folder.begin({**settings, **used, "weights": _weights_digest(model)})
+        return folder.begin({**settings, **used, "weights": digest_weights(model)})
 
     progress = processes.share(begin)
     reader = _RowReader(processor, num_clips=num_clips, num_crops=num_crops, read=read)
@@ -299,12 +299,3 @@ def _describe_videos(source: VideoSplit | StreamedVideos) -> str:
         return describe_split(source)
     content = [source.files, source.video_column, source.label_column]
     return f"{len(source.files)} files of {source.name}, digest {digest(content)}"
-
-
-def _weights_digest(model: EZClipModel) -> str:
-    """What tells a model from one that was trained further and saved in the same place."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]

@@ -39,8 +39,11 @@ def _option(default, help):
 class TrainingRecipe:
     """How long and how fast to train; the help of each field says what it is."""
 
-    learning_rate: float = _option(1e-4, "Peak rate of the adapters.")
+    learning_rate: float = _option(1e-4, "Peak rate of the adapters, and of CLIP itself where it is trained.")
     prompt_learning_rate: float | None = _option(None, "Peak rate of the temporal prompts, if another.")
+    head_learning_rate: float | None = _option(
+        None, "Peak rate of the temporal head, if not 10 times --learning_rate, as ActionCLIP has it."
+    )
     text_learning_rate: float | None = _option(None, "Peak rate of what is trained in the text tower, if another.")
     weight_decay: float = _option(0.2, "AdamW's decay, of all that is trained.")
     warmup_ratio: float = _option(
@@ -87,12 +90,14 @@ def enable_gradient_checkpointing(model: EZClipModel):
 
 def make_optimizer(model: EZClipModel, recipe: TrainingRecipe) -> torch.optim.AdamW:
     """AdamW with the published betas (0.9, 0.98) and epsilon 1e-8 over what the model leaves trainable."""
-    rates = {"prompt": recipe.prompt_learning_rate, "text": recipe.text_learning_rate, "vision": None}
+    rates = {"prompt": recipe.prompt_learning_rate, "head": recipe.head_learning_rate}
+    rates |= {"text": recipe.text_learning_rate, "vision": None}
+    if recipe.head_learning_rate is None:
+        rates["head"] = 10 * recipe.learning_rate
     groups = {kind: [] for kind in rates}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            kind = "prompt" if "temporal_prompt" in name else "text" if name.startswith("text_") else "vision"
-            groups[kind].append(parameter)
+            groups[_group_of(name)].append(parameter)
     return torch.optim.AdamW(
         [
             {"params": parameters, "lr": recipe.learning_rate if rates[kind] is None else rates[kind]}
@@ -103,6 +108,15 @@ def make_optimizer(model: EZClipModel, recipe: TrainingRecipe) -> torch.optim.Ad
         eps=1e-8,
         weight_decay=recipe.weight_decay,
     )
+
+
+def _group_of(name: str) -> str:
+    """Whose rate a weight has."""
+    if "temporal_prompt" in name:
+        return "prompt"
+    if name.startswith("temporal_head."):
+        return "head"
+    return "text" if name.startswith("text_") else "vision"
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, warmup_ratio: float, num_steps: int) -> LambdaLR:
@@ -176,6 +190,11 @@ def train(
         output_dir = Path(output_dir)
     batch_size = recipe.per_device_train_batch_size * accelerator.num_processes
     _check(recipe, dataset, batch_size, accelerator, evaluate, output_dir)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ModelError(
+            "Nothing of this model is trained: all its weights are CLIP's, which `freeze_backbone` keeps as they are. "
+            "Train all of CLIP (--preset vificlip), or what is added to it (--preset ezclip)."
+        )
     if recipe.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     loader = make_loader(

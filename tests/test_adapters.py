@@ -591,7 +591,7 @@ def test_models_of_the_tools_know_their_base(clip, trained, tmp_path, monkeypatc
 def test_errors_of_the_tools(saved, clip, tmp_path):
     model = load_model(clip, vision_config={"temporal_prompt": "none"})
     train(model).save_pretrained(tmp_path / "no prompts", trained_only=True)
-    with pytest.raises(ModelError, match="no prompts has no temporal prompts, and untrained ones spoil"):
+    with pytest.raises(ModelError, match="no prompts was not trained with temporal prompts, which spoils"):
         load_model(tmp_path / "no prompts", vision_config={"temporal_prompt": "deep"})
     with_new = load_model(tmp_path / "no prompts", for_training=True, vision_config={"temporal_prompt": "deep"})
     assert torch.equal(with_new.get_parameter(NAME), model.get_parameter(NAME))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers.utils import logging
 
 from ezclip import ClassBank, EZClipModel, EZClipProcessor
 
@@ -19,14 +20,20 @@ def processor(tiny_folder):
     return EZClipProcessor.from_pretrained(tiny_folder)
 
 
+def embed(model, processor, texts) -> torch.Tensor:
+    """Embeddings of length 1, one text at a time: (number of texts, D)."""
+    with torch.no_grad():
+        features = [model.get_text_features(**processor(text=t, return_tensors="pt")).pooler_output for t in texts]
+    return torch.nn.functional.normalize(torch.cat(features), dim=-1)
+
+
 def test_embeddings_are_those_of_the_prompts(model, processor):
     templates = ["a photo of {}", "{} moving left", "{}"]
     bank = ClassBank.build(model, processor, LABELS, templates, batch_size=4)
     assert bank.labels == LABELS and bank.embeds.shape == (3, 3, 16)
-    for row, prompts in zip(bank.embeds, processor.get_prompts(LABELS, templates)):
-        with torch.no_grad():
-            features = model.get_text_features(**processor(text=prompts, return_tensors="pt")).pooler_output
-        torch.testing.assert_close(row, torch.nn.functional.normalize(features, dim=-1), atol=1e-5, rtol=1e-4)
+    for column, (prompts,) in enumerate(processor.get_prompts(LABELS, templates)):
+        expected = embed(model, processor, prompts)
+        torch.testing.assert_close(bank.embeds[:, column], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_every_different_text_is_embedded_once(model, processor, monkeypatch):
@@ -42,6 +49,45 @@ def test_every_different_text_is_embedded_once(model, processor, monkeypatch):
     bank = ClassBank.build(model, processor, LABELS, descriptions=descriptions)
     assert seen == [2]
     assert torch.equal(bank.embeds[0, 0], bank.embeds[0, 2])
+
+
+def test_several_texts_of_a_class_have_one_embedding(model, processor):
+    def mean(embeds):
+        return torch.nn.functional.normalize(embeds.mean(dim=0), dim=-1)
+
+    templates = ["a photo of {}", "{} moving left"]
+    descriptions = {"red circle": ["red", "a circle moving right"], "green square": "green", "blue circle": ["blue"]}
+    bank = ClassBank.build(model, processor, LABELS, templates, descriptions, True, True, batch_size=3)
+    assert bank.embeds.shape == (1, 3, 16)
+    texts = [
+        ["red circle", "red circle red", "red circle a circle moving right"],
+        ["Green Square", "Green Square green"],
+        ["blue circle", "blue circle blue"],
+    ]
+    for actual, own in zip(bank.embeds[0], texts):
+        means = [mean(embed(model, processor, [template.format(text) for template in templates])) for text in own]
+        torch.testing.assert_close(actual, mean(torch.stack(means)), atol=1e-5, rtol=1e-4)
+    videos = torch.randn(4, 16)
+    assert torch.equal(bank.probabilities(videos, "probability"), bank.probabilities(videos, "embedding"))
+
+    # One class with several texts is enough, and the others have the mean of their templates.
+    bank = ClassBank.build(model, processor, LABELS, templates, descriptions)
+    assert bank.embeds.shape == (1, 3, 16)
+    alone = ClassBank.build(model, processor, LABELS[1:], templates, descriptions)
+    assert alone.embeds.shape == (2, 2, 16)
+    torch.testing.assert_close(bank.embeds[0, 1:], mean(alone.embeds), atol=1e-5, rtol=1e-4)
+
+
+def test_cut_texts_are_counted_once(model, processor, caplog, monkeypatch):
+    monkeypatch.setattr(logging.get_logger("ezclip"), "propagate", True)
+    descriptions = {label: [f"{label} a photo {'of red ' * n}" for n in (1, 20, 30)] for label in LABELS}
+    ClassBank.build(model, processor, LABELS, "{}", descriptions, include_label=True, batch_size=2)
+    assert caplog.text.count("were cut") == 1
+    assert "6 of 12 texts are longer than 16 tokens and were cut. The first: 'red_circle a photo" in caplog.text
+    # Of the same texts nothing is said again.
+    caplog.clear()
+    ClassBank.build(model, processor, LABELS, "{}", descriptions, include_label=True)
+    assert caplog.text == ""
 
 
 def test_ensembles():

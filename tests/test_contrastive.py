@@ -19,9 +19,10 @@ from .conftest import tiny_config
 DROPOUT = {"attention_dropout": 0.4, "drop_path_rate": 0.4, "temporal_prompt_dropout": 0.4}
 
 
-def make_model(freeze_backbone: bool = True, **vision_config) -> EZClipModel:
+def make_model(freeze_backbone: bool = True, temporal_head: str = "mean", **vision_config) -> EZClipModel:
     torch.manual_seed(0)
-    model = EZClipModel(tiny_config(vision_config=vision_config, freeze_backbone=freeze_backbone)).train()
+    config = tiny_config(vision_config=vision_config, freeze_backbone=freeze_backbone, temporal_head=temporal_head)
+    model = EZClipModel(config).train()
     for name, parameter in model.named_parameters():
         if "adapter" in name or "temporal_prompt" in name:  # fresh adapters would hide each other's gradients
             torch.nn.init.normal_(parameter, std=0.1)
@@ -60,10 +61,10 @@ def in_one_graph(model, batch, size) -> tuple[dict, dict]:
     return losses, gradients(model)
 
 
-@pytest.mark.parametrize("freeze_backbone", [True, False])
+@pytest.mark.parametrize(("freeze_backbone", "head"), [(True, "mean"), (False, "mean"), (False, "transformer_cls")])
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 4, 5])
-def test_micro_batches_give_the_gradient_of_the_whole_batch(micro_batch_size, freeze_backbone):
-    batch, model = make_batch(), make_model(freeze_backbone, **DROPOUT)
+def test_micro_batches_give_the_gradient_of_the_whole_batch(micro_batch_size, freeze_backbone, head):
+    batch, model = make_batch(), make_model(freeze_backbone, head, **DROPOUT)
     torch.manual_seed(2)
     losses, expected = in_one_graph(copy.deepcopy(model), batch, micro_batch_size)
     torch.manual_seed(2)
@@ -137,7 +138,7 @@ def compute_share(rank: int, world: int, port: int, micro_batch_size: int | None
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == world
-    model = make_model(freeze_backbone=False, **dict.fromkeys(DROPOUT, 0.0))
+    model = make_model(False, "transformer", use_temporal_shift=True, **dict.fromkeys(DROPOUT, 0.0))
     model.text_model.eval()
     prepared = accelerator.prepare(model)
     assert isinstance(prepared, torch.nn.parallel.DistributedDataParallel)
@@ -150,7 +151,7 @@ def compute_share(rank: int, world: int, port: int, micro_batch_size: int | None
 
 @pytest.mark.parametrize("micro_batch_size", [4, pytest.param(None, marks=pytest.mark.slow)])
 def test_processes_give_the_gradient_of_the_whole_batch(micro_batch_size, tmp_path, world=2):
-    model = make_model(freeze_backbone=False, **dict.fromkeys(DROPOUT, 0.0))
+    model = make_model(False, "transformer", use_temporal_shift=True, **dict.fromkeys(DROPOUT, 0.0))
     model.text_model.eval()
     outputs = model(**make_batch(12))
     outputs.loss.backward()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers.utils import logging
 
 from ezclip import EZClipProcessor, VideoReadError
 from ezclip.data import VideoCollator, VideoDataset
@@ -199,7 +200,7 @@ def test_published_labels_and_descriptions(labels, descriptions, number):
     names = read_label_list(shared_path("data", "EZ-CLIP", "lists", f"{labels}.csv"))
     assert len(names) == number
     texts = read_class_descriptions([shared_path("data", "EZ-CLIP", "GPT_discription", f"{descriptions}.csv")])
-    (prompts,) = EZClipProcessor().get_prompts(names, descriptions=texts)
+    prompts = [text for ((text,),) in EZClipProcessor().get_prompts(names, descriptions=texts)]
     assert len(prompts) == number
     assert all(text and "\n" not in text for text in prompts)
 
@@ -218,16 +219,33 @@ def test_descriptions(tmp_path):
     (tmp_path / "a.json").write_text('{"wave": "a hand goes\\n\\nup", "run": "fast"}')
     (tmp_path / "b.csv").write_text('SNo,Class Name,GPT3 discription\n1,run,"\n\nquick, steps"\n')
     texts = read_class_descriptions([tmp_path / "a.json", tmp_path / "b.csv"])
-    assert texts == {"wave": "a hand goes up", "run": "quick, steps"}
-    (tmp_path / "a.json").write_text("{")
-    with pytest.raises(DataError, match="a.json is not JSON"):
-        read_class_descriptions([tmp_path / "a.json"])
-    (tmp_path / "a.json").write_text('{"wave": 3}')
-    with pytest.raises(DataError, match="one JSON object from class name to text"):
-        read_class_descriptions([tmp_path / "a.json"])
-    (tmp_path / "b.csv").write_text("wave,a hand\n")
-    with pytest.raises(DataError, match="three columns"):
-        read_class_descriptions([tmp_path / "b.csv"])
+    assert texts == {"wave": ["a hand goes up"], "run": ["quick, steps"]}
+    (tmp_path / "c.json").write_text('{"RUN": ["quick\\n steps", "legs"], "r-un": ["quick steps", "legs"]}')
+    texts = read_class_descriptions([tmp_path / "a.json", tmp_path / "b.csv", tmp_path / "c.json"])
+    assert texts == {"wave": ["a hand goes up"], "RUN": ["quick steps", "legs"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", "{", "a.json is not JSON"),
+        ("a.json", "[]", "must hold one JSON object from class name to text, or to a list"),
+        ("a.json", '{"run": "x", "wave": 3}', "a.json: 'wave' must have a text or a list of texts"),
+        ("a.json", '{"wave": ["x", 3]}', "'wave' must have a text or a list of texts"),
+        ("a.json", '{"wave": {"x": "y"}}', "'wave' must have a text or a list of texts"),
+        ("a.json", '{"wave": []}', "'wave' has an empty text, or none"),
+        ("a.json", '{"wave": ["x", " \\n"]}', "'wave' has an empty text, or none"),
+        ("a.json", '{"wave": "x", "wave": "y"}', "'wave' and 'wave' are one class, of different texts"),
+        ("a.json", '{"brush hair": "x", "BrushHair": ["x", "y"]}', "'brush hair' and 'BrushHair' are one class"),
+        ("a.csv", "wave,a hand\n", "three columns"),
+        ("a.csv", "SNo,Class Name,x\n1,wave,\n", "'wave' has an empty text, or none"),
+        ("a.csv", "SNo,Class Name,x\n1,wave,up\n2,Wave,down\n", "'wave' and 'Wave' are one class"),
+    ],
+)
+def test_bad_descriptions_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_class_descriptions([tmp_path / name])
 
 
 @pytest.fixture
@@ -325,7 +343,8 @@ def test_an_unreadable_video_is_reported_and_replaced_for_training(clip_folder, 
     assert index == 0 and isinstance(error, VideoReadError) and error.video.endswith("broken.mp4")
     assert item["index"] == 0 and item["pixel_values"].abs().max() == 0
 
-    training = VideoDataset(split, processor, [["green square", "red circle"], ["a green square", "a red circle"]])
+    prompts = [[["green square", "a green square"]], [["red circle", "a red circle"]]]
+    training = VideoDataset(split, processor, prompts)
     items = [training[i] for i in range(len(split))]
     assert [item["index"] for item in items] == [1, 1, 2, 3, 4, 5]
     assert [item["label"] for item in items] == [0, 0, 0, 1, 1, 1]
@@ -339,7 +358,8 @@ def test_an_unreadable_video_is_reported_and_replaced_for_training(clip_folder, 
 def test_training_items_depend_on_seed_epoch_and_index_alone(clip_folder, tiny_folder):
     processor = EZClipProcessor.from_pretrained(tiny_folder)
     split = load_folder(clip_folder)
-    prompts = [[f"{adjective} square", f"{adjective} circle"] for adjective in ("red", "green", "blue")]
+    adjectives = ("red", "green", "blue")
+    prompts = [[[f"{adjective} {shape}" for adjective in adjectives]] for shape in ("square", "circle")]
 
     def draw(seed, epoch):
         dataset = VideoDataset(split, processor, prompts, seed)
@@ -349,13 +369,45 @@ def test_training_items_depend_on_seed_epoch_and_index_alone(clip_folder, tiny_f
     assert draw(0, 0) == draw(0, 0)
     assert draw(0, 0) != draw(0, 1)
     assert draw(0, 0) != draw(1, 0)
+    # Runs go on where they were: the texts are those of these seeds since there are any.
+    drawn = [adjectives[np.random.default_rng((7, 2, index)).integers(3)] for index in (3, 1, 5)]
+    assert [text.split()[0] for text, _ in draw(7, 2)] == drawn
+
+
+def test_training_draws_from_all_texts_of_a_class(clip_folder, tiny_folder):
+    processor = EZClipProcessor.from_pretrained(tiny_folder)
+    split = load_folder(clip_folder)
+    descriptions = {"green square": "green", "red circle": ["red", "a circle", "left"]}
+    prompts = processor.get_prompts(split.class_names, ["{}", "a photo of {}"], descriptions)
+    dataset, drawn = VideoDataset(split, processor, prompts), [[], []]
+    for epoch in range(25):
+        dataset.set_epoch(epoch)
+        for index in (2, 4):
+            drawn[index // 4].append(dataset[index]["text"])
+    assert set(drawn[0]) == {"green", "a photo of green"}
+    assert set(drawn[1]) == {text for row in prompts[1] for text in row} and len(set(drawn[1])) == 6
+    with pytest.raises(ValueError, match="`prompts` must be of the 2 classes, are of 3"):
+        VideoDataset(split, processor, [*prompts, prompts[0]])
+
+
+def test_batches_say_nothing_of_texts_that_are_cut(tiny_folder, caplog, monkeypatch):
+    monkeypatch.setattr(logging.get_logger("ezclip"), "propagate", True)
+    processor = EZClipProcessor.from_pretrained(tiny_folder)
+    item = {"index": 0, "label": 0, "pixel_values": torch.zeros(1), "bad_videos": [], "partial_videos": []}
+    batch = VideoCollator(processor)([{**item, "text": "a photo of " * 9}, {**item, "text": "red"}])
+    assert batch["input_ids"].shape == (2, processor.tokenizer.model_max_length) and caplog.text == ""
 
 
 def test_training_pixels_are_the_same_for_any_number_of_workers(clip_folder, tiny_folder):
     processor = EZClipProcessor.from_pretrained(tiny_folder)
     split = load_folder(clip_folder)
     dataset = VideoDataset(
-        split, processor, [["square", "circle"]], seed=3, transform=TrainTransform((32, 32)), read=IsolatedReader()
+        split,
+        processor,
+        [[["square"]], [["circle"]]],
+        seed=3,
+        transform=TrainTransform((32, 32)),
+        read=IsolatedReader(),
     )
     dataset.set_epoch(2)
     batches = []
@@ -374,7 +426,7 @@ def test_training_pixels_are_the_transformed_frames(clip_folder, tiny_folder):
     processor = EZClipProcessor.from_pretrained(tiny_folder)
     whole = TrainTransform((32, 32), horizontal_flip_prob=0, color_jitter_prob=0, grayscale_prob=0, scales=(1,))
     path = str(clip_folder / "red_circle" / "a.mp4")
-    item = VideoDataset(load_files([path]), processor, [["x"]], transform=whole)[0]
+    item = VideoDataset(load_files([path]), processor, [[["x"]]], transform=whole)[0]
     frames, _ = read_frames(path)
     # Each is one of 12 frames, in order, a square of 48 x 48 out of 48 x 64.
     taken = []
@@ -400,4 +452,4 @@ def test_training_without_any_readable_video_is_named(tiny_folder):
     processor = EZClipProcessor.from_pretrained(tiny_folder)
     split = load_files(["gone.mp4", "away.mp4"])
     with pytest.raises(DataError, match="None of the 2 training videos can be read; the last: away.mp4"):
-        VideoDataset(split, processor, [["x"]])[0]
+        VideoDataset(split, processor, [[["x"]]])[0]

@@ -12,7 +12,7 @@ from transformers import AutoProcessor, AutoTokenizer
 from ezclip import EZClipProcessor
 from ezclip.demo import word_tokenizer, write_video
 from ezclip.processing_ezclip import TEMPLATES, default_image_processor, label_key, label_to_words
-from ezclip.sampling_ezclip import uniform_frame_indices
+from ezclip.sampling_ezclip import tear_frame_indices, uniform_frame_indices
 from ezclip.tokenization import load_bpe_tokenizer
 
 from .conftest import WORDS, random_clip, shared_path, tiny_config
@@ -44,14 +44,14 @@ def test_defaults_are_short_side_256_and_crop_224():
 
 def test_saved_and_loaded(tmp_path, tiny_folder):
     processor = EZClipProcessor(
-        default_image_processor(96), word_tokenizer(WORDS), num_frames=5, split_camel_case=False
+        default_image_processor(96), word_tokenizer(WORDS), num_frames=5, split_camel_case=False, sampling="tear"
     )
     processor.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "processor_config.json").read_text(encoding="utf-8"))
     assert saved["image_processor"]["size"]["shortest_edge"] == 109
     assert saved["image_processor"]["crop_size"] == {"height": 96, "width": 96}
     loaded = AutoProcessor.from_pretrained(tmp_path, trust_remote_code=True)
-    assert (loaded.num_frames, loaded.split_camel_case) == (5, False)
+    assert (loaded.num_frames, loaded.split_camel_case, loaded.sampling) == (5, False, "tear")
     inputs = [p(videos=random_clip(0), text="a red circle", return_tensors="pt") for p in (processor, loaded)]
     assert all(torch.equal(inputs[0][name], inputs[1][name]) for name in ("pixel_values", "input_ids"))
     assert type(AutoProcessor.from_pretrained(tiny_folder)) is EZClipProcessor
@@ -100,6 +100,18 @@ def test_several_clips_and_crops(tiny_folder):
                 assert torch.equal(views[0, 3 * k + crop], expected)
     one = processor(videos=clip, num_crops=3, return_tensors="pt").pixel_values
     assert one.shape == (1, 3, 8, 3, 32, 32)
+
+
+def test_sampling_of_tear():
+    processor = EZClipProcessor(num_frames=6, sampling="tear")
+    clip = random_clip(0, num_frames=21)
+    metadata = processor(videos=clip, num_frames=5, return_metadata=True).video_metadata[0]
+    assert metadata.frames_indices == tear_frame_indices(21, 5) != uniform_frame_indices(21, 5)
+    assert len(processor(videos=clip).pixel_values[0]) == 6
+    with pytest.raises(ValueError, match="TEAR's sampling takes one clip of a video, not 2"):
+        processor(videos=clip, num_clips=2)
+    with pytest.raises(ValueError, match=r"`sampling` must be one of \('uniform', 'tear'\), got 'dense'"):
+        EZClipProcessor(sampling="dense")
 
 
 def test_windows_rates_and_metadata(tiny_folder, tmp_path):
@@ -174,16 +186,33 @@ def test_class_names_read_as_words(label, words):
 def test_prompts(tiny_folder):
     processor = EZClipProcessor.from_pretrained(tiny_folder)
     prompts = processor.get_prompts(["ApplyEyeMakeup", "brush_hair"])
-    assert len(prompts) == 16 and all(len(row) == 2 for row in prompts)
-    assert prompts[0] == ["a photo of action Apply Eye Makeup", "a photo of action brush hair"]
-    assert processor.get_prompts(["wave"], "he likes to {}") == [["he likes to wave"]]
-    assert processor.get_prompts(["wave"], ["{}", "to {}"]) == [["wave"], ["to wave"]]
+    assert len(prompts) == 2 and all(len(texts) == 1 and len(texts[0]) == 16 for texts in prompts)
+    assert prompts[0][0][:2] == ["a photo of action Apply Eye Makeup", "a picture of action Apply Eye Makeup"]
+    assert prompts[1][0][3] == "brush hair, an action"
+    assert processor.get_prompts(["wave"], "he likes to {}") == [[["he likes to wave"]]]
+    assert processor.get_prompts(["wave", "run"], ["{}", "to {}"]) == [[["wave", "to wave"]], [["run", "to run"]]]
+    assert processor.get_prompts(["wave"], "{}", include_label=True, input_conditioning=True) == [[["wave"]]]
     processor.split_camel_case = False
-    assert processor.get_prompts(["ApplyEyeMakeup_now"], "{}") == [["ApplyEyeMakeup now"]]
-    descriptions = {"Apply Eye Makeup": "someone paints", "Brush_Hair": "someone combs", "other": "?"}
-    assert processor.get_prompts(["ApplyEyeMakeup", "brush hair"], descriptions=descriptions) == [
-        ["someone paints", "someone combs"]
+    assert processor.get_prompts(["ApplyEyeMakeup_now"], "{}") == [[["ApplyEyeMakeup now"]]]
+
+
+def test_prompts_of_descriptions():
+    processor, labels = EZClipProcessor(), ["ApplyEyeMakeup", "brush hair"]
+    descriptions = {"Apply Eye Makeup": "someone paints {}", "Brush-Hair": ["someone combs", "hair"], "other": "?"}
+    assert processor.get_prompts(labels, None, descriptions) == [
+        [["someone paints {}"]],
+        [["someone combs"], ["hair"]],
     ]
+    assert processor.get_prompts(labels, ["a {}", "the {}"], descriptions)[1] == [
+        ["a someone combs", "the someone combs"],
+        ["a hair", "the hair"],
+    ]
+    assert processor.get_prompts(labels, "a {}", descriptions, include_label=True, input_conditioning=True) == [
+        [["a Apply Eye Makeup"], ["a Apply Eye Makeup someone paints {}"]],
+        [["a brush hair"], ["a brush hair someone combs"], ["a brush hair hair"]],
+    ]
+    # What the caller has stays as it is.
+    assert descriptions["Brush-Hair"] == ["someone combs", "hair"]
 
 
 def test_templates_are_the_published():
@@ -191,19 +220,34 @@ def test_templates_are_the_published():
     assert list(TEMPLATES) == meta["templates"]
     shallow = json.loads(shared_path("golden", "ezclip_shallow_4f", "meta.json").read_text(encoding="utf-8"))
     prompts = EZClipProcessor(split_camel_case=False).get_prompts(shallow["class_names"])
-    assert [text for row in prompts for text in row] == shallow["prompts"]
+    assert [texts[0][i] for i in range(len(TEMPLATES)) for texts in prompts] == shallow["prompts"]
 
 
 def test_bad_prompts_are_named():
     processor = EZClipProcessor()
-    with pytest.raises(ValueError, match="one {} where the class name goes; got 'a video'"):
+    with pytest.raises(ValueError, match="one {} where the class name or description goes; got 'a video'"):
         processor.get_prompts(["wave"], "a video")
     with pytest.raises(ValueError, match="`templates` is empty"):
         processor.get_prompts(["wave"], [])
-    with pytest.raises(ValueError, match=r"1 of 2 classes have no description: \['wave'\]"):
+    with pytest.raises(ValueError, match=r"1 of 2 classes have no description: 'wave'\. Add them"):
         processor.get_prompts(["wave", "run"], descriptions={"run": "fast"})
-    with pytest.raises(ValueError, match="not both"):
-        processor.get_prompts(["run"], "{}", {"run": "fast"})
+    with pytest.raises(ValueError, match=r"of 'run' and 'RUN' are of one class, and differ"):
+        processor.get_prompts(["run"], descriptions={"run": "fast", "RUN": "slow"})
+    same = {"run": "fast", "RUN": ["fast"]}
+    assert processor.get_prompts(["run"], descriptions=same) == [[["fast"]]]
+    for empty in ([], "", ["fast", " "], [3], None):
+        with pytest.raises(ValueError, match="'run' must have a text, or a list of texts"):
+            processor.get_prompts(["run"], descriptions={"run": empty})
+
+
+def test_classes_without_description_are_all_named_with_what_is_near():
+    labels = [f"class {number}" for number in range(40)] + ["playing NBA2K", "sword_exercise", "sword"]
+    descriptions = {"playing NBA 2 K!": "x", "Sword Exercises": "x", "sword": "x", "draw sword": "x"}
+    with pytest.raises(ValueError) as caught:
+        EZClipProcessor().get_prompts(labels, descriptions=descriptions)
+    message = str(caught.value)
+    assert message.startswith("41 of 43 classes have no description: 'class 0', 'class 1', ")
+    assert "'class 39', 'sword_exercise' (nearest: 'Sword Exercises'). Add them" in message
 
 
 def test_long_texts_are_cut_and_counted(tiny_folder, caplog, monkeypatch):
@@ -216,7 +260,10 @@ def test_long_texts_are_cut_and_counted(tiny_folder, caplog, monkeypatch):
         inputs = processor(text=["red " * 14, "red " * 15, "red " * 40], return_tensors="pt")
     assert inputs.input_ids.shape == (3, tiny_config().text_config.max_position_embeddings)
     assert inputs.input_ids[:, -1].tolist() == [eos] * 3
-    assert "2 of 3 texts are longer than 16 tokens" in caplog.text
+    assert "2 of 3 texts are longer than 16 tokens and were cut. The first: 'red red" in caplog.text
+    caplog.clear()
+    cut = processor(text=["red " * 14, "red " * 15, "red " * 50], truncation=True, return_tensors="pt")
+    assert torch.equal(cut.input_ids, inputs.input_ids) and caplog.text == ""
 
 
 def test_bpe_file_gives_the_published_token_ids(tmp_path):

@@ -270,7 +270,9 @@ def test_processes_train_and_evaluate_as_one(tiny_folder, tmp_path, num_processe
     out = run(*arguments, "--per_device_train_batch_size", 6, "--output_dir", tmp_path / "one")
     torchrun = ["torch.distributed.run", "--nproc_per_node", str(num_processes)]
     several = tmp_path / "several"
-    launch(torchrun, *arguments, "--per_device_train_batch_size", 6 // num_processes, "--output_dir", several)
+    batch_size = ["--per_device_train_batch_size", 6 // num_processes]
+    result = launch(torchrun, *arguments, *batch_size, "--output_dir", several)
+    assert result.stderr.count("are both trained and tested on") == 1  # the main process alone speaks
 
     logs = [read_json(folder / "train_results.json")["log"] for folder in (several, out)]
     assert len(logs[0]) == 20
@@ -412,7 +414,8 @@ def test_untrained_temporal_prompts_are_not_evaluated(tmp_path, clip_folder, tin
     make_clip(tmp_path / "clip", vocab_size=15)
     arguments = ["--model_name_or_path", tmp_path / "clip", "--tokenizer_name", tiny_folder, "--do_eval"]
     arguments += ["--validation_dir", clip_folder, "--output_dir", tmp_path / "out"]
-    assert "untrained ones spoil its predictions" in error_of(capsys, *arguments)
+    said = error_of(capsys, *arguments)
+    assert "was not trained with temporal prompts, which spoils its predictions" in said
     AcceleratorState._reset_state(reset_partial_state=True)
     out = run(*arguments, "--temporal_prompt", "none")
     assert read_json(out / "eval_results.json")["eval_samples"] == 5
@@ -433,7 +436,20 @@ def test_classes_without_description_are_named_before_training(training, tmp_pat
     start = training.index("--templates")
     arguments = [*training[:start], *training[start + 3 :], "--class_descriptions", descriptions]
     said = error_of(capsys, *arguments)
-    assert "1 of 2 classes have no description: ['red_circle']" in said and "Training" not in said
+    assert "1 of 2 classes have no description: 'red_circle'." in said and "Training" not in said
+
+
+def test_texts_that_are_cut_are_counted_once_before_the_first_step(training, clip_folder, tmp_path, caplog):
+    descriptions = {"green square": "a green square", "red circle": ["red", f"a red circle moving {'left ' * 15}"]}
+    (tmp_path / "descriptions.json").write_text(json.dumps(descriptions))
+    arguments = [*training, "--class_descriptions", tmp_path / "descriptions.json", "--include_label", "--do_eval"]
+    arguments += ["--validation_dir", clip_folder, "--eval_steps", 2, "--max_train_steps", 4]
+    steps = read_json(run(*arguments) / "train_results.json")["log"]
+    assert [entry["step"] for entry in steps if "eval_top1" in entry] == [2, 4]
+    said = [record.getMessage() for record in caplog.records if "were cut" in record.getMessage()]
+    # Two names and three descriptions, each in two templates
+    assert len(said) == 1
+    assert said[0].startswith("2 of 10 texts are longer than 16 tokens and were cut. The first: 'a a red circle")
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

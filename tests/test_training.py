@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from ezclip import EZClipModel, EZClipProcessor
 from ezclip.data import VideoDataset
-from ezclip.errors import DataError
+from ezclip.errors import DataError, ModelError
 from ezclip.sources import load_folder
 from ezclip.training import TrainingRecipe, make_optimizer, make_schedule, train
 
@@ -31,16 +31,19 @@ def test_the_schedule_is_the_published_one():
 
 
 def test_groups_have_their_rates():
-    model = EZClipModel(tiny_config())
+    model = EZClipModel(tiny_config(temporal_head="lstm", freeze_backbone=False))
     recipe = TrainingRecipe(learning_rate=1.0, prompt_learning_rate=2.0, text_learning_rate=3.0, weight_decay=0.1)
     rate_of = {id(p): group["lr"] for group in make_optimizer(model, recipe).param_groups for p in group["params"]}
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert set(rate_of) == {id(p) for p in trained.values()}
     for name, parameter in trained.items():
-        expected = 2.0 if "temporal_prompt" in name else 3.0 if name.startswith("text_model") else 1.0
+        parts = {"temporal_prompt": 2.0, "text_": 3.0, "temporal_head": 10.0}
+        expected = next((rate for part, rate in parts.items() if part in name), 1.0)
         assert rate_of[id(parameter)] == expected
     defaults = make_optimizer(model, recipe).defaults
     assert (defaults["betas"], defaults["eps"], defaults["weight_decay"]) == ((0.9, 0.98), 1e-8, 0.1)
+    recipe = TrainingRecipe(learning_rate=1.0, head_learning_rate=4.0)
+    assert [group["lr"] for group in make_optimizer(model, recipe).param_groups] == [1.0, 4.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -60,3 +63,11 @@ def test_what_cannot_be_trained_is_said_first(tiny_folder, clip_folder, options,
     recipe = TrainingRecipe(**{"per_device_train_batch_size": 2, **options})
     with pytest.raises(DataError, match=message):
         train(EZClipModel.from_pretrained(tiny_folder), dataset, recipe, Accelerator(cpu=True))
+
+
+def test_a_model_of_which_nothing_is_trained_is_refused(tiny_folder, clip_folder):
+    processor, split = EZClipProcessor.from_pretrained(tiny_folder), load_folder(clip_folder)
+    dataset = VideoDataset(split, processor, processor.get_prompts(split.class_names, "a {}"))
+    model = EZClipModel.from_pretrained(tiny_folder).requires_grad_(False)
+    with pytest.raises(ModelError, match="Nothing of this model is trained.*--preset vificlip"):
+        train(model, dataset, TrainingRecipe(per_device_train_batch_size=2), Accelerator(cpu=True))

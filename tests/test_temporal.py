@@ -1,0 +1,303 @@
+"""ActionCLIP's parts: temporal heads, temporal shift, joint attention; and the presets that name systems."""
+
+import pytest
+import torch
+from transformers import AutoModel, CLIPModel
+
+from ezclip import EZClipConfig, EZClipModel
+from ezclip.configuration_ezclip import PRESETS, TEMPORAL_HEADS
+from ezclip.errors import ModelError
+from ezclip.loading import load_model
+
+from .conftest import tiny_config
+from .test_modeling import make_clip, make_inputs
+
+
+PLAIN = {"temporal_prompt": "none", "use_adapter": False, "use_temporal_embedding": False}
+SHIFT = {**PLAIN, "use_temporal_shift": True}
+JOINT = {**PLAIN, "use_joint_attention": True, "use_temporal_embedding": True}
+HEADS = [head for head in TEMPORAL_HEADS if head != "mean"]
+
+
+def make_model(vision_config=PLAIN, **kwargs):
+    torch.manual_seed(0)
+    model = EZClipModel(tiny_config(vision_config=vision_config, temporal_head_layers=2, **kwargs))
+    with torch.no_grad():  # of a size that shows in the results
+        for name, parameter in model.named_parameters():
+            if "temporal_head" in name or "temporal_embedding" in name:
+                parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    return model.eval()
+
+
+def embed(model, pixel_values):
+    with torch.no_grad():
+        return model.get_video_features(pixel_values)
+
+
+def reach(model, num_frames=8, frame=3):
+    """Which frame embeddings, and which video embeddings, of three videos change with one frame of the second."""
+    before = make_inputs(num_frames=num_frames)["pixel_values"]
+    after = before.clone()
+    after[1, frame] += 1.0
+    before, after = embed(model, before), embed(model, after)
+    frames, videos = (
+        (after[name] - before[name]).abs().amax(dim=-1) > 1e-6 for name in ("frame_embeds", "pooler_output")
+    )
+    return [row.nonzero().flatten().tolist() for row in frames], videos.tolist()
+
+
+# ---- Heads ----
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_reads_the_order_of_the_frames_of_its_own_video(head):
+    model, pixel_values = make_model(temporal_head=head), make_inputs()["pixel_values"]
+    features = embed(model, pixel_values)
+    assert features.pooler_output.shape == (3, 16)
+    assert features.frame_embeds.shape == (3, 8, 16)
+    alone = torch.cat([embed(model, video[None]).pooler_output for video in pixel_values])
+    torch.testing.assert_close(features.pooler_output, alone, atol=1e-5, rtol=1e-5)
+    backwards = embed(model, pixel_values.flip(1))
+    torch.testing.assert_close(backwards.frame_embeds.flip(1), features.frame_embeds)
+    assert not torch.allclose(backwards.pooler_output, features.pooler_output, atol=1e-3)
+    assert reach(model) == ([[], [3], []], [False, True, False])
+
+
+@pytest.mark.parametrize("head", [*HEADS, "mean"])
+def test_a_head_is_saved_and_loads_with_its_own_code(head, tmp_path):
+    model, inputs = make_model(temporal_head=head), make_inputs()
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "heads_ezclip.py").is_file()
+    loaded = AutoModel.from_pretrained(tmp_path, trust_remote_code=True)
+    assert torch.equal(
+        embed(loaded, inputs["pixel_values"]).pooler_output, embed(model, inputs["pixel_values"]).pooler_output
+    )
+
+
+def test_conv1d_runs_over_time_or_as_published():
+    inputs = torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(0))
+    for scrambles in (False, True):
+        model = make_model(temporal_head="conv1d", conv1d_scrambles_frames=scrambles)
+        weight = model.temporal_head.conv.weight[:, 0].detach()  # [D, 3]
+        channels = inputs.reshape(2, 16, 6) if scrambles else inputs.transpose(1, 2)
+        padded = torch.nn.functional.pad(channels, (1, 1))
+        mixed = sum(weight[:, tap, None] * padded[..., tap : tap + 6] for tap in range(3))
+        expected = mixed.mean(dim=-1) + inputs.mean(dim=1)
+        torch.testing.assert_close(model.temporal_head(inputs), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_fresh_conv1d_is_a_shift(tmp_path):
+    make_clip(tmp_path)
+    model = load_model(tmp_path, for_training=True, preset="actionclip", temporal_head="conv1d")
+    frames = torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(0))
+    shifted = torch.zeros_like(frames)
+    shifted[:, 1:, :4] = frames[:, :-1, :4]
+    shifted[:, :, 4:12] = frames[:, :, 4:12]
+    shifted[:, :-1, 12:] = frames[:, 1:, 12:]
+    torch.testing.assert_close(model.temporal_head(frames), (shifted + frames).mean(dim=1))
+
+
+@pytest.mark.parametrize("head", ["transformer", "transformer_cls", "lstm"])
+def test_initial_values_of_a_head_on_clip_weights(head, tmp_path):
+    make_clip(tmp_path)
+    torch.manual_seed(0)
+    model = load_model(tmp_path, for_training=True, preset="actionclip", temporal_head=head)
+    weights = dict(model.temporal_head.named_parameters())
+    assert all(torch.isfinite(weight).all() for weight in weights.values())
+    if head == "lstm":
+        limit = 16**-0.5
+        assert all(0.9 * limit < weight.abs().max() <= limit for weight in weights.values())
+        return
+    for name in ("encoder.layers.0.linear1.weight", "encoder.layers.5.linear2.weight"):
+        assert weights[name].std().item() == pytest.approx(0.02, rel=0.15)
+    assert weights["encoder.layers.0.norm1.weight"].eq(1).all()
+    assert weights["encoder.layers.0.linear1.bias"].eq(0).all()
+    # That of attention is PyTorch's own
+    assert weights["encoder.layers.0.self_attn.in_proj_weight"].abs().max() <= (6 / (4 * 16)) ** 0.5
+
+
+def test_numbers_of_frames_that_a_head_takes():
+    model = make_model(temporal_head="transformer")
+    assert not model.config.fixed_num_frames
+    assert embed(model, make_inputs(num_frames=16)["pixel_values"]).pooler_output.shape == (3, 16)
+    with pytest.raises(ValueError, match="17 frames, and the temporal head positions for 16"):
+        embed(model, make_inputs(num_frames=17)["pixel_values"])
+    model = make_model(temporal_head="transformer_cls")
+    assert model.config.fixed_num_frames
+    with pytest.raises(ValueError, match="7 frames, and the temporal head positions for 8"):
+        embed(model, make_inputs(num_frames=7)["pixel_values"])
+
+
+def test_a_head_on_a_frozen_backbone_is_trained():
+    model = make_model({}, temporal_head="lstm")
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert any(name.startswith("temporal_head.") for name in trained)
+    assert all("temporal_head" in n or "temporal_prompt" in n or "adapter" in n for n in trained)
+
+
+# ---- Temporal shift ----
+
+
+def test_the_shift_takes_an_eighth_from_each_neighbour():
+    layer = make_model(SHIFT).vision_model.encoder.layers[0]
+    tokens = torch.randn(2 * 5, 4, 32, generator=torch.Generator().manual_seed(0))
+    shifted, tokens = (x.view(2, 5, 4, 32) for x in (layer.shift_over_time(tokens, 5), tokens))
+    for video in range(2):
+        for frame in range(5):
+            expected = tokens[video, frame].clone()
+            expected[1:, :4] = tokens[video, frame + 1, 1:, :4] if frame < 4 else 0.0
+            expected[1:, 4:8] = tokens[video, frame - 1, 1:, 4:8] if frame > 0 else 0.0
+            assert torch.equal(shifted[video, frame], expected)
+
+
+def test_the_shift_reaches_one_frame_further_with_each_block():
+    model = make_model({**SHIFT, "num_hidden_layers": 2})
+    assert reach(model) == ([[], [1, 2, 3, 4, 5], []], [False, True, False])
+
+
+# ---- Joint space-time attention ----
+
+
+def test_joint_attention_of_one_frame_is_clip(tmp_path):
+    clip = make_clip(tmp_path)
+    model = load_model(tmp_path, for_training=True, preset="actionclip_joint", vision_config={"num_frames": 1}).eval()
+    pixel_values = make_inputs(num_frames=1)["pixel_values"]
+    features = embed(model, pixel_values)
+    with torch.no_grad():
+        expected = clip.get_image_features(pixel_values[:, 0]).pooler_output
+    torch.testing.assert_close(features.pooler_output, expected, atol=1e-5, rtol=1e-5)
+    assert features.frame_embeds.shape == (3, 1, 16)
+
+
+def test_joint_attention_keeps_videos_apart():
+    model, pixel_values = make_model(JOINT), make_inputs()["pixel_values"]
+    together = embed(model, pixel_values).pooler_output
+    alone = torch.cat([embed(model, video[None]).pooler_output for video in pixel_values])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    in_other_company = embed(model, torch.cat([pixel_values[:1], torch.randn_like(pixel_values)])).pooler_output
+    torch.testing.assert_close(in_other_company[:1], together[:1], atol=1e-5, rtol=1e-5)
+
+
+def test_joint_attention_attends_across_frames():
+    model, pixel_values = make_model(JOINT), make_inputs(1)["pixel_values"]
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        outputs = model.get_video_features(pixel_values, output_attentions=True, output_hidden_states=True)
+    attention = outputs.attentions[0]
+    assert attention.shape == (1, 2, 33, 33)  # one CLS token and 8 frames of 4 patches
+    torch.testing.assert_close(attention.sum(dim=-1), torch.ones(1, 2, 33))
+    between_frames = attention[0, :, 1:5, 29:33]  # of the first frame's patches to the last one's
+    assert between_frames.min() > 1e-4
+    assert [tuple(states.shape) for states in outputs.hidden_states] == [(1, 33, 32)] * 3
+    for frame in range(8):
+        assert reach(make_model(JOINT), frame=frame) == ([[], [0], []], [False, True, False])
+
+
+def test_joint_attention_tells_frames_apart_by_the_temporal_embedding():
+    model, video = make_model(JOINT), make_inputs(1)["pixel_values"]
+    assert not torch.allclose(embed(model, video).pooler_output, embed(model, video.flip(1)).pooler_output, atol=1e-3)
+    with torch.no_grad():
+        model.vision_model.temporal_embedding.zero_()
+    torch.testing.assert_close(
+        embed(model, video).pooler_output, embed(model, video.flip(1)).pooler_output, atol=1e-5, rtol=1e-5
+    )
+
+
+# ---- Presets ----
+
+
+@pytest.mark.parametrize("preset", [preset for preset in PRESETS if preset not in ("clip", "tear")])
+def test_all_that_a_preset_trains_has_a_gradient(preset, tmp_path):
+    make_clip(tmp_path)
+    model = load_model(tmp_path, for_training=True, preset=preset).train()
+    model(**make_inputs(num_frames=model.config.vision_config.num_frames), return_loss=True).loss.backward()
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    without = [name for name in trained if model.get_parameter(name).grad is None]
+    assert not without  # which distributed training could not do with
+    assert (len(trained) == len(list(model.parameters()))) == (preset != "ezclip")
+
+
+@pytest.mark.parametrize("preset", ["clip", "tear", "vificlip"])
+def test_presets_that_are_clip_on_averaged_frames(preset, tmp_path):
+    clip = make_clip(tmp_path)
+    model, inputs = load_model(tmp_path, preset=preset).eval(), make_inputs(num_frames=5)
+    with torch.no_grad():
+        frames = clip.get_image_features(inputs["pixel_values"].flatten(0, 1)).pooler_output.view(3, 5, -1)
+        texts = clip.get_text_features(inputs["input_ids"]).pooler_output
+        outputs = model(**inputs)
+    torch.testing.assert_close(outputs.vision_model_output.pooler_output, frames.mean(dim=1), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(outputs.text_model_output.pooler_output, texts, atol=1e-6, rtol=1e-5)
+    assert model.num_parameters() == CLIPModel.from_pretrained(tmp_path).num_parameters()
+    assert model.config.vision_config.num_frames == {"clip": 8, "tear": 16, "vificlip": 32}[preset]
+
+
+# CLIP ViT-B/16 has 149,620,737 parameters; the transformer head 6 blocks of 3,152,384 and 77 positions of 512
+@pytest.mark.parametrize(
+    ("preset", "trained", "total"),
+    [
+        ("clip", 0, 149_620_737),
+        ("vificlip", 149_620_737, 149_620_737),
+        ("actionclip", 168_574_465, 168_574_465),
+        ("actionclip_tsm", 149_620_737, 149_620_737),
+        ("actionclip_joint", 149_626_881, 149_626_881),
+    ],
+)
+def test_parameter_counts_of_vit_b16(preset, trained, total):
+    with torch.device("meta"):
+        model = EZClipModel(EZClipConfig.from_preset(preset, vision_config={"patch_size": 16}))
+    assert (model.num_parameters(only_trainable=True), model.num_parameters()) == (trained, total)
+
+
+def test_fields_go_before_those_of_a_preset():
+    config = EZClipConfig.from_preset(
+        "actionclip", vision_config={"num_frames": 4}, temporal_head="lstm", motion_loss_weight=0.5
+    )
+    assert (config.temporal_head, config.motion_loss_weight, config.freeze_backbone) == ("lstm", 0.5, False)
+    assert (config.vision_config.num_frames, config.vision_config.temporal_prompt) == (4, "none")
+    assert EZClipConfig.from_preset("ezclip").to_dict() == EZClipConfig().to_dict()
+
+
+@pytest.mark.parametrize("preset", ["actionclip", "actionclip_tsm", "actionclip_joint", "ezclip"])
+def test_what_would_spoil_predictions_is_to_be_trained(preset, tmp_path):
+    make_clip(tmp_path)
+    with pytest.raises(ModelError, match="was not trained with .* which spoils its predictions.*--preset clip"):
+        load_model(tmp_path, preset=preset)
+
+
+def test_a_preset_of_a_trained_model_has_to_agree(tmp_path):
+    make_clip(tmp_path / "clip")
+    load_model(tmp_path / "clip", for_training=True, preset="actionclip", temporal_head="lstm").save_pretrained(
+        tmp_path / "actionclip"
+    )
+    assert load_model(tmp_path / "actionclip", preset="actionclip").config.temporal_head == "lstm"
+    with pytest.raises(ModelError, match="not what --preset tear says: its configuration differs in temporal_head"):
+        load_model(tmp_path / "actionclip", preset="tear")
+    load_model(tmp_path / "clip", preset="vificlip").save_pretrained(tmp_path / "vificlip")
+    assert not load_model(tmp_path / "vificlip", preset="tear").config.freeze_backbone
+    with pytest.raises(ModelError, match="differs in vision_config.use_adapter, text_config.use_adapter, vision_con"):
+        load_model(tmp_path / "vificlip", preset="ezclip")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temporal_head": "rnn"}, "`temporal_head` must be one of .* got 'rnn'"),
+        ({"temporal_head_layers": 0}, "`temporal_head_layers` must be at least 1, got 0"),
+        ({"temporal_head_dropout": 1.0}, "`temporal_head_dropout` is a probability"),
+        ({"temporal_head": "transformer", "projection_dim": 15}, "2 attention heads, which do not divide .* .15."),
+        ({"temporal_head": "transformer_cls", "projection_dim": 12}, "8 attention heads, which do not divide .* .12."),
+        ({"temporal_head": "lstm", "vision_config": JOINT}, "with `use_joint_attention` a video has one embedding"),
+        ({"vision_config": {**JOINT, "temporal_prompt": "deep"}}, "`use_joint_attention` leaves no frames to connect"),
+        ({"vision_config": {**JOINT, "use_temporal_shift": True}}, "`use_joint_attention` leaves no frames"),
+    ],
+)
+def test_bad_configurations_are_named(options, message):
+    content = tiny_config().to_dict()
+    content = {**content, **options, "vision_config": {**content["vision_config"], **options.get("vision_config", {})}}
+    with pytest.raises(ValueError, match=message):
+        EZClipConfig(**content)
+
+
+def test_an_unknown_preset_is_named():
+    with pytest.raises(ValueError, match="`preset` must be one of .* got 'xclip'"):
+        EZClipConfig.from_preset("xclip")
