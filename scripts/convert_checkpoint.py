@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Convert an EZ-CLIP / T2L checkpoint (`.pt`) to a folder that `AutoModel` and `AutoProcessor` load.
+"""Convert a published checkpoint to a folder that `AutoModel` and `AutoProcessor` load.
 
     python scripts/convert_checkpoint.py --checkpoint best.pt --output_dir ezclip-vit-base-patch16
 
-Sizes, number of frames and the kind of temporal modelling are read from the weights. Every tensor of the file must be
-used and every tensor of the model filled.
+EZ-CLIP / T2L, ActionCLIP, ViFi-CLIP and OpenAI's CLIP are told apart by the keys of the file. Sizes, number of frames
+and the kind of temporal modelling are read from the weights, as far as they tell. Every tensor of the file must be
+used, or is named as left out, and every tensor of the model filled.
 """
 
 import argparse
-import pickle
 import re
 import sys
 from pathlib import Path
@@ -22,6 +22,7 @@ from ezclip import EZClipConfig, EZClipModel, EZClipProcessor
 from ezclip.errors import ModelError
 from ezclip.loading import load_tokenizer
 from ezclip.processing_ezclip import default_image_processor
+from scripts.checkpoint_formats import Checkpoint, read_checkpoint
 
 
 # (pattern in the checkpoint, replacement in the model), each applied in turn
@@ -48,94 +49,111 @@ RENAMES = (
     (r"\.D_fc1\.", ".down_proj."),
     (r"\.D_fc2\.", ".up_proj."),
 )
+# The same for ActionCLIP's temporal heads
+HEAD_RENAMES = (
+    (r"^frame_position_embeddings\.", "position_embedding."),
+    (r"^transformer\.resblocks\.", "encoder.layers."),
+    (r"^transformer\.transformer_enc\.", "encoder."),
+    (r"^transformer\.cls_token$", "cls_token"),
+    (r"^transformer\.pos_embed$", "position_embedding"),
+    (r"^lstm_visual\.", "lstm."),
+    (r"^shift\.", "conv."),
+    (r"\.attn\.", ".self_attn."),
+    (r"\.ln_([12])\.", r".norm\1."),
+    (r"\.mlp\.c_fc\.", ".linear1."),
+    (r"\.mlp\.c_proj\.", ".linear2."),
+)
 PROMPTS = "visual.transformer.T_prompt_embeddings"
 TRANSPOSED = ("visual.proj", "text_projection")
 
 
-def load_state_dict(checkpoint: str | Path) -> dict[str, torch.Tensor]:
+def infer_config(checkpoint: Checkpoint) -> EZClipConfig:
     """
-    The weights of an EZ-CLIP checkpoint in float32.
+    The architecture that the weights have, on the system's preset.
 
-    Files written on a GPU mix float16 and float32. `{"model_state_dict": …}` and bare state dicts are read, with or
-    without a "module." in front of every key.
-
-    Raises:
-        [`ModelError`]: if the file is no checkpoint, or one of another system.
+    Heads are 64 wide, and end-of-text is the last of the vocabulary.
     """
-    if not Path(checkpoint).is_file():
-        raise ModelError(f"{checkpoint} is not a file. Give the path of a checkpoint (.pt).")
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ModelError(
-            f"{checkpoint} cannot be read as a PyTorch checkpoint of tensors and numbers alone. Is it complete, and a "
-            "checkpoint? One that holds other objects is not loaded, because loading it could run code."
-        ) from error
-    if isinstance(content, dict) and content.get("fusion_model_state_dict"):
-        raise ModelError(
-            f"{checkpoint} is an ActionCLIP checkpoint with a temporal head (`fusion_model_state_dict`), which this "
-            "model does not have. Only EZ-CLIP / T2L checkpoints are converted."
-        )
-    state_dict = content.get("model_state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(state_dict, dict) or not all(isinstance(v, torch.Tensor) for v in state_dict.values()):
-        raise ModelError(f"{checkpoint} holds no state dict. An EZ-CLIP checkpoint has a `model_state_dict`.")
-    state_dict = {re.sub(r"^module\.", "", str(key)): value.float() for key, value in state_dict.items()}
-    if "visual.conv1.weight" not in state_dict or "token_embedding.weight" not in state_dict:
-        raise ModelError(
-            f"{checkpoint} is not an EZ-CLIP checkpoint: it has no `visual.conv1.weight` or no "
-            f"`token_embedding.weight`. Its first keys are {list(state_dict)[:3]}."
-        )
-    return state_dict
-
-
-def infer_config(state_dict: dict[str, torch.Tensor]) -> EZClipConfig:
-    """The architecture that the weights have. Heads are 64 wide, and end-of-text is the last of the vocabulary."""
-
-    def depth(prefix):
-        return 1 + max(int(m.group(1)) for key in state_dict if (m := re.match(rf"{prefix}resblocks\.(\d+)\.", key)))
+    state_dict = checkpoint.state_dict
 
     def tower(prefix, width):
-        block = f"{prefix}resblocks.0."
-        adapter = state_dict.get(f"{block}Adapter.D_fc1.weight")
-        options = {
+        return {
             "hidden_size": width,
-            "intermediate_size": state_dict[f"{block}mlp.c_fc.weight"].shape[0],
-            "num_hidden_layers": depth(re.escape(prefix)),
+            "intermediate_size": state_dict[f"{prefix}resblocks.0.mlp.c_fc.weight"].shape[0],
+            "num_hidden_layers": _depth(state_dict, f"{prefix}resblocks."),
             "num_attention_heads": max(1, width // 64),
-            "use_adapter": adapter is not None,
         }
-        return options if adapter is None else {**options, "adapter_ratio": adapter.shape[0] / width}
 
     patch_embedding = state_dict["visual.conv1.weight"]  # [D, 3, patch, patch]
     num_patches = state_dict["visual.positional_embedding"].shape[0] - 1
     vocab_size, text_width = state_dict["token_embedding.weight"].shape
-    temporal_embedding = state_dict.get("visual.temporal_embedding")  # [1, T, D]
-    prompts = state_dict.get(PROMPTS)  # [layers, T, D], or [1, T, D] where shallow
-    temporal = next((weight for weight in (prompts, temporal_embedding) if weight is not None), None)
+    projection_dim = state_dict["visual.proj"].shape[1]
     patch_size = patch_embedding.shape[-1]
     vision_config = {
         **tower("visual.transformer.", patch_embedding.shape[0]),
         "patch_size": patch_size,
         "image_size": patch_size * round(num_patches**0.5),
-        "temporal_prompt": "none" if prompts is None else "deep" if len(prompts) > 1 else "shallow",
-        "use_temporal_embedding": temporal_embedding is not None,
-        "use_temporal_adapter": "visual.transformer.resblocks.0.T_Adapter.D_fc1.weight" in state_dict,
+        "projection_dim": projection_dim,
     }
-    if temporal is not None:
-        vision_config["num_frames"] = temporal.shape[1]
     text_config = {
         **tower("transformer.", text_width),
         "vocab_size": vocab_size,
         "max_position_embeddings": state_dict["positional_embedding"].shape[0],
         "bos_token_id": vocab_size - 2,
         "eos_token_id": vocab_size - 1,
+        "projection_dim": projection_dim,
     }
-    projection_dim = state_dict["visual.proj"].shape[1]
-    return EZClipConfig(
-        vision_config={**vision_config, "projection_dim": projection_dim},
-        text_config={**text_config, "projection_dim": projection_dim},
+    head = {}
+    if checkpoint.system == "ezclip":
+        vision_config.update(_adapter(state_dict, "visual.transformer."), **_temporal_prompts(state_dict))
+        text_config.update(_adapter(state_dict, "transformer."))
+    elif checkpoint.system == "actionclip":
+        vision_config["use_temporal_shift"] = checkpoint.use_temporal_shift
+        head = _head(checkpoint)
+        if checkpoint.temporal_head == "transformer_cls":
+            vision_config["num_frames"] = checkpoint.head_state_dict["transformer.pos_embed"].shape[1] - 1
+    return EZClipConfig.from_preset(
+        checkpoint.system,
+        vision_config=vision_config,
+        text_config=text_config,
         projection_dim=projection_dim,
+        **head,
     )
+
+
+def _depth(state_dict, prefix: str) -> int:
+    numbers = [m.group(1) for key in state_dict if (m := re.match(rf"{re.escape(prefix)}(\d+)\.", key))]
+    return 1 + max(map(int, numbers))
+
+
+def _adapter(state_dict, prefix: str) -> dict:
+    """Fields of the adapters in one of EZ-CLIP's towers."""
+    adapter = state_dict.get(f"{prefix}resblocks.0.Adapter.D_fc1.weight")  # [D * ratio, D]
+    return {"use_adapter": False} if adapter is None else {"adapter_ratio": adapter.shape[0] / adapter.shape[1]}
+
+
+def _temporal_prompts(state_dict) -> dict:
+    """Fields of what EZ-CLIP's vision tower reads time with."""
+    temporal_embedding = state_dict.get("visual.temporal_embedding")  # [1, T, D]
+    prompts = state_dict.get(PROMPTS)  # [layers, T, D], or [1, T, D] where shallow
+    frames = [weight.shape[1] for weight in (prompts, temporal_embedding) if weight is not None]
+    return {
+        "temporal_prompt": "none" if prompts is None else "deep" if len(prompts) > 1 else "shallow",
+        "use_temporal_embedding": temporal_embedding is not None,
+        "use_temporal_adapter": "visual.transformer.resblocks.0.T_Adapter.D_fc1.weight" in state_dict,
+        **({"num_frames": frames[0]} if frames else {}),
+    }
+
+
+def _head(checkpoint: Checkpoint) -> dict:
+    """Fields of ActionCLIP's temporal head."""
+    fields = {"temporal_head": checkpoint.temporal_head}
+    if checkpoint.temporal_head == "transformer":
+        fields["temporal_head_layers"] = _depth(checkpoint.head_state_dict, "transformer.resblocks.")
+    elif checkpoint.temporal_head == "transformer_cls":
+        fields["temporal_head_layers"] = _depth(checkpoint.head_state_dict, "transformer.transformer_enc.layers.")
+    elif checkpoint.temporal_head == "conv1d":
+        fields["conv1d_scrambles_frames"] = True  # as it was trained
+    return fields
 
 
 def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -161,54 +179,92 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.T
     return {name: value.contiguous() for name, value in converted.items()}
 
 
-def convert(checkpoint: str | Path, num_frames: int | None = None) -> EZClipModel:
+def convert_head(head_state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of ActionCLIP's temporal head under the model's names."""
+    converted = {}
+    for name, value in head_state_dict.items():
+        for pattern, replacement in HEAD_RENAMES:
+            name = re.sub(pattern, replacement, name)
+        converted[f"temporal_head.{name}"] = value
+    return converted
+
+
+def convert(checkpoint: Checkpoint, num_frames: int | None = None) -> EZClipModel:
     """
-    An [`EZClipModel`] with the weights of an EZ-CLIP checkpoint.
+    An [`EZClipModel`] with the weights of a checkpoint.
 
     Args:
-        checkpoint (`str` or `Path`):
-            The authors' `.pt` file.
+        checkpoint (`Checkpoint`):
+            What [`read_checkpoint`] returns.
         num_frames (`int`, *optional*):
             Frames of a video, for a checkpoint that does not tell. Must agree with one that does.
 
     Raises:
-        [`ModelError`]: if the file is not such a checkpoint, or a tensor of file or model is left over.
+        [`ModelError`]: if the architecture is unknown, or a tensor of the file or of the model is left over.
     """
-    state_dict = load_state_dict(checkpoint)
+    path, name = checkpoint.path, checkpoint.name
     try:
-        config = infer_config(state_dict)
+        config = infer_config(checkpoint)
     except KeyError as error:
-        raise ModelError(
-            f"{checkpoint} is not an EZ-CLIP / T2L checkpoint: it has no tensor {error.args[0]!r}."
-        ) from error
+        raise ModelError(f"{path} is not a checkpoint of {name}: it has no tensor {error.args[0]!r}.") from error
     except (IndexError, ValueError) as error:
-        raise ModelError(f"{checkpoint} is not an EZ-CLIP / T2L checkpoint: odd shapes ({error}).") from error
+        raise ModelError(f"{path} is not a checkpoint of {name}: odd shapes ({error}).") from error
     vision_config = config.vision_config
     if num_frames is not None and num_frames < 1:
         raise ModelError(f"--num_frames must be at least 1, got {num_frames}.")
     if num_frames is not None and num_frames != vision_config.num_frames:
-        if vision_config.fixed_num_frames:
+        if config.fixed_num_frames:
             raise ModelError(
-                f"--num_frames {num_frames} does not fit {checkpoint}, whose temporal weights have a row for each of "
+                f"--num_frames {num_frames} does not fit {path}, whose temporal weights have a row for each of "
                 f"{vision_config.num_frames} frames. Leave the option out."
             )
         vision_config.num_frames = num_frames
     model = EZClipModel(config)
     try:
-        model.load_state_dict(convert_state_dict(state_dict), strict=True)
+        weights = {**convert_state_dict(checkpoint.state_dict), **convert_head(checkpoint.head_state_dict)}
+        model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise ModelError(
-            f"{checkpoint} is not an EZ-CLIP checkpoint that this script knows; its keys differ from the model's:\n"
-            f"{error}"
+            f"{path} is not a checkpoint of {name} that this script knows; its keys differ from the model's:\n{error}"
         ) from error
     return model.eval()
 
 
+def describe(model: EZClipModel, checkpoint: Checkpoint) -> str:
+    """What was recognised, in a line, and what was left out, in another."""
+    config, vision_config = model.config, model.config.vision_config
+    frames = "frames" if config.fixed_num_frames else "frames (the weights do not tell)"
+    parts = [
+        f"{checkpoint.name}, {model.num_parameters():,} parameters",
+        f"{vision_config.num_frames} {frames} of {vision_config.image_size} pixels",
+    ]
+    if checkpoint.system == "ezclip":
+        parts.append(f"temporal prompts {vision_config.temporal_prompt}")
+        adapters = {
+            "temporal adapter": vision_config.use_temporal_adapter,
+            "vision adapter": vision_config.use_adapter,
+            "text adapter": config.text_config.use_adapter,
+        }
+        parts += [f"{'with' if present else 'no'} {name}" for name, present in adapters.items()]
+    else:
+        layers = f" of {config.temporal_head_layers} layers" if "transformer" in config.temporal_head else ""
+        scrambled = " (frames scrambled, as published)" if config.conv1d_scrambles_frames else ""
+        parts.append(f"temporal head {config.temporal_head}{layers}{scrambled}")
+        parts.append(f"{'with' if vision_config.use_temporal_shift else 'no'} temporal shift")
+    line = ", ".join(parts)
+    return f"{line}\nLeft out: {', '.join(checkpoint.left_out)}" if checkpoint.left_out else line
+
+
 def main(argv: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", required=True, help="the authors' .pt file")
+    parser.add_argument("--checkpoint", required=True, help="the authors' file")
     parser.add_argument("--output_dir", required=True, help="folder to write")
     parser.add_argument("--num_frames", type=int, help="frames of a video, where the weights do not tell")
+    parser.add_argument(
+        "--base_model_name_or_path",
+        help="for ViFi-CLIP, whose files lack the token embedding: the CLIP it was trained from (folder, Hub name, or "
+        "OpenAI's .pt file)",
+    )
     text = parser.add_mutually_exclusive_group()
     text.add_argument(
         "--tokenizer",
@@ -219,7 +275,8 @@ def main(argv: list[str] | None = None):
     args = parser.parse_args(argv)
     try:
         tokenizer = None if args.model_only else load_tokenizer(args.tokenizer)
-        model = convert(args.checkpoint, args.num_frames)
+        checkpoint = read_checkpoint(args.checkpoint, args.base_model_name_or_path)
+        model = convert(checkpoint, args.num_frames)
         vision_config, vocab_size = model.config.vision_config, model.config.text_config.vocab_size
         if tokenizer is not None and len(tokenizer) != vocab_size:
             raise ModelError(
@@ -236,16 +293,7 @@ def main(argv: list[str] | None = None):
         sys.exit(f"convert_checkpoint.py: {error}")
     except FileExistsError:
         sys.exit(f"convert_checkpoint.py: --output_dir {args.output_dir} is a file. Give a folder.")
-    parts = {
-        "temporal adapter": vision_config.use_temporal_adapter,
-        "vision adapter": vision_config.use_adapter,
-        "text adapter": model.config.text_config.use_adapter,
-    }
-    print(
-        f"{args.output_dir}: {model.num_parameters():,} parameters, {vision_config.num_frames} frames of "
-        f"{vision_config.image_size} pixels, temporal prompts {vision_config.temporal_prompt}, "
-        + ", ".join(f"{'with' if present else 'no'} {name}" for name, present in parts.items())
-    )
+    print(f"{args.output_dir}: {describe(model, checkpoint)}")
 
 
 if __name__ == "__main__":

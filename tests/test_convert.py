@@ -1,84 +1,72 @@
 """scripts/convert_checkpoint.py as a command, and what it refuses. Its numbers are in test_golden.py."""
 
+import os
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
-from transformers import AutoModel, AutoProcessor
+from torch import nn
+from transformers import AutoModel, AutoProcessor, CLIPConfig, CLIPModel
 
-from ezclip import EZClipModel, EZClipTextConfig
+from ezclip import EZClipModel
+from ezclip.configuration_ezclip import PRESETS
 from scripts import convert_checkpoint
+from scripts.inert_archive import read_archive
 
-from .conftest import ROOT, SHARED, tiny_config
-
-
-def published_name(name: str) -> str:
-    """A parameter of the model as the authors call it; the inverse of the script's table, written independently."""
-    for ours, theirs in (
-        ("vision_model.embeddings.class_embedding", "visual.class_embedding"),
-        ("vision_model.embeddings.position_embedding.weight", "visual.positional_embedding"),
-        ("vision_model.embeddings.patch_embedding", "visual.conv1"),
-        ("vision_model.temporal_embedding", "visual.temporal_embedding"),
-        ("vision_model.pre_layrnorm", "visual.ln_pre"),
-        ("vision_model.post_layernorm", "visual.ln_post"),
-        ("vision_model.encoder.layers", "visual.transformer.resblocks"),
-        ("visual_projection.weight", "visual.proj"),
-        ("text_model.embeddings.token_embedding", "token_embedding"),
-        ("text_model.embeddings.position_embedding.weight", "positional_embedding"),
-        ("text_model.final_layer_norm", "ln_final"),
-        ("text_model.encoder.layers", "transformer.resblocks"),
-        ("text_projection.weight", "text_projection"),
-        ("self_attn", "attn"),
-        ("layer_norm1", "ln_1"),
-        ("layer_norm2", "ln_2"),
-        ("mlp.fc1", "mlp.c_fc"),
-        ("mlp.fc2", "mlp.c_proj"),
-        ("temporal_adapter", "T_Adapter"),
-        (".adapter", ".Adapter"),
-        ("down_proj", "D_fc1"),
-        ("up_proj", "D_fc2"),
-    ):
-        name = name.replace(ours, theirs)
-    return name
+from .conftest import ROOT, SHARED
+from .published import (
+    as_on_a_gpu,
+    published_actionclip,
+    published_checkpoint,
+    published_vificlip,
+    published_weights,
+    random_model,
+)
 
 
-def published_checkpoint(model: EZClipModel) -> dict:
-    """What the authors' code would have saved of `model`."""
-    weights = {published_name(name): value for name, value in model.state_dict().items()}
-    prompts = [name for name in weights if name.endswith("temporal_prompt")]
-    if prompts:
-        weights["visual.transformer.T_prompt_embeddings"] = torch.stack([weights.pop(name) for name in prompts])
-    for name in [name for name in weights if "q_proj" in name]:
-        parts = [weights.pop(name.replace("q_proj", f"{part}_proj")) for part in "qkv"]
-        weights[name.replace("q_proj.", "in_proj_")] = torch.cat(parts)
-    for name in ("visual.proj", "text_projection"):
-        weights[name] = weights[name].t()
-    if "visual.temporal_embedding" in weights:
-        weights["visual.temporal_embedding"] = weights["visual.temporal_embedding"][None]
-    return {"epoch": 3, "model_state_dict": weights, "optimizer_state_dict": {"state": {}, "param_groups": []}}
+def saved(content, path):
+    torch.save(content, path)
+    return path
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """Saves a checkpoint as the authors' code does; returns its path and the model in it."""
+    """Saves a checkpoint as EZ-CLIP's code does; returns its path and the model in it."""
 
     def save(vision_config=None, change=lambda content: content):
-        heads = {"hidden_size": 64, "num_attention_heads": 1}  # the script takes heads for 64 wide
-        config = tiny_config(vision_config={**heads, **(vision_config or {})})
-        config.text_config = EZClipTextConfig(**{**config.text_config.to_dict(), **heads})
-        torch.manual_seed(0)
-        model = EZClipModel(config).eval()
-        path = tmp_path / "model.pt"
-        torch.save(change(published_checkpoint(model)), path)
-        return path, model
+        model = random_model(vision_config=vision_config)
+        return saved(change(published_checkpoint(model)), tmp_path / "model.pt"), model
 
     return save
 
 
 def convert(path, tmp_path, *argv):
-    convert_checkpoint.main(["--checkpoint", str(path), "--output_dir", str(tmp_path / "out"), *argv])
+    convert_checkpoint.main(["--checkpoint", str(path), "--output_dir", str(tmp_path / "out"), *map(str, argv)])
     return AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True)
+
+
+def refused(path, tmp_path, *argv) -> str:
+    """The message for a file that is not converted."""
+    with pytest.raises(SystemExit) as caught:
+        convert(path, tmp_path, "--model_only", *argv)
+    assert not (tmp_path / "out").exists()
+    return str(caught.value)
+
+
+def assert_same(converted: EZClipModel, model: EZClipModel, atol: float = 0.0):
+    """Weights, and what the configurations have in common with each other."""
+    expected = model.state_dict()
+    assert set(converted.state_dict()) == set(expected)
+    for name, value in converted.state_dict().items():
+        torch.testing.assert_close(value, expected[name], atol=atol, rtol=0.0, msg=name)
+    ignored = {"model_type", "dtype", "bos_token_id", "projection_dim"}
+    for tower in ("vision_config", "text_config"):
+        actual, wanted = (getattr(m.config, tower).to_dict() for m in (converted, model))
+        assert {n: actual[n] for n in set(wanted) - ignored} == {n: wanted[n] for n in set(wanted) - ignored}
+    for name in ("temporal_head", "freeze_backbone", "motion_loss_weight", "projection_dim"):
+        assert getattr(converted.config, name) == getattr(model.config, name)
 
 
 @pytest.mark.parametrize(
@@ -93,12 +81,7 @@ def convert(path, tmp_path, *argv):
 )
 def test_architecture_is_read_from_the_weights(checkpoint, tmp_path, vision_config):
     path, model = checkpoint(vision_config)
-    converted = convert(path, tmp_path, "--model_only")
-    assert all(torch.equal(converted.state_dict()[name], value) for name, value in model.state_dict().items())
-    for tower in ("vision_config", "text_config"):
-        actual, expected = (getattr(m.config, tower).to_dict() for m in (converted, model))
-        names = set(expected) - {"model_type", "dtype", "bos_token_id", "projection_dim"}
-        assert {n: actual[n] for n in names} == {n: expected[n] for n in names}
+    assert_same(convert(path, tmp_path, "--model_only"), model)
 
 
 @pytest.mark.parametrize(
@@ -110,8 +93,246 @@ def test_architecture_is_read_from_the_weights(checkpoint, tmp_path, vision_conf
 )
 def test_bare_and_parallel_state_dicts(checkpoint, tmp_path, change):
     path, model = checkpoint(change=change)
-    converted = convert(path, tmp_path, "--model_only")
-    assert torch.equal(converted.visual_projection.weight, model.visual_projection.weight)
+    assert_same(convert(path, tmp_path, "--model_only"), model)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"temporal_head": "mean"}, "temporal head mean, no temporal shift"),
+        ({"temporal_head": "transformer", "temporal_head_layers": 2}, "temporal head transformer of 2 layers"),
+        ({"temporal_head": "lstm"}, "temporal head lstm"),
+        ({"temporal_head": "conv1d", "conv1d_scrambles_frames": True}, "conv1d (frames scrambled, as published)"),
+        ({"temporal_head": "transformer_cls", "temporal_head_layers": 2}, "transformer_cls of 2 layers"),
+        ({"temporal_head": "mean", "vision_config": {"use_temporal_shift": True}}, "with temporal shift"),
+    ],
+)
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_actionclip(tmp_path, capsys, fields, said, on_gpu):
+    model = random_model("actionclip", **fields)
+    content = published_actionclip(model)
+    if on_gpu:
+        content["model_state_dict"] = as_on_a_gpu(content["model_state_dict"])
+        content["fusion_model_state_dict"] = as_on_a_gpu(content["fusion_model_state_dict"])
+    converted = convert(saved(content, tmp_path / "model.pt"), tmp_path, "--model_only")
+    assert_same(converted, model, atol=2e-3 if on_gpu else 0.0)
+    for name in ("temporal_head_layers", "conv1d_scrambles_frames"):
+        assert getattr(converted.config, name) == getattr(model.config, name)
+    printed = capsys.readouterr().out
+    assert "ActionCLIP" in printed and said in printed
+    unused = fields["temporal_head"] in ("lstm", "conv1d", "transformer_cls")
+    assert ("frame_position_embeddings.weight (no part of this temporal head)" in printed) == unused
+
+
+def test_frames_of_an_actionclip(tmp_path, capsys):
+    """Only the head with a row for each frame tells how many there are."""
+    path = saved(published_actionclip(random_model("actionclip")), tmp_path / "model.pt")
+    assert convert(path, tmp_path, "--model_only").config.vision_config.num_frames == 8
+    assert "8 frames (the weights do not tell)" in capsys.readouterr().out
+    assert convert(path, tmp_path, "--model_only", "--num_frames", 32).config.vision_config.num_frames == 32
+    fields = {"temporal_head": "transformer_cls", "vision_config": {"num_frames": 4}}
+    path = saved(published_actionclip(random_model("actionclip", **fields)), tmp_path / "cls.pt")
+    assert convert(path, tmp_path, "--model_only").config.vision_config.num_frames == 4
+    with pytest.raises(SystemExit, match="--num_frames 8 does not fit .* each of 4 frames"):
+        convert(path, tmp_path, "--model_only", "--num_frames", 8)
+
+
+def with_head(**weights):
+    return lambda content: content["fusion_model_state_dict"].update(weights)
+
+
+def unshift_a_block(content):
+    weights = content["model_state_dict"]
+    for name in [name for name in weights if "visual.transformer.resblocks.1.net." in name]:
+        weights[name.replace(".net.", ".")] = weights.pop(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_head(**{"module.gate.weight": torch.ones(2)}), "none of ActionCLIP's"),
+        (with_head(**{"module.shift.weight": torch.ones(16, 1, 3), "shift.bias": torch.ones(16)}), "head.conv.bias"),
+        (with_head(**{"module.shift.weight": torch.ones(16, 1, 3), "lstm_visual.x": torch.ones(1)}), "none of Action"),
+        (with_head(**{"module.shift.weight": "gone"}), "holds no state dict"),
+        (lambda content: content["model_state_dict"].update({"visual.time_embedding": torch.ones(1)}), "time_embed"),
+        (unshift_a_block, "in some blocks and not in all"),
+    ],
+)
+def test_other_actionclips_are_refused(tmp_path, change, message):
+    content = published_actionclip(random_model("actionclip_tsm"))
+    change(content)
+    assert message in refused(saved(content, tmp_path / "model.pt"), tmp_path)
+
+
+@pytest.fixture
+def clip_of(tmp_path):
+    """Saves the CLIP that has the token embedding of a model, in transformers' form; returns its folder."""
+
+    def save(model):
+        config = model.config
+        clip = CLIPModel(
+            CLIPConfig(
+                text_config=config.text_config.to_dict(),
+                vision_config=config.vision_config.to_dict(),
+                projection_dim=config.projection_dim,
+            )
+        )
+        clip.text_model.embeddings.token_embedding.weight.data = (
+            model.text_model.embeddings.token_embedding.weight.data.clone()
+        )
+        clip.save_pretrained(tmp_path / "clip")
+        return tmp_path / "clip"
+
+    return save
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_vificlip(tmp_path, capsys, clip_of, prefix):
+    model = random_model("vificlip")
+    content = {"model": {f"{prefix}{name}": value for name, value in published_vificlip(model).items()}}
+    path = saved(content, tmp_path / "model.pth")
+    assert "Give the CLIP it was trained from as --base_model_name_or_path" in refused(path, tmp_path)
+    converted = convert(path, tmp_path, "--model_only", "--base_model_name_or_path", clip_of(model))
+    assert_same(converted, model)
+    printed = capsys.readouterr().out
+    assert f"{PRESETS['vificlip']['vision_config']['num_frames']} frames" in printed
+    assert "ViFi-CLIP" in printed and "complete_text_embeddings (the class names" in printed
+
+
+def test_vificlip_with_openai_file_as_base(tmp_path):
+    model = random_model("vificlip")
+    path = saved({"model": published_vificlip(model)}, tmp_path / "model.pth")
+    base = saved(published_weights(model), tmp_path / "clip.pt")
+    assert_same(convert(path, tmp_path, "--model_only", "--base_model_name_or_path", base), model)
+
+
+def test_vificlip_under_the_names_of_clip(tmp_path):
+    model = random_model("vificlip", vision_config={"num_frames": 8})
+    path = saved({"model": published_weights(model), "epoch": 9}, tmp_path / "model.pth")
+    assert "has a token embedding" in refused(path, tmp_path, "--base_model_name_or_path", path)
+    assert_same(convert(path, tmp_path, "--model_only", "--num_frames", "8"), model)
+
+
+class RunsCode:
+    """An object whose unpickling makes a folder."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_vificlip_beside_objects_whose_code_is_not_run(tmp_path, capsys, monkeypatch, clip_of):
+    """Files of its training hold a configuration of a class that need not be installed."""
+    model = random_model("vificlip")
+    content = {"model": published_vificlip(model), "max_accuracy": 71.3, "danger": RunsCode(tmp_path / "ran")}
+    with monkeypatch.context() as patch:
+        module = types.ModuleType("yacs.config")
+        module.CfgNode = type("CfgNode", (dict,), {"__module__": "yacs.config"})
+        patch.setitem(sys.modules, "yacs", types.ModuleType("yacs"))
+        patch.setitem(sys.modules, "yacs.config", module)
+        content["config"] = module.CfgNode(TRAIN=module.CfgNode(EPOCHS=10))
+        content["config"]._immutable = True
+        path = saved(content, tmp_path / "model.pth")
+    assert_same(convert(path, tmp_path, "--model_only", "--base_model_name_or_path", clip_of(model)), model)
+    assert "max_accuracy, danger, config" in capsys.readouterr().out
+    assert not (tmp_path / "ran").exists()
+
+
+def test_old_files_with_objects_are_refused(checkpoint, tmp_path):
+    path, model = checkpoint()
+    content = {**published_checkpoint(model), "danger": RunsCode(tmp_path / "ran")}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    assert "could run code" in refused(path, tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_vificlip_of_another_base_is_refused(tmp_path, clip_of):
+    model = random_model("vificlip")
+    path = saved({"model": published_vificlip(model)}, tmp_path / "model.pth")
+    with torch.no_grad():
+        model.text_model.embeddings.token_embedding.weight.mul_(1.1)
+    message = refused(path, tmp_path, "--base_model_name_or_path", clip_of(model))
+    assert "was trained from another CLIP" in message
+    narrow = saved({**published_weights(model), "token_embedding.weight": torch.ones(30, 32)}, tmp_path / "n.pt")
+    assert "have 32 channels" in refused(path, tmp_path, "--base_model_name_or_path", narrow)
+    assert "No model at 'no/clip'" in refused(path, tmp_path, "--base_model_name_or_path", "no/clip")
+
+
+@pytest.mark.parametrize("name", ["prompt_learner.ctx", "image_encoder.transformer.resblocks.1.VPT_shallow"])
+def test_vificlip_with_prompts_is_refused(tmp_path, name):
+    content = {"model": {**published_vificlip(random_model("vificlip")), f"module.{name}": torch.ones(2, 64)}}
+    assert f"with learned prompts (`{name}`)" in refused(saved(content, tmp_path / "model.pth"), tmp_path)
+
+
+NUMBERS = {"input_resolution": 32, "context_length": 16, "vocab_size": 30}
+
+
+def test_plain_clip(tmp_path, capsys):
+    model = random_model("clip")
+    content = {**published_weights(model), **{name: torch.tensor(value) for name, value in NUMBERS.items()}}
+    path = saved(content, tmp_path / "clip.pt")
+    assert "which holds all of its weights" in refused(path, tmp_path, "--base_model_name_or_path", path)
+    assert_same(convert(path, tmp_path, "--model_only"), model)
+    printed = capsys.readouterr().out
+    assert "CLIP, " in printed and "Left out: input_resolution (the shapes tell it)" in printed
+
+
+def test_resnet_is_refused(tmp_path):
+    content = {"visual.layer1.0.conv1.weight": torch.ones(1), "token_embedding.weight": torch.ones(30, 64)}
+    assert "a CLIP with a ResNet" in refused(saved(content, tmp_path / "rn50.pt"), tmp_path)
+
+
+class Tree(nn.Module):
+    """Modules within modules that have the tensors of a state dict."""
+
+    def __init__(self, state_dict):
+        super().__init__()
+        for name in dict.fromkeys(name.split(".")[0] for name in state_dict):
+            if name in state_dict and state_dict[name].is_floating_point():
+                self.register_parameter(name, nn.Parameter(state_dict[name].detach().clone()))
+            elif name in state_dict:
+                self.register_buffer(name, state_dict[name])
+            else:
+                start = f"{name}."
+                self.add_module(name, Tree({k[len(start) :]: v for k, v in state_dict.items() if k.startswith(start)}))
+
+    def forward(self, x):
+        return x
+
+
+class FailsWhenLoaded(nn.Module):
+    @torch.jit.export
+    def __getstate__(self):
+        return self.training
+
+    @torch.jit.export
+    def __setstate__(self, training: bool):
+        raise RuntimeError("code of the file was run")
+
+    def forward(self, x):
+        return x
+
+
+def test_torchscript_of_openai(tmp_path):
+    """Read without `torch.jit.load`, which runs what the file defines."""
+    model = random_model("clip")
+    content = as_on_a_gpu({**published_weights(model), **{n: torch.tensor(value) for n, value in NUMBERS.items()}})
+    path = tmp_path / "ViT-B-16.pt"
+    torch.jit.trace(Tree(content), torch.zeros(1)).save(path)
+    expected = torch.jit.load(path, map_location="cpu").state_dict()
+    actual = read_archive(path)
+    assert set(actual) == set(expected) == set(content)
+    assert all(torch.equal(actual[n], value) and actual[n].dtype == value.dtype for n, value in expected.items())
+    assert_same(convert(path, tmp_path, "--model_only"), model, atol=2e-3)
+
+    tree = Tree(content)
+    tree.add_module("other", FailsWhenLoaded())
+    torch.jit.script(tree).save(path)
+    with pytest.raises(torch.jit.Error, match="code of the file was run"):
+        torch.jit.load(path)
+    assert_same(convert(path, tmp_path, "--model_only"), model, atol=2e-3)
 
 
 def rename(old, new):
@@ -127,18 +348,18 @@ def rename(old, new):
     [
         (rename("visual.proj", "visual.projection"), "no tensor 'visual.proj'"),
         (rename("ln_final.weight", "ln_last.weight"), "text_model.final_layer_norm.weight"),
-        (lambda content: {**content, "fusion_model_state_dict": {"module.x": torch.zeros(1)}}, "ActionCLIP"),
+        (lambda content: {**content, "fusion_model_state_dict": {}}, "is not a checkpoint of ActionCLIP"),
+        (lambda content: {"model": content["model_state_dict"]}, "is not a checkpoint of ViFi-CLIP"),
         (lambda content: {"epoch": 3}, "holds no state dict"),
-        (lambda content: {"model_state_dict": {"weight": torch.zeros(1)}}, "is not an EZ-CLIP checkpoint"),
-        (lambda content: {**content, "object": convert_checkpoint.Path("x")}, "could run code"),
+        (lambda content: {"model": torch.nn.Linear(2, 2)}, "holds no state dict"),
+        (lambda content: [1, 2], "holds no state dict"),
+        (lambda content: {"model_state_dict": {"weight": torch.zeros(1)}}, "is not a checkpoint of EZ-CLIP / T2L, A"),
     ],
 )
 def test_other_checkpoints_are_refused(checkpoint, tmp_path, change, message):
     path, _ = checkpoint(change=change)
-    with pytest.raises(SystemExit) as caught:
-        convert(path, tmp_path, "--model_only")
-    assert message in str(caught.value) and str(path) in str(caught.value)
-    assert not (tmp_path / "out").exists()
+    said = refused(path, tmp_path)
+    assert message in said and str(path) in said
 
 
 def test_other_files_are_refused(tmp_path):

@@ -1,0 +1,105 @@
+"""The tensors of PyTorch's zip files, also beside objects of any class, and without running anything that is in them.
+
+`torch.load(weights_only=True)` refuses two kinds of published checkpoints: OpenAI's CLIP, which is TorchScript, and
+those that hold the training's configuration as an object (ViFi-CLIP's yacs node). `torch.jit.load` and an ordinary
+unpickling would read them, and run code of theirs: PyTorch's own advice is to treat a TorchScript file as a program.
+A file of either kind is a zip with a pickle and the bytes of its tensors, which the unpickler below reads. It knows
+tensors and dictionaries, and makes an inert object of everything else.
+"""
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+DTYPES = {
+    "BFloat16Storage": torch.bfloat16,
+    "BoolStorage": torch.bool,
+    "ByteStorage": torch.uint8,
+    "CharStorage": torch.int8,
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "IntStorage": torch.int32,
+    "LongStorage": torch.int64,
+    "ShortStorage": torch.int16,
+}
+
+
+def read_archive(path: str | Path) -> Any:
+    """
+    What a zip file of `torch.save` holds, or the state dict of one of `torch.jit.save`, on the CPU.
+
+    Args:
+        path (`str` or `Path`):
+            The file.
+
+    Returns:
+        Tensors, numbers, strings and containers as they were saved. An object of any other class is a `dict` of its
+        attributes, and what a function would have made an empty one.
+
+    Raises:
+        `pickle.UnpicklingError`: if the file is not such an archive, or is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            root = next(name for name in names if name.endswith("/data.pkl")).removesuffix("data.pkl")
+            with archive.open(f"{root}data.pkl") as file:
+                content = _InertUnpickler(file, archive, root).load()
+    except Exception as error:  # a damaged pickle can raise any
+        raise pickle.UnpicklingError(f"{path} is not a readable archive of PyTorch's: {error!r}") from error
+    return _state_dict(content) if f"{root}constants.pkl" in names else content
+
+
+class _Inert(dict):
+    """Stands for an object of any class: its attributes, and the items of a dictionary."""
+
+    def __init__(self, *args):
+        super().__init__()
+
+    def __setstate__(self, state):
+        if isinstance(state, dict):
+            self.update(state)
+
+
+class _InertUnpickler(pickle.Unpickler):
+    def __init__(self, file, archive: zipfile.ZipFile, root: str):
+        super().__init__(file)
+        self.archive, self.root = archive, root
+
+    def find_class(self, module: str, name: str):
+        known = {
+            ("collections", "OrderedDict"): OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): _view,
+            ("torch._utils", "_rebuild_parameter"): _first,
+        }
+        return DTYPES.get(name, _Inert) if module == "torch" else known.get((module, name), _Inert)
+
+    def persistent_load(self, pid):
+        _, dtype, key, *_ = pid  # "storage", its type, its name, device, number of elements
+        content = bytearray(self.archive.read(f"{self.root}data/{key}"))
+        return torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+
+
+def _view(storage: torch.Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_) -> torch.Tensor:
+    return storage.as_strided(size, stride, offset)
+
+
+def _first(tensor: torch.Tensor, *_) -> torch.Tensor:
+    return tensor
+
+
+def _state_dict(module: dict, prefix: str = "") -> dict[str, torch.Tensor]:
+    """The tensors of a TorchScript module and of those within it, by name. (A traced one has no passing tensors.)"""
+    tensors = {}
+    for name, value in module.items():
+        if isinstance(value, torch.Tensor):
+            tensors[f"{prefix}{name}"] = value
+        elif isinstance(value, _Inert):
+            tensors.update(_state_dict(value, f"{prefix}{name}."))
+    return tensors
