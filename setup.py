@@ -52,6 +52,7 @@ setup(
     ],
     extras_require={
         "plots": ["matplotlib>=3.8"],
+        "compare": ["scipy>=1.15"],
         "test": [
             "pytest>=8.0",
             "ruff>=0.9",
@@ -59,6 +60,7 @@ setup(
             "wheel",
             "matplotlib>=3.8",
             "tensorboard>=2.16",
+            "scipy>=1.15",
         ],
     },
     cmdclass={"build_py": BuildWithRootModules},

@@ -10,7 +10,7 @@ class TopKAccuracy(evaluate.Metric):
     Fraction of videos whose class is among the k with the highest scores.
 
     `compute(predictions=..., references=...)` takes scores `(n, C)` and class indices `(n,)` and gives `top1` and
-    `top5`. Where there are fewer than k classes, all of them count.
+    `top5`, and `mean_class_top1`, see [`mean_per_class`]. Where there are fewer than k classes, all of them count.
     """
 
     def _info(self):
@@ -27,4 +27,27 @@ class TopKAccuracy(evaluate.Metric):
         scores, references = np.asarray(predictions), np.asarray(references)
         ranking = np.argsort(-scores, axis=1, kind="stable")
         hits = ranking == references[:, None]  # [n, C]
-        return {f"top{k}": float(hits[:, :k].any(axis=1).mean()) for k in (1, 5)}
+        accuracies = {f"top{k}": float(hits[:, :k].any(axis=1).mean()) for k in (1, 5)}
+        return {**accuracies, "mean_class_top1": float(mean_per_class(hits[:, 0], references))}
+
+
+def mean_per_class(hits: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """
+    Mean over classes of the part of hits among their videos; classes without a video do not count.
+
+    Args:
+        hits (`np.ndarray` of shape `(..., n)`):
+            Whether each video is a hit.
+        references (`np.ndarray` of shape `(..., n)`):
+            Their class indices, of at least 0.
+
+    Returns:
+        `np.ndarray` of shape `(...)`.
+    """
+    rows = references.reshape(-1, references.shape[-1])
+    num_classes = int(rows.max()) + 1
+    cells = (rows + num_classes * np.arange(len(rows))[:, None]).ravel()  # a row of classes for each row of videos
+    counts = np.bincount(cells, minlength=len(rows) * num_classes).reshape(len(rows), num_classes)
+    sums = np.bincount(cells, hits.ravel(), minlength=counts.size).reshape(counts.shape)
+    means = np.divide(sums, counts, out=np.zeros(counts.shape), where=counts > 0)
+    return (means.sum(axis=1) / (counts > 0).sum(axis=1)).reshape(references.shape[:-1])
