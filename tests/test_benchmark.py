@@ -114,6 +114,7 @@ def test_wrong_usage_is_named(argv, message, capsys):
     assert caught.value.code == 2 and message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_memory_of_micro_batches(tmp_path, capsys):
     arguments = [
         "memory",

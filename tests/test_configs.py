@@ -6,6 +6,8 @@ import pytest
 import yaml
 
 from ezclip import EZClipProcessor
+from ezclip.arguments import parse_args
+from ezclip.inputs import read_eval_datasets
 from ezclip.labels import read_class_descriptions, read_label_list
 from ezclip.protocols import PROTOCOLS, base_to_novel, few_shot
 from ezclip.splits import count_shots, find_overlap, select_classes
@@ -35,6 +37,17 @@ SIZES = {
     "test_DS.txt": 3841,
     "test_600_exclusive.txt": 11462,
 }
+DATASETS = (("hmdb51", 51), ("ucf101", 101), ("ucf_ds", 101), ("kinetics600", 232))
+NOT_TESTED = ("zero_shot_tear", "ucf_ds")
+# Experiments, and the file of data sets on which each tests
+ZERO_SHOT = {
+    "zero_shot": "zero_shot_descriptions",
+    "zero_shot_k400": "zero_shot_descriptions",
+    "zero_shot_templates": "zero_shot_templates",
+    "zero_shot_k400_actionclip": "zero_shot_templates",
+    "zero_shot_k400_vificlip": "zero_shot_templates",
+    "zero_shot_tear": "zero_shot_tear",
+}
 NUM_CLASSES = {
     ("base_to_novel_hmdb51", ""): (26, 25),
     ("base_to_novel_ucf101", ""): (51, 50),
@@ -43,11 +56,7 @@ NUM_CLASSES = {
     ("few_shot_hmdb51", ""): (51,),
     ("few_shot_ucf101", ""): (101,),
     ("fully_supervised_k400", ""): (400,),
-    **{
-        (config, name): (number,)
-        for config in ("zero_shot", "zero_shot_k400")
-        for name, number in (("hmdb51", 51), ("ucf101", 101), ("ucf_ds", 101), ("kinetics600", 232))
-    },
+    **{(config, name): (number,) for config in ZERO_SHOT for name, number in DATASETS if (config, name) != NOT_TESTED},
 }
 
 
@@ -67,7 +76,9 @@ def size_of(name: str) -> int:
 
 def data_sets_of(content: dict) -> dict[str, dict]:
     """The options of each data set to test on."""
-    return content.get("eval_datasets") or {"": content}
+    if "eval_datasets" not in content:
+        return {"": content}
+    return yaml.safe_load((ROOT / "configs" / content["eval_datasets"]).read_text(encoding="utf-8"))
 
 
 def load(tmp_path, name: str, label_list: str):
@@ -84,7 +95,7 @@ def test_every_experiment_has_a_configuration():
 @pytest.mark.parametrize("name", [path.stem for path in CONFIGS])
 def test_a_configuration_is_a_flat_mapping(name):
     content = read(name)
-    datasets = content.pop("eval_datasets", {})
+    datasets = data_sets_of(content) if "eval_datasets" in content else {}
     for options in (content, *datasets.values()):
         for option, value in options.items():
             assert option.isidentifier() and value is not None
@@ -95,10 +106,11 @@ def test_a_configuration_is_a_flat_mapping(name):
         assert content["seed"] == 1024
 
 
-@pytest.mark.parametrize(("config", "name"), NUM_CLASSES)
+# The other zero-shot configurations test on the lists of zero_shot, see below.
+@pytest.mark.parametrize(
+    ("config", "name"), [key for key in NUM_CLASSES if key[0] == "zero_shot" or key[0] not in ZERO_SHOT]
+)
 def test_lists_load_with_their_label_lists(tmp_path, config, name):
-    if config == "zero_shot_k400":
-        pytest.skip("tests what zero_shot does, see below")
     content = read(config)
     options = data_sets_of(content)[name]
     pairs = [(path, options["label_list"]) for path in options["validation_list"]]
@@ -111,7 +123,9 @@ def test_lists_load_with_their_label_lists(tmp_path, config, name):
             load(tmp_path, path, label_list)
 
 
-@pytest.mark.parametrize(("config", "name"), NUM_CLASSES)
+@pytest.mark.parametrize(
+    ("config", "name"), [key for key in NUM_CLASSES if ZERO_SHOT.get(key[0]) != "zero_shot_templates"]
+)
 def test_all_classes_have_descriptions(config, name):
     content = read(config)
     options = data_sets_of(content)[name]
@@ -121,10 +135,12 @@ def test_all_classes_have_descriptions(config, name):
     if "train_label_list" in content:
         train_texts = read_class_descriptions([in_list_root(path) for path in content["class_descriptions"]])
         train_names = read_label_list(in_list_root(content["train_label_list"]))
-        assert len(EZClipProcessor().get_prompts(train_names, descriptions=train_texts)[0]) == len(train_names)
+        assert len(EZClipProcessor().get_prompts(train_names, descriptions=train_texts)) == len(train_names)
     texts = read_class_descriptions([in_list_root(path) for path in options["class_descriptions"]])
+    num_texts = range(6, 12) if config == "zero_shot_tear" else [1]  # of a class
     for class_names in names:
-        assert all(EZClipProcessor().get_prompts(class_names, descriptions=texts)[0])
+        prompts = EZClipProcessor().get_prompts(class_names, descriptions=texts)
+        assert all(len(own) in num_texts and all(text for (text,) in own) for own in prompts)
 
 
 def test_base_to_novel_from_the_published_lists(tmp_path):
@@ -148,12 +164,31 @@ def test_few_shot_from_the_published_lists(tmp_path):
 
 
 def test_draws_of_kinetics_600_are_found_by_name(tmp_path):
-    options = read("zero_shot")["eval_datasets"]["kinetics600"]
+    options = data_sets_of(read("zero_shot"))["kinetics600"]
     split = load(tmp_path, options["validation_list"][0], options["label_list"])
     draws = [read_label_list(in_list_root(path)) for path in options["class_subset"]]
     assert [len(select_classes(split, names)) for names in draws] == [7891, 7936, 7938]
     assert [len(names) for names in draws] == [160, 160, 160]
 
 
-def test_both_zero_shot_configurations_test_the_same():
-    assert read("zero_shot")["eval_datasets"] == read("zero_shot_k400")["eval_datasets"]
+@pytest.mark.parametrize("config", ZERO_SHOT)
+def test_zero_shot_configurations_test_on_the_same_videos(config):
+    assert read(config)["eval_datasets"] == f"datasets/{ZERO_SHOT[config]}.yaml"
+    expected, found = data_sets_of(read("zero_shot")), data_sets_of(read(config))
+    assert set(found) == {name for name in expected if (config, name) != NOT_TESTED}
+    for name, options in found.items():
+        texts = options.pop("class_descriptions", None)
+        assert (texts is None) == (ZERO_SHOT[config] == "zero_shot_templates")
+        assert options == {option: value for option, value in expected[name].items() if option != "class_descriptions"}
+
+
+@pytest.mark.parametrize("config", ZERO_SHOT)
+def test_data_sets_are_found_beside_the_configuration(config, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(ROOT / "configs" / f"{config}.yaml"), "--model_name_or_path", "model", "--output_dir", "out"]
+    _, data_args, args = parse_args(arguments)
+    datasets = read_eval_datasets(data_args)
+    assert set(datasets) == set(data_sets_of(read(config)))
+    if config == "zero_shot_tear":
+        assert args.ensemble == "embedding"
+        assert all(options.include_label for options in datasets.values())

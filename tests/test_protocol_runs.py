@@ -262,6 +262,8 @@ def test_the_script_reads_every_configuration(path):
     model_args, data_args, args = parse_args(arguments)
     assert args.protocol is not None and model_args.model_name_or_path == "model"
     content = yaml.safe_load(path.read_text())
+    datasets = content.pop("eval_datasets", None)
+    assert data_args.eval_datasets == (None if datasets is None else str(path.parent / datasets))
     for name, value in content.items():
         holder = next(group for group in (model_args, data_args, args) if hasattr(group, name))
         if name != "model_name_or_path":
