@@ -30,7 +30,7 @@ class BuildWithRootModules(build_py):
 setup(
     name="ezclip",
     version=VERSION,
-    description="Zero-shot video action recognition in transformers: EZ-CLIP",
+    description="Zero-shot video action recognition in transformers: EZ-CLIP, ActionCLIP, ViFi-CLIP, TEAR, CLIP",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
@@ -49,6 +49,7 @@ setup(
         "av>=17.0",
         "PyYAML>=6.0",
         "psutil>=5.9",
+        "requests>=2.32",
     ],
     extras_require={
         "plots": ["matplotlib>=3.8"],
