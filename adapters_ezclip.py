@@ -245,6 +245,9 @@ class TrainedCheckpoint:
         for name in ("revision", "subfolder", "variant", "use_safetensors", "_commit_hash"):
             kwargs.pop(name, None)
         base = None if base is None else str(base)
+        # `AutoModel` puts the checkpoint's revision here too, where PEFT is installed; the base does not have it.
+        if kwargs.get("adapter_kwargs"):
+            kwargs["adapter_kwargs"] = {n: value for n, value in kwargs["adapter_kwargs"].items() if n != "revision"}
         verbosity = logging.get_verbosity()
         try:
             between, whole = self._descend(base, fetch_options)

@@ -270,15 +270,22 @@ class EZClipConfig(PretrainedConfig):
                 `"ezclip"`, `"actionclip"` (`"actionclip_tsm"` with the temporal shift, `"actionclip_joint"` with joint
                 space-time attention), `"vificlip"`, `"tear"` or `"clip"`.
             text_config (`dict` or [`PretrainedConfig`], *optional*), vision_config (the same, *optional*):
-                The towers, of a plain CLIP for example, or fields that differ from the system's.
+                The towers of a plain CLIP, or a `dict` of fields that go before those of the system.
             kwargs:
                 Other fields of [`EZClipConfig`].
 
         Raises:
-            `ValueError`: if there is no such preset.
+            `ValueError`: if there is no such preset, or a tower leaves nothing to it.
         """
         if name not in PRESETS:
             raise ValueError(f"`preset` must be one of {tuple(PRESETS)}, got {name!r}.")
+        for tower, config in (("text_config", text_config), ("vision_config", vision_config)):
+            model_type = config.get("model_type") if isinstance(config, dict) else getattr(config, "model_type", None)
+            if (model_type or "").startswith("ezclip"):
+                raise ValueError(
+                    f"`{tower}` is a whole configuration of this package and leaves nothing to the preset {name!r}. "
+                    "Give a `dict` of fields, or the tower of a plain CLIP."
+                )
         preset = PRESETS[name]
         towers = {
             "text_config": cls._tower(EZClipTextConfig, text_config, preset.get("text_config")),
@@ -302,6 +309,12 @@ class EZClipConfig(PretrainedConfig):
             raise ValueError(
                 f"The temporal head {self.temporal_head!r} joins frames, and with `use_joint_attention` a video has "
                 "one embedding. Leave one of them out."
+            )
+        num_frames, num_positions = self.vision_config.num_frames, self.text_config.max_position_embeddings
+        if self.temporal_head == "transformer" and num_frames > num_positions:
+            raise ValueError(
+                f"The temporal head 'transformer' has as many positions as the text tower, {num_positions}, and "
+                f"`num_frames` is {num_frames}. Take at most {num_positions} frames."
             )
         heads = {"transformer": self.text_config.num_attention_heads, "transformer_cls": 8}.get(self.temporal_head, 1)
         if self.projection_dim % heads:

@@ -55,7 +55,8 @@ class EZClipVideoFeatures(BaseModelOutputWithPooling):
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(B * T, L, hidden_size)`):
-            Tokens of the last block, frame t of video b at index `b * T + t`.
+            Tokens of the last block, frame t of video b at index `b * T + t`. With joint attention
+            `(B, 1 + T * (L - 1), hidden_size)`.
         pooler_output (`torch.FloatTensor` of shape `(B, D)`):
             Video embeddings, projected, not normalised.
         frame_embeds (`torch.FloatTensor` of shape `(B, T, D)`):

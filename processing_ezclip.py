@@ -11,6 +11,9 @@ from PIL import Image
 from transformers import BatchFeature, CLIPImageProcessorPil, ProcessorMixin
 from transformers.utils import logging
 
+# Transformers before 5.7 brings along what this file imports, and not what that imports in turn.
+from .container_ezclip import __name__ as _container  # noqa: F401
+from .decoding_ezclip import __name__ as _decoding  # noqa: F401
 from .sampling_ezclip import FrameSampler, tear_frame_indices, uniform_frame_indices
 from .video_ezclip import is_single_video, read_frames
 
@@ -220,8 +223,8 @@ class EZClipProcessor(ProcessorMixin):
             return partial(uniform_frame_indices, num_frames=num_frames, num_clips=num_clips)
         if num_clips != 1:
             raise ValueError(
-                f"TEAR's sampling takes one clip of a video, not {num_clips}. Leave `num_clips` out, or set the "
-                "processor's `sampling` to 'uniform'."
+                f"TEAR's sampling takes one clip of a video, not {num_clips}. Leave `num_clips` out, or take the "
+                "sampling of another preset (a processor's `sampling`)."
             )
         return partial(tear_frame_indices, num_frames=num_frames)
 

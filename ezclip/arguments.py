@@ -8,13 +8,13 @@ from itertools import pairwise
 from pathlib import Path
 from threading import TIMEOUT_MAX
 
-import yaml
 from transformers import HfArgumentParser
 
 from .class_bank_ezclip import ENSEMBLES
 from .configuration_ezclip import PRESETS, TEMPORAL_HEADS, TEMPORAL_PROMPTS
 from .decoding_ezclip import BACKENDS
 from .errors import DataError
+from .mappings import read_yaml
 from .protocols import PROTOCOLS
 from .training import TrainingRecipe
 
@@ -284,11 +284,7 @@ def fill_preset(preset: str | None, data_args: DataArguments, args: RunArguments
 def read_config(parser: HfArgumentParser, path: str):
     """Take the options of a YAML file for the defaults of a parser."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        parser.error(f"{path} cannot be read: {error}")
-    try:
-        options = typed_options(parser, content, path)
+        options = typed_options(parser, read_yaml(path), path)
         if isinstance(options.get("eval_datasets"), str):
             options["eval_datasets"] = str(Path(path).parent / options["eval_datasets"])
         parser.set_defaults(**options)
@@ -321,7 +317,8 @@ def typed_options(
     if not isinstance(content, dict):
         raise DataError(f"{source} is no mapping of options. Each line is `option: value`, as typed but without --.")
     if unknown := [name for name in content if name not in known]:
-        raise DataError(f"{source} has options that do not exist: {unknown}. They are those of the command line.")
+        they = "those of the command line" if names is None else ", ".join(sorted(known))
+        raise DataError(f"{source} has options that it cannot have: {unknown}. They are {they}.")
     typed = {}
     for name, value in content.items():
         action = known[name]
@@ -370,6 +367,9 @@ def check_numbers(parser: HfArgumentParser, model_args: ModelArguments, data_arg
     at_least |= {"per_device_train_batch_size": 1, "num_train_epochs": 1, "max_train_steps": 1, "logging_steps": 1}
     at_least |= {"learning_rate": 0, "prompt_learning_rate": 0, "text_learning_rate": 0, "weight_decay": 0}
     at_least |= {"head_learning_rate": 0, "warmup_ratio": 0, "micro_batch_size": 1, "eval_steps": 1, "save_steps": 1}
+    for name in ("max_train_samples", "max_eval_samples"):
+        if (value := getattr(data_args, name)) is not None and value < 1:
+            parser.error(f"--{name} must be at least 1, got {value}.")
     at_least |= {"save_total_limit": 1, "early_stopping_patience": 1, "num_seeds": 1}
     for name, least in at_least.items():
         value = getattr(args, name)

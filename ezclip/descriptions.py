@@ -99,6 +99,7 @@ COMPLAINT = 'This cannot be used: {problem}. Answer again for the label "{label}
 
 ITEM = re.compile(r"\W{0,3}(?:(?:step\s*)?\d{1,2}\W{0,2}[.):](?!\d)|[-*•–]\s)[*_\s]*(?P<text>.*)", re.IGNORECASE)
 HEADING = re.compile(r"(?:\w+\s+){0,2}\w+\s*:")
+MARKUP = re.compile(r"[{}<>|]|```")
 REMARK = re.compile(
     r"(?:sure|certainly|of course|okay|here (?:is|are)|here[’']s|as an ai|as a language model|"
     r"i (?:cannot|can[’']t|am)|i[’']m|sorry|unfortunately)\b",
@@ -205,7 +206,7 @@ def split_answer(answer: str) -> list[str]:
     if answer.startswith("["):
         try:
             texts, _ = json.JSONDecoder().raw_decode(answer)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise FormError(f"it begins like JSON and is none ({error})") from error
         if not all(isinstance(text, str) for text in texts):
             raise FormError("it is a JSON array of other things than strings")
@@ -245,6 +246,8 @@ def check_texts(texts: list[str], kind: Kind, label: str):
             raise FormError(f"text {number} is empty or has no letters")
         if "\ufffd" in text or not text.isprintable():
             raise FormError(f"text {number} has characters that cannot be shown")
+        if markup := MARKUP.search(text):
+            raise FormError(f"text {number} has {markup.group()!r}, which is no plain text")
         words = len(text.split())
         if words > kind.max_words:
             raise FormError(f"text {number} has {words} words, and {kind.max_words} are the most")

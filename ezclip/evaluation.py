@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from .class_bank_ezclip import ClassBank
 from .data import ReadReport, VideoDataset, make_loader
+from .errors import ModelError
 from .metrics import TopKAccuracy
 from .modeling_ezclip import EZClipModel
 from .sources import UNKNOWN_LABEL, VideoSplit
@@ -146,7 +147,15 @@ def view_probabilities(
 
     Returns:
         `torch.Tensor` of shape `(B, C)`: float32.
+
+    Raises:
+        [`ModelError`]: if an embedding is not finite.
     """
     with accelerator.autocast():
         video_embeds = model.get_video_features(views.flatten(0, -5)).pooler_output
+    if not video_embeds.isfinite().all() or not bank.embeds.isfinite().all():
+        raise ModelError(
+            "The model gives embeddings that are no finite numbers: its weights are damaged, or, with "
+            "--mixed_precision fp16, too large for float16. Take other weights, or --mixed_precision bf16."
+        )
     return bank.probabilities(video_embeds, ensemble).unflatten(0, (len(views), -1)).mean(dim=1)

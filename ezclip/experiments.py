@@ -18,7 +18,7 @@ from .evaluation import Predictions, predict
 from .files import write_json
 from .inputs import Plan, Texts, make_transform, save_draws
 from .isolation import IsolatedReader
-from .loading import check_fit, load_model, load_processor
+from .loading import check_fit, flatten_config, load_model, load_processor
 from .modeling_ezclip import EZClipModel
 from .processing_ezclip import distinct_texts
 from .protocols import SINGLE_VIEW, Experiment
@@ -122,7 +122,9 @@ class Runner:
             for name, split in splits.items()
             if split is not None
         }
-        texts = {f"texts of {name}": digest(asdict(self.plan.texts_of(name))) for name in experiment.tests}
+        texts = {
+            f"texts of {name or 'the test'}": digest(asdict(self.plan.texts_of(name))) for name in experiment.tests
+        }
         settings = {
             **self.args.settings(),
             **asdict(self.model_args),
@@ -154,7 +156,7 @@ class Runner:
                     f"{folder} holds the results of an earlier run. Give --resume_from_checkpoint latest to go on "
                     "with it, or another --output_dir."
                 )
-            saved = json.loads((folder / RESULTS_NAME).read_text(encoding="utf-8"))
+            saved = read_results(folder / RESULTS_NAME)
             check_settings(folder, saved["settings"], self.settings(experiment))
             logger.warning(f"{folder} is finished and is not run again.")
             return saved["results"], None
@@ -219,7 +221,7 @@ class Runner:
             resume_from=args.resume_from_checkpoint,
             settings={
                 "model_name_or_path": _absolute(self.model_args.model_name_or_path),
-                **_flatten("model", model.config.to_dict()),
+                **{f"model.{name}": value for name, value in flatten_config(model.config).items()},
                 "mixed_precision": self.accelerator.mixed_precision,
                 "video_backend": self.data_args.video_backend,
                 "allow_partial": self.data_args.allow_partial,
@@ -276,17 +278,23 @@ class Runner:
             )
 
 
+def read_results(path: Path) -> dict:
+    """
+    Settings and results of a finished experiment.
+
+    Raises:
+        [`DataError`]: if the file is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {"settings": dict(content["settings"]), "results": dict(content["results"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error!r}). Remove it, and its experiment is run again.") from error
+
+
 def _absolute(name_or_path: str) -> str:
     """One spelling for one folder."""
     return str(Path(name_or_path).resolve()) if Path(name_or_path).is_dir() else name_or_path
-
-
-def _flatten(name: str, config: dict) -> dict:
-    """The fields of a configuration and of those in it, each by its own name, but for where it is from."""
-    if not isinstance(config, dict):
-        return {name: config}
-    own = {field: part for field, part in config.items() if field not in ("_name_or_path", "base_model_name_or_path")}
-    return {key: value for field, part in own.items() for key, value in _flatten(f"{name}.{field}", part).items()}
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
@@ -14,7 +13,8 @@ from . import protocols
 from .arguments import DataArguments, RunArguments, given, typed_options
 from .class_bank_ezclip import ClassBank
 from .errors import DataError
-from .labels import read_class_descriptions, read_label_list, read_text
+from .labels import read_class_descriptions, read_label_list
+from .mappings import check_folder_names, read_yaml
 from .modeling_ezclip import EZClipModel
 from .processing_ezclip import TEAR_TEMPLATES, TEMPLATES, EZClipProcessor, label_to_words
 from .protocols import Experiment
@@ -213,21 +213,16 @@ def read_eval_datasets(data_args: DataArguments) -> dict[str, DataArguments]:
     """The options of each data set of `--eval_datasets`; a `video_root` of its own is relative to the run's."""
     content, source = data_args.eval_datasets, "eval_datasets"
     if isinstance(content, str):
-        source = content
-        try:
-            content = yaml.safe_load(read_text(content))
-        except yaml.YAMLError as error:
-            raise DataError(f"{source} is not YAML ({error}).") from error
+        content, source = read_yaml(content), content
     if not isinstance(content, dict) or not all(isinstance(options, dict) for options in content.values()):
         raise DataError(f"{source} must name data sets, each with options such as validation_list and label_list.")
+    check_folder_names(list(content), source)
     found, parser = {}, HfArgumentParser(DataArguments)
     for name, options in content.items():
-        if {"/", "\\"} & set(str(name)) or str(name) in (".", "..", ""):
-            raise DataError(f"{source}: {name!r} cannot be the name of a folder, which that of a data set becomes.")
         options = typed_options(parser, options, f"{source}: {name}", EVAL_DATASET_OPTIONS)
         if data_args.video_root is not None:
             options = {**options, "video_root": str(Path(data_args.video_root, options.get("video_root", "")))}
-        found[str(name)] = in_list_root(DataArguments(**{**given(data_args, *INHERITED_OPTIONS), **options}))
+        found[name] = in_list_root(DataArguments(**{**given(data_args, *INHERITED_OPTIONS), **options}))
     return found
 
 

@@ -51,17 +51,20 @@ def read_numbered_labels(path: str | Path) -> tuple[list[str], int]:
 def read_class_descriptions(paths: list[str | Path]) -> dict[str, list[str]]:
     """
     Written texts for each class, from EZ-CLIP's CSV files (`SNo,Class Name,GPT3 discription`) or JSON objects from
-    class name to text, or to a list of texts, as TEAR has them. Of a class that several files have, the last file
-    counts, whatever the case, blanks and punctuation of its name.
+    class name to text, or to a list of texts, as TEAR has them. A class that several files have, whatever the case,
+    blanks and punctuation of its name, has the texts of all of them: TEAR's three kinds together are its `all`.
 
     Raises:
         [`DataError`]: if a file has another form, a class without text, or two different entries for one class.
     """
     by_key = {}
     for path in paths:
-        read = _read_json_descriptions if Path(path).suffix.lower() == ".json" else _read_csv_descriptions
+        is_json = Path(path).suffix.lower() == ".json" or read_text(path).lstrip().startswith("{")
+        entries = _read_json_descriptions(path) if is_json else _read_csv_descriptions(path)
+        if not entries:
+            raise DataError(f"{path} describes no class.")
         found = {}
-        for name, texts in read(path):
+        for name, texts in entries:
             # The published texts begin with two line breaks, and some have more inside.
             texts = [" ".join(text.split()) for text in texts]
             if not all(texts) or not texts:
@@ -69,7 +72,8 @@ def read_class_descriptions(paths: list[str | Path]) -> dict[str, list[str]]:
             other, first = found.setdefault(label_key(name), (name, texts))
             if first != texts:
                 raise DataError(f"{path}: {other!r} and {name!r} are one class, of different texts. Remove one.")
-        by_key.update(found)
+        for key, (name, texts) in found.items():
+            by_key.setdefault(key, (name, []))[1].extend(texts)
     return dict(by_key.values())
 
 
@@ -92,7 +96,8 @@ def _read_csv_descriptions(path: str | Path) -> list[tuple[str, list[str]]]:
     rows = _read_csv(path)
     if any(len(row) != 3 for row in rows):
         raise DataError(f"{path} must have three columns: number, class name, description.")
-    return [(name, [text]) for _, name, text in rows[1:]]
+    has_header = bool(rows) and not rows[0][0].strip().isdigit()
+    return [(name, [text]) for _, name, text in rows[has_header:]]
 
 
 def _check_names(names, source):

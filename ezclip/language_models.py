@@ -12,6 +12,7 @@ import torch
 from requests.adapters import HTTPAdapter, Retry
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, LogitsProcessorList
 from transformers.utils import logging
+from urllib3.exceptions import InvalidHeader
 
 from .descriptions import Question
 from .errors import ModelError
@@ -169,7 +170,7 @@ class TransformersModel:
 class BearerKey(requests.auth.AuthBase):
     """A key in the header, or none: given as `auth`, requests takes no other from ~/.netrc."""
 
-    def __init__(self, key: str | None):
+    def __init__(self, key: str):
         self.key = key
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -182,7 +183,10 @@ class PatientRetry(Retry):
     """urllib3's retries, which say so where a server asks for a long wait."""
 
     def get_retry_after(self, response) -> float | None:
-        seconds = super().get_retry_after(response)
+        try:
+            seconds = super().get_retry_after(response)
+        except InvalidHeader:
+            return None
         if seconds is not None and seconds > ANNOUNCED_WAIT:
             logger.warning(f"The server answered {response.status} and asks to wait for {seconds:.0f} s.")
         return seconds
@@ -235,7 +239,10 @@ class Endpoint:
             raise_on_status=False,
         )
         self.session = requests.Session()
-        self.session.auth = BearerKey(os.environ.get("OPENAI_API_KEY"))
+        key = os.environ.get("OPENAI_API_KEY", "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise ModelError("OPENAI_API_KEY has characters that no key has. Set it to the key alone.")
+        self.session.auth = BearerKey(key)
         try:  # once, so that a wrong address is told at once; what it answers to this does not matter
             self.session.get(f"{base_url}/models", timeout=timeout, allow_redirects=False)
         except requests.RequestException as error:
@@ -288,13 +295,16 @@ class Endpoint:
             return Answer(problem=said)
         try:
             choice = response.json()["choices"][0]
-            text, is_cut = choice["message"]["content"], choice.get("finish_reason") == "length"
+            text, ended = choice["message"]["content"], choice.get("finish_reason")
             if not isinstance(text, str | None):
                 raise TypeError("its content is no string")
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return Answer(problem=f"{said}, which is no chat completion")
-        problem = f"it was cut after {self.max_new_tokens} tokens" if is_cut else None
-        return Answer(text or "", problem or (None if text else "it is empty"))
+        problems = {
+            "length": f"it was cut after {self.max_new_tokens} tokens",
+            "content_filter": "the server's filter held it back",
+        }
+        return Answer(text or "", problems.get(ended) or (None if text else "it is empty"))
 
 
 def interruptible(results: IMapIterator) -> Iterator:

@@ -1,18 +1,25 @@
 """Models and processors by name, from EZ-CLIP folders and from plain CLIP ones."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, CLIPConfig
+from transformers import AutoConfig, AutoTokenizer, CLIPConfig, PretrainedConfig
 from transformers.utils import logging
 
 from .adapters_ezclip import is_added_to_clip, resolve_base
-from .configuration_ezclip import PRESETS, EZClipConfig
+from .configuration_ezclip import EZClipConfig, EZClipVisionConfig
 from .errors import ModelError
 from .modeling_ezclip import EZClipModel
+from .presets import default_num_frames, make_config
 from .processing_ezclip import EZClipProcessor, default_image_processor
 from .tokenization import load_bpe_tokenizer
+
+
+# Fields of a configuration that say where a model is from, and nothing of what it computes
+ORIGIN_FIELDS = ("_name_or_path", "architectures", "auto_map", "base_model_name_or_path", "custom_pipelines", "dtype")
+ORIGIN_FIELDS += ("transformers_version",)
 
 
 def load_tokenizer(name_or_path: str | Path):
@@ -57,27 +64,29 @@ def load_processor(
         [`ModelError`]: if there is no model, or no tokenizer.
     """
     config = _read_config(name_or_path)
-    if config.model_type == EZClipConfig.model_type and tokenizer_name is None:
+    processor = None
+    if config.model_type == EZClipConfig.model_type:
         try:
             processor = EZClipProcessor.from_pretrained(name_or_path)
         except (OSError, ValueError, TypeError) as error:
-            raise ModelError(
-                f"{name_or_path} has no processor ({_first_line(error)}). Convert it with a tokenizer, or give "
-                "--tokenizer_name."
-            ) from error
-    else:
-        processor = EZClipProcessor(
-            default_image_processor(config.vision_config.image_size),
-            load_tokenizer(tokenizer_name if tokenizer_name is not None else name_or_path),
-        )
-        limit = config.text_config.max_position_embeddings
-        processor.tokenizer.model_max_length = min(processor.tokenizer.model_max_length, limit)
-        if num_frames is None:
-            own = PRESETS[preset or "ezclip"].get("vision_config", {}).get("num_frames")
-            num_frames = getattr(config.vision_config, "num_frames", own)  # CLIP's configuration has none
-    if preset == "tear" and processor.sampling != "tear":
-        processor.sampling = "tear"
-        num_frames = num_frames or PRESETS["tear"]["vision_config"]["num_frames"]
+            if tokenizer_name is None:
+                raise ModelError(
+                    f"{name_or_path} has no processor ({_first_line(error)}). Convert it with a tokenizer, or give "
+                    "--tokenizer_name."
+                ) from error
+    if processor is None:
+        image_processor = default_image_processor(config.vision_config.image_size)
+        processor = EZClipProcessor(image_processor, load_tokenizer(tokenizer_name or name_or_path))
+        if num_frames is None:  # CLIP's configuration has none
+            num_frames = getattr(config.vision_config, "num_frames", default_num_frames(preset))
+    elif tokenizer_name is not None:
+        processor.tokenizer = load_tokenizer(tokenizer_name)
+    limit = config.text_config.max_position_embeddings
+    processor.tokenizer.model_max_length = min(processor.tokenizer.model_max_length, limit)
+    if preset is not None and processor.sampling != (sampling := "tear" if preset == "tear" else "uniform"):
+        # The frames of one system are not those of another.
+        processor.sampling = sampling
+        num_frames = num_frames or default_num_frames(preset) or EZClipVisionConfig().num_frames
     if num_frames is not None:
         if num_frames < 1:
             raise ModelError(f"--num_frames must be at least 1, got {num_frames}.")
@@ -106,29 +115,15 @@ def load_model(
         vision_config (`dict`, *optional*), text_config (`dict`, *optional*):
             Fields of the towers' configurations to change.
         preset (`str`, *optional*):
-            The published system that plain CLIP weights become, by default `"ezclip"`; see
-            [`EZClipConfig.from_preset`]. Other weights are to be that system already.
+            The published system that plain CLIP weights become, by default `"ezclip"`; see [`make_config`].
         fields:
             Fields of [`EZClipConfig`] to change.
 
     Raises:
         [`ModelError`]: if there is no such model, or its weights do not fit.
     """
-    config = _read_config(name_or_path)
-    is_plain = config.model_type != EZClipConfig.model_type
-    try:
-        if is_plain:
-            names = ("text_config", "vision_config", "projection_dim", "logit_scale_init_value")
-            own = {name: getattr(config, name) for name in names}
-            config = EZClipConfig.from_preset(preset or "ezclip", **own)
-        elif preset is not None:
-            _check_preset(config, preset, name_or_path)
-        content = config.to_dict()
-        for tower, changes in (("vision_config", vision_config), ("text_config", text_config)):
-            content[tower] = {**content[tower], **(changes or {})}
-        config = EZClipConfig(**{**content, **fields})
-    except ValueError as error:
-        raise ModelError(str(error)) from error
+    saved = _read_config(name_or_path)
+    config = make_config(saved, name_or_path, preset, vision_config, text_config, **fields)
     verbosity = logging.get_verbosity()
     try:
         # What is missing and what does not fit is looked at below; the report would say it at length.
@@ -150,7 +145,7 @@ def load_model(
     if foreign := sorted(key for key in missing if not is_added_to_clip(key)):
         raise ModelError(f"{name_or_path} lacks weights of CLIP, {foreign[:3]} and others; is it a CLIP model?")
     if not for_training:
-        _check_trained(model, missing, is_plain, name_or_path)
+        _check_trained(model, saved, missing, set(info["unexpected_keys"]), name_or_path)
     if model.config.base_model_name_or_path is None:
         model.config.base_model_name_or_path = resolve_base(name_or_path)
     return model
@@ -167,7 +162,13 @@ def check_fit(model: EZClipModel, processor: EZClipProcessor):
     if model.config.fixed_num_frames and processor.num_frames != config.num_frames:
         raise ModelError(
             f"The processor samples {processor.num_frames} frames of a video, the model takes {config.num_frames}. "
-            "Set the processor's `num_frames` and save it again."
+            f"Give --num_frames {config.num_frames}, or set the processor's `num_frames` and save it again."
+        )
+    num_positions = model.config.text_config.max_position_embeddings
+    if model.config.temporal_head == "transformer" and processor.num_frames > num_positions:
+        raise ModelError(
+            f"The processor samples {processor.num_frames} frames of a video, and the temporal head has positions for "
+            f"{num_positions}. Give --num_frames {num_positions}, or fewer."
         )
     crop_size = processor.image_processor.crop_size
     if (crop_size["height"], crop_size["width"]) != (config.image_size, config.image_size):
@@ -183,51 +184,47 @@ def check_fit(model: EZClipModel, processor: EZClipProcessor):
         )
 
 
-def digest_weights(model: EZClipModel) -> str:
-    """What tells a model from one that was trained further and saved in the same place."""
-    digest = hashlib.sha256()
+def flatten_config(config: PretrainedConfig) -> dict:
+    """The fields of a model's configuration and of its towers, each by its own name, but for where it is from."""
+    flat = {}
+    for name, value in config.to_dict().items():
+        if isinstance(value, dict) and name in config.sub_configs:
+            flat |= {f"{name}.{field}": part for field, part in flatten_config(getattr(config, name)).items()}
+        elif name not in ORIGIN_FIELDS:
+            flat[name] = value
+    return flat
+
+
+def digest_model(model: EZClipModel) -> str:
+    """What tells a model from one that was trained further, or computes something else, under the same name."""
+    config = json.dumps(flatten_config(model.config), sort_keys=True, default=str)
+    digest = hashlib.sha256(config.encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
 
-def _check_preset(config: EZClipConfig, preset: str, name_or_path: str | Path):
-    """That a model is the published system it is taken for."""
-    wanted = EZClipConfig.from_preset(preset)
-    differences = [
-        f"{tower}.{name}"
-        for tower, names in (
-            ("vision_config", ("use_adapter", "use_temporal_adapter", "use_temporal_shift", "use_joint_attention")),
-            ("text_config", ("use_adapter",)),
-        )
-        for name in names
-        if getattr(getattr(config, tower), name) != getattr(getattr(wanted, tower), name)
-    ]
-    has_prompts, wants_prompts = (c.vision_config.temporal_prompt != "none" for c in (config, wanted))
-    differences += ["vision_config.temporal_prompt"] * (has_prompts != wants_prompts)
-    # ActionCLIP has all of the heads.
-    differences += ["temporal_head"] * (config.temporal_head != wanted.temporal_head and preset != "actionclip")
-    if differences:
-        raise ModelError(
-            f"{name_or_path} is not what --preset {preset} says: its configuration differs in "
-            f"{', '.join(differences)}. A preset says what plain CLIP weights become; leave it out."
-        )
-
-
-def _check_trained(model: EZClipModel, missing: set[str], is_plain: bool, name_or_path: str | Path):
-    """That nothing is new that spoils predictions as long as it is not trained."""
+def _check_trained(
+    model: EZClipModel, saved: PretrainedConfig, missing: set[str], unexpected: set[str], name_or_path: str | Path
+):
+    """That nothing is new, or left out, that predictions rest on."""
     config = model.config.vision_config
     new = {
         "temporal prompts": any("temporal_prompt" in key for key in missing),
         f"temporal head ({model.config.temporal_head})": any("temporal_head" in key for key in missing),
-        "temporal shift": is_plain and config.use_temporal_shift,
-        "joint attention": is_plain and config.use_joint_attention,
     }
+    for field, name in (("use_temporal_shift", "temporal shift"), ("use_joint_attention", "joint attention")):
+        new[name] = getattr(config, field) and not getattr(saved.vision_config, field, False)
     if untrained := [name for name, is_new in new.items() if is_new]:
         raise ModelError(
             f"{name_or_path} was not trained with {' or '.join(untrained)}, which spoils its predictions. Train it "
             "(--do_train), or take plain CLIP for what it is (--preset clip)."
+        )
+    if left_out := sorted(key for key in unexpected if is_added_to_clip(key)):
+        raise ModelError(
+            f"{name_or_path} was trained with {left_out[0]} and {len(left_out) - 1} other weights that the "
+            "configuration asked for has no place for. Leave out what changes it (--temporal_head, --temporal_prompt)."
         )
 
 

@@ -18,7 +18,7 @@ from .class_bank_ezclip import ClassBank
 from .data import ReadReport, VideoDataset, describe_split, digest, make_loader
 from .errors import DataError
 from .evaluation import view_probabilities
-from .loading import digest_weights
+from .loading import digest_model
 from .modeling_ezclip import EZClipModel
 from .prediction_files import PredictionCounts, PredictionFolder, Progress
 from .processing_ezclip import EZClipProcessor
@@ -111,7 +111,7 @@ def predict_shards(
         used = {"class_names": bank.labels, "ensemble": ensemble, "top_k": top_k, "num_frames": processor.num_frames}
         used |= {"num_clips": num_clips, "num_crops": num_crops, "mixed_precision": accelerator.mixed_precision}
         used |= {"part_size": part_size, "num_shards": shards.num_shards, "videos": _describe_videos(source)}
-        return folder.begin({**settings, **used, "weights": digest_weights(model)})
+        return folder.begin({**settings, **used, "weights": digest_model(model)})
 
     progress = processes.share(begin)
     reader = _RowReader(processor, num_clips=num_clips, num_crops=num_crops, read=read)

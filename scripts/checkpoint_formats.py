@@ -128,8 +128,8 @@ def _load(path: str | Path):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*TorchScript")  # which it does not load, and says so
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
-        pass  # TorchScript, objects beside the tensors, or no checkpoint
+    except Exception:  # TorchScript, objects beside the tensors, or a damaged file, which can raise any
+        pass
     try:
         return read_archive(path)
     except pickle.UnpicklingError as error:
@@ -150,7 +150,17 @@ def _tensors(path: str | Path, state_dict) -> dict[str, torch.Tensor]:
         raise ModelError(
             f"{path} holds no state dict. A published checkpoint has one as `model_state_dict` or `model`, or is one."
         )
-    return {re.sub(r"^module\.", "", str(key)): value.float() for key, value in state_dict.items()}
+    tensors = {}
+    for key, value in state_dict.items():
+        key = re.sub(r"^module\.", "", str(key))
+        if key in tensors:
+            raise ModelError(f"{path} has {key!r} twice, with and without a 'module.' in front of it.")
+        if value.layout != torch.strided or value.is_quantized or value.is_complex():
+            raise ModelError(f"{path}: {key!r} is a tensor of another kind ({value.dtype}, {value.layout}).")
+        tensors[key] = value.float()
+        if not tensors[key].isfinite().all():
+            raise ModelError(f"{path}: {key!r} holds numbers that are not finite. Take an undamaged file.")
+    return tensors
 
 
 def _recognise(state_dict: dict[str, torch.Tensor], weights: str | None, has_head: bool) -> str:

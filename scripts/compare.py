@@ -44,17 +44,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from ezclip import VideoReadError
 from ezclip.arguments import DataArguments, ModelArguments, RunArguments, fill_preset, given
 from ezclip.checkpoints import check_settings
-from ezclip.comparison import compare_ranks, read_ranks
 from ezclip.costs import count_macs
 from ezclip.decoding_ezclip import require_backend
 from ezclip.errors import DataError, ModelError
-from ezclip.experiments import RESULTS_NAME, Runner
+from ezclip.experiments import RESULTS_NAME, Runner, read_results
 from ezclip.files import replacing, write_json
 from ezclip.inputs import Plan, Texts, in_list_root, load_eval_splits, one_of
-from ezclip.loading import check_fit, digest_weights
+from ezclip.loading import check_fit, digest_model
 from ezclip.memory import return_freed_memory
 from ezclip.protocols import Experiment
 from ezclip.sources import VideoSplit
+
+
+try:
+    from ezclip.comparison import compare_ranks, read_ranks
+except ImportError as error:  # of scipy, which is optional
+    sys.exit(f"compare.py: {error}")
+
 from run_video_zeroshot import make_accelerator, make_output_dir
 from scripts.benchmark import compare, describe_machine, measure, summarize
 from scripts.comparison_options import MODEL_OPTIONS, TEXT_OPTIONS, VIDEO_OPTIONS, parse_args, read_systems
@@ -150,7 +156,7 @@ def run(
         check_model(group)
     for system in systems:
         if (finished := output_dir / system.name / RESULTS_NAME).is_file():
-            saved = json.loads(finished.read_text(encoding="utf-8"))["settings"]
+            saved = read_results(finished)["settings"]
             check_settings(finished.parent, saved, system.runner.settings(system.experiment))
 
     # 2. Evaluate
@@ -164,22 +170,33 @@ def run(
     if accelerator.is_main_process:
         result = compare_ranks(ranks, np.asarray(split.videos["label"]), args.seed)
         result["num_views"] = data_args.num_clips * data_args.num_crops
-        speeds = measure_speeds(by_model, accelerator, args.per_device_eval_batch_size, speed_rounds)
         for system in systems:
             result["systems"][system.name] |= {
                 **system.costs,
-                "clips_per_second": speeds[system.name] if speeds else None,
+                "clips_per_second": None,
                 "options": system.options,
                 "eval_results": results[system.name],
             }
-        result["speed"] = describe_speed(accelerator, args.per_device_eval_batch_size, speed_rounds)
+        result["speed"] = describe_speed(accelerator, args.per_device_eval_batch_size, 0)
         result |= {"machine": describe_machine(), "options": given(data_args, *VIDEO_OPTIONS, *TEXT_OPTIONS)}
-        text = as_markdown(result)
-        write_json(output_dir / "comparison.json", result)
-        with replacing(output_dir / "comparison.md") as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        text = write(result, output_dir)
+        if speed_rounds > 0:  # all models at once, for which memory may not suffice
+            speeds = measure_speeds(by_model, accelerator, args.per_device_eval_batch_size, speed_rounds)
+            for name, speed in speeds.items():
+                result["systems"][name]["clips_per_second"] = speed
+            result["speed"]["rounds"] = speed_rounds
+            text = write(result, output_dir)
         print(text)
     accelerator.wait_for_everyone()
+
+
+def write(result: dict, output_dir: Path) -> str:
+    """Write a comparison as JSON and as Markdown; returns the latter."""
+    text = as_markdown(result)
+    write_json(output_dir / "comparison.json", result)
+    with replacing(output_dir / "comparison.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return text
 
 
 # ---- Systems ----
@@ -235,7 +252,10 @@ def check_model(group: list[System]):
     first = group[0]
     with naming(first.name):
         model = first.runner.load_model()
-    weights = digest_weights(model)
+    for system in group:
+        with naming(system.name):
+            check_fit(model, system.runner.processor)
+    weights = digest_model(model)
     costs = {
         "num_frames": first.runner.processor.num_frames,
         "num_parameters": model.num_parameters(),
@@ -243,8 +263,6 @@ def check_model(group: list[System]):
         "macs_per_clip": count_macs(model, first.runner.processor.num_frames),
     }
     for system in group:
-        with naming(system.name):
-            check_fit(model, system.runner.processor)
         system.runner.weights, system.costs = weights, costs
 
 
@@ -259,11 +277,8 @@ def measure_speeds(
     so all their models are in memory. Systems of the same model are measured as one.
 
     Returns:
-        `dict`: for each system median, quartiles and rounds, and as `against` how many times the first system;
-        nothing without rounds.
+        `dict`: for each system median, quartiles and rounds, and as `against` how many times the first system.
     """
-    if rounds == 0:
-        return {}
     runs = {group[0].name: make_embedding(group[0], accelerator, batch_size) for group in by_model}
     timings = measure(runs, rounds)
     rates = {name: (batch_size / np.asarray(timing.wall)).tolist() for name, timing in timings.items()}

@@ -3,13 +3,12 @@
 import dataclasses
 from dataclasses import dataclass
 
-import yaml
 from transformers import HfArgumentParser
 
 from ezclip.arguments import DataArguments, ModelArguments, RunArguments, check_numbers, given, typed_options
 from ezclip.comparison import TOP_K
 from ezclip.errors import DataError
-from ezclip.labels import read_text
+from ezclip.mappings import check_folder_names, read_yaml
 
 
 MODEL_OPTIONS = tuple(field.name for field in dataclasses.fields(ModelArguments))
@@ -79,22 +78,12 @@ def read_systems(path: str) -> dict[str, dict]:
     Raises:
         [`DataError`]: if it is not such a file.
     """
-    text = read_text(path)
-    try:
-        root, content = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise DataError(f"{path} is not YAML ({error}).") from error
+    content = read_yaml(path)
     if not isinstance(content, dict) or not content:
         raise DataError(f"{path} must name systems, each with options such as model_name_or_path.")
-    # Of two equal names YAML keeps the last, without a word.
-    names = [name.value for name, _ in root.value]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"{path} has more than one system of the name {repeated[0]!r}.")
+    check_folder_names(list(content), path, reserved=("comparison.json", "comparison.md"))
     systems, parser = {}, HfArgumentParser((ModelArguments, DataArguments, RunArguments))
     for name, options in content.items():
-        name = str(name)
-        if {"/", "\\"} & set(name) or name in (".", "..", ""):
-            raise DataError(f"{path}: {name!r} cannot be the name of a folder, which that of a system becomes.")
         typed = typed_options(parser, options, f"{path}: {name}", SYSTEM_OPTIONS)
         # One without a value has its default, whatever the command line says.
         systems[name] = {option: typed.get(option, parser.get_default(option)) for option in options}

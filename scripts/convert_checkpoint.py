@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from transformers.utils import PROCESSOR_NAME
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -207,7 +209,7 @@ def convert(checkpoint: Checkpoint, num_frames: int | None = None) -> EZClipMode
         config = infer_config(checkpoint)
     except KeyError as error:
         raise ModelError(f"{path} is not a checkpoint of {name}: it has no tensor {error.args[0]!r}.") from error
-    except (IndexError, ValueError) as error:
+    except (ArithmeticError, IndexError, TypeError, ValueError) as error:
         raise ModelError(f"{path} is not a checkpoint of {name}: odd shapes ({error}).") from error
     vision_config = config.vision_config
     if num_frames is not None and num_frames < 1:
@@ -218,14 +220,18 @@ def convert(checkpoint: Checkpoint, num_frames: int | None = None) -> EZClipMode
                 f"--num_frames {num_frames} does not fit {path}, whose temporal weights have a row for each of "
                 f"{vision_config.num_frames} frames. Leave the option out."
             )
-        vision_config.num_frames = num_frames
-    model = EZClipModel(config)
+        try:
+            vision_config = {**vision_config.to_dict(), "num_frames": num_frames}
+            config = EZClipConfig(**{**config.to_dict(), "vision_config": vision_config})
+        except ValueError as error:
+            raise ModelError(str(error)) from error
     try:
+        model = EZClipModel(config)
         weights = {**convert_state_dict(checkpoint.state_dict), **convert_head(checkpoint.head_state_dict)}
         model.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
+    except (ArithmeticError, RuntimeError, ValueError) as error:
         raise ModelError(
-            f"{path} is not a checkpoint of {name} that this script knows; its keys differ from the model's:\n{error}"
+            f"{path} is not a checkpoint of {name} that this script knows; it differs from the model:\n{error}"
         ) from error
     return model.eval()
 
@@ -283,6 +289,11 @@ def main(argv: list[str] | None = None):
                 f"The tokenizer of {args.tokenizer} has {len(tokenizer)} tokens, {args.checkpoint} {vocab_size}. Give "
                 "the tokenizer it was trained with, or --model_only."
             )
+        if args.model_only and Path(args.output_dir, PROCESSOR_NAME).exists():
+            raise ModelError(
+                f"{args.output_dir} has the processor of another model, which --model_only would leave beside this "
+                "one. Give another --output_dir."
+            )
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         model.save_pretrained(args.output_dir)
         if tokenizer is not None:
@@ -291,8 +302,10 @@ def main(argv: list[str] | None = None):
             ).save_pretrained(args.output_dir)
     except ModelError as error:
         sys.exit(f"convert_checkpoint.py: {error}")
-    except FileExistsError:
-        sys.exit(f"convert_checkpoint.py: --output_dir {args.output_dir} is a file. Give a folder.")
+    except (OSError, SafetensorError) as error:
+        sys.exit(
+            f"convert_checkpoint.py: --output_dir {args.output_dir} cannot be written ({error}). It is not whole."
+        )
     print(f"{args.output_dir}: {describe(model, checkpoint)}")
 
 

@@ -51,9 +51,9 @@ def read_archive(path: str | Path) -> Any:
             root = next(name for name in names if name.endswith("/data.pkl")).removesuffix("data.pkl")
             with archive.open(f"{root}data.pkl") as file:
                 content = _InertUnpickler(file, archive, root).load()
+        return _state_dict(content) if f"{root}constants.pkl" in names else content
     except Exception as error:  # a damaged pickle can raise any
         raise pickle.UnpicklingError(f"{path} is not a readable archive of PyTorch's: {error!r}") from error
-    return _state_dict(content) if f"{root}constants.pkl" in names else content
 
 
 class _Inert(dict):
@@ -70,7 +70,7 @@ class _Inert(dict):
 class _InertUnpickler(pickle.Unpickler):
     def __init__(self, file, archive: zipfile.ZipFile, root: str):
         super().__init__(file)
-        self.archive, self.root = archive, root
+        self.archive, self.root, self.storages = archive, root, {}
 
     def find_class(self, module: str, name: str):
         known = {
@@ -82,8 +82,15 @@ class _InertUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid):
         _, dtype, key, *_ = pid  # "storage", its type, its name, device, number of elements
-        content = bytearray(self.archive.read(f"{self.root}data/{key}"))
-        return torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+        if (dtype, key) not in self.storages:  # several tensors may be views of one
+            entry = self.archive.getinfo(f"{self.root}data/{key}")
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{entry.filename} is compressed, which PyTorch's never are")
+            content = bytearray(self.archive.read(entry))
+            self.storages[dtype, key] = (
+                torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+            )
+        return self.storages[dtype, key]
 
 
 def _view(storage: torch.Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_) -> torch.Tensor:

@@ -307,8 +307,8 @@ def test_other_weights_in_the_same_folder_are_another_system(tiny_folder, data, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"classdescriptions": "a.json"}, "described has options that do not exist: ['classdescriptions']"),
-        ({"do_train": True}, "options that do not exist: ['do_train']"),
+        ({"classdescriptions": "a.json"}, "described has options that it cannot have: ['classdescriptions']"),
+        ({"do_train": True}, "options that it cannot have: ['do_train']"),
         ({"num_frames": "many"}, "invalid int value: 'many'"),
         ({"preset": "clop"}, "invalid choice: 'clop'"),
         ({"model_name_or_path": None}, "described has no model_name_or_path"),
@@ -337,11 +337,16 @@ def test_a_class_without_text_is_named(systems, data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a: {model_name_or_path: x", "systems.yaml is not YAML"),
+        ("a: {model_name_or_path: x", "systems.yaml is not such a YAML file"),
         ("", "must name systems"),
         ("- a\n- b\n", "must name systems"),
         ("a:\n", "systems.yaml: a is no mapping of options"),
-        ("a: {model_name_or_path: x}\nb: {model_name_or_path: x}\na: {model_name_or_path: y}\n", "name 'a'"),
+        ("a: {model_name_or_path: x}\nb: {model_name_or_path: x}\na: {model_name_or_path: y}\n", "'a' is there twice"),
+        ("a: {model_name_or_path: x, preset: clip, preset: tear}\n", "'preset' is there twice"),
+        ("16: {model_name_or_path: x}\n", "the name '16' is read as another thing than text"),
+        ("a: {model_name_or_path: x}\nA: {model_name_or_path: x}\n", "in two spellings"),
+        ("comparison.md: {model_name_or_path: x}\n", "is the name of a file that is written"),
+        (f"{'n' * 201}: {{model_name_or_path: x}}\n", "is longer than 200 bytes"),
         ("a/b: {model_name_or_path: x}\n", "'a/b' cannot be the name of a folder"),
     ],
 )

@@ -1,6 +1,7 @@
 """scripts/convert_checkpoint.py as a command, and what it refuses. Its numbers are in test_golden.py."""
 
 import os
+import random
 import subprocess
 import sys
 import types
@@ -129,7 +130,9 @@ def test_frames_of_an_actionclip(tmp_path, capsys):
     path = saved(published_actionclip(random_model("actionclip")), tmp_path / "model.pt")
     assert convert(path, tmp_path, "--model_only").config.vision_config.num_frames == 8
     assert "8 frames (the weights do not tell)" in capsys.readouterr().out
-    assert convert(path, tmp_path, "--model_only", "--num_frames", 32).config.vision_config.num_frames == 32
+    assert convert(path, tmp_path, "--model_only", "--num_frames", 16).config.vision_config.num_frames == 16
+    with pytest.raises(SystemExit, match="as many positions as the text tower, 16, and `num_frames` is 17"):
+        convert(path, tmp_path, "--model_only", "--num_frames", 17)
     fields = {"temporal_head": "transformer_cls", "vision_config": {"num_frames": 4}}
     path = saved(published_actionclip(random_model("actionclip", **fields)), tmp_path / "cls.pt")
     assert convert(path, tmp_path, "--model_only").config.vision_config.num_frames == 4
@@ -372,8 +375,70 @@ def test_other_files_are_refused(tmp_path):
 def test_output_must_be_a_folder(checkpoint, tmp_path):
     path, _ = checkpoint()
     (tmp_path / "out").write_text("")
-    with pytest.raises(SystemExit, match="--output_dir .*out is a file"):
+    with pytest.raises(SystemExit, match="--output_dir .*out cannot be written .*File exists"):
         convert(path, tmp_path, "--model_only")
+    with pytest.raises(SystemExit, match="--output_dir .*x cannot be written .*Not a directory"):
+        convert_checkpoint.main(
+            ["--checkpoint", str(path), "--output_dir", str(tmp_path / "out" / "x"), "--model_only"]
+        )
+
+
+def test_a_processor_of_another_model_is_not_left_beside_it(checkpoint, tmp_path):
+    path, _ = checkpoint()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "processor_config.json").write_text("{}")
+    with pytest.raises(SystemExit, match="out has the processor of another model"):
+        convert(path, tmp_path, "--model_only")
+
+
+def of_first_weight(change):
+    """A change of the first tensor of a checkpoint."""
+
+    def apply(content):
+        weights = content["model_state_dict"]
+        name = next(name for name in weights if name.endswith("conv1.weight"))
+        return {"model_state_dict": {**weights, **change(name, weights[name])}}
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (of_first_weight(lambda n, w: {n: w / 0}), "'visual.conv1.weight' holds numbers that are not finite"),
+        (of_first_weight(lambda n, w: {f"module.{n}": w}), "has 'visual.conv1.weight' twice"),
+        (of_first_weight(lambda n, w: {n: w.to(torch.complex64)}), "is a tensor of another kind (torch.complex64"),
+        (of_first_weight(lambda n, w: {n: w.to_sparse()}), "is a tensor of another kind (torch.float32"),
+        (of_first_weight(lambda n, w: {n: torch.empty(64, 3, 0, 0)}), "that this script knows"),
+        (of_first_weight(lambda n, w: {"visual.positional_embedding": torch.empty(0, 64)}), "odd shapes"),
+    ],
+)
+def test_odd_tensors_are_named(checkpoint, tmp_path, change, message):
+    path, _ = checkpoint(change=change)
+    assert message in refused(path, tmp_path)
+
+
+def test_damaged_archives_are_refused(tmp_path):
+    """Whatever is wrong with a file, a sentence says so."""
+    path, rng = tmp_path / "model.pt", random.Random(0)
+    saved({**published_vificlip(random_model("vificlip")), "config": RunsCode(tmp_path / "ran")}, path)
+    content = path.read_bytes()
+    for _ in range(60):
+        damaged = bytearray(content)
+        for _ in range(3):
+            damaged[rng.randrange(min(len(damaged), 6000))] = rng.randrange(256)
+        path.write_bytes(damaged[: rng.choice([len(damaged), len(damaged) // 2])])
+        with pytest.raises(SystemExit, match="convert_checkpoint.py: "):
+            convert(path, tmp_path, "--model_only")
+
+
+def test_tensors_of_an_archive_may_share_their_storage(tmp_path):
+    flat = torch.arange(40_000.0)
+    views = {str(i): flat[i : i + 10] for i in range(1_000)}
+    saved({**views, "config": RunsCode(tmp_path / "ran")}, tmp_path / "flat.pt")
+    archive = read_archive(tmp_path / "flat.pt")
+    assert len({archive[name].untyped_storage().data_ptr() for name in views}) == 1
+    assert all(torch.equal(archive[name], view) for name, view in views.items())
 
 
 def test_wrong_number_of_frames_is_refused(checkpoint, tmp_path):

@@ -219,16 +219,28 @@ def test_descriptions(tmp_path):
     (tmp_path / "a.json").write_text('{"wave": "a hand goes\\n\\nup", "run": "fast"}')
     (tmp_path / "b.csv").write_text('SNo,Class Name,GPT3 discription\n1,run,"\n\nquick, steps"\n')
     texts = read_class_descriptions([tmp_path / "a.json", tmp_path / "b.csv"])
-    assert texts == {"wave": ["a hand goes up"], "run": ["quick, steps"]}
+    assert texts == {"wave": ["a hand goes up"], "run": ["fast", "quick, steps"]}
     (tmp_path / "c.json").write_text('{"RUN": ["quick\\n steps", "legs"], "r-un": ["quick steps", "legs"]}')
     texts = read_class_descriptions([tmp_path / "a.json", tmp_path / "b.csv", tmp_path / "c.json"])
-    assert texts == {"wave": ["a hand goes up"], "RUN": ["quick steps", "legs"]}
+    assert texts == {"wave": ["a hand goes up"], "run": ["fast", "quick, steps", "quick steps", "legs"]}
+    (tmp_path / "no_header.csv").write_text("1,run,quick\n2,wave,up\n")
+    assert read_class_descriptions([tmp_path / "no_header.csv"]) == {"run": ["quick"], "wave": ["up"]}
+    (tmp_path / "json.txt").write_text('{"run": "quick"}')
+    assert read_class_descriptions([tmp_path / "json.txt"]) == {"run": ["quick"]}
+
+
+def test_the_kinds_of_tear_together_are_its_file_of_all():
+    folder = shared_path("data", "tear", "data", "prompts")
+    kinds = [folder / f"ucf101_{kind}.json" for kind in ("decomposition", "description", "context")]
+    assert read_class_descriptions(kinds) == read_class_descriptions([folder / "ucf101_all.json"])
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.json", "{", "a.json is not JSON"),
+        ("a.json", "{}", "a.json describes no class"),
+        ("a.csv", "SNo,Class Name,x\n", "a.csv describes no class"),
         ("a.json", "[]", "must hold one JSON object from class name to text, or to a list"),
         ("a.json", '{"run": "x", "wave": 3}', "a.json: 'wave' must have a text or a list of texts"),
         ("a.json", '{"wave": ["x", 3]}', "'wave' must have a text or a list of texts"),

@@ -90,6 +90,10 @@ def test_an_answer_is_read_in_the_forms_that_models_give(answer):
         ("description", "a foot\ufffd meets a ball", "cannot be shown"),
         ("decomposition", '["The leg swings back", ', "begins like JSON and is none"),
         ("decomposition", '["The leg", ["The foot"], "The ball"]', "other things than strings"),
+        ("decomposition", "[" * 100_000, "begins like JSON and is none"),
+        ("description", '{"texts": ["a foot meets a ball"]}', "has '{', which is no plain text"),
+        ("description", "| 1. A foot meets a ball |", "has '|', which is no plain text"),
+        ("description", "<answer> N/A </answer>", "has '<', which is no plain text"),
         ("context", "\n".join(f"{i}. {text}" for i, text in enumerate(KINDS["context"].example, 1)), "copy of the"),
     ],
 )

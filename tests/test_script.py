@@ -107,6 +107,18 @@ def test_evaluation(evaluation, clip_folder):
     assert bad["video"] == str(clip_folder / "GreenSquare" / "broken.mp4") and "is cut off" in bad["reason"]
 
 
+def test_a_damaged_model_gets_no_accuracy(evaluation, tiny_folder, tmp_path, capsys):
+    model = EZClipModel.from_pretrained(tiny_folder)
+    with torch.no_grad():
+        model.vision_model.post_layernorm.weight[0] = torch.nan
+    model.save_pretrained(tmp_path / "damaged")
+    EZClipProcessor.from_pretrained(tiny_folder).save_pretrained(tmp_path / "damaged")
+    start = evaluation.index(tiny_folder)
+    message = error_of(capsys, *evaluation[:start], tmp_path / "damaged", *evaluation[start + 1 :])
+    assert "embeddings that are no finite numbers" in message
+    assert not (tmp_path / "out" / "eval_results.json").exists()
+
+
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_batches_and_workers_change_nothing(evaluation, batch_size):
     expected = read_lines(run(*evaluation) / "predictions.jsonl")

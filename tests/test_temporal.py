@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import AutoModel, CLIPModel
 
-from ezclip import EZClipConfig, EZClipModel
+from ezclip import EZClipConfig, EZClipModel, EZClipVisionConfig
 from ezclip.configuration_ezclip import PRESETS, TEMPORAL_HEADS
 from ezclip.errors import ModelError
-from ezclip.loading import load_model
+from ezclip.loading import digest_model, flatten_config, load_model, load_processor
 
 from .conftest import tiny_config
 from .test_modeling import make_clip, make_inputs
@@ -272,15 +272,81 @@ def test_a_preset_of_a_trained_model_has_to_agree(tmp_path):
     assert load_model(tmp_path / "actionclip", preset="actionclip").config.temporal_head == "lstm"
     with pytest.raises(ModelError, match="not what --preset tear says: its configuration differs in temporal_head"):
         load_model(tmp_path / "actionclip", preset="tear")
-    load_model(tmp_path / "clip", preset="vificlip").save_pretrained(tmp_path / "vificlip")
-    assert not load_model(tmp_path / "vificlip", preset="tear").config.freeze_backbone
-    with pytest.raises(ModelError, match="differs in vision_config.use_adapter, text_config.use_adapter, vision_con"):
-        load_model(tmp_path / "vificlip", preset="ezclip")
+    load_model(tmp_path / "clip", for_training=True, preset="ezclip").save_pretrained(tmp_path / "ezclip")
+    with pytest.raises(ModelError, match="in vision_config.temporal_prompt, .*vision_config.use_adapter, text_config"):
+        load_model(tmp_path / "ezclip", preset="clip")
+
+
+def test_a_preset_goes_with_the_fields_given_beside_it(tmp_path):
+    make_clip(tmp_path / "clip")
+    options = {"preset": "ezclip", "temporal_head": "lstm"}
+    load_model(tmp_path / "clip", for_training=True, **options).save_pretrained(tmp_path / "both")
+    assert load_model(tmp_path / "both", **options).config.temporal_head == "lstm"
+    with pytest.raises(ModelError, match="differs in temporal_head"):
+        load_model(tmp_path / "both", preset="ezclip")
+
+
+@pytest.mark.parametrize("preset", ["actionclip", "vificlip", "ezclip", "actionclip_joint"])
+def test_plain_clip_in_a_folder_of_ours_becomes_any_system(preset, tmp_path):
+    make_clip(tmp_path / "clip")
+    load_model(tmp_path / "clip", preset="clip", vision_config={"num_frames": 5}).save_pretrained(tmp_path / "ours")
+    model = load_model(tmp_path / "ours", for_training=True, preset=preset)
+    expected = load_model(tmp_path / "clip", for_training=True, preset=preset, vision_config={"num_frames": 5})
+    fields, expected_fields = flatten_config(model.config), flatten_config(expected.config)
+    assert fields == expected_fields
+    trained, expected_trained = (
+        {name for name, parameter in m.named_parameters() if parameter.requires_grad} for m in (model, expected)
+    )
+    assert trained == expected_trained
+    assert torch.equal(model.text_projection.weight, expected.text_projection.weight)
+    if preset != "vificlip":
+        with pytest.raises(ModelError, match="was not trained with"):
+            load_model(tmp_path / "ours", preset=preset)
+
+
+def test_trained_weights_are_not_left_out_without_a_word(tmp_path):
+    make_clip(tmp_path / "clip")
+    model = load_model(tmp_path / "clip", for_training=True, preset="actionclip", temporal_head="lstm")
+    model.save_pretrained(tmp_path / "lstm")
+    with pytest.raises(ModelError, match="was trained with temporal_head.lstm.bias_hh_l0 and 3 other weights"):
+        load_model(tmp_path / "lstm", temporal_head="mean")
+
+
+def test_a_model_that_computes_something_else_has_another_digest(tmp_path):
+    make_clip(tmp_path / "clip")
+    model = load_model(tmp_path / "clip", for_training=True, preset="actionclip", temporal_head="conv1d")
+    model.save_pretrained(tmp_path / "conv1d")
+    again = load_model(tmp_path / "conv1d")
+    scrambled = load_model(tmp_path / "conv1d", conv1d_scrambles_frames=True)
+    assert digest_model(model) == digest_model(again) != digest_model(scrambled)
+
+
+@pytest.mark.parametrize("whole", [lambda config: config, lambda config: config.to_dict()])
+def test_a_preset_takes_no_whole_configuration_of_ours(whole):
+    with pytest.raises(ValueError, match="`vision_config` is a whole configuration .* leaves nothing to the preset"):
+        EZClipConfig.from_preset("actionclip", vision_config=whole(EZClipVisionConfig(patch_size=16)))
+
+
+def test_the_frames_of_a_preset(tmp_path, tiny_folder):
+    make_clip(tmp_path / "clip", vocab_size=15)
+    load_model(tmp_path / "clip", preset="tear").save_pretrained(tmp_path / "ours")
+    tear = load_processor(tmp_path / "clip", tiny_folder, preset="tear")
+    assert (tear.sampling, tear.num_frames) == ("tear", 16)
+    tear.split_camel_case = False
+    tear.save_pretrained(tmp_path / "ours")
+    for preset, expected in ((None, ("tear", 16)), ("tear", ("tear", 16)), ("clip", ("uniform", 8))):
+        for tokenizer in (None, tiny_folder):  # another tokenizer leaves the rest as it is
+            processor = load_processor(tmp_path / "ours", tokenizer, preset=preset)
+            assert (processor.sampling, processor.num_frames) == expected
+            assert not processor.split_camel_case
+    assert load_processor(tmp_path / "ours", preset="vificlip").num_frames == 32
+    assert load_processor(tmp_path / "ours", preset="vificlip", num_frames=4).num_frames == 4
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"temporal_head": "transformer", "vision_config": {"num_frames": 17}}, "Take at most 16 frames"),
         ({"temporal_head": "rnn"}, "`temporal_head` must be one of .* got 'rnn'"),
         ({"temporal_head_layers": 0}, "`temporal_head_layers` must be at least 1, got 0"),
         ({"temporal_head_dropout": 1.0}, "`temporal_head_dropout` is a probability"),

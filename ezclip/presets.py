@@ -1,0 +1,111 @@
+"""What a model becomes: its own configuration, or that of a published system on plain CLIP."""
+
+from pathlib import Path
+
+from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PretrainedConfig
+
+from .configuration_ezclip import PRESETS, EZClipConfig
+from .errors import ModelError
+
+
+# What makes a system another than plain CLIP, and what it is in CLIP
+ADDED_TO_VISION = {
+    "temporal_prompt": "none",
+    "use_temporal_embedding": False,
+    "use_temporal_adapter": False,
+    "use_temporal_shift": False,
+    "use_joint_attention": False,
+    "use_adapter": False,
+}
+ADDED_TO_TEXT = {"use_adapter": False}
+
+
+def make_config(
+    saved: PretrainedConfig,
+    name_or_path: str | Path,
+    preset: str | None = None,
+    vision_config: dict | None = None,
+    text_config: dict | None = None,
+    **fields,
+) -> EZClipConfig:
+    """
+    The configuration in which saved weights are loaded.
+
+    Args:
+        saved ([`PretrainedConfig`]):
+            Their own: of a plain CLIP, or one of ours.
+        name_or_path (`str` or `Path`):
+            Where they are, for messages.
+        preset (`str`, *optional*):
+            The system that plain CLIP becomes, by default `"ezclip"`. One of our models that adds nothing to CLIP is
+            plain too, and keeps its number of frames; any other is to be that system already.
+        vision_config (`dict`, *optional*), text_config (`dict`, *optional*), fields:
+            Fields to change.
+
+    Raises:
+        [`ModelError`]: if the model is not the system, or the configuration makes no sense.
+    """
+    vision_config, text_config = vision_config or {}, text_config or {}
+    try:
+        if isinstance(saved, CLIPConfig):
+            saved = _on_clip(saved, preset or "ezclip", saved.text_config, saved.vision_config)
+        elif preset is not None and is_plain(saved):
+            towers = (_fields_of(CLIPTextConfig, saved.text_config), _fields_of(CLIPVisionConfig, saved.vision_config))
+            saved = _on_clip(saved, preset, towers[0], {**towers[1], "num_frames": saved.vision_config.num_frames})
+        elif preset is not None:
+            _check_preset(saved, name_or_path, preset, {*vision_config, *text_config, *fields})
+        content = saved.to_dict()
+        content["vision_config"] = {**content["vision_config"], **vision_config}
+        content["text_config"] = {**content["text_config"], **text_config}
+        return EZClipConfig(**{**content, **fields})
+    except ValueError as error:
+        raise ModelError(str(error)) from error
+
+
+def is_plain(config: EZClipConfig) -> bool:
+    """Whether a model adds nothing to CLIP."""
+    return config.temporal_head == "mean" and not _differences(config, ADDED_TO_VISION, ADDED_TO_TEXT)
+
+
+def default_num_frames(preset: str | None) -> int | None:
+    """Frames of a video that a preset names."""
+    return PRESETS[preset or "ezclip"].get("vision_config", {}).get("num_frames")
+
+
+def _on_clip(saved: PretrainedConfig, preset: str, text_config, vision_config) -> EZClipConfig:
+    own = {name: getattr(saved, name) for name in ("projection_dim", "logit_scale_init_value")}
+    return EZClipConfig.from_preset(preset, text_config, vision_config, **own)
+
+
+def _fields_of(clip_class: type, config: PretrainedConfig) -> dict:
+    """The fields of a tower that CLIP has too."""
+    names = set(clip_class().to_dict()) - {"model_type", "attention_dropout"}
+    return {name: value for name, value in config.to_dict().items() if name in names}
+
+
+def _differences(config: EZClipConfig, vision: dict, text: dict) -> list[str]:
+    return [
+        f"{tower}.{name}"
+        for tower, wanted in (("vision_config", vision), ("text_config", text))
+        for name, value in wanted.items()
+        if getattr(getattr(config, tower), name) != value
+    ]
+
+
+def _check_preset(config: EZClipConfig, name_or_path: str | Path, preset: str, given: set[str]):
+    """That a model is the system it is taken for, but for the fields that are given beside its name."""
+    wanted = EZClipConfig.from_preset(preset)
+    vision = {name: getattr(wanted.vision_config, name) for name in ADDED_TO_VISION if name not in given}
+    own_prompt = config.vision_config.temporal_prompt
+    if own_prompt != "none" and vision.get("temporal_prompt", "none") != "none":
+        vision["temporal_prompt"] = own_prompt  # deep and shallow are both EZ-CLIP's
+    text = {name: getattr(wanted.text_config, name) for name in ADDED_TO_TEXT if name not in given}
+    differences = _differences(config, vision, text)
+    # ActionCLIP has all of the heads.
+    if "temporal_head" not in given and preset != "actionclip" and config.temporal_head != wanted.temporal_head:
+        differences.append("temporal_head")
+    if differences:
+        raise ModelError(
+            f"{name_or_path} is not what --preset {preset} says: its configuration differs in "
+            f"{', '.join(differences)}. A preset says what plain CLIP weights become; leave it out."
+        )
