@@ -165,6 +165,7 @@ def test_latest_without_a_checkpoint_starts_from_the_beginning(training, tmp_pat
     assert_same_training(tmp_path / "one", tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_good_checkpoint(training, tmp_path):
     out = tmp_path / "out"
     stop_by_signal(training, out, 4)

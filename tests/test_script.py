@@ -221,7 +221,7 @@ def test_a_video_that_hangs_does_not_hang_the_run(evaluation, clip_folder, tmp_p
     assert "takes longer than 1 seconds" in read_lines(out / "bad_videos.jsonl")[0]["reason"]
 
 
-def test_mirroring_classes_that_tell_left_from_right_is_warned_of(training, clip_folder, tmp_path):
+def test_mirroring_classes_that_tell_left_from_right_is_warned_of(training, clip_folder, tmp_path, caplog):
     folder = tmp_path / "sided"
     shutil.copytree(clip_folder / "red_circle", folder / "moving_left")
     shutil.copytree(clip_folder / "red_circle", folder / "movingRight")
@@ -229,7 +229,9 @@ def test_mirroring_classes_that_tell_left_from_right_is_warned_of(training, clip
     sided = [*training[:position], "--train_dir", folder, *training[position + 2 :], "--max_train_steps", 1]
     messages = []
     for extra in ((), ("--horizontal_flip", 0)):
-        messages.append(launch(["accelerate.commands.launch", "--cpu"], *sided, *extra).stderr)
+        caplog.clear()
+        run(*sided, *extra)
+        messages.append(caplog.text)
     assert "2 classes tell left from right" in messages[0] and "--horizontal_flip 0" in messages[0]
     assert "tell left from right" not in messages[1]
 
