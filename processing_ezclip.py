@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import BatchFeature, CLIPImageProcessorPil, ProcessorMixin
 from transformers.utils import logging
 
-# Transformers before 5.7 brings along what this file imports, and not what that imports in turn.
+# transformers 5.6 brings along what this file imports, and not what that imports in turn.
 from .container_ezclip import __name__ as _container  # noqa: F401
 from .decoding_ezclip import __name__ as _decoding  # noqa: F401
 from .sampling_ezclip import FrameSampler, tear_frame_indices, uniform_frame_indices

@@ -367,12 +367,11 @@ def check_numbers(parser: HfArgumentParser, model_args: ModelArguments, data_arg
     at_least |= {"per_device_train_batch_size": 1, "num_train_epochs": 1, "max_train_steps": 1, "logging_steps": 1}
     at_least |= {"learning_rate": 0, "prompt_learning_rate": 0, "text_learning_rate": 0, "weight_decay": 0}
     at_least |= {"head_learning_rate": 0, "warmup_ratio": 0, "micro_batch_size": 1, "eval_steps": 1, "save_steps": 1}
-    for name in ("max_train_samples", "max_eval_samples"):
-        if (value := getattr(data_args, name)) is not None and value < 1:
-            parser.error(f"--{name} must be at least 1, got {value}.")
     at_least |= {"save_total_limit": 1, "early_stopping_patience": 1, "num_seeds": 1}
+    at_least |= {"max_train_samples": 1, "max_eval_samples": 1, "num_classes": 2, "num_clips": 1}
+    options = {**vars(data_args), **vars(args)}
     for name, least in at_least.items():
-        value = getattr(args, name)
+        value = options[name]
         if value is not None and value < least:
             parser.error(f"--{name} must be at least {least}, got {value}.")
     if args.max_grad_norm is not None and args.max_grad_norm <= 0:
@@ -383,10 +382,6 @@ def check_numbers(parser: HfArgumentParser, model_args: ModelArguments, data_arg
         parser.error(f"--num_shots must be at least 1, got {min(args.num_shots)}.")
     if not 0 < data_args.video_timeout <= TIMEOUT_MAX:
         parser.error(f"--video_timeout must be a number of seconds above 0, got {data_args.video_timeout}.")
-    if data_args.num_classes is not None and data_args.num_classes < 2:
-        parser.error(f"--num_classes must be at least 2, got {data_args.num_classes}.")
-    if data_args.num_clips < 1:
-        parser.error(f"--num_clips must be at least 1, got {data_args.num_clips}.")
     for name in ("horizontal_flip", "color_jitter", "grayscale"):
         if not 0 <= (value := getattr(data_args, name)) <= 1:
             parser.error(f"--{name} is a part of the clips, from 0 to 1, got {value}.")

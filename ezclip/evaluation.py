@@ -153,9 +153,10 @@ def view_probabilities(
     """
     with accelerator.autocast():
         video_embeds = model.get_video_features(views.flatten(0, -5)).pooler_output
-    if not video_embeds.isfinite().all() or not bank.embeds.isfinite().all():
+    scores = bank.probabilities(video_embeds, ensemble)
+    if not scores.isfinite().all():  # which no finite embedding, of a video or a class, gives
         raise ModelError(
             "The model gives embeddings that are no finite numbers: its weights are damaged, or, with "
             "--mixed_precision fp16, too large for float16. Take other weights, or --mixed_precision bf16."
         )
-    return bank.probabilities(video_embeds, ensemble).unflatten(0, (len(views), -1)).mean(dim=1)
+    return scores.unflatten(0, (len(views), -1)).mean(dim=1)

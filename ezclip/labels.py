@@ -24,11 +24,12 @@ def read_label_list(path: str | Path) -> list[str]:
 
 def read_numbered_labels(path: str | Path) -> tuple[list[str], int]:
     """Class names, see [`read_label_list`], and the id of the first of them."""
-    rows, first_id = _read_csv(path), 0
+    text = read_text(path)
+    rows, first_id = _read_csv(path, text), 0
     if rows and [cell.strip().lower() for cell in rows[0]] == ["id", "name"]:
         rows = rows[1:]
     elif rows and re.match(r"\s*\d+\s+[^\s,]", rows[0][0]):
-        rows, first_id = [line.split(maxsplit=1) for line in read_text(path).splitlines() if line.strip()], 1
+        rows, first_id = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()], 1
     form = "`id name`" if first_id else "`id,name`"
     names = {}
     for number, row in enumerate(rows, start=1):
@@ -59,8 +60,9 @@ def read_class_descriptions(paths: list[str | Path]) -> dict[str, list[str]]:
     """
     by_key = {}
     for path in paths:
-        is_json = Path(path).suffix.lower() == ".json" or read_text(path).lstrip().startswith("{")
-        entries = _read_json_descriptions(path) if is_json else _read_csv_descriptions(path)
+        text = read_text(path)
+        is_json = Path(path).suffix.lower() == ".json" or text.lstrip().startswith("{")
+        entries = _read_json_descriptions(path, text) if is_json else _read_csv_descriptions(path, text)
         if not entries:
             raise DataError(f"{path} describes no class.")
         found = {}
@@ -77,10 +79,10 @@ def read_class_descriptions(paths: list[str | Path]) -> dict[str, list[str]]:
     return dict(by_key.values())
 
 
-def _read_json_descriptions(path: str | Path) -> list[tuple[str, list[str]]]:
+def _read_json_descriptions(path: str | Path, text: str) -> list[tuple[str, list[str]]]:
     try:
         # Objects as tuples of pairs, in which a key that is there twice is seen
-        content = json.loads(read_text(path), object_pairs_hook=tuple)
+        content = json.loads(text, object_pairs_hook=tuple)
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is not JSON ({error}).") from error
     if not isinstance(content, tuple):
@@ -92,12 +94,12 @@ def _read_json_descriptions(path: str | Path) -> list[tuple[str, list[str]]]:
     return pairs
 
 
-def _read_csv_descriptions(path: str | Path) -> list[tuple[str, list[str]]]:
-    rows = _read_csv(path)
+def _read_csv_descriptions(path: str | Path, text: str) -> list[tuple[str, list[str]]]:
+    rows = _read_csv(path, text)
     if any(len(row) != 3 for row in rows):
         raise DataError(f"{path} must have three columns: number, class name, description.")
     has_header = bool(rows) and not rows[0][0].strip().isdigit()
-    return [(name, [text]) for _, name, text in rows[has_header:]]
+    return [(name, [description]) for _, name, description in rows[has_header:]]
 
 
 def _check_names(names, source):
@@ -107,10 +109,10 @@ def _check_names(names, source):
         raise DataError(f"{source}: classes of the same name: {repeated[:10]}.")
 
 
-def _read_csv(path: str | Path) -> list[list[str]]:
+def _read_csv(path: str | Path, text: str) -> list[list[str]]:
     """The rows that are not empty; a field may hold line breaks."""
     try:
-        return [row for row in csv.reader(io.StringIO(read_text(path), newline="")) if row]
+        return [row for row in csv.reader(io.StringIO(text, newline="")) if row]
     except csv.Error as error:
         raise DataError(f"{path} is not a CSV file ({error}).") from error
 

@@ -17,7 +17,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node, deep=False):
         self.flatten_mapping(node)
-        names = Counter()
+        names = set()
         for key, _ in node.value:
             if key.tag != "tag:yaml.org,2002:str":
                 raise yaml.constructor.ConstructorError(
@@ -26,9 +26,9 @@ class _Loader(yaml.SafeLoader):
                     f"the name {key.value!r} is read as another thing than text; put it in quotes",
                     key.start_mark,
                 )
-            names[key.value] += 1
-            if names[key.value] > 1:
+            if key.value in names:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
+            names.add(key.value)
         return super().construct_mapping(node, deep)
 
 

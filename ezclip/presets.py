@@ -8,16 +8,10 @@ from .configuration_ezclip import PRESETS, EZClipConfig
 from .errors import ModelError
 
 
-# What makes a system another than plain CLIP, and what it is in CLIP
-ADDED_TO_VISION = {
-    "temporal_prompt": "none",
-    "use_temporal_embedding": False,
-    "use_temporal_adapter": False,
-    "use_temporal_shift": False,
-    "use_joint_attention": False,
-    "use_adapter": False,
-}
-ADDED_TO_TEXT = {"use_adapter": False}
+# Fields that make one system another
+VISION_FIELDS = ("temporal_prompt", "use_temporal_embedding", "use_temporal_adapter", "use_temporal_shift")
+VISION_FIELDS += ("use_joint_attention", "use_adapter")
+TEXT_FIELDS = ("use_adapter",)
 
 
 def make_config(
@@ -64,7 +58,7 @@ def make_config(
 
 def is_plain(config: EZClipConfig) -> bool:
     """Whether a model adds nothing to CLIP."""
-    return config.temporal_head == "mean" and not _differences(config, ADDED_TO_VISION, ADDED_TO_TEXT)
+    return not _differences(config, EZClipConfig.from_preset("clip"))
 
 
 def default_num_frames(preset: str | None) -> int | None:
@@ -83,27 +77,24 @@ def _fields_of(clip_class: type, config: PretrainedConfig) -> dict:
     return {name: value for name, value in config.to_dict().items() if name in names}
 
 
-def _differences(config: EZClipConfig, vision: dict, text: dict) -> list[str]:
-    return [
+def _differences(config: EZClipConfig, wanted: EZClipConfig) -> list[str]:
+    """The fields in which a model is another system."""
+    differences = [
         f"{tower}.{name}"
-        for tower, wanted in (("vision_config", vision), ("text_config", text))
-        for name, value in wanted.items()
-        if getattr(getattr(config, tower), name) != value
+        for tower, names in (("vision_config", VISION_FIELDS), ("text_config", TEXT_FIELDS))
+        for name in names
+        if getattr(getattr(config, tower), name) != getattr(getattr(wanted, tower), name)
     ]
+    return differences + ["temporal_head"] * (config.temporal_head != wanted.temporal_head)
 
 
 def _check_preset(config: EZClipConfig, name_or_path: str | Path, preset: str, given: set[str]):
     """That a model is the system it is taken for, but for the fields that are given beside its name."""
     wanted = EZClipConfig.from_preset(preset)
-    vision = {name: getattr(wanted.vision_config, name) for name in ADDED_TO_VISION if name not in given}
-    own_prompt = config.vision_config.temporal_prompt
-    if own_prompt != "none" and vision.get("temporal_prompt", "none") != "none":
-        vision["temporal_prompt"] = own_prompt  # deep and shallow are both EZ-CLIP's
-    text = {name: getattr(wanted.text_config, name) for name in ADDED_TO_TEXT if name not in given}
-    differences = _differences(config, vision, text)
-    # ActionCLIP has all of the heads.
-    if "temporal_head" not in given and preset != "actionclip" and config.temporal_head != wanted.temporal_head:
-        differences.append("temporal_head")
+    allowed = {*given, "temporal_head"} if preset == "actionclip" else given  # which has all of the heads
+    if "none" not in (config.vision_config.temporal_prompt, wanted.vision_config.temporal_prompt):
+        allowed = {*allowed, "temporal_prompt"}  # deep and shallow are both EZ-CLIP's
+    differences = [field for field in _differences(config, wanted) if field.rpartition(".")[2] not in allowed]
     if differences:
         raise ModelError(
             f"{name_or_path} is not what --preset {preset} says: its configuration differs in "

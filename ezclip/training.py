@@ -90,20 +90,16 @@ def enable_gradient_checkpointing(model: EZClipModel):
 
 def make_optimizer(model: EZClipModel, recipe: TrainingRecipe) -> torch.optim.AdamW:
     """AdamW with the published betas (0.9, 0.98) and epsilon 1e-8 over what the model leaves trainable."""
-    rates = {"prompt": recipe.prompt_learning_rate, "head": recipe.head_learning_rate}
-    rates |= {"text": recipe.text_learning_rate, "vision": None}
-    if recipe.head_learning_rate is None:
-        rates["head"] = 10 * recipe.learning_rate
+    rate = recipe.learning_rate
+    rates = {"prompt": rate, "head": 10 * rate, "text": rate, "vision": rate}
+    given = {kind: getattr(recipe, f"{kind}_learning_rate") for kind in ("prompt", "head", "text")}
+    rates |= {kind: own for kind, own in given.items() if own is not None}
     groups = {kind: [] for kind in rates}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups[_group_of(name)].append(parameter)
     return torch.optim.AdamW(
-        [
-            {"params": parameters, "lr": recipe.learning_rate if rates[kind] is None else rates[kind]}
-            for kind, parameters in groups.items()
-            if parameters
-        ],
+        [{"params": parameters, "lr": rates[kind]} for kind, parameters in groups.items() if parameters],
         betas=(0.9, 0.98),
         eps=1e-8,
         weight_decay=recipe.weight_decay,
