@@ -1,6 +1,7 @@
 """Class embeddings, made once and kept: what a video embedding is compared with."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ class ClassBank:
     def __post_init__(self):
         if not self.labels:
             raise ValueError("A class bank needs at least one label.")
-        repeated = sorted({label for label in self.labels if self.labels.count(label) > 1})
+        repeated = sorted(label for label, count in Counter(self.labels).items() if count > 1)
         if repeated:
             raise ValueError(f"Labels must differ; repeated: {repeated[:10]}.")
         if self.embeds.ndim != 3 or self.embeds.shape[1] != len(self.labels):

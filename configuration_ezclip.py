@@ -7,13 +7,35 @@ addition is a field of a configuration and can be switched off; with all of them
 embeddings averaged. The published systems are the points of this space that `PRESETS` names.
 """
 
+import copy
 import math
 
 from transformers import CLIPTextConfig, CLIPVisionConfig, PretrainedConfig
 
+from .limits_ezclip import (
+    LARGEST,
+    LARGEST_ADAPTER_RATIO,
+    check_number_of_weights,
+    check_numbers,
+    check_sizes,
+    check_tower,
+    count_tower_weights,
+    shown,
+)
+
 
 TEMPORAL_PROMPTS = ("deep", "shallow", "none")
 TEMPORAL_HEADS = ("mean", "transformer", "lstm", "conv1d", "transformer_cls")
+
+PIPELINE_TASK = "zero-shot-video-classification"
+# Where `pipeline` finds the code of the pipeline, in the words of config.json
+CUSTOM_PIPELINES = {
+    PIPELINE_TASK: {
+        "impl": "pipeline_ezclip.ZeroShotVideoClassificationPipeline",
+        "pt": ["AutoModel"],
+        "type": "multimodal",
+    }
+}
 
 # CLIP's towers as they are.
 PLAIN_TEXT = {"use_adapter": False, "attention_dropout": 0.0, "drop_path_rate": 0.0}
@@ -39,10 +61,20 @@ PRESETS = {
 }
 
 
+def _check_tower(config_class, fields: dict):
+    """That a tower can be of the sizes that its fields and the defaults of CLIP give it, before CLIP looks at them."""
+    values = {name: fields.get(name, getattr(config_class, name)) for name in LARGEST if hasattr(config_class, name)}
+    check_sizes({**values, **fields})
+    check_tower(values)
+
+
 def _check_rates(config, names):
+    check_numbers({name: getattr(config, name) for name in (*names, "adapter_ratio")})
     for name in names:
         if not 0.0 <= getattr(config, name) < 1.0:
             raise ValueError(f"`{name}` is a probability in [0, 1), got {getattr(config, name)}.")
+    if config.adapter_ratio > LARGEST_ADAPTER_RATIO:
+        raise ValueError(f"`adapter_ratio` must be at most {LARGEST_ADAPTER_RATIO}, got {config.adapter_ratio}.")
     if config.adapter_ratio <= 0 or int(config.hidden_size * config.adapter_ratio) < 1:
         raise ValueError(
             f"`adapter_ratio` ({config.adapter_ratio}) must leave the adapter at least one of the "
@@ -72,11 +104,14 @@ class EZClipTextConfig(CLIPTextConfig):
     base_config_key = "text_config"
 
     def __init__(self, use_adapter=True, adapter_ratio=0.25, attention_dropout=0.1, drop_path_rate=0.1, **kwargs):
+        _check_tower(CLIPTextConfig, kwargs)
+        check_numbers({"attention_dropout": attention_dropout})
         super().__init__(attention_dropout=attention_dropout, **kwargs)
         self.use_adapter = use_adapter
         self.adapter_ratio = adapter_ratio
         self.drop_path_rate = drop_path_rate
         _check_rates(self, ("attention_dropout", "drop_path_rate"))
+        check_number_of_weights(count_tower_weights(self))
 
 
 class EZClipVisionConfig(CLIPVisionConfig):
@@ -141,6 +176,8 @@ class EZClipVisionConfig(CLIPVisionConfig):
         embedding_dropout=0.0,
         **kwargs,
     ):
+        _check_tower(CLIPVisionConfig, {**kwargs, "num_frames": num_frames})
+        check_numbers({"attention_dropout": attention_dropout})
         super().__init__(attention_dropout=attention_dropout, **kwargs)
         if temporal_prompt_init_range is None:
             temporal_prompt_init_range = math.sqrt(6.0 / (3 * 16 * 16 + self.hidden_size))
@@ -156,9 +193,8 @@ class EZClipVisionConfig(CLIPVisionConfig):
         self.adapter_ratio = adapter_ratio
         self.drop_path_rate = drop_path_rate
         self.embedding_dropout = embedding_dropout
-        if num_frames < 1:
-            raise ValueError(f"`num_frames` must be at least 1, got {num_frames}.")
-        if not 0.0 <= temporal_prompt_init_range < math.inf:
+        check_numbers({"temporal_prompt_init_range": temporal_prompt_init_range})
+        if temporal_prompt_init_range < 0.0:
             raise ValueError(
                 f"`temporal_prompt_init_range` must be a number of at least 0, got {temporal_prompt_init_range}."
             )
@@ -170,11 +206,29 @@ class EZClipVisionConfig(CLIPVisionConfig):
                 "`use_temporal_adapter` and `use_temporal_shift`."
             )
         _check_rates(self, ("attention_dropout", "drop_path_rate", "temporal_prompt_dropout", "embedding_dropout"))
+        check_number_of_weights(count_tower_weights(self))
 
     @property
     def fixed_num_frames(self) -> bool:
         """Whether a weight has one row per frame, so that a video must have exactly `num_frames` frames."""
         return self.use_temporal_embedding or self.temporal_prompt != "none"
+
+
+class CarriedPipelines(dict):
+    """
+    The pipelines whose code a checkpoint carries, by task, as `transformers.pipeline` reads them.
+
+    Where no task is asked for, `pipeline` takes it from the keys; where the task is `in` them, it wants leave to run
+    the checkpoint's code. With the pipeline of this very package registered there is no need to, so it is not.
+    """
+
+    def __contains__(self, task) -> bool:
+        from transformers.pipelines import PIPELINE_REGISTRY
+
+        registered = PIPELINE_REGISTRY.supported_tasks.get(task, {}).get("impl")
+        return (
+            super().__contains__(task) and getattr(registered, "__module__", None) != f"{__package__}.pipeline_ezclip"
+        )
 
 
 class EZClipConfig(PretrainedConfig):
@@ -257,8 +311,18 @@ class EZClipConfig(PretrainedConfig):
         self.initializer_factor = initializer_factor
         self.base_model_name_or_path = base_model_name_or_path
         kwargs.pop("model_type", None)
+        kwargs.pop("custom_pipelines", None)
         super().__init__(**kwargs)
         self._check_head()
+        self._check_size()
+
+    @property
+    def custom_pipelines(self) -> CarriedPipelines:
+        """The pipelines whose code goes with a checkpoint. (A copy: `pipeline` puts classes in the place of names.)"""
+        return CarriedPipelines(copy.deepcopy(CUSTOM_PIPELINES))
+
+    def to_dict(self) -> dict:
+        return {**super().to_dict(), "custom_pipelines": copy.deepcopy(CUSTOM_PIPELINES)}
 
     @classmethod
     def from_preset(cls, name: str, text_config=None, vision_config=None, **kwargs) -> "EZClipConfig":
@@ -301,8 +365,9 @@ class EZClipConfig(PretrainedConfig):
     def _check_head(self):
         if self.temporal_head not in TEMPORAL_HEADS:
             raise ValueError(f"`temporal_head` must be one of {TEMPORAL_HEADS}, got {self.temporal_head!r}.")
-        if self.temporal_head_layers < 1:
-            raise ValueError(f"`temporal_head_layers` must be at least 1, got {self.temporal_head_layers}.")
+        check_sizes({name: getattr(self, name) for name in ("projection_dim", "temporal_head_layers")})
+        names = ("temporal_head_dropout", "logit_scale_init_value", "motion_loss_weight", "initializer_factor")
+        check_numbers({name: getattr(self, name) for name in names})
         if not 0.0 <= self.temporal_head_dropout < 1.0:
             raise ValueError(f"`temporal_head_dropout` is a probability in [0, 1), got {self.temporal_head_dropout}.")
         if self.temporal_head != "mean" and self.vision_config.use_joint_attention:
@@ -323,8 +388,19 @@ class EZClipConfig(PretrainedConfig):
                 f"`projection_dim` ({self.projection_dim})."
             )
 
+    def _check_size(self):
+        towers = (self.text_config, self.vision_config)
+        width = self.projection_dim
+        block = {"transformer": 12 * width**2, "transformer_cls": 4 * width**2 + 4096 * width}
+        head = self.temporal_head_layers * block[self.temporal_head] if self.temporal_head in block else 0
+        head += 8 * width**2 * (self.temporal_head == "lstm")
+        projections = sum(tower.hidden_size * width for tower in towers)
+        check_number_of_weights(sum(map(count_tower_weights, towers)) + projections + head)
+
     @staticmethod
     def _tower(config_class, config, preset=None):
+        if not (config is None or isinstance(config, (dict, PretrainedConfig))):
+            raise ValueError(f"`{config_class.base_config_key}` must be a configuration, got {shown(config)}.")
         config = {} if config is None else dict(config) if isinstance(config, dict) else config.to_dict()
         if config.pop("model_type", config_class.model_type) != config_class.model_type:
             # CLIP's zero is no choice that was made for EZ-CLIP.

@@ -14,6 +14,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
 
 import torch
 from torch import nn
@@ -28,7 +29,7 @@ from transformers.models.clip.modeling_clip import (
     CLIPTextEmbeddings,
     CLIPVisionEmbeddings,
 )
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -45,7 +46,21 @@ from .adapters_ezclip import (
     write_trained,
 )
 from .configuration_ezclip import EZClipConfig, EZClipTextConfig, EZClipVisionConfig
-from .heads_ezclip import EZClipMeanHead, make_temporal_head
+from .heads_ezclip import HEADS, EZClipMeanHead, make_temporal_head
+
+
+if TYPE_CHECKING:
+    # With a model transformers saves and loads the modules that its own imports, wherever that stands; up to 5.6 not
+    # those that these import. So the pipeline goes along, and what it needs.
+    from .class_bank_ezclip import ClassBank  # noqa: F401
+    from .class_choice_ezclip import ClassChoice  # noqa: F401
+    from .container_ezclip import PictureCheck  # noqa: F401
+    from .decoding_ezclip import decode_video  # noqa: F401
+    from .limits_ezclip import check_sizes  # noqa: F401
+    from .pipeline_ezclip import ZeroShotVideoClassificationPipeline  # noqa: F401
+    from .processing_ezclip import EZClipProcessor  # noqa: F401
+    from .sampling_ezclip import FrameSampler  # noqa: F401
+    from .video_ezclip import read_frames  # noqa: F401
 
 
 @dataclass
@@ -328,7 +343,10 @@ class EZClipPreTrainedModel(CLIPPreTrainedModel):
     input_modalities = ("video", "text")
     # The loss is a mean over a batch: `Trainer` is to average it over the batches that it accumulates.
     accepts_loss_kwargs = False
-    _no_split_modules = ["CLIPTextEmbeddings", "CLIPVisionEmbeddings", "EZClipLayer", "EZClipVisionLayer"]
+    _no_split_modules = [
+        *("CLIPTextEmbeddings", "CLIPVisionEmbeddings", "EZClipLayer", "EZClipVisionLayer"),
+        *(head.__name__ for head in HEADS.values()),
+    ]
     _can_record_outputs = {"hidden_states": EZClipLayer, "attentions": CLIPAttention}
     # Zero where a checkpoint has none: a CLIP checkpoint is complete without it.
     _keys_to_ignore_on_load_missing = [r"temporal_embedding$"]
@@ -457,7 +475,7 @@ class EZClipVisionModel(EZClipPreTrainedModel, CLIPVisionModel):
         self,
         pixel_values: torch.FloatTensor,
         interpolate_pos_encoding: bool = False,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         r"""
         Args:
@@ -558,7 +576,8 @@ class EZClipModel(EZClipPreTrainedModel):
         stay trainable.
         """
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(is_added_to_clip(name))
+            # (What is quantised to whole numbers cannot be trained.)
+            parameter.requires_grad_(is_added_to_clip(name) and parameter.is_floating_point())
 
     def save_pretrained(
         self,
@@ -714,7 +733,8 @@ class EZClipModel(EZClipPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        frame_embeds = self.visual_projection(outputs.pooler_output).unflatten(0, (len(pixel_values), -1))
+        # `shape[0]`, not `len`, which would fix the batch size of an exported model.
+        frame_embeds = self.visual_projection(outputs.pooler_output).unflatten(0, (pixel_values.shape[0], -1))
         return EZClipVideoFeatures(
             last_hidden_state=outputs.last_hidden_state,
             pooler_output=self.temporal_head(frame_embeds),
@@ -733,7 +753,7 @@ class EZClipModel(EZClipPreTrainedModel):
         labels: torch.LongTensor | None = None,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> EZClipOutput:
         r"""
         Args:

@@ -4,18 +4,23 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 from transformers import BatchFeature, CLIPImageProcessorPil, ProcessorMixin
+from transformers.processing_utils import TextKwargs
 from transformers.utils import logging
 
-# transformers 5.6 brings along what this file imports, and not what that imports in turn.
-from .container_ezclip import __name__ as _container  # noqa: F401
-from .decoding_ezclip import __name__ as _decoding  # noqa: F401
 from .sampling_ezclip import FrameSampler, tear_frame_indices, uniform_frame_indices
 from .video_ezclip import is_single_video, read_frames
+
+
+if TYPE_CHECKING:
+    # transformers up to 5.6 loads from a folder what this module imports, and not what that imports.
+    from .container_ezclip import PictureCheck  # noqa: F401
+    from .decoding_ezclip import decode_video  # noqa: F401
 
 
 logger = logging.get_logger(__name__)
@@ -165,9 +170,9 @@ class EZClipProcessor(ProcessorMixin):
             return_tensors (`str`, *optional*):
                 `"pt"` or `"np"`.
             kwargs:
-                For the tokenizer. By default texts are padded to the longest and cut to what the tower reads, the
-                last token end-of-text, and those that were cut are counted in a warning; `truncation=True` cuts them
-                without one.
+                For the tokenizer, by themselves or in a dictionary `text_kwargs`. By default texts are padded to the
+                longest and cut to what the tower reads, the last token end-of-text, and those that were cut are
+                counted in a warning; `truncation=True` cuts them without one.
 
         Returns:
             [`BatchFeature`]: `pixel_values` `(B, T, 3, H, W)` if `videos` is given, `(B, V, T, 3, H, W)` with V views
@@ -176,7 +181,7 @@ class EZClipProcessor(ProcessorMixin):
 
         Raises:
             [`VideoReadError`]: if a video cannot be read. `ValueError`: if there is nothing to do, no tokenizer, or
-            arguments that contradict each other.
+            arguments that contradict each other. `TypeError`: if there is no such argument.
         """
         if videos is None and text is None:
             raise ValueError("`EZClipProcessor` needs `videos`, `text`, or both.")
@@ -274,9 +279,11 @@ class EZClipProcessor(ProcessorMixin):
         return torch.stack([self.normalize(view) for view in views])
 
     def normalize(self, frames: np.ndarray) -> torch.FloatTensor:
-        """Frames `(T, H, W, 3)`, uint8, as pixels `(T, 3, H, W)` with CLIP's mean and standard deviation."""
-        mean = torch.tensor(self.image_processor.image_mean).view(3, 1, 1) * 255.0
-        std = torch.tensor(self.image_processor.image_std).view(3, 1, 1) * 255.0
+        """Frames `(T, H, W, 3)`, uint8, as pixels `(T, 3, H, W)` with the image processor's scale, mean and std."""
+        options = self.image_processor
+        scale = 1.0 / options.rescale_factor if options.do_rescale else 1.0
+        mean, std = (options.image_mean, options.image_std) if options.do_normalize else ((0.0,) * 3, (1.0,) * 3)
+        mean, std = (torch.tensor(values).view(3, 1, 1) * scale for values in (mean, std))
         pixels = torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)))
         return pixels.float().sub_(mean).div_(std)
 
@@ -336,9 +343,16 @@ class EZClipProcessor(ProcessorMixin):
             raise ValueError("A processor without a tokenizer cannot be saved. Give it one (`processor.tokenizer`).")
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
-    def _tokenize(self, text: str | list[str], **kwargs) -> dict:
+    def _tokenize(self, text: str | list[str], text_kwargs: dict | None = None, **kwargs) -> dict:
         if self.tokenizer is None:
             raise ValueError("This processor has no tokenizer. Make one with `EZClipProcessor(tokenizer=…)`.")
+        text_kwargs = text_kwargs or {}
+        if unknown := sorted({*kwargs, *text_kwargs} - {*TextKwargs.__annotations__}):
+            # The tokenizer would go on without them.
+            raise TypeError(f"{unknown} are no arguments of `EZClipProcessor`, nor of its tokenizer.")
+        if twice := sorted({*kwargs} & {*text_kwargs}):
+            raise ValueError(f"{twice} are given twice, in `text_kwargs` and beside it. Leave one of them out.")
+        kwargs = {**kwargs, **text_kwargs}
         texts = [text] if isinstance(text, str) else list(text)
         if not texts:
             raise ValueError("`text` is an empty list.")

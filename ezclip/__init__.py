@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 
 
 # In a clone or an editable install the modules that the Hub also gets stand at the repository root; in an installed
@@ -12,8 +13,9 @@ if (_root / "setup.py").is_file() and (_root / "modeling_ezclip.py").is_file():
     __path__.append(str(_root))
 
 from .class_bank_ezclip import ClassBank  # noqa: E402
-from .configuration_ezclip import EZClipConfig, EZClipTextConfig, EZClipVisionConfig  # noqa: E402
+from .configuration_ezclip import PIPELINE_TASK, EZClipConfig, EZClipTextConfig, EZClipVisionConfig  # noqa: E402
 from .modeling_ezclip import EZClipModel, EZClipTextModel, EZClipVisionModel  # noqa: E402
+from .pipeline_ezclip import ZeroShotVideoClassificationPipeline  # noqa: E402
 from .processing_ezclip import EZClipProcessor  # noqa: E402
 from .video_ezclip import VideoReadError  # noqa: E402
 
@@ -22,6 +24,9 @@ from .video_ezclip import VideoReadError  # noqa: E402
 AutoConfig.register(EZClipConfig.model_type, EZClipConfig, exist_ok=True)
 AutoModel.register(EZClipConfig, EZClipModel, exist_ok=True)
 AutoProcessor.register(EZClipConfig, EZClipProcessor, exist_ok=True)
+PIPELINE_REGISTRY.register_pipeline(
+    PIPELINE_TASK, ZeroShotVideoClassificationPipeline, pt_model=AutoModel, type="multimodal"
+)
 
 __version__ = "0.1.0"
 
@@ -35,4 +40,5 @@ __all__ = [
     "EZClipVisionConfig",
     "EZClipVisionModel",
     "VideoReadError",
+    "ZeroShotVideoClassificationPipeline",
 ]

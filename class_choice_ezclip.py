@@ -1,0 +1,191 @@
+"""Which classes a call of the pipeline asks for: labels embedded and kept, or a class bank that was saved."""
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import torch
+from safetensors import SafetensorError
+
+from .class_bank_ezclip import ClassBank
+from .processing_ezclip import label_key, label_to_words
+
+
+TEXT_OPTIONS = ("hypothesis_template", "descriptions", "include_label", "input_conditioning")
+CLASS_OPTIONS = ("candidate_labels", *TEXT_OPTIONS, "background_labels", "class_bank")
+MAX_KEPT = 4  # banks of earlier calls
+
+
+class ClassChoice:
+    """
+    Finds or builds the class banks of a pipeline.
+
+    Args:
+        pipeline ([`ZeroShotVideoClassificationPipeline`]):
+            Its model embeds the texts of classes, its processor writes and tokenizes them.
+        defaults (`dict`):
+            Those of `CLASS_OPTIONS` that hold where a call does not say otherwise.
+        local_files_only (`bool`, *optional*, defaults to `False`):
+            Whether banks on the Hub are taken from the cache alone.
+
+    Raises:
+        `OSError`: if a class bank is among the defaults and is not there.
+        `ValueError`: if it does not fit the model.
+    """
+
+    def __init__(self, pipeline, defaults: dict, local_files_only: bool = False):
+        self.pipeline, self.local_files_only = pipeline, local_files_only
+        self._kept: OrderedDict[tuple, ClassBank] = OrderedDict()
+        self._beside_models: dict[str, ClassBank] = {}
+        if "class_bank" in defaults:
+            defaults = {**defaults, "class_bank": self._load(defaults["class_bank"])}
+        self.defaults = defaults
+
+    def choose(self, given: dict) -> tuple[ClassBank, frozenset[int]]:
+        """
+        The classes that a call asks for.
+
+        Args:
+            given (`dict`):
+                Those of `CLASS_OPTIONS` that are given.
+
+        Returns:
+            `tuple[ClassBank, frozenset[int]]`: the classes, on the model's device, and which of them are background.
+
+        Raises:
+            `OSError`: if a class bank is given and is not there.
+            `ValueError`: if there are no classes, or the options contradict each other.
+        """
+        defaults = dict(self.defaults)
+        if "class_bank" in given:
+            defaults = {name: value for name, value in defaults.items() if name == "background_labels"}
+        elif {"candidate_labels", "descriptions"} & set(given):
+            defaults.pop("class_bank", None)
+        options = {**defaults, **given}
+        background = _as_labels(options.pop("background_labels", []), "background_labels")
+        labels = options.pop("candidate_labels", options.get("descriptions"))
+        if labels is None:
+            bank = self._find(**options)
+            if missing := sorted(set(background) - set(bank.labels)):
+                raise ValueError(
+                    f"The class bank has no {missing[0]!r}. `background_labels` are some of its labels: build it with "
+                    "them, or give `candidate_labels`."
+                )
+        elif "class_bank" in options:
+            raise ValueError("A `class_bank` has its classes already: leave out it, or labels and descriptions.")
+        else:
+            labels = _as_labels(labels, "candidate_labels")
+            if not labels:
+                raise ValueError("`candidate_labels` is empty. Give at least one label.")
+            if both := sorted(set(labels) & set(background)):
+                raise ValueError(f"{both[0]!r} is among the `candidate_labels` and the `background_labels`.")
+            bank = self._build(labels, background, **options)
+        background = set(background)
+        positions = frozenset(index for index, label in enumerate(bank.labels) if label in background)
+        if len(positions) == len(bank.labels):
+            raise ValueError("All labels are `background_labels`; at least one must not be.")
+        return bank, positions
+
+    def default_bank(self) -> ClassBank | None:
+        """What a call that says nothing of classes uses, if there are any."""
+        if {"candidate_labels", "descriptions", "class_bank"} & set(self.defaults):
+            return self.choose({})[0]
+        return self._find_beside_model()
+
+    def _build(
+        self,
+        labels: list[str],
+        background: list[str],
+        hypothesis_template: str | Iterable[str] | None = None,
+        descriptions: Mapping[str, str | list[str]] | None = None,
+        include_label: bool = False,
+        input_conditioning: bool = False,
+    ) -> ClassBank:
+        """The classes embedded; or as they were for an earlier call, if neither texts nor weights have changed."""
+        if hypothesis_template is not None and not isinstance(hypothesis_template, str):
+            hypothesis_template = list(hypothesis_template)
+        if descriptions is not None:
+            if not isinstance(descriptions, Mapping):
+                raise ValueError(
+                    f"`descriptions` has for each label its text or texts: give a dictionary, not {descriptions!r}."
+                )
+            described = {label_key(name) for name in descriptions}
+            own = {label: label_to_words(label) for label in background if label_key(label) not in described}
+            descriptions = {**own, **descriptions}
+        texts = (hypothesis_template, descriptions, include_label, input_conditioning)
+        model, processor = self.pipeline.model, self.pipeline.processor
+        key = (*labels, *background), repr(texts), processor.split_camel_case, *map(_state, model.parameters())
+        if key not in self._kept:
+            self._kept[key] = ClassBank.build(model, processor, [*labels, *background], *texts)
+            if len(self._kept) > MAX_KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def _find(self, class_bank: ClassBank | str | os.PathLike | None = None, **texts) -> ClassBank:
+        if texts:
+            raise ValueError(
+                f"`{min(texts)}` goes with `candidate_labels`: the texts of a class bank are embedded already."
+            )
+        bank = self._find_beside_model() if class_bank is None else self._load(class_bank)
+        if bank is None:
+            raise ValueError(
+                "There are no classes: give `candidate_labels`, or a `class_bank`. (No class bank is saved beside the "
+                f"model, {self.pipeline.model.name_or_path!r}.)"
+            )
+        return bank
+
+    def _find_beside_model(self) -> ClassBank | None:
+        name = self.pipeline.model.name_or_path
+        if name and name not in self._beside_models:
+            try:
+                self._beside_models[name] = self._load(name)
+            except OSError:
+                return None
+        return self._beside_models.get(name)
+
+    def _load(self, class_bank: ClassBank | str | os.PathLike) -> ClassBank:
+        name = "`class_bank`"
+        if not hasattr(class_bank, "embeds"):
+            name = f"The class bank of {str(class_bank)!r}"
+            try:
+                class_bank = ClassBank.from_pretrained(class_bank, local_files_only=self.local_files_only)
+            except SafetensorError as error:
+                raise ValueError(f"{name} is damaged ({error}). Save it again.") from error
+        model = self.pipeline.model
+        dim = model.config.projection_dim
+        if class_bank.embeds.shape[-1] != dim:
+            raise ValueError(
+                f"{name} holds embeddings of {class_bank.embeds.shape[-1]} dimensions, and the model's have {dim}: it "
+                "was built with another model. Build it with this one (`ClassBank.build`)."
+            )
+        if class_bank.embeds.device == model.device:
+            return class_bank
+        return replace(class_bank, embeds=class_bank.embeds.to(model.device))
+
+
+def take_class_options(kwargs: dict) -> dict:
+    """Take what is given of `CLASS_OPTIONS` out of `kwargs`."""
+    several = kwargs.pop("hypothesis_templates", None)
+    options = {name: kwargs.pop(name) for name in CLASS_OPTIONS if name in kwargs}
+    if several is not None:
+        if options.get("hypothesis_template") is not None:
+            raise ValueError("`hypothesis_template` and `hypothesis_templates` are one argument: leave out one.")
+        options["hypothesis_template"] = several
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _as_labels(labels: str | Iterable[str], name: str) -> list[str]:
+    if isinstance(labels, str):
+        labels = [label.strip() for label in labels.split(",") if label.strip()]
+    labels = list(labels)
+    for label in labels:
+        if not isinstance(label, str) or not label.strip():
+            raise ValueError(f"`{name}` are names of classes; {label!r} is among them and is none.")
+    return labels
+
+
+def _state(parameter: torch.Tensor) -> tuple[int, int]:
+    """What is another when a weight has changed."""
+    return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version

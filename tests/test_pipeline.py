@@ -1,0 +1,565 @@
+"""pipeline("zero-shot-video-classification"): what it takes and returns, and that every checkpoint carries it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPConfig, CLIPModel, pipeline
+from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
+from transformers.pipelines.pt_utils import KeyDataset
+
+from ezclip import (
+    ClassBank,
+    EZClipModel,
+    EZClipProcessor,
+    VideoReadError,
+    ZeroShotVideoClassificationPipeline,
+)
+from ezclip.demo import word_tokenizer
+from ezclip.loading import load_model, load_processor
+from ezclip.processing_ezclip import default_image_processor
+
+from .conftest import ROOT, WORDS, random_clip, shared_path, tiny_config
+from .test_script import ACTION_CLIPS, read_lines, run
+
+
+TASK = "zero-shot-video-classification"
+LABELS = ["red circle", "green square", "blue circle"]
+
+
+def make(folder, **kwargs) -> ZeroShotVideoClassificationPipeline:
+    return pipeline(TASK, model=str(folder), device="cpu", **kwargs)
+
+
+@pytest.fixture(scope="module")
+def own_folder(tmp_path_factory):
+    """A saved EZ-CLIP whose classes differ by more than rounding, in a folder that a test may not change."""
+    folder = tmp_path_factory.mktemp("own")
+    save_tiny(folder)
+    return folder
+
+
+def save_tiny(folder, **kwargs):
+    tokenizer = word_tokenizer(WORDS)
+    torch.manual_seed(0)
+    model = EZClipModel(tiny_config(len(tokenizer), initializer_factor=5.0, **kwargs))
+    model.save_pretrained(folder)
+    EZClipProcessor(default_image_processor(32), tokenizer).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def classifier(own_folder):
+    return make(own_folder)
+
+
+@pytest.fixture(scope="module")
+def clips(clip_folder):
+    return [str(clip_folder / "red_circle" / name) for name in ("a.mp4", "b 1.mp4", "test#c.mp4")]
+
+
+def probabilities(classifier, videos, **texts) -> torch.Tensor:
+    """By the public calls that README shows, of `LABELS`."""
+    bank = ClassBank.build(classifier.model, classifier.processor, LABELS, **texts)
+    with torch.no_grad():
+        inputs = classifier.processor(videos=videos, return_tensors="pt")
+        return bank.probabilities(classifier.model.get_video_features(**inputs).pooler_output)
+
+
+def scores(result, labels=LABELS) -> list[float]:
+    by_label = {entry["label"]: entry["score"] for entry in result}
+    assert len(by_label) == len(result)
+    return [by_label[label] for label in labels]
+
+
+def assert_same(results, expected):
+    actual = torch.tensor([scores(result) for result in results])
+    torch.testing.assert_close(actual, torch.as_tensor(expected), atol=1e-5, rtol=0)
+
+
+# What it takes
+
+
+def test_labels_by_score(classifier, clips):
+    result = classifier(clips[0], candidate_labels=LABELS)
+    assert all(set(entry) == {"score", "label"} for entry in result)
+    assert [entry["score"] for entry in result] == sorted((entry["score"] for entry in result), reverse=True)
+    assert_same([result], probabilities(classifier, clips[:1]))
+    assert max(scores(result)) > 0.4  # the classes differ
+    json.dumps(result)
+
+
+def test_candidate_labels_between_commas(classifier, clips):
+    listed = classifier(clips[0], candidate_labels=LABELS)
+    assert classifier(clips[0], candidate_labels=" red circle,green square, blue circle") == listed
+    assert classifier(clips[0], "red circle") == [{"score": 1.0, "label": "red circle"}]
+
+
+def test_whatever_is_one_video_gives_one_result(classifier, tmp_path):
+    frames = random_clip(0, 8, 32, 32)
+    images = [Image.fromarray(frame) for frame in frames]
+    for index, image in enumerate(images):
+        image.save(tmp_path / f"{index}.png")
+    expected = classifier(frames, candidate_labels=LABELS)
+    same = [images, tuple(images), list(frames), torch.from_numpy(frames), frames.transpose(0, 3, 1, 2), tmp_path]
+    for video in [*same, str(tmp_path), {"path": str(tmp_path), "bytes": None}]:
+        assert classifier(video, candidate_labels=LABELS) == expected
+    for several in ([images], [frames], frames[None], torch.from_numpy(frames)[None]):
+        assert classifier(several, candidate_labels=LABELS) == [expected]
+
+
+def test_files_bytes_and_rows_are_videos(classifier, clips):
+    expected = classifier(clips[0], candidate_labels=LABELS)
+    with open(clips[0], "rb") as file:
+        content = file.read()
+        assert classifier(file, candidate_labels=LABELS) == expected
+    for kind in (bytes, bytearray, memoryview):
+        assert classifier(kind(content), candidate_labels=LABELS) == expected
+    assert classifier({"path": None, "bytes": content}, candidate_labels=LABELS) == expected
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 2}, {"batch_size": 2, "num_workers": 1}])
+def test_many_videos_in_whatever_collection(classifier, clips, options):
+    expected = probabilities(classifier, clips)
+    rows = datasets.Dataset.from_dict({"video": clips}).cast_column("video", datasets.Video(decode=False))
+    listed = classifier(clips, candidate_labels=LABELS, **options)
+    assert isinstance(listed, list)
+    assert_same(listed, expected)
+    streams = {
+        "generator": (clip for clip in clips),
+        "iterator": iter(clips),
+        "KeyDataset": KeyDataset(rows, "video"),
+        "column": rows["video"],
+        "streamed column": rows.to_iterable_dataset()["video"],
+    }
+    for name, stream in streams.items():
+        results = classifier(stream, candidate_labels=LABELS, **options)
+        assert not isinstance(results, list), name
+        assert_same(list(results), expected)
+    assert_same(classifier(tuple(clips), candidate_labels=LABELS, **options), expected)
+
+
+def test_streams_are_read_as_they_are_used(classifier, clips):
+    read = []
+
+    def stream():
+        for clip in clips:
+            read.append(clip)
+            yield clip
+
+    results = classifier(stream(), candidate_labels=LABELS)
+    next(iter(results))
+    assert len(read) == 1
+
+
+def test_nothing_in_nothing_out(classifier):
+    assert classifier([], candidate_labels=LABELS) == []
+    assert list(classifier((clip for clip in ()), candidate_labels=LABELS)) == []
+
+
+def test_the_scripts_predictions_of_real_clips(own_folder, classifier, tmp_path):
+    paths = [str(shared_path("clips", name)) for name in ACTION_CLIPS]
+    source = ["--model_name_or_path", own_folder, "--do_predict", "--videos", *paths, "--candidate_labels", *LABELS]
+    out = run(*source, "--output_dir", tmp_path)
+    lines = read_lines(out / "predictions.jsonl")
+    assert [line["video"] for line in lines] == paths
+    expected = [scores(line["predictions"]) for line in lines]
+    assert_same(classifier(paths, candidate_labels=LABELS, batch_size=4), expected)
+    assert_same([classifier(path, candidate_labels=LABELS) for path in paths[:2]], expected[:2])
+
+
+def test_views_are_averaged(classifier, clips):
+    bank = ClassBank.build(classifier.model, classifier.processor, LABELS)
+    with torch.no_grad():
+        views = classifier.processor(videos=clips, return_tensors="pt", num_clips=2, num_crops=3).pixel_values
+        embeds = classifier.model.get_video_features(views.flatten(0, 1)).pooler_output
+    expected = bank.probabilities(embeds).unflatten(0, (3, 6)).mean(dim=1)
+    assert_same(classifier(clips, LABELS, num_clips=2, num_crops=3, batch_size=2), expected)
+
+
+def test_a_window_of_time_and_a_number_of_frames(tmp_path, clips):
+    save_tiny(tmp_path, vision_config={"temporal_prompt": "none", "use_temporal_embedding": False})
+    classifier = make(tmp_path, num_frames=4)
+    with torch.no_grad():
+        inputs = classifier.processor(videos=clips[0], return_tensors="pt", num_frames=4, start=0.1, end=0.3)
+        video_embeds = classifier.model.get_video_features(**inputs).pooler_output
+    expected = ClassBank.build(classifier.model, classifier.processor, LABELS).probabilities(video_embeds)
+    assert_same([classifier(clips[0], LABELS, start=0.1, end=0.3)], expected)
+    assert scores(classifier(clips[0], LABELS)) != scores(classifier(clips[0], LABELS, start=0.1, end=0.3))
+
+
+def test_bfloat16(own_folder, classifier, clips):
+    half = make(own_folder, dtype=torch.bfloat16)
+    assert half.model.dtype == torch.bfloat16
+    expected = torch.tensor([scores(result) for result in classifier(clips, LABELS)])
+    actual = torch.tensor([scores(result) for result in half(clips, LABELS, batch_size=3)])
+    torch.testing.assert_close(actual, expected, atol=0.1, rtol=0)
+    assert actual.sum(dim=1).tolist() == pytest.approx([1.0] * 3)  # compared in float32
+
+
+def test_a_model_in_training_is_put_in_evaluation_mode(own_folder):
+    model = EZClipModel.from_pretrained(own_folder).train()
+    made = ZeroShotVideoClassificationPipeline(model=model, processor=EZClipProcessor.from_pretrained(own_folder))
+    assert made(random_clip(0), LABELS) == made(random_clip(0), LABELS)
+
+
+# Classes
+
+
+@pytest.mark.parametrize(
+    ("options", "texts"),
+    [
+        ({"hypothesis_template": "a photo of {}"}, {"templates": "a photo of {}"}),
+        ({"hypothesis_template": ["a {}", "{} moving"]}, {"templates": ["a {}", "{} moving"]}),
+        ({"hypothesis_templates": ("a {}", "{} moving")}, {"templates": ["a {}", "{} moving"]}),
+        (
+            {"descriptions": {"RedCircle": "red", "green_square": ["green", "a square"], "blue circle": "blue"}},
+            {"descriptions": {"RedCircle": "red", "green_square": ["green", "a square"], "blue circle": "blue"}},
+        ),
+        (
+            {"descriptions": dict.fromkeys(LABELS, "moving"), "include_label": True, "input_conditioning": True},
+            {"descriptions": dict.fromkeys(LABELS, "moving"), "include_label": True, "input_conditioning": True},
+        ),
+    ],
+)
+def test_texts_are_those_of_the_class_bank(own_folder, classifier, clips, options, texts):
+    expected = probabilities(classifier, clips[:1], **texts)
+    assert_same([classifier(clips[0], candidate_labels=LABELS, **options)], expected)
+    assert_same([make(own_folder, **options)(clips[0], candidate_labels=LABELS)], expected)
+
+
+def test_descriptions_alone_name_the_classes(classifier, clips):
+    descriptions = {"red circle": "red", "green square": "green", "blue circle": "blue"}
+    expected = probabilities(classifier, clips[:1], descriptions=descriptions)
+    assert_same([classifier(clips[0], descriptions=descriptions)], expected)
+
+
+def test_ensemble(classifier, clips):
+    with torch.no_grad():
+        inputs = classifier.processor(videos=clips[0], return_tensors="pt")
+        video_embeds = classifier.model.get_video_features(**inputs).pooler_output
+    bank = ClassBank.build(classifier.model, classifier.processor, LABELS)
+    assert_same([classifier(clips[0], LABELS, ensemble="embedding")], bank.probabilities(video_embeds, "embedding"))
+
+
+@pytest.fixture
+def embedded(monkeypatch):
+    """The numbers of texts that were embedded, a call each."""
+    calls, original = [], EZClipModel.get_text_features
+
+    def get_text_features(self, input_ids, *args, **kwargs):
+        calls.append(len(input_ids))
+        return original(self, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(EZClipModel, "get_text_features", get_text_features)
+    return calls
+
+
+def test_labels_are_embedded_once_for_all_videos_and_calls(own_folder, clips, embedded):
+    classifier = make(own_folder)
+    first = classifier(clips, LABELS)
+    assert sum(embedded) == 16 * len(LABELS)
+    assert classifier(clips, LABELS) == first
+    assert sum(embedded) == 16 * len(LABELS)
+    classifier(clips, LABELS, hypothesis_template="a {}")
+    assert sum(embedded) == 17 * len(LABELS)
+
+
+def test_labels_are_embedded_anew_when_the_weights_have_changed(own_folder, clips):
+    classifier = make(own_folder)
+    before = classifier(clips[0], LABELS)
+    with torch.no_grad():
+        classifier.model.text_projection.weight.neg_()
+    expected = probabilities(classifier, clips[:1])
+    assert_same([classifier(clips[0], LABELS)], expected)
+    assert scores(before) != pytest.approx(scores(classifier(clips[0], LABELS)))
+
+
+def test_thousands_of_labels_in_a_bank_beside_the_model(own_folder, tmp_path, clips, embedded):
+    shutil.copytree(own_folder, tmp_path / "model")
+    words = [word for word in WORDS if word not in ("a", "of", "photo")]
+    labels = [f"{a} {b} {c} {d}" for a in words for b in words for c in words for d in words[:4]]
+    model, processor = EZClipModel.from_pretrained(own_folder), EZClipProcessor.from_pretrained(own_folder)
+    bank = ClassBank.build(model, processor, labels, templates=["a {}", "{}"])
+    bank.save_pretrained(tmp_path / "model")
+    embedded.clear()
+    with torch.no_grad():
+        video_embeds = model.get_video_features(**processor(videos=clips, return_tensors="pt")).pooler_output
+    expected = bank.probabilities(video_embeds)
+    assert len(labels) == 2048
+    for result, row in zip(make(tmp_path / "model")(clips, batch_size=2, top_k=3), expected):
+        assert [entry["label"] for entry in result] == [labels[i] for i in row.topk(3).indices]
+        assert [entry["score"] for entry in result] == pytest.approx(row.topk(3).values.tolist(), abs=1e-6)
+    assert embedded == []
+
+
+def test_a_class_bank_that_is_given(own_folder, classifier, tmp_path, clips, embedded):
+    bank = ClassBank.build(classifier.model, classifier.processor, LABELS, templates="a {}")
+    bank.save_pretrained(tmp_path)
+    expected = probabilities(classifier, clips[:1], templates="a {}")
+    embedded.clear()
+    for given in (bank, tmp_path, str(tmp_path)):
+        assert_same([classifier(clips[0], class_bank=given)], expected)
+        assert_same([make(own_folder, class_bank=given)(clips[0])], expected)
+    assert embedded == []
+    # Labels that are asked for go before the default.
+    assert scores(make(own_folder, class_bank=bank)(clips[0], "red circle"), ["red circle"]) == [1.0]
+    assert_same([make(own_folder, candidate_labels="x, y")(clips[0], class_bank=bank)], expected)
+
+
+# None of these
+
+
+def test_background_labels_compete_and_are_returned_as_one(classifier, clips):
+    everything = classifier(clips[0], candidate_labels=[*LABELS, "a photo", "moving"])
+    by_label = {entry["label"]: entry["score"] for entry in everything}
+    result = classifier(clips[0], candidate_labels=LABELS, background_labels=["a photo", "moving"])
+    assert scores(result, [*LABELS, None]) == pytest.approx(
+        [*(by_label[label] for label in LABELS), by_label["a photo"] + by_label["moving"]], abs=1e-6
+    )
+    assert [entry["score"] for entry in result] == sorted((entry["score"] for entry in result), reverse=True)
+    in_bank = ClassBank.build(classifier.model, classifier.processor, ["moving", *LABELS, "a photo"])
+    again = classifier(clips[0], class_bank=in_bank, background_labels="moving, a photo")
+    assert scores(again, [*LABELS, None]) == pytest.approx(scores(result, [*LABELS, None]), abs=1e-6)
+
+
+def test_background_labels_need_no_description(classifier, clips):
+    texts = dict.fromkeys(LABELS, "moving") | {"red circle": "red"}
+    expected = classifier(clips[0], descriptions={**texts, "APhoto": "A Photo"})
+    by_label = {entry["label"]: entry["score"] for entry in expected}
+    result = classifier(clips[0], descriptions=texts, background_labels=["APhoto"])
+    assert scores(result, [*LABELS, None]) == pytest.approx(
+        [by_label[label] for label in [*LABELS, "APhoto"]], abs=1e-6
+    )
+
+
+def test_the_background_wins_where_it_is_what_the_video_shows(classifier, clips):
+    best = classifier(clips[0], candidate_labels=LABELS)[0]["label"]
+    others = [label for label in LABELS if label != best]
+    assert classifier(clips[0], candidate_labels=others, background_labels=best)[0]["label"] is None
+
+
+def test_min_score_and_top_k(classifier, clips):
+    everything = classifier(clips[0], candidate_labels=LABELS)
+    assert classifier(clips[0], LABELS, top_k=2) == everything[:2]
+    assert classifier(clips[0], LABELS, top_k=10) == everything
+    second = everything[1]["score"]
+    assert classifier(clips[0], LABELS, min_score=second) == everything[:2]
+    assert classifier(clips[0], LABELS, min_score=second, top_k=1) == everything[:1]
+    assert classifier([clips[0]], LABELS, min_score=1.0) == [[]]
+
+
+# What it refuses
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "There are no classes: give `candidate_labels`"),
+        ({"candidate_labels": []}, "`candidate_labels` is empty"),
+        ({"candidate_labels": " , "}, "`candidate_labels` is empty"),
+        ({"candidate_labels": ["x", " "]}, "' ' is among them"),
+        ({"candidate_labels": [1, 2]}, "1 is among them"),
+        ({"candidate_labels": ["x", "x"]}, "repeated: .'x'"),
+        ({"candidate_labels": ["x"], "background_labels": "y, x"}, "'x' is among the `candidate_labels` and the"),
+        ({"candidate_labels": ["x"], "hypothesis_template": "a photo"}, "got 'a photo'"),
+        ({"candidate_labels": ["x"], "hypothesis_template": "{}", "hypothesis_templates": ["{}"]}, "leave out one"),
+        ({"candidate_labels": ["x", "y"], "descriptions": {"x": "red"}}, "1 of 2 classes have no description: 'y'"),
+        ({"candidate_labels": ["x"], "descriptions": ["red"]}, "give a dictionary"),
+        ({"hypothesis_template": "a {}"}, "`hypothesis_template` goes with `candidate_labels`"),
+        ({"candidate_labels": ["x"], "class_bank": ClassBank(["x"], torch.ones(1, 1, 16))}, "leave out it, or labels"),
+        ({"class_bank": ClassBank(["x"], torch.ones(1, 1, 7))}, "7 dimensions, and the model's have 16"),
+        (
+            {"class_bank": ClassBank(["x"], torch.ones(1, 1, 16)), "background_labels": "y"},
+            "The class bank has no 'y'",
+        ),
+        ({"class_bank": ClassBank(["x"], torch.ones(1, 1, 16)), "background_labels": "x"}, "at least one must not be"),
+        ({"candidate_labels": ["x"], "ensemble": "mean"}, "`ensemble` must be one of"),
+        ({"candidate_labels": ["x"], "top_k": 0}, "`top_k` must be a whole number of at least 1, got 0"),
+        ({"candidate_labels": ["x"], "min_score": 50}, "`min_score` must be a probability from 0 to 1, got 50"),
+        ({"candidate_labels": ["x"], "num_frames": 4}, "has 4 frames a video"),
+        ({"candidate_labels": ["x"], "num_crops": 2}, "`num_crops` must be 1 or 3, got 2"),
+    ],
+)
+def test_bad_options_are_named(classifier, options, message):
+    with pytest.raises(ValueError, match=message):
+        classifier(random_clip(0), **options)
+
+
+def test_labels_are_looked_at_before_any_video(classifier):
+    with pytest.raises(ValueError, match="is empty"):
+        classifier((video for video in ["missing.mp4"]), candidate_labels=[])
+
+
+def test_what_is_no_video_is_named(classifier):
+    for image in (Image.new("RGB", (32, 32)), np.zeros((32, 32, 3), np.uint8)):
+        with pytest.raises(ValueError, match="An image is not a video"):
+            classifier(image, candidate_labels=LABELS)
+    with pytest.raises(ValueError, match="`video` is None"):
+        classifier(None, candidate_labels=LABELS)
+    with pytest.raises(TypeError, match="A video is a path"):
+        classifier(3, candidate_labels=LABELS)
+    with pytest.raises(ValueError, match=r"A data set has columns .*dataset\['video'\]"):
+        classifier(datasets.Dataset.from_dict({"video": ["a.mp4"]}), candidate_labels=LABELS)
+    with pytest.raises(TypeError, match="topk"):
+        classifier(random_clip(0), candidate_labels=LABELS, topk=3)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 2}, {"batch_size": 2, "num_workers": 1}])
+def test_an_unreadable_video_is_named(classifier, clip_folder, clips, options):
+    broken = str(clip_folder / "GreenSquare" / "broken.mp4")
+    with pytest.raises(VideoReadError, match=r"broken\.mp4"):
+        classifier([clips[0], broken, clips[1]], candidate_labels=LABELS, **options)
+    with pytest.raises(VideoReadError, match="does not exist"):
+        classifier("missing.mp4", candidate_labels=LABELS)
+
+
+def test_plain_clip_says_what_to_do(tmp_path):
+    config, tokenizer = tiny_config(15), word_tokenizer(WORDS)
+    towers = {}
+    for name in ("text_config", "vision_config"):
+        own = getattr(config, name)
+        fields = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        towers[name] = {field: getattr(own, field) for field in fields}
+    towers["text_config"] |= {"vocab_size": len(tokenizer), "max_position_embeddings": 16}
+    towers["vision_config"] |= {"image_size": 32, "patch_size": 16}
+    CLIPModel(CLIPConfig(projection_dim=16, **towers)).save_pretrained(tmp_path / "clip")
+    default_image_processor(32).save_pretrained(tmp_path / "clip")
+    tokenizer.save_pretrained(tmp_path / "clip")
+    with pytest.raises(ValueError, match="type 'clip'.*load_model.*preset='clip'"):
+        make(tmp_path / "clip")
+    # What it says to do:
+    load_model(tmp_path / "clip", preset="clip").save_pretrained(tmp_path / "ezclip")
+    load_processor(tmp_path / "clip", preset="clip").save_pretrained(tmp_path / "ezclip")
+    assert len(make(tmp_path / "ezclip")(random_clip(0), LABELS)) == 3
+
+
+def test_a_processor_is_needed(own_folder):
+    with pytest.raises(ValueError, match="needs an EZClipProcessor"):
+        ZeroShotVideoClassificationPipeline(model=EZClipModel.from_pretrained(own_folder))
+
+
+# What checkpoints carry
+
+
+def test_with_the_package_neither_task_nor_remote_code_is_needed(own_folder):
+    for options in ({}, {"task": TASK}, {"trust_remote_code": True}, {"task": TASK, "trust_remote_code": True}):
+        made = pipeline(model=str(own_folder), device="cpu", **options)
+        assert type(made) is ZeroShotVideoClassificationPipeline
+        assert made.task == TASK
+
+
+def test_a_pipeline_saves_model_processor_and_classes(own_folder, tmp_path, clips):
+    classifier = make(own_folder, candidate_labels=LABELS, hypothesis_template="a {}")
+    expected = classifier(clips)
+    for _ in range(2):
+        classifier.save_pretrained(tmp_path / "saved")
+    again = make(tmp_path / "saved")
+    assert again(clips) == expected
+    again.save_pretrained(tmp_path / "saved")  # where it was loaded from
+    again.save_pretrained(tmp_path / "elsewhere")
+    assert make(tmp_path / "elsewhere")(clips) == expected
+    assert_carries_the_code(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="uploads the whole model"):
+        classifier.save_pretrained(tmp_path / "x", push_to_hub=True, trained_only=True)
+
+
+def test_checkpoints_of_trained_weights_carry_it_too(own_folder, tmp_path, clips):
+    model = EZClipModel.from_pretrained(own_folder)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05
+    processor = EZClipProcessor.from_pretrained(own_folder)
+    classifier = ZeroShotVideoClassificationPipeline(model=model, processor=processor, candidate_labels=LABELS)
+    classifier.save_pretrained(tmp_path, trained_only=True, base_model_name_or_path=own_folder)
+    assert os.path.getsize(tmp_path / "model.safetensors") < os.path.getsize(own_folder / "model.safetensors") / 2
+    assert_carries_the_code(tmp_path)
+    assert make(tmp_path)(clips) == classifier(clips)
+
+
+@pytest.mark.parametrize("module", ["configuration", "modeling", "processing", "pipeline"])
+def test_what_transformers_loads_imports_itself_all_that_it_needs(module):
+    path = ROOT / f"{module}_ezclip.py"
+    needed = {Path(file).stem for file in get_relative_import_files(path)} - {path.stem}
+    assert needed == set(get_relative_imports(path))
+
+
+def assert_carries_the_code(folder):
+    config = json.loads((folder / "config.json").read_text())
+    assert config["custom_pipelines"][TASK]["impl"] == "pipeline_ezclip.ZeroShotVideoClassificationPipeline"
+    assert {path.name for path in folder.glob("*.py")} == {path.name for path in ROOT.glob("*_ezclip.py")}
+
+
+WITHOUT_THE_PACKAGE = """
+import json, sys
+import numpy as np, torch
+from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
+
+clip, labels, results = np.load("clip.npy"), ["red circle", "green square", "blue circle"], {}
+task = "zero-shot-video-classification"
+for folder in sys.argv[1:]:
+    trusted = {"trust_remote_code": True}
+    assert AutoConfig.from_pretrained(folder, **trusted).model_type == "ezclip"
+    model = AutoModel.from_pretrained(folder, **trusted)
+    processor = AutoProcessor.from_pretrained(folder, **trusted)
+    assert processor(videos=clip, return_tensors="pt").pixel_values.shape == (1, 8, 3, 32, 32)
+    classifier = pipeline(task, model=folder, device="cpu", **trusted)
+    assert pipeline(model=folder, device="cpu", **trusted).task == task
+    results[folder] = [classifier(clip, labels), classifier([clip, clip[::-1]], labels, batch_size=2)]
+    try:
+        pipeline(task, model=folder, trust_remote_code=False)
+    except ValueError as error:
+        assert "trust_remote_code=True" in str(error)
+    else:
+        raise AssertionError("code ran without leave")
+    # Saved from here, by the model alone or by the pipeline, it is whole again.
+    model.save_pretrained(f"{folder} 2")
+    processor.save_pretrained(f"{folder} 2")
+    results[f"{folder} 2"] = [pipeline(model=f"{folder} 2", device="cpu", **trusted)(clip, labels)]
+    classifier.save_pretrained(f"{folder} 3")
+    results[f"{folder} 3"] = [pipeline(model=f"{folder} 3", device="cpu", **trusted)(clip, labels)]
+    classifier.save_pretrained(folder)  # where it was loaded from
+# The classes saved beside a model go along with it.
+assert pipeline(model="whole", device="cpu", **trusted)(clip) == results["whole"][0]
+assert pipeline(model="whole 3", device="cpu", **trusted)(clip) == results["whole"][0]
+assert "ezclip" not in sys.modules
+print(json.dumps(results))
+"""
+
+
+def test_a_machine_without_this_package(own_folder, classifier, tmp_path):
+    make(own_folder, candidate_labels=LABELS).save_pretrained(tmp_path / "whole")
+    model = EZClipModel.from_pretrained(own_folder)
+    model.save_pretrained(tmp_path / "adapters", trained_only=True, base_model_name_or_path=own_folder)
+    EZClipProcessor.from_pretrained(own_folder).save_pretrained(tmp_path / "adapters")
+    # A clone of this repository in which weights, configuration and tokenizer were put.
+    ignored = shutil.ignore_patterns(".*", "tests", "docs", "configs", "build", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, tmp_path / "clone", ignore=ignored)
+    for path in own_folder.iterdir():
+        if path.suffix != ".py":
+            shutil.copy(path, tmp_path / "clone")
+
+    clip = random_clip(0, 8, 32, 32)
+    np.save(tmp_path / "clip.npy", clip)
+    # -P: the working folder is not on the path
+    command = [sys.executable, "-P", "-c", WITHOUT_THE_PACKAGE, "whole", "adapters", "clone"]
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+    assert result.returncode == 0, result.stderr
+    results = json.loads(result.stdout)
+    expected = classifier([clip, clip[::-1]], LABELS)
+    assert set(results) == {f"{name}{copy}" for name in ("whole", "adapters", "clone") for copy in ("", " 2", " 3")}
+    for single, *batched in results.values():
+        assert_same([single], [scores(expected[0])])
+        for several in batched:
+            assert_same(several, [scores(one) for one in expected])
+    for name in ("whole", "adapters", "whole 2", "adapters 3"):
+        assert_carries_the_code(tmp_path / name)
