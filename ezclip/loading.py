@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, CLIPConfig, PretrainedConfig
 from transformers.utils import logging
 
@@ -20,6 +21,7 @@ from .tokenization import load_bpe_tokenizer
 # Fields of a configuration that say where a model is from, and nothing of what it computes
 ORIGIN_FIELDS = ("_name_or_path", "architectures", "auto_map", "base_model_name_or_path", "custom_pipelines", "dtype")
 ORIGIN_FIELDS += ("transformers_version",)
+MAX_LISTED = 20
 
 
 def load_tokenizer(name_or_path: str | Path):
@@ -124,6 +126,8 @@ def load_model(
     """
     saved = _read_config(name_or_path)
     config = make_config(saved, name_or_path, preset, vision_config, text_config, **fields)
+    is_plain = isinstance(saved, CLIPConfig)
+    changed = bool(preset or vision_config or text_config or fields)
     verbosity = logging.get_verbosity()
     try:
         # What is missing and what does not fit is looked at below; the report would say it at length.
@@ -131,21 +135,14 @@ def load_model(
         model, info = EZClipModel.from_pretrained(
             name_or_path, config=config, output_loading_info=True, ignore_mismatched_sizes=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"{name_or_path} cannot be loaded: {error}") from error
     finally:
         logging.set_verbosity(verbosity)
-    if info["mismatched_keys"]:
-        key, saved, wanted = sorted(info["mismatched_keys"])[0]
-        raise ModelError(
-            f"{name_or_path} does not fit the configuration asked for: {key} is {tuple(saved)} there and would be "
-            f"{tuple(wanted)}. Leave out the options that change it (--num_frames, --temporal_prompt)."
-        )
-    missing = set(info["missing_keys"])
-    if foreign := sorted(key for key in missing if not is_added_to_clip(key)):
-        raise ModelError(f"{name_or_path} lacks weights of CLIP, {foreign[:3]} and others; is it a CLIP model?")
+    _check_weights(info, name_or_path, may_lack_added=is_plain or changed, may_have_added=changed)
     if not for_training:
-        _check_trained(model, saved, missing, set(info["unexpected_keys"]), name_or_path)
+        missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
+        _check_trained(model, saved, missing, unexpected, name_or_path)
     if model.config.base_model_name_or_path is None:
         model.config.base_model_name_or_path = resolve_base(name_or_path)
     return model
@@ -205,6 +202,44 @@ def digest_model(model: EZClipModel) -> str:
     return digest.hexdigest()[:16]
 
 
+def _check_weights(info: dict, name_or_path: str | Path, may_lack_added: bool, may_have_added: bool):
+    """That a checkpoint has the weights of the model and no others, but for what may be added to CLIP."""
+    misshapen = [
+        f"{key} is {tuple(saved)} there and would be {tuple(wanted)}"
+        for key, saved, wanted in sorted(info["mismatched_keys"])
+    ]
+    missing = sorted(key for key in info["missing_keys"] if not (may_lack_added and is_added_to_clip(key)))
+    extra = sorted(
+        key
+        for key in info["unexpected_keys"]
+        # Older CLIPs keep the positions themselves, which are no weights.
+        if not (may_have_added and is_added_to_clip(key)) and not key.endswith("embeddings.position_ids")
+    )
+    problems = []
+    if misshapen:
+        problems.append(
+            f"{name_or_path} does not fit the configuration asked for: {_listed(misshapen)}. Leave out the options "
+            "that change it (--num_frames, --temporal_prompt)."
+        )
+    if missing:
+        of_clip = "" if all(map(is_added_to_clip, missing)) else " of CLIP"
+        problems.append(
+            f"{name_or_path} lacks weights{of_clip}: {_listed(missing)}. Is it complete, and a CLIP model?"
+        )
+    if extra:
+        problems.append(
+            f"{name_or_path} has weights that its configuration has no place for: {_listed(extra)}. Is it the right "
+            "config.json, and a CLIP model?"
+        )
+    if problems:
+        raise ModelError("\n".join(problems))
+
+
+def _listed(items: list[str]) -> str:
+    rest = len(items) - MAX_LISTED
+    return ", ".join(items[:MAX_LISTED]) + (f", and {rest} more" if rest > 0 else "")
+
+
 def _check_trained(
     model: EZClipModel, saved: PretrainedConfig, missing: set[str], unexpected: set[str], name_or_path: str | Path
 ):
@@ -231,8 +266,11 @@ def _check_trained(
 def _read_config(name_or_path: str | Path):
     try:
         config = AutoConfig.from_pretrained(name_or_path)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ModelError(f"No model at {str(name_or_path)!r} ({_first_line(error)}).") from error
+    except (ValueError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split()) if isinstance(error, StrictDataclassError) else _first_line(error)
+        raise ModelError(f"The config.json of {name_or_path} is not one of a model: {reason}") from error
     if config.model_type not in (EZClipConfig.model_type, CLIPConfig.model_type):
         raise ModelError(f"{name_or_path} is a model of type {config.model_type!r}; give an EZ-CLIP or a CLIP model.")
     return config

@@ -11,7 +11,7 @@ import torch
 from ezclip.errors import ModelError
 from ezclip.loading import load_model
 
-from .inert_archive import read_archive
+from .inert_archive import CallRefused, read_archive
 
 
 SYSTEMS = {"ezclip": "EZ-CLIP / T2L", "actionclip": "ActionCLIP", "vificlip": "ViFi-CLIP", "clip": "CLIP"}
@@ -132,6 +132,11 @@ def _load(path: str | Path):
         pass
     try:
         return read_archive(path)
+    except CallRefused as error:
+        raise ModelError(
+            f"{path} is refused: its pickle {error}, which no checkpoint needs and which could run code. Nothing of "
+            "it was run. Take the checkpoint from another source."
+        ) from error
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path} cannot be read as a PyTorch checkpoint. Is it complete, and a checkpoint? One in the format "

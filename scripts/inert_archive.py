@@ -4,11 +4,15 @@
 those that hold the training's configuration as an object (ViFi-CLIP's yacs node). `torch.jit.load` and an ordinary
 unpickling would read them, and run code of theirs: PyTorch's own advice is to treat a TorchScript file as a program.
 A file of either kind is a zip with a pickle and the bytes of its tensors, which the unpickler below reads. It knows
-tensors and dictionaries, and makes an inert object of everything else.
+tensors and dictionaries, and makes an inert object of everything else. A pickle that calls what is no part of data, a
+system function for example, is refused, though the call would not happen: such a file was made to do harm.
 """
 
 import pickle
+import re
+import sys
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,21 @@ DTYPES = {
 }
 
 
+# What pickles of data call: containers, dates, paths and numbers of the standard library, NumPy's and PyTorch's arrays
+HARMLESS_CALLS = re.compile(
+    r"builtins\.(bool|bytearray|bytes|complex|dict|float|frozenset|int|list|object|range|set|slice|str|tuple)"
+    r"|(collections|datetime|decimal|fractions|pathlib|uuid)\.\w+|_codecs\.encode|copyreg\._reconstructor"
+    r"|argparse\.Namespace|types\.SimpleNamespace"
+    r"|numpy(\._?core\.\w+)?\.(_reconstruct|scalar|dtype|ndarray|_frombuffer)"
+    r"|torch\._utils\._rebuild_\w+|torch\.jit\._pickle\.\w+|torch\.(device|dtype|Size)"
+    r"|torch\.serialization\._get_layout|torch\.storage\.\w+"
+)
+
+
+class CallRefused(pickle.UnpicklingError):
+    """A pickle calls what is no part of data."""
+
+
 def read_archive(path: str | Path) -> Any:
     """
     What a zip file of `torch.save` holds, or the state dict of one of `torch.jit.save`, on the CPU.
@@ -43,6 +62,7 @@ def read_archive(path: str | Path) -> Any:
         attributes, and what a function would have made an empty one.
 
     Raises:
+        [`CallRefused`]: if it calls a function that makes no data.
         `pickle.UnpicklingError`: if the file is not such an archive, or is damaged.
     """
     try:
@@ -52,6 +72,8 @@ def read_archive(path: str | Path) -> Any:
             with archive.open(f"{root}data.pkl") as file:
                 content = _InertUnpickler(file, archive, root).load()
         return _state_dict(content) if f"{root}constants.pkl" in names else content
+    except CallRefused:
+        raise
     except Exception as error:  # a damaged pickle can raise any
         raise pickle.UnpicklingError(f"{path} is not a readable archive of PyTorch's: {error!r}") from error
 
@@ -67,6 +89,25 @@ class _Inert(dict):
             self.update(state)
 
 
+class _Uncallable(type):
+    """Of classes whose objects a pickle may hold, but that it may not call."""
+
+    def __call__(cls, *args, **kwargs):
+        raise CallRefused(f"calls `{cls.__name__}`")
+
+
+def _stand_in(name: str) -> type:
+    """What stands for a class or a function that a pickle names.
+
+    Outside the standard library a capital letter tells a class, of an enumeration for example; a function is refused.
+    """
+    module, _, last = name.rpartition(".")
+    is_foreign_class = module.partition(".")[0] not in sys.stdlib_module_names and last[:1].isupper()
+    if is_foreign_class or module.startswith("__torch__") or HARMLESS_CALLS.fullmatch(name):
+        return _Inert
+    return _Uncallable(name, (_Inert,), {})
+
+
 class _InertUnpickler(pickle.Unpickler):
     def __init__(self, file, archive: zipfile.ZipFile, root: str):
         super().__init__(file)
@@ -78,7 +119,12 @@ class _InertUnpickler(pickle.Unpickler):
             ("torch._utils", "_rebuild_tensor_v2"): _view,
             ("torch._utils", "_rebuild_parameter"): _first,
         }
-        return DTYPES.get(name, _Inert) if module == "torch" else known.get((module, name), _Inert)
+        # Modules and names of Python 2, which PyTorch's pickles give
+        module, name = NAME_MAPPING.get((module, name), (module, name))
+        module = IMPORT_MAPPING.get(module, module)
+        if module == "torch" and name in DTYPES:
+            return DTYPES[name]
+        return known.get((module, name)) or _stand_in(f"{module}.{name}")
 
     def persistent_load(self, pid):
         _, dtype, key, *_ = pid  # "storage", its type, its name, device, number of elements
