@@ -1,0 +1,156 @@
+"""`ModelTesterMixin` of transformers on our models, for the published systems that differ in their modules.
+
+What is overridden or skipped here has its reason beside it; all else is skipped by their own rules.
+"""
+
+import unittest
+from unittest.mock import patch
+
+import pytest
+from torch import nn
+
+from ezclip import EZClipModel
+from ezclip.modeling_ezclip import EZClipTextModel, EZClipVisionModel
+
+from .testers import EZClipTester, EZClipTextTester, EZClipVisionTester
+from .transformers_suite.test_modeling_common import ModelTesterMixin
+
+
+pytestmark = pytest.mark.slow
+
+
+class EveryModelTests(ModelTesterMixin):
+    # They skip this test by the year of the copyright in a model's file, unless it is asked for.
+    test_can_init_all_missing_weights_before_2023 = True
+    preset = "ezclip"
+
+
+class VisionModelTests(EveryModelTests):
+    all_model_classes = (EZClipVisionModel,)
+    test_resize_embeddings = False  # it has no vocabulary
+
+    def setUp(self):
+        self.model_tester = EZClipVisionTester(self, self.preset)
+
+    def test_attention_outputs(self):
+        # A frame's temporal token is attended to and attends, and is not among the hidden states.
+        with patch.object(self.model_tester, "encoder_seq_length", self.model_tester.attention_length, create=True):
+            super().test_attention_outputs()
+
+    def test_model_get_set_embeddings(self):
+        # The input embedding is CLIP's convolution over patches, where theirs has to be an `nn.Embedding`.
+        model = EZClipVisionModel(self.model_tester.get_config())
+        assert isinstance(model.get_input_embeddings(), nn.Conv2d)
+        assert model.get_output_embeddings() is None
+        embedding = nn.Conv2d(3, model.config.hidden_size, kernel_size=4, stride=4)
+        model.set_input_embeddings(embedding)
+        assert model.get_input_embeddings() is embedding
+
+
+class EZClipVisionModelTest(VisionModelTests, unittest.TestCase):
+    pass
+
+
+class EZClipShallowVisionModelTest(VisionModelTests, unittest.TestCase):
+    """A prompt in the first block alone, and the temporal adapter."""
+
+    def setUp(self):
+        self.model_tester = EZClipVisionTester(
+            self, vision_config={"temporal_prompt": "shallow", "use_temporal_adapter": True}
+        )
+
+
+class ActionClipShiftVisionModelTest(VisionModelTests, unittest.TestCase):
+    preset = "actionclip_tsm"
+
+
+class ActionClipJointVisionModelTest(VisionModelTests, unittest.TestCase):
+    preset = "actionclip_joint"
+
+
+class ClipVisionModelTest(VisionModelTests, unittest.TestCase):
+    preset = "clip"
+
+
+class TextModelTests(EveryModelTests):
+    all_model_classes = (EZClipTextModel,)
+
+    def setUp(self):
+        self.model_tester = EZClipTextTester(self, self.preset)
+
+
+class EZClipTextModelTest(TextModelTests, unittest.TestCase):
+    pass
+
+
+class ClipTextModelTest(TextModelTests, unittest.TestCase):
+    preset = "clip"
+
+
+IN_THE_TOWERS = "hidden states and attentions are in the outputs of the towers, whose own tests cover them"
+
+
+class ModelTests(EveryModelTests):
+    all_model_classes = (EZClipModel,)
+    additional_model_inputs = ["pixel_values"]
+    _is_composite = True
+    # Its `last_hidden_state` has a row per frame, where theirs has one per video.
+    skip_test_video_features_output_shape = True
+    temporal_head = "mean"
+
+    def setUp(self):
+        self.model_tester = EZClipTester(self, self.preset, temporal_head=self.temporal_head)
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        # Their names of classes with labels do not hold ours; without labels each video is its own class.
+        inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
+        return {**inputs, "return_loss": True} if return_labels else inputs
+
+    def _video_features_prepare_config_and_inputs(self):
+        # The argument is `pixel_values`, where theirs is `pixel_values_videos`.
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        return config, {"pixel_values": inputs["pixel_values"]}
+
+    @unittest.skip(IN_THE_TOWERS)
+    def test_attention_outputs(self):
+        pass
+
+    @unittest.skip(IN_THE_TOWERS)
+    def test_hidden_states_output(self):
+        pass
+
+    @unittest.skip(IN_THE_TOWERS)
+    def test_retain_grad_hidden_states_attentions(self):
+        pass
+
+
+class EZClipModelTest(ModelTests, unittest.TestCase):
+    pass
+
+
+class ActionClipModelTest(ModelTests, unittest.TestCase):
+    preset, temporal_head = "actionclip", "transformer"
+
+
+class ActionClipClsModelTest(ModelTests, unittest.TestCase):
+    preset, temporal_head = "actionclip", "transformer_cls"
+
+
+class ActionClipLstmModelTest(ModelTests, unittest.TestCase):
+    preset, temporal_head = "actionclip", "lstm"
+
+
+class ActionClipConvModelTest(ModelTests, unittest.TestCase):
+    preset, temporal_head = "actionclip", "conv1d"
+
+
+class ActionClipJointModelTest(ModelTests, unittest.TestCase):
+    preset = "actionclip_joint"
+
+
+class ClipModelTest(ModelTests, unittest.TestCase):
+    preset = "clip"
+
+    def setUp(self):
+        # The preset trains nothing: frozen, its loss has no gradient for the tests of training.
+        self.model_tester = EZClipTester(self, self.preset, freeze_backbone=False)
