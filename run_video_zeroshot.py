@@ -26,6 +26,7 @@ from ezclip.demo import run_demo
 from ezclip.errors import DataError, ModelError
 from ezclip.experiments import Runner
 from ezclip.files import write_json
+from ezclip.hub import prepare_push, push
 from ezclip.inputs import load_predict_source, make_plan
 from ezclip.memory import return_freed_memory
 from ezclip.prediction import predict_shards
@@ -74,7 +75,10 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
         plan = make_plan(data_args, args)
         source = load_predict_source(data_args) if args.do_predict else None
 
-    # 2. Processor, and the texts of all classes
+    # 2. The repository to push to, which might not be to be had; processor, and the texts of all classes
+    push_options = None
+    if args.push_to_hub and accelerator.is_main_process:
+        push_options = prepare_push(model_args, data_args, args, plan)
     runner = Runner(model_args, data_args, args, plan, accelerator)
     class_names = None if source is None else data_args.candidate_labels or source.class_names
     runner.check(class_names)
@@ -128,6 +132,19 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
             f"{counts.num_videos} videos: {output_dir / 'predictions.jsonl'}; {counts.num_bad_videos} could not be "
             f"read, {counts.num_partial_videos} were read in part."
         )
+
+    # 5. Push, last of all: whatever comes of it, all else is done
+    if push_options is not None:
+        folder = output_dir / plan.experiments[0].name
+        try:
+            commit = push(folder, push_options)
+        except ModelError as error:
+            repo_id = push_options.facts.repo_id
+            raise ModelError(
+                f"{error}\nThe model is in {folder}, and all else is done. To push it: python scripts/push_to_hub.py "
+                f"--model {folder} --repo_id {repo_id}"
+            ) from error
+        accelerator.print(commit.commit_url)
 
 
 def make_accelerator(args: RunArguments) -> Accelerator:

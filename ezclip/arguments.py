@@ -182,6 +182,13 @@ class RunArguments(TrainingRecipe):
     save_trained_only: bool = field(
         default=False, metadata={"help": "Save prompts and adapters alone, to be loaded on top of the base model."}
     )
+    push_to_hub: bool = field(
+        default=False, metadata={"help": "Push the trained model to the Hub at the end, with a card."}
+    )
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "Repository to push to; by default of the output folder's name."}
+    )
+    hub_private_repo: bool = field(default=False, metadata={"help": "The repository has to be private."})
     report_to: str = field(
         default="none", metadata={"help": "Trackers, with commas: tensorboard, wandb and others; `all`, or `none`."}
     )
@@ -225,6 +232,10 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
     check_numbers(parser, model_args, data_args, args)
     if args.output_dir is None:
         parser.error("--output_dir is needed: the folder for everything that is written.")
+    if args.push_to_hub and (args.demo or not args.do_train):
+        parser.error("--push_to_hub pushes what --do_train trains. scripts/push_to_hub.py pushes any folder.")
+    if not args.push_to_hub and (args.hub_model_id or args.hub_private_repo):
+        parser.error("--hub_model_id and --hub_private_repo are for --push_to_hub.")
     if args.demo:
         return model_args, data_args, args
     if args.protocol is not None:

@@ -234,7 +234,9 @@ class Runner:
             if self.accelerator.is_main_process:
                 model.save_pretrained(folder, trained_only=args.save_trained_only)
                 self.processor.save_pretrained(folder)
-                result.log.write(folder, **counts)
+                recipe = {**args.settings(), "seed": experiment.seed}
+                recipe["mixed_precision"] = self.accelerator.mixed_precision
+                result.log.write(folder, **counts, recipe=recipe)
                 report.write(folder, split, prefix="train_")
         return result.log.state.global_step
 

@@ -1,0 +1,200 @@
+"""What a push to the Hub consists of: what loading a model needs, and a card; nothing else of its folder."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors import SafetensorError
+from transformers.utils import logging
+
+from .adapters_ezclip import TrainedCheckpoint
+from .class_bank_ezclip import CLASS_BANK_NAME, ClassBank
+from .errors import ModelError
+from .loading import check_fit, load_model
+from .model_card import CardFacts, is_untouched, make_card
+from .modeling_ezclip import EZClipModel
+from .processing_ezclip import EZClipProcessor
+
+
+logger = logging.get_logger("ezclip")
+
+CARD_NAME = "README.md"
+# Where something was loaded from, which transformers writes and nothing reads
+PROVENANCE = ("_name_or_path", "name_or_path", "tokenizer_file", "special_tokens_map_file")
+TOKENS = ("tokenizer.json", "vocab.json")  # in which a text with a slash is one of them
+WHOLE_OR_NAME = (
+    "Give the name of that model on the Hub (--base_model_name_or_path), or push the whole model (--whole)."
+)
+
+
+def stage(folder: str | Path, staged: str | Path, facts: CardFacts, trained_only: bool | None = None) -> Path:
+    """
+    Write what would be pushed of a model into an empty folder.
+
+    Checkpoints, optimizer states, logs and predictions in the model's folder are not among it.
+
+    Args:
+        folder (`str` or `Path`):
+            What `save_pretrained`, the conversion or a training has written.
+        staged (`str` or `Path`):
+            The folder to write.
+        facts ([`CardFacts`]):
+            What the card says besides; its `base_model` is the base, where trained weights alone are pushed.
+        trained_only (`bool`, *optional*):
+            Whether trained weights alone are pushed, and not the whole model. By default as they were saved.
+
+    Returns:
+        `Path`: the written folder.
+
+    Raises:
+        [`ModelError`]: if the model cannot be loaded, here or by others; or if a file names a path of this machine.
+        [`DataError`]: if a file of results cannot be read.
+    """
+    folder, staged = Path(folder), Path(staged)
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{folder} is no folder with a model: it has no config.json. Give one that training, conversion or "
+            "`save_pretrained` has written."
+        )
+    model, base = _save_model(folder, staged, trained_only, facts.base_model)
+    processor = _save_processor(folder, staged, model)
+    bank = _copy_bank(folder, staged, model)
+    _forget_places(staged)
+    if (card := _own_card(folder)) is not None:
+        logger.warning(f"{folder / CARD_NAME} was written or changed by hand and is pushed as it is.")
+    else:
+        facts = replace(facts, base_model=base or facts.base_model)
+        card = str(make_card(folder, model, processor, facts, base is not None, bank))
+    (staged / CARD_NAME).write_text(card, encoding="utf-8")
+    return staged
+
+
+def check_base(base: str | Path | None, what: str):
+    """
+    That others can load what stands on a base.
+
+    Raises:
+        [`ModelError`]: if there is none, or it is a folder on this machine.
+    """
+    if base is None:
+        raise ModelError(f"{what} does not say what it was trained from. {WHOLE_OR_NAME}")
+    if Path(base).is_dir() or Path(base).is_absolute():
+        raise ModelError(f"{what} was trained from the folder {base}, which others do not have. {WHOLE_OR_NAME}")
+
+
+def _save_model(
+    folder: Path, staged: Path, trained_only: bool | None, base: str | None
+) -> tuple[EZClipModel, str | None]:
+    """Load the model and save what is asked for of it; returns also the base of trained weights alone."""
+    try:
+        source = TrainedCheckpoint.find(folder)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} cannot be loaded: {error}") from error
+    known = base if source is None else base or source.base
+    if trained_only is None:
+        trained_only = source is not None
+    if trained_only:
+        check_base(known, str(folder))
+    model = load_model(folder) if source is None else _load(folder, base_model_name_or_path=known)
+    if trained_only and source is not None:
+        # What was trained then is not always what this configuration leaves to be trained.
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in source.trained)
+    try:
+        options = {"trained_only": True, "base_model_name_or_path": known} if trained_only else {}
+        model.save_pretrained(staged, **options)
+        written = TrainedCheckpoint.find(staged)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} cannot be saved to be pushed: {error}") from error
+    if written is None:
+        return model, None
+    if source is not None:
+        # The same file, byte by byte, so that a repeated push does not send it again
+        shutil.copyfile(source.path, written.path)
+    else:
+        _load(staged)  # says if the base is not the one that was trained from
+    return model, known
+
+
+def _load(folder: Path, **kwargs) -> EZClipModel:
+    try:
+        return EZClipModel.from_pretrained(folder, **kwargs)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} cannot be loaded: {error}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _save_processor(folder: Path, staged: Path, model: EZClipModel) -> EZClipProcessor:
+    try:
+        processor = EZClipProcessor.from_pretrained(folder)
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"{folder} has no processor ({_first_line(error)}). Without one nobody can use the model: save the "
+            "processor there too (`EZClipProcessor.save_pretrained`), or convert it again with a --tokenizer."
+        ) from error
+    check_fit(model, processor)
+    processor.save_pretrained(staged)
+    return processor
+
+
+def _copy_bank(folder: Path, staged: Path, model: EZClipModel) -> ClassBank | None:
+    if not (folder / CLASS_BANK_NAME).is_file():
+        return None
+    try:
+        bank = ClassBank.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelError(f"{folder / CLASS_BANK_NAME} cannot be read ({_first_line(error)}). Remove it.") from error
+    if bank.embeds.shape[-1] != model.config.projection_dim:
+        raise ModelError(
+            f"{folder / CLASS_BANK_NAME} has embeddings of {bank.embeds.shape[-1]} dimensions, and the model of "
+            f"{model.config.projection_dim}: it is another model's. Build it again, or remove it."
+        )
+    shutil.copyfile(folder / CLASS_BANK_NAME, staged / CLASS_BANK_NAME)
+    return bank
+
+
+def _own_card(folder: Path) -> str | None:
+    """A card in a model's folder that a person wrote or changed."""
+    path = folder / CARD_NAME
+    if not path.is_file():
+        return None
+    content = path.read_text(encoding="utf-8")
+    return None if is_untouched(content) else content
+
+
+def _forget_places(staged: Path):
+    """Take out of the JSON files from where on this machine something was loaded; refuse other paths of it."""
+    for path in sorted(staged.glob("*.json")):
+        if path.name in TOKENS:
+            continue
+        content = json.loads(path.read_text(encoding="utf-8"))
+        kept = _without_places(content, path.name)
+        if kept != content:
+            path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _without_places(value, file: str, name: str = ""):
+    if isinstance(value, dict):
+        return {
+            key: _without_places(part, file, f"{name}.{key}".lstrip("."))
+            for key, part in value.items()
+            if key not in PROVENANCE or not _is_local(part)
+        }
+    if isinstance(value, list):
+        return [_without_places(part, file, name) for part in value]
+    if _is_local(value):
+        raise ModelError(
+            f"{name} in {file} is a path of this machine, {value}, which is of no use to others. Remove it from "
+            f"{file} of the model's folder, or put there what others have."
+        )
+    return value
+
+
+def _is_local(value) -> bool:
+    """Whether a value is an absolute path, of this system or of Windows."""
+    return isinstance(value, str) and re.match(r"(/|~/|file:|[A-Za-z]:[\\/])[^\s]", value) is not None
