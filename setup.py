@@ -54,6 +54,7 @@ setup(
     extras_require={
         "plots": ["matplotlib>=3.8"],
         "compare": ["scipy>=1.15"],
+        "onnx": ["onnx>=1.20", "onnxscript>=0.6", "onnxruntime>=1.23"],
         "test": [
             "pytest>=8.0",
             "ruff>=0.9",
@@ -62,6 +63,11 @@ setup(
             "matplotlib>=3.8",
             "tensorboard>=2.16",
             "scipy>=1.15",
+            "onnx>=1.20",
+            "onnxruntime>=1.23",
+            "onnxscript>=0.6",
+            "parameterized>=0.9",
+            "peft>=0.18",
         ],
     },
     cmdclass={"build_py": BuildWithRootModules},

@@ -541,8 +541,14 @@ TEMPLATE = (
 
 @pytest.fixture(scope="module")
 def speaking_model(tmp_path_factory):
-    """A GPT-2 with a chat template that says what `ANSWERS` has: its blocks add nothing, so a token gives the next."""
-    answers = {token: [answer] if isinstance(answer, str) else list(answer) for token, answer in ANSWERS.items()}
+    folder = tmp_path_factory.mktemp("speaking")
+    save_speaking_model(folder, ANSWERS)
+    return folder
+
+
+def save_speaking_model(folder, answers: dict):
+    """A GPT-2 with a chat template that says what `answers` has: its blocks add nothing, so a token gives the next."""
+    answers = {token: [answer] if isinstance(answer, str) else list(answer) for token, answer in answers.items()}
     tokens = list(dict.fromkeys([END, *answers, *(text for texts in answers.values() for text in texts)]))
     vocabulary = {token: number for number, token in enumerate(tokens)}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token=END))
@@ -558,10 +564,8 @@ def speaking_model(tmp_path_factory):
         for token, number in vocabulary.items():
             for following in answers.get(token, [END]):
                 model.lm_head.weight[vocabulary[following], number] = 20.0
-    folder = tmp_path_factory.mktemp("speaking")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,472 @@
+"""README and docs/: every block of code runs as it stands, and options, names, messages and links are real."""
+
+import argparse
+import ast
+import functools
+import importlib
+import json
+import re
+import shlex
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+import yaml
+from accelerate.commands.launch import launch_command_parser
+from accelerate.state import AcceleratorState
+from huggingface_hub import constants, hf_api
+from torch.distributed.run import get_args_parser
+from transformers import CLIPConfig, CLIPModel
+
+from ezclip import EZClipProcessor
+from ezclip.demo import word_tokenizer, write_video
+from ezclip.loading import load_model
+from ezclip.processing_ezclip import default_image_processor
+
+from .conftest import ROOT, random_clip
+from .hub_server import LoopbackHub
+from .published import published_actionclip, published_checkpoint, published_vificlip, random_model
+from .test_generate_descriptions import chat_server, save_speaking_model
+from .test_push import connect
+
+
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+# Pages whose blocks take more than a few seconds
+SLOW_PAGES = {"docs/evaluate.md", "docs/export.md", "docs/systems.md", "docs/training.md"}
+
+# Blocks that are not run, by page and beginning, and why
+NOT_RUN = {
+    ("README.md", "python -m pip install -c constraints.txt . &&"): "installs, and the demonstration takes minutes: "
+    "tests/test_demo.py runs it",
+    ("README.md", 'python -m pip install -c constraints.txt -e ".[test]"'): "installs, and runs these tests",
+    ("docs/export.md", 'python -m pip install -c constraints.txt ".[onnx]"'): "installs",
+    ("docs/training_with_trainer.md", "import torch"): "trains to the end: tests/test_trainer.py runs it, and "
+    "looks at what it did",
+}
+# Packages without which a page is skipped
+NEEDS = {"docs/evaluate.md": ["scipy"], "docs/export.md": ["onnx", "onnxscript", "onnxruntime"]}
+# Options added to the commands of a script, which would run for hours or want a GPU
+SHORTER = {
+    "run_video_zeroshot.py": ["--use_cpu", "--max_train_steps", "2", "--per_device_train_batch_size", "4"],
+    "scripts/compare.py": ["--use_cpu", "--speed_rounds", "1"],
+    "scripts/generate_descriptions.py": ["--max_new_tokens", "8"],
+}
+# What a page leaves: files in its folder, and repositories on the Hub
+LEAVES = {
+    "README.md": ["ezclip-vit-base-patch16/pipeline_ezclip.py", "out/eval_results.json"],
+    "docs/classify.md": ["ezclip-vit-base-patch16/class_bank.safetensors", "own/predictions.jsonl"]
+    + ["streamed/predictions.jsonl"],
+    "docs/convert.md": ["actionclip/model.safetensors", "vificlip/processor_config.json"],
+    "docs/decoding.md": ["videos.csv"],
+    "docs/descriptions.md": ["texts/all.json", "served/all.json", "out/eval_results.json"],
+    "docs/evaluate.md": ["list/eval_results.json", "dataset/predictions.jsonl", "comparison/comparison.md"]
+    + ["zero_shot/protocol_results.json", "base_to_novel/protocol_results.json", "few_shot/protocol_results.json"],
+    "docs/export.md": ["exported/video_tower.onnx", "exported/text_tower.pt2"],
+    "docs/push.md": ["look/config.json", "hub:me/ezclip-vit-base-patch16", "hub:me/ezclip-adapters"]
+    + ["hub:me/ezclip-by-hand", "hub:me/ezclip-of-my-videos"],
+    "docs/systems.md": ["clip/eval_results.json", "actionclip/model.safetensors", "tear/eval_results.json"],
+    "docs/training.md": ["out/checkpoint-2", "out/model.safetensors", "eight/model.safetensors"]
+    + ["merged/model.safetensors"],
+}
+
+# Names that stand for themselves in the blocks, and what is in their place here
+CLIP = "openai/clip-vit-base-patch16"  # on a Hub on this machine: a CLIP of two layers with random weights
+STANDS_FOR = {
+    "ezclip-vit-base-patch16": "an EZ-CLIP of two layers with random weights, and its processor",
+    "demo/with_temporal_prompts": "the same",
+    "demo/videos/novel/red cross moving left/00.mp4": "a clip of noise",
+    "trained": "prompts and adapters over the CLIP on the Hub",
+    "best.pt": "an EZ-CLIP as its authors' code saves it",
+    "actionclip.pt": "an ActionCLIP as its authors' code saves it",
+    "vificlip.pth": "a ViFi-CLIP as its authors' code saves it, of the CLIP on the Hub",
+    "LANGUAGE_MODEL": "a language model that says the same to every question of a kind",
+    "video.mp4": "a clip of noise",
+    "upload.mp4": "the same",
+    "film.mp4": "noise of 22 seconds",
+    "videos": "four class folders with three clips of noise each",
+    "train_videos": "the same",
+    "test_videos": "the same",
+    "UCF-101": "the same",
+    "kinetics": "the same",
+    "DATA": "the same",
+    "someone/videos": "a data set with a column of videos, two of them",
+    "test.txt": "a list of the clips, with paths of another machine",
+    "train.txt": "the same",
+    "ucf_labels.csv": "their label list",
+    "kinetics_400_labels.csv": "the same",
+    "Kinetic_400_gpt_Class_discription_new.csv": "a text for each class",
+    "ucf101_all.json": "two texts for each class",
+    "systems.yaml": "the YAML block of the page",
+    "EZ-CLIP": "the lists that the configurations on the page name, of the clips",
+    "configs": "as in the repository",
+}
+LLM_SERVER = "http://127.0.0.1:8000/v1"  # replaced by the address of a server on this machine
+CLASSES = ["archery", "making a cake", "yoga", "juggling"]
+WORDS = sorted({word for name in [*CLASSES, "video of person photo red cross"] for word in name.split()})
+WORDS += [f"word{number}" for number in range(26 - len(WORDS))]  # random_model has a vocabulary of 30
+
+PATH_OF_SCRIPT = re.compile(r"(run_video_zeroshot|scripts/\w+)\.py")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code on a page; `line` is that of its fence."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+
+    @property
+    def reason_not_to_run(self) -> str | None:
+        found = [why for (page, start), why in NOT_RUN.items() if page == self.page and self.text.startswith(start)]
+        return found[0] if found else None
+
+
+@functools.cache
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks_of(page: str) -> list[Block]:
+    text = text_of(page)
+    return [
+        Block(page, text[: found.start()].count("\n") + 1, found[1], found[2])
+        for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    ]
+
+
+def prose_of(page: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+RUN_PAGES = [
+    page
+    for page in PAGES
+    if any(b.page == page and b.language in ("python", "bash") and not b.reason_not_to_run for b in BLOCKS)
+]
+
+
+# What the blocks find
+
+
+@pytest.fixture(scope="module")
+def clip_files(tmp_path_factory):
+    """The files of the CLIP on the Hub: that of `vificlip.pth`, whose token embedding it has."""
+    model, folder = random_model("vificlip"), tmp_path_factory.mktemp("clip")
+    own = CLIPConfig()
+    towers = {
+        name: {field: value for field, value in getattr(model.config, name).to_dict().items() if field in known}
+        for name in ("text_config", "vision_config")
+        if (known := getattr(own, name).to_dict().keys() - {"model_type"})
+    }
+    clip = CLIPModel(CLIPConfig(**towers, projection_dim=model.config.projection_dim))
+    clip.text_model.embeddings.token_embedding.weight.data = model.text_model.embeddings.token_embedding.weight.data
+    clip.save_pretrained(folder)
+    word_tokenizer(WORDS).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stage(clip_files, tmp_path_factory):
+    """A folder with everything of `STANDS_FOR`, but for what stands on a page itself."""
+    root = tmp_path_factory.mktemp("stage")
+    processor = EZClipProcessor(default_image_processor(32), word_tokenizer(WORDS))
+    model = random_model()
+    for name in ("ezclip-vit-base-patch16", "demo/with_temporal_prompts"):
+        model.save_pretrained(root / name)
+        processor.save_pretrained(root / name)
+    trained = load_model(clip_files, for_training=True)
+    trained.save_pretrained(root / "trained", trained_only=True, base_model_name_or_path=CLIP)
+    processor.save_pretrained(root / "trained")
+    torch.save(published_checkpoint(model), root / "best.pt")
+    torch.save(published_actionclip(random_model("actionclip", temporal_head="mean")), root / "actionclip.pt")
+    torch.save(published_vificlip(random_model("vificlip")), root / "vificlip.pth")
+    save_speaking_model(
+        root / "LANGUAGE_MODEL",
+        {
+            "<steps>": "1. One stands\n2. One moves\n3. One stops",
+            "<one sentence>": "1. A person moves over a field",
+            "<place>": "1. a field\n2. grass\n3. trees",
+        },
+    )
+    write_clips(root)
+    write_lists(root)
+    shutil.copytree(ROOT / "configs", root / "configs")
+    return root
+
+
+def write_clips(root: Path):
+    lines = []
+    for label, name in enumerate(CLASSES):
+        for number in range(3):
+            path = root / "videos" / name / f"{name.replace(' ', '_')}_{number}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_video(path, random_clip(10 * label + number))
+            lines.append(f"/authors/disk/{name}/{path.name} 12 {label}")
+    for name in ("train_videos", "test_videos", "UCF-101", "kinetics", "DATA"):
+        shutil.copytree(root / "videos", root / name)
+    for name in ("test.txt", "train.txt"):
+        (root / name).write_text("\n".join(lines) + "\n")
+    clip = root / "videos" / "yoga" / "yoga_0.mp4"
+    copies = ["video.mp4", "upload.mp4", "demo/videos/novel/red cross moving left/00.mp4"]
+    for name in [*copies, "someone/videos/test/yoga/0.mp4", "someone/videos/test/archery/1.mp4"]:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(clip, root / name)
+    write_video(root / "film.mp4", random_clip(99, num_frames=22 * 8))
+
+
+def write_lists(root: Path):
+    """Lists, label lists and texts; also those that configurations name."""
+    write_labels(root / "ucf_labels.csv", CLASSES)
+    write_labels(root / "kinetics_400_labels.csv", CLASSES)
+    write_texts(root / "Kinetic_400_gpt_Class_discription_new.csv")
+    write_texts(root / "ucf101_all.json")
+    lines = (root / "test.txt").read_text().splitlines()
+    for config in ("zero_shot", "base_to_novel_ucf101"):
+        content = yaml.safe_load((ROOT / "configs" / f"{config}.yaml").read_text(encoding="utf-8"))
+        if "eval_datasets" in content:
+            content = yaml.safe_load((ROOT / "configs" / content["eval_datasets"]).read_text(encoding="utf-8"))
+        else:
+            content = {"": content}
+        for option, names in ((option, names) for options in content.values() for option, names in options.items()):
+            if not option.endswith(("_list", "_descriptions", "_subset")):
+                continue
+            for name in [names] if isinstance(names, str) else names:
+                write_as_named(root / "EZ-CLIP" / name, option, lines)
+
+
+def write_as_named(path: Path, option: str, lines: list[str]):
+    """A file that a configuration has for an option: of all classes, or of the half that it is named for."""
+    half = re.search("base|novel", path.stem)
+    classes = CLASSES if half is None else CLASSES[:2] if half[0] == "base" else CLASSES[2:]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if option.endswith("_descriptions"):
+        write_texts(path)
+    elif option.endswith("_subset"):
+        write_labels(path, classes[:2])
+    elif option.endswith("label_list"):
+        write_labels(path, classes)
+    else:
+        entries = [(line[:-1], CLASSES[int(line[-1])]) for line in lines]
+        own = [f"{entry}{classes.index(name)}\n" for entry, name in entries if name in classes]
+        path.write_text("".join(own))
+
+
+def write_labels(path: Path, classes: list[str]):
+    path.write_text("id,name\n" + "".join(f"{label},{name}\n" for label, name in enumerate(classes)))
+
+
+def write_texts(path: Path):
+    if path.suffix == ".json":
+        path.write_text(json.dumps({name: [f"a person {name}", "a field"] for name in CLASSES}))
+    else:
+        path.write_text("".join(f"{number},{name},a person {name}\n" for number, name in enumerate(CLASSES)))
+
+
+# Blocks
+
+
+def run_python(block: Block, names: dict):
+    exec(compile("\n" * block.line + block.text, block.page, "exec"), names)
+
+
+def commands_of(block: Block) -> list[list[str]]:
+    text = block.text.replace("\\\n", " ")
+    return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
+
+
+def run_command(words: list[str]):
+    """A command of Python or of `accelerate launch`, in this process and on this one alone."""
+    start = next(number for number, word in enumerate(words) if PATH_OF_SCRIPT.fullmatch(word))
+    assert words[:start] in (["python"], ["accelerate", "launch"], ["accelerate", "launch", "--num_processes", "8"])
+    script, argv = words[start], words[start + 1 :]
+    main = importlib.import_module(script.removesuffix(".py").replace("/", ".")).main
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        status = main([*argv, *SHORTER.get(script, [])])
+    except SystemExit as ended:
+        status = ended.code
+    assert status in (None, 0), f"{shlex.join(words)}: {status}"
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.slow if page in SLOW_PAGES else ()) for page in RUN_PAGES]
+)
+def test_blocks_of_a_page_run_one_after_the_other(page, stage, clip_files, tmp_path, monkeypatch):
+    for package in NEEDS.get(page, []):
+        pytest.importorskip(package)
+    folder = shutil.copytree(stage, tmp_path / "stage")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    names = {"__name__": "example"}
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with LoopbackHub().serving() as hub, chat_server() as language_model:
+        hub.add(CLIP, clip_files)
+        connect(hub, monkeypatch)
+        # The clients that huggingface_hub and transformers keep for the whole process
+        monkeypatch.setattr(hf_api.api, "endpoint", hub.url)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)
+        # Before what uses them
+        for block in blocks_of(page):
+            if block.language == "yaml":
+                (folder / "systems.yaml").write_text(block.text)
+                assert "systems.yaml" in text_of(page)
+        for block in blocks_of(page):
+            if block.reason_not_to_run:
+                continue
+            if block.language == "python":
+                run_python(block, names)
+            elif block.language == "bash":
+                for words in commands_of(block):
+                    run_command([language_model.url if word == LLM_SERVER else word for word in words])
+        for name in LEAVES.get(page, []):
+            if name.startswith("hub:"):
+                assert "config.json" in hub.files(name.removeprefix("hub:"))
+            else:
+                assert (folder / name).exists(), name
+
+
+def test_what_is_not_run_is_there():
+    for page, start in NOT_RUN:
+        assert sum(block.page == page and block.text.startswith(start) for block in BLOCKS) == 1, (page, start)
+    assert set(RUN_PAGES) >= {*LEAVES, *SLOW_PAGES, *NEEDS}
+
+
+def test_every_block_is_of_a_kind_that_is_known():
+    assert {block.language for block in BLOCKS} == {"python", "bash", "yaml", "bibtex"}
+    for block in BLOCKS:
+        assert block.language != "bash" or block.reason_not_to_run or all(map(is_ours, commands_of(block))), block
+
+
+def is_ours(words: list[str]) -> bool:
+    return words[0] in ("python", "accelerate") and any(map(PATH_OF_SCRIPT.fullmatch, words))
+
+
+def test_names_that_stand_for_something_are_used():
+    code = "\n".join(block.text for block in BLOCKS)
+    for name in [*STANDS_FOR, CLIP, LLM_SERVER]:
+        assert name in code, name
+
+
+# What is said of options, names, messages and pages
+
+
+class ParserMade(Exception):
+    """Ends a script where it parses its options."""
+
+
+@pytest.fixture(scope="module")
+def options():
+    """Every option of every script, and of what launches them."""
+    found = {"-c", "-e", "-m", "--help"}
+    for parser in (launch_command_parser(), get_args_parser()):
+        found |= set(parser._option_string_actions)
+
+    def parse(parser, *args, **kwargs):
+        found.update(parser._option_string_actions)
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for command in action.choices.values():
+                    found.update(command._option_string_actions)
+        raise ParserMade
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse)
+        for path in [ROOT / "run_video_zeroshot.py", *(ROOT / "scripts").glob("*.py")]:
+            source = path.read_text(encoding="utf-8")
+            if "__main__" in source:
+                pytest.importorskip("scipy")  # of compare.py
+                module = importlib.import_module(str(path.relative_to(ROOT).with_suffix("")).replace("/", "."))
+                with pytest.raises(ParserMade):
+                    module.main([])
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_options_exist(page, options):
+    named = set(re.findall(r"(?<![\w-])--[a-z]\w*(?:-\w+)*", text_of(page)))
+    assert named <= options, sorted(named - options)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_and_names_of_the_repository_exist(page):
+    for path in re.findall(r"(?<![\w/.-])((?:scripts|configs|tests|ezclip)/[\w/]+(?:\.\w+)?)", text_of(page)):
+        assert (ROOT / path).exists(), path
+    for name in re.findall(r"`(ezclip(?:\.\w+)+)`", text_of(page)):
+        module, attribute = name.rsplit(".", 1)
+        assert hasattr(importlib.import_module(module), attribute), name
+
+
+# Messages in docs/troubleshooting.md that others write
+MESSAGES_OF_OTHERS = {
+    "The repository … contains custom code which must be executed": "transformers.dynamic_module_utils",
+    "We couldn't connect to …": "transformers.utils.hub",
+}
+
+
+@pytest.fixture(scope="module")
+def messages():
+    """The texts in the source of this package, with … where values go."""
+    paths = [*ROOT.glob("*_ezclip.py"), *(ROOT / "ezclip").glob("*.py"), *(ROOT / "scripts").glob("*.py")]
+    return [text for path in paths for text in texts_in(path)]
+
+
+def texts_in(path: Path) -> list[str]:
+    found, tree = [], ast.parse(path.read_text(encoding="utf-8"))
+    documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            found.append("".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+            found.append(node.value)
+    return found
+
+
+def test_messages_of_the_troubleshooting_are_those_of_the_code(messages):
+    page = text_of("docs/troubleshooting.md")
+    named = re.findall(r"^### `(.+)`$", page, re.MULTILINE)
+    assert len(named) > 30 and set(named) >= set(MESSAGES_OF_OTHERS)
+    assert page.count("### `") == len(named)
+    lost = []
+    for message in named:
+        pattern = re.compile(".*".join(map(re.escape, message.split("…"))))
+        texts = messages
+        if message in MESSAGES_OF_OTHERS:
+            texts = texts_in(Path(importlib.import_module(MESSAGES_OF_OTHERS[message]).__file__))
+        lost += [] if any(pattern.search(text) for text in texts) else [message]
+    assert not lost
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose_of(page)):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (ROOT / page).parent / name if name else ROOT / page
+        assert path.is_file(), target
+        headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert not anchor or anchor in map(slug, headings), target
+
+
+def test_every_page_is_reached_from_the_readme():
+    reached, waiting = set(), ["README.md"]
+    while waiting:
+        page = waiting.pop()
+        reached.add(page)
+        for name in re.findall(r"\]\(([^)#\s]+\.md)", prose_of(page)):
+            path = ((ROOT / page).parent / name).resolve().relative_to(ROOT).as_posix()
+            waiting += [path] if path not in reached else []
+    assert reached == set(PAGES)
