@@ -173,6 +173,7 @@ def check_answers(answers, models, folder):
     assert answers["bank"] == LABELS
 
 
+@pytest.mark.slow
 def test_what_is_pushed_loads_elsewhere_and_again_offline(pushed, models):
     hub, folder = pushed
     check_answers(ask_elsewhere(hub, folder), models, folder)
