@@ -16,6 +16,10 @@ from .processing_ezclip import distinct_texts
 
 CLASS_BANK_NAME = "class_bank.safetensors"
 ENSEMBLES = ("probability", "embedding")
+NAMES = ("labels", "background_labels")  # in the metadata of the file
+# bfloat16 leaves 0.9999, dynamic quantisation to 8 bits 0.998; a trained model and its base are at 0.90 to 0.95.
+MIN_COSINE_OF_PROBES = 0.99
+WAY_OUT = "Build it with this one (`ClassBank.build`)."
 
 
 @dataclass
@@ -28,6 +32,11 @@ class ClassBank:
             Names of the C classes.
         embeds (`torch.FloatTensor` of shape `(P, C, D)`):
             Text embeddings of length 1.
+        probe (`torch.FloatTensor` of shape `(D,)`, *optional*):
+            What the model that embedded the texts makes of a fixed row of tokens, by which it is known again, see
+            [`~ClassBank.check_model`].
+        background_labels (`Sequence[str]`, *optional*):
+            Those of the labels that stand for "none of the others". The pipeline returns them as one.
 
     Example:
 
@@ -40,6 +49,8 @@ class ClassBank:
 
     labels: list[str]
     embeds: torch.Tensor
+    probe: torch.Tensor | None = None
+    background_labels: Sequence[str] = ()
 
     def __post_init__(self):
         if not self.labels:
@@ -52,6 +63,13 @@ class ClassBank:
                 f"`embeds` must have shape (prompts, {len(self.labels)} classes, dimensions), got "
                 f"{tuple(self.embeds.shape)}."
             )
+        if missing := sorted(set(self.background_labels) - set(self.labels)):
+            raise ValueError(
+                f"The class bank has no {missing[0]!r}. `background_labels` are some of its labels: build it with "
+                "them, or give `candidate_labels`."
+            )
+        if len(set(self.background_labels)) == len(self.labels):
+            raise ValueError("All labels are `background_labels`; at least one must not be.")
 
     @classmethod
     @torch.no_grad()
@@ -112,9 +130,34 @@ class ClassBank:
         # Of each class (S, P, D)
         of_class = [embeds[torch.tensor([[index[text] for text in row] for row in rows])] for rows in prompts]
         if all(len(rows) == 1 for rows in prompts):
-            return cls(labels, torch.cat(of_class).transpose(0, 1).contiguous())
+            return cls(labels, torch.cat(of_class).transpose(0, 1).contiguous(), _probe(model))
         means = [_normalize(_normalize(own.mean(dim=1)).mean(dim=0)) for own in of_class]
-        return cls(labels, torch.stack(means)[None])
+        return cls(labels, torch.stack(means)[None], _probe(model))
+
+    def check_model(self, model):
+        """
+        That the texts were embedded by this model, or by one whose text tower is the same but for rounding.
+
+        Args:
+            model ([`EZClipModel`]):
+                The model whose videos are to be compared with the bank.
+
+        Raises:
+            `ValueError`: if they were not. A bank without `probe` is only compared in its number of dimensions.
+        """
+        dim = model.config.projection_dim
+        if self.embeds.shape[-1] != dim:
+            raise ValueError(
+                f"The class bank holds embeddings of {self.embeds.shape[-1]} dimensions, and the model's have {dim}: "
+                f"it was built with another model. {WAY_OUT}"
+            )
+        if self.probe is not None:
+            cosine = float(self.probe.float().cpu() @ _probe(model).cpu())
+            if cosine < MIN_COSINE_OF_PROBES:
+                raise ValueError(
+                    f"The class bank was built with another model, or before this one was trained: of the same text "
+                    f"their embeddings have a cosine of {cosine:.4f}. {WAY_OUT}"
+                )
 
     def probabilities(
         self, video_embeds: torch.Tensor, ensemble: str = "probability", logit_scale: float = 100.0
@@ -146,10 +189,11 @@ class ClassBank:
     def save_pretrained(self, save_directory: str | Path):
         """Write the bank, labels included, to `class_bank.safetensors` in `save_directory`."""
         Path(save_directory).mkdir(parents=True, exist_ok=True)
+        tensors = {"embeds": self.embeds} if self.probe is None else {"embeds": self.embeds, "probe": self.probe}
         save_file(
-            {"embeds": self.embeds.cpu().contiguous()},
+            {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
             Path(save_directory) / CLASS_BANK_NAME,
-            metadata={"labels": json.dumps(self.labels, ensure_ascii=False)},
+            metadata={name: json.dumps(list(getattr(self, name)), ensure_ascii=False) for name in NAMES},
         )
 
     @classmethod
@@ -164,11 +208,24 @@ class ClassBank:
                 For the Hub: `revision`, `token`, `cache_dir`, …
 
         Raises:
-            `OSError`: if there is none.
+            `OSError`: if there is none. `ValueError`: if it is none.
         """
         path = cached_file(str(pretrained_model_name_or_path), CLASS_BANK_NAME, **kwargs)
         with safe_open(path, framework="pt") as file:
-            return cls(json.loads(file.metadata()["labels"]), file.get_tensor("embeds"))
+            metadata, tensors = file.metadata() or {}, {"embeds", "probe"} & set(file.keys())
+            if "embeds" not in tensors or not set(NAMES) <= set(metadata):
+                raise ValueError(f"{path} holds no class bank. Write one there with `ClassBank.save_pretrained`.")
+            names = {name: json.loads(metadata[name]) for name in NAMES}
+            return cls(**names, **{name: file.get_tensor(name) for name in tensors})
+
+
+@torch.no_grad()
+def _probe(model) -> torch.Tensor:
+    """The embedding of tokens that every vocabulary has: the probe of a [`ClassBank`]."""
+    config = model.config.text_config
+    tokens = torch.arange(min(config.max_position_embeddings, 8), device=model.device) % config.vocab_size
+    tokens[-1] = min(config.eos_token_id, config.vocab_size - 1)
+    return _normalize(model.get_text_features(input_ids=tokens[None]).pooler_output[0].float())
 
 
 def _normalize(embeds: torch.Tensor) -> torch.Tensor:

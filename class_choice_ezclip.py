@@ -42,7 +42,7 @@ class ClassChoice:
             defaults = {**defaults, "class_bank": self._load(defaults["class_bank"])}
         self.defaults = defaults
 
-    def choose(self, given: dict) -> tuple[ClassBank, frozenset[int]]:
+    def choose(self, given: dict) -> ClassBank:
         """
         The classes that a call asks for.
 
@@ -51,7 +51,7 @@ class ClassChoice:
                 Those of `CLASS_OPTIONS` that are given.
 
         Returns:
-            `tuple[ClassBank, frozenset[int]]`: the classes, on the model's device, and which of them are background.
+            [`ClassBank`]: the classes, on the model's device.
 
         Raises:
             `OSError`: if a class bank is given and is not there.
@@ -67,30 +67,20 @@ class ClassChoice:
         labels = options.pop("candidate_labels", options.get("descriptions"))
         if labels is None:
             bank = self._find(**options)
-            if missing := sorted(set(background) - set(bank.labels)):
-                raise ValueError(
-                    f"The class bank has no {missing[0]!r}. `background_labels` are some of its labels: build it with "
-                    "them, or give `candidate_labels`."
-                )
-        elif "class_bank" in options:
+            return replace(bank, background_labels=background) if background else bank
+        if "class_bank" in options:
             raise ValueError("A `class_bank` has its classes already: leave out it, or labels and descriptions.")
-        else:
-            labels = _as_labels(labels, "candidate_labels")
-            if not labels:
-                raise ValueError("`candidate_labels` is empty. Give at least one label.")
-            if both := sorted(set(labels) & set(background)):
-                raise ValueError(f"{both[0]!r} is among the `candidate_labels` and the `background_labels`.")
-            bank = self._build(labels, background, **options)
-        background = set(background)
-        positions = frozenset(index for index, label in enumerate(bank.labels) if label in background)
-        if len(positions) == len(bank.labels):
-            raise ValueError("All labels are `background_labels`; at least one must not be.")
-        return bank, positions
+        labels = _as_labels(labels, "candidate_labels")
+        if not labels:
+            raise ValueError("`candidate_labels` is empty. Give at least one label.")
+        if both := sorted(set(labels) & set(background)):
+            raise ValueError(f"{both[0]!r} is among the `candidate_labels` and the `background_labels`.")
+        return replace(self._build(labels, background, **options), background_labels=background)
 
     def default_bank(self) -> ClassBank | None:
         """What a call that says nothing of classes uses, if there are any."""
         if {"candidate_labels", "descriptions", "class_bank"} & set(self.defaults):
-            return self.choose({})[0]
+            return self.choose({})
         return self._find_beside_model()
 
     def _build(
@@ -143,23 +133,22 @@ class ClassChoice:
                 self._beside_models[name] = self._load(name)
             except OSError:
                 return None
-        return self._beside_models.get(name)
+        bank = self._beside_models.get(name)
+        if bank is not None:
+            bank.check_model(self.pipeline.model)  # which may have been trained since
+        return bank
 
     def _load(self, class_bank: ClassBank | str | os.PathLike) -> ClassBank:
-        name = "`class_bank`"
-        if not hasattr(class_bank, "embeds"):
-            name = f"The class bank of {str(class_bank)!r}"
-            try:
+        model, place = self.pipeline.model, ""
+        try:
+            if not hasattr(class_bank, "embeds"):
+                place = f"{str(class_bank)!r}: "
                 class_bank = ClassBank.from_pretrained(class_bank, local_files_only=self.local_files_only)
-            except SafetensorError as error:
-                raise ValueError(f"{name} is damaged ({error}). Save it again.") from error
-        model = self.pipeline.model
-        dim = model.config.projection_dim
-        if class_bank.embeds.shape[-1] != dim:
-            raise ValueError(
-                f"{name} holds embeddings of {class_bank.embeds.shape[-1]} dimensions, and the model's have {dim}: it "
-                "was built with another model. Build it with this one (`ClassBank.build`)."
-            )
+            class_bank.check_model(model)
+        except SafetensorError as error:
+            raise ValueError(f"{place}the class bank is damaged ({error}). Save it again.") from error
+        except ValueError as error:
+            raise ValueError(f"{place}{error}") from error
         if class_bank.embeds.device == model.device:
             return class_bank
         return replace(class_bank, embeds=class_bank.embeds.to(model.device))

@@ -92,7 +92,8 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
                 See [`EZClipProcessor.get_prompts`].
             background_labels (`str` or `Sequence[str]`, *optional*):
                 What a video may show that is none of the classes. These labels compete with the others and are
-                returned as one, `None`, with the sum of their scores. With a class bank, some of its labels.
+                returned as one, `None`, with the sum of their scores. With a class bank, some of its labels; by
+                default those it was saved with.
             class_bank ([`ClassBank`], `str` or `os.PathLike`, *optional*):
                 Classes that were embedded before, or the folder or repository they were saved in.
             ensemble (`str`, *optional*, defaults to `"probability"`):
@@ -119,11 +120,11 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
             raise ValueError("`video` is None. Give a path, frames, or whatever else `EZClipProcessor` reads.")
         if candidate_labels is not None:
             kwargs["candidate_labels"] = candidate_labels
-        bank, background = self._choice.choose(take_class_options(kwargs))
+        bank = self._choice.choose(take_class_options(kwargs))
         inputs = _as_inputs(video)
         if isinstance(inputs, list) and not inputs:
             return []
-        return super().__call__(inputs, bank=bank, background=background, **kwargs)
+        return super().__call__(inputs, bank=bank, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
         r"""
@@ -154,7 +155,6 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
     def _sanitize_parameters(
         self,
         bank: ClassBank | None = None,
-        background: frozenset[int] | None = None,
         ensemble: str | None = None,
         top_k: int | None = None,
         min_score: float | None = None,
@@ -172,7 +172,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         if min_score is not None and not 0.0 <= min_score <= 1.0:
             raise ValueError(f"`min_score` must be a probability from 0 to 1, got {min_score}.")
         forward = {"bank": bank, "ensemble": ensemble}
-        post = {"labels": bank and bank.labels, "background": background, "top_k": top_k, "min_score": min_score}
+        post = {"bank": bank, "top_k": top_k, "min_score": min_score}
         return tuple(
             {name: value for name, value in stage.items() if value is not None} for stage in (kwargs, forward, post)
         )
@@ -200,16 +200,15 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
     def postprocess(
         self,
         model_outputs: dict,
-        labels: list[str],
-        background: frozenset[int] = frozenset(),
+        bank: ClassBank,
         top_k: int | None = None,
         min_score: float = 0.0,
     ) -> list[dict[str, Any]]:
-        scores = model_outputs["scores"][0].numpy()
-        if background:
-            kept = [index for index in range(len(labels)) if index not in background]
-            labels = [*(labels[index] for index in kept), None]
-            scores = np.append(scores[kept], scores[list(background)].sum())
+        scores, labels = model_outputs["scores"][0].numpy(), bank.labels
+        if bank.background_labels:
+            is_background = np.isin(labels, list(bank.background_labels))
+            labels = [*(label for label, out in zip(labels, is_background) if not out), None]
+            scores = np.append(scores[~is_background], scores[is_background].sum())
         order = np.argsort(-scores, kind="stable")[:top_k]
         return [{"score": float(scores[i]), "label": labels[i]} for i in order if scores[i] >= min_score]
 

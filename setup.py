@@ -57,6 +57,7 @@ setup(
         "onnx": ["onnx>=1.20", "onnxscript>=0.6", "onnxruntime>=1.23"],
         "test": [
             "pytest>=8.0",
+            "pytest-xdist>=3.6",
             "ruff>=0.9",
             "setuptools>=64",
             "wheel",

