@@ -28,12 +28,19 @@ HUB_OPTIONS = (*FETCH_OPTIONS, "revision", "subfolder")
 PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "create_pr", "revision", "tags")
 # What transformers itself says where the absence of a file is an answer
 MAY_BE_ABSENT = {"_raise_exceptions_for_gated_repo": False, "_raise_exceptions_for_missing_entries": False}
+MAX_LISTED = 20  # in a message
 WAY_OUT = "Give the right base as `base_model_name_or_path`, to `from_pretrained` or in config.json."
 
 
 def is_added_to_clip(name: str) -> bool:
     """Whether a weight is one that CLIP lacks and every training trains: of prompts, adapters, the temporal head."""
     return any(part in name for part in ("temporal_prompt", "adapter", "temporal_head"))
+
+
+def list_some(items: list[str]) -> str:
+    """The items between commas; of very many the first, and how many more there are."""
+    rest = len(items) - MAX_LISTED
+    return ", ".join(items[:MAX_LISTED]) + (f", and {rest} more" if rest > 0 else "")
 
 
 def fingerprint(weight: torch.Tensor) -> float:
@@ -341,16 +348,15 @@ class TrainedCheckpoint:
 
     def _check_fit(self, info: dict, ignore_mismatched_sizes: bool):
         """That the configuration asks for what was saved."""
-        if info["mismatched_keys"]:
-            name, saved, wanted = min(info["mismatched_keys"])
-            problem = f"{name} was saved as {saved} and would be {wanted}"
-        elif info["missing_keys"]:
-            problem = f"{min(info['missing_keys'])} was not saved"
-        elif info["unexpected_keys"]:
-            problem = f"{min(info['unexpected_keys'])} was saved and has no place"
-        else:
+        problems = [
+            f"{name} was saved as {saved} and would be {wanted}"
+            for name, saved, wanted in sorted(info["mismatched_keys"])
+        ]
+        problems += [f"{name} was not saved" for name in sorted(info["missing_keys"])]
+        problems += [f"{name} was saved and has no place" for name in sorted(info["unexpected_keys"])]
+        if not problems:
             return
-        problem = f"{self.name} does not fit the configuration asked for: {problem}."
+        problem = f"{self.name} does not fit the configuration asked for: {list_some(problems)}."
         if not ignore_mismatched_sizes:
             raise ValueError(
                 f"{problem} Leave out what changes its own configuration; or, to train on with such weights new, give "

@@ -253,7 +253,12 @@ class EZClipProcessor(ProcessorMixin):
         """
         if num_crops not in (1, 3):
             raise ValueError(f"`num_crops` must be 1 or 3, got {num_crops}.")
-        short_side = self.image_processor.size["shortest_edge"]
+        if not (self.image_processor.do_resize and self.image_processor.do_center_crop):
+            raise ValueError(
+                "The image processor says not to resize, or not to crop (`do_resize`, `do_center_crop`), and frames "
+                "are always brought to its sizes. Set both to True, and the sizes to those of your frames."
+            )
+        short_side = self.image_processor.size.get("shortest_edge")
         crop_height, crop_width = self.crop_size
         if short_side is None or short_side < max(crop_height, crop_width):
             raise ValueError(

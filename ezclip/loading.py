@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, CLIPConfig, PretrainedConfig
 from transformers.utils import logging
 
-from .adapters_ezclip import is_added_to_clip, resolve_base
+from .adapters_ezclip import is_added_to_clip, list_some, resolve_base
 from .configuration_ezclip import EZClipConfig, EZClipVisionConfig
 from .errors import ModelError
 from .modeling_ezclip import EZClipModel
@@ -21,7 +21,6 @@ from .tokenization import load_bpe_tokenizer
 # Fields of a configuration that say where a model is from, and nothing of what it computes
 ORIGIN_FIELDS = ("_name_or_path", "architectures", "auto_map", "base_model_name_or_path", "custom_pipelines", "dtype")
 ORIGIN_FIELDS += ("transformers_version",)
-MAX_LISTED = 20
 
 
 def load_tokenizer(name_or_path: str | Path):
@@ -218,26 +217,21 @@ def _check_weights(info: dict, name_or_path: str | Path, may_lack_added: bool, m
     problems = []
     if misshapen:
         problems.append(
-            f"{name_or_path} does not fit the configuration asked for: {_listed(misshapen)}. Leave out the options "
+            f"{name_or_path} does not fit the configuration asked for: {list_some(misshapen)}. Leave out the options "
             "that change it (--num_frames, --temporal_prompt)."
         )
     if missing:
         of_clip = "" if all(map(is_added_to_clip, missing)) else " of CLIP"
         problems.append(
-            f"{name_or_path} lacks weights{of_clip}: {_listed(missing)}. Is it complete, and a CLIP model?"
+            f"{name_or_path} lacks weights{of_clip}: {list_some(missing)}. Is it complete, and a CLIP model?"
         )
     if extra:
         problems.append(
-            f"{name_or_path} has weights that its configuration has no place for: {_listed(extra)}. Is it the right "
+            f"{name_or_path} has weights that its configuration has no place for: {list_some(extra)}. Is it the right "
             "config.json, and a CLIP model?"
         )
     if problems:
         raise ModelError("\n".join(problems))
-
-
-def _listed(items: list[str]) -> str:
-    rest = len(items) - MAX_LISTED
-    return ", ".join(items[:MAX_LISTED]) + (f", and {rest} more" if rest > 0 else "")
 
 
 def _check_trained(

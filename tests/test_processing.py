@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoProcessor, AutoTokenizer
+from transformers import AutoProcessor, AutoTokenizer, CLIPImageProcessorPil
 
 from ezclip import EZClipProcessor
 from ezclip.demo import word_tokenizer, write_video
@@ -164,6 +164,8 @@ def test_bad_calls_are_named(tiny_folder):
     small.size = {"shortest_edge": 200}
     with pytest.raises(ValueError, match=r"crop \(224 x 224\) must fit into the short side \(200\)"):
         EZClipProcessor(small)(videos=random_clip(0))
+    with pytest.raises(ValueError, match="says not to resize, or not to crop"):
+        EZClipProcessor(CLIPImageProcessorPil(do_resize=False))(videos=random_clip(0))
 
 
 @pytest.mark.parametrize(
