@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers.utils import cached_file
 
+from .configuration_ezclip import CLASS_BANK_NAME
 from .processing_ezclip import distinct_texts
 
 
-CLASS_BANK_NAME = "class_bank.safetensors"
 ENSEMBLES = ("probability", "embedding")
 NAMES = ("labels", "background_labels")  # in the metadata of the file
 # bfloat16 leaves 0.9999, dynamic quantisation to 8 bits 0.998; a trained model and its base are at 0.90 to 0.95.
@@ -35,7 +35,7 @@ class ClassBank:
         probe (`torch.FloatTensor` of shape `(D,)`, *optional*):
             What the model that embedded the texts makes of a fixed row of tokens, by which it is known again, see
             [`~ClassBank.check_model`].
-        background_labels (`Sequence[str]`, *optional*):
+        background_labels (`list[str]`, *optional*):
             Those of the labels that stand for "none of the others". The pipeline returns them as one.
 
     Example:
@@ -50,19 +50,22 @@ class ClassBank:
     labels: list[str]
     embeds: torch.Tensor
     probe: torch.Tensor | None = None
-    background_labels: Sequence[str] = ()
+    background_labels: list[str] = ()
 
     def __post_init__(self):
+        self.labels, self.background_labels = _checked_labels(self.labels), _checked_labels(self.background_labels)
         if not self.labels:
             raise ValueError("A class bank needs at least one label.")
         repeated = sorted(label for label, count in Counter(self.labels).items() if count > 1)
         if repeated:
             raise ValueError(f"Labels must differ; repeated: {repeated[:10]}.")
-        if self.embeds.ndim != 3 or self.embeds.shape[1] != len(self.labels):
+        shape = tuple(self.embeds.shape)
+        if len(shape) != 3 or shape[1] != len(self.labels) or 0 in shape:
             raise ValueError(
-                f"`embeds` must have shape (prompts, {len(self.labels)} classes, dimensions), got "
-                f"{tuple(self.embeds.shape)}."
+                f"`embeds` must have shape (prompts, {len(self.labels)} classes, dimensions), got {shape}."
             )
+        if not self.embeds.is_floating_point() or not self.embeds.isfinite().all():
+            raise ValueError(f"`embeds` must be finite numbers, got {self.embeds.dtype} with others among them.")
         if missing := sorted(set(self.background_labels) - set(self.labels)):
             raise ValueError(
                 f"The class bank has no {missing[0]!r}. `background_labels` are some of its labels: build it with "
@@ -110,13 +113,21 @@ class ClassBank:
                 Texts embedded at a time.
 
         Raises:
-            `ValueError`: if labels are missing or repeated, or the prompts cannot be written.
+            `ValueError`: if labels are missing or repeated, the prompts cannot be written, or the tokenizer does not
+            end them as the model expects.
         """
         labels = [candidate_labels] if isinstance(candidate_labels, str) else list(candidate_labels)
         prompts = processor.get_prompts(labels, templates, descriptions, include_label, input_conditioning)
         texts = distinct_texts(prompts)
         if not texts:
-            return cls(labels, torch.empty(0, 0, 0))
+            raise ValueError("A class bank needs at least one label.")
+        in_config = model.config.text_config.eos_token_id
+        # CLIP's first configurations say 2 and mean the token with the highest number.
+        if (eos := processor.tokenizer.eos_token_id) != in_config and in_config != 2:
+            raise ValueError(
+                f"The tokenizer ends texts with token {eos}, and the model looks for {in_config} "
+                "(`text_config.eos_token_id`): all texts would be one to it. Put the right number into config.json."
+            )
         tokens = processor(text=texts, padding=False)
         # Texts of like length together, so that little is padded.
         order = sorted(range(len(texts)), key=lambda position: len(tokens["input_ids"][position]))
@@ -186,6 +197,10 @@ class ClassBank:
         logits = logit_scale * torch.einsum("bd,pcd->bpc", video_embeds, embeds)  # [B, P, C]
         return logits.softmax(dim=-1).mean(dim=1)
 
+    def is_of(self, model) -> bool:
+        """Whether the probe is what the model makes of it now: its weights, and adapters upon them, are the same."""
+        return self.probe is not None and torch.allclose(self.probe.to(model.device), _probe(model), atol=1e-5)
+
     def save_pretrained(self, save_directory: str | Path):
         """Write the bank, labels included, to `class_bank.safetensors` in `save_directory`."""
         Path(save_directory).mkdir(parents=True, exist_ok=True)
@@ -208,15 +223,29 @@ class ClassBank:
                 For the Hub: `revision`, `token`, `cache_dir`, …
 
         Raises:
-            `OSError`: if there is none. `ValueError`: if it is none.
+            `OSError`: if there is none. `ValueError`: if it is damaged, or another file.
         """
-        path = cached_file(str(pretrained_model_name_or_path), CLASS_BANK_NAME, **kwargs)
-        with safe_open(path, framework="pt") as file:
-            metadata, tensors = file.metadata() or {}, {"embeds", "probe"} & set(file.keys())
-            if "embeds" not in tensors or not set(NAMES) <= set(metadata):
-                raise ValueError(f"{path} holds no class bank. Write one there with `ClassBank.save_pretrained`.")
-            names = {name: json.loads(metadata[name]) for name in NAMES}
-            return cls(**names, **{name: file.get_tensor(name) for name in tensors})
+        return cls.from_file(cached_file(str(pretrained_model_name_or_path), CLASS_BANK_NAME, **kwargs))
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "ClassBank":
+        """
+        Read a file that [`~ClassBank.save_pretrained`] wrote.
+
+        Raises:
+            `ValueError`: if it is damaged, or another file.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata()
+                names = {name: json.loads(metadata[name]) for name in NAMES}
+                tensors = {name: file.get_tensor(name) for name in ("embeds", "probe") if name in set(file.keys())}
+                return cls(**names, **tensors)
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} holds no class bank, or a damaged one ({error}). Write it again (`ClassBank.build`, "
+                "`ClassBank.save_pretrained`), or remove it."
+            ) from error
 
 
 @torch.no_grad()
@@ -226,6 +255,13 @@ def _probe(model) -> torch.Tensor:
     tokens = torch.arange(min(config.max_position_embeddings, 8), device=model.device) % config.vocab_size
     tokens[-1] = min(config.eos_token_id, config.vocab_size - 1)
     return _normalize(model.get_text_features(input_ids=tokens[None]).pooler_output[0].float())
+
+
+def _checked_labels(labels: Sequence[str]) -> list[str]:
+    labels = [labels] if isinstance(labels, str) else list(labels)
+    if wrong := [label for label in labels if not isinstance(label, str)]:
+        raise ValueError(f"Labels are names of classes; {wrong[0]!r} is among them and is none.")
+    return labels
 
 
 def _normalize(embeds: torch.Tensor) -> torch.Tensor:

@@ -2,11 +2,8 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-
-import torch
-from safetensors import SafetensorError
 
 from .class_bank_ezclip import ClassBank
 from .processing_ezclip import label_key, label_to_words
@@ -31,15 +28,17 @@ class ClassChoice:
 
     Raises:
         `OSError`: if a class bank is among the defaults and is not there.
-        `ValueError`: if it does not fit the model.
+        `ValueError`: if it is damaged or does not fit the model.
     """
 
     def __init__(self, pipeline, defaults: dict, local_files_only: bool = False):
         self.pipeline, self.local_files_only = pipeline, local_files_only
         self._kept: OrderedDict[tuple, ClassBank] = OrderedDict()
-        self._beside_models: dict[str, ClassBank] = {}
+        self._beside_model: ClassBank | None = None
+        # What can be gone through only once is needed at every call.
+        defaults = {n: list(value) if isinstance(value, Iterator) else value for n, value in defaults.items()}
         if "class_bank" in defaults:
-            defaults = {**defaults, "class_bank": self._load(defaults["class_bank"])}
+            defaults["class_bank"] = self._load(defaults["class_bank"])
         self.defaults = defaults
 
     def choose(self, given: dict) -> ClassBank:
@@ -62,14 +61,24 @@ class ClassChoice:
             defaults = {name: value for name, value in defaults.items() if name == "background_labels"}
         elif {"candidate_labels", "descriptions"} & set(given):
             defaults.pop("class_bank", None)
+            defaults.pop("candidate_labels", None)  # which may be others than those described
         options = {**defaults, **given}
         background = _as_labels(options.pop("background_labels", []), "background_labels")
-        labels = options.pop("candidate_labels", options.get("descriptions"))
+        descriptions = options.get("descriptions")
+        if descriptions is not None and not (isinstance(descriptions, Mapping) and descriptions):
+            raise ValueError(
+                f"`descriptions` has for each label its text or texts: give a dictionary, not {descriptions!r}."
+            )
+        labels = options.pop("candidate_labels", None)
+        if labels is None and descriptions is not None:
+            labels = list(descriptions)
         if labels is None:
+            if "class_bank" not in options:  # a default says how labels are written, and here are none
+                options = {name: value for name, value in options.items() if name in given}
             bank = self._find(**options)
             return replace(bank, background_labels=background) if background else bank
         if "class_bank" in options:
-            raise ValueError("A `class_bank` has its classes already: leave out it, or labels and descriptions.")
+            raise ValueError("A `class_bank` has its classes already: leave it out, or the labels and descriptions.")
         labels = _as_labels(labels, "candidate_labels")
         if not labels:
             raise ValueError("`candidate_labels` is empty. Give at least one label.")
@@ -96,17 +105,13 @@ class ClassChoice:
         if hypothesis_template is not None and not isinstance(hypothesis_template, str):
             hypothesis_template = list(hypothesis_template)
         if descriptions is not None:
-            if not isinstance(descriptions, Mapping):
-                raise ValueError(
-                    f"`descriptions` has for each label its text or texts: give a dictionary, not {descriptions!r}."
-                )
             described = {label_key(name) for name in descriptions}
             own = {label: label_to_words(label) for label in background if label_key(label) not in described}
             descriptions = {**own, **descriptions}
         texts = (hypothesis_template, descriptions, include_label, input_conditioning)
         model, processor = self.pipeline.model, self.pipeline.processor
-        key = (*labels, *background), repr(texts), processor.split_camel_case, *map(_state, model.parameters())
-        if key not in self._kept:
+        key = (*labels, *background), repr(texts), processor.split_camel_case, id(processor.tokenizer)
+        if key not in self._kept or not self._kept[key].is_of(model):
             self._kept[key] = ClassBank.build(model, processor, [*labels, *background], *texts)
             if len(self._kept) > MAX_KEPT:
                 self._kept.popitem(last=False)
@@ -121,32 +126,25 @@ class ClassChoice:
         bank = self._find_beside_model() if class_bank is None else self._load(class_bank)
         if bank is None:
             raise ValueError(
-                "There are no classes: give `candidate_labels`, or a `class_bank`. (No class bank is saved beside the "
-                f"model, {self.pipeline.model.name_or_path!r}.)"
+                "There are no classes: give `candidate_labels`, `descriptions` or a `class_bank`. (No class bank was "
+                f"saved beside the model, {self.pipeline.model.name_or_path!r}, when it was loaded.)"
             )
         return bank
 
     def _find_beside_model(self) -> ClassBank | None:
-        name = self.pipeline.model.name_or_path
-        if name and name not in self._beside_models:
-            try:
-                self._beside_models[name] = self._load(name)
-            except OSError:
-                return None
-        bank = self._beside_models.get(name)
-        if bank is not None:
-            bank.check_model(self.pipeline.model)  # which may have been trained since
-        return bank
+        model = self.pipeline.model
+        if model.class_bank_file is None:
+            return None
+        self._beside_model = self._load(self._beside_model or ClassBank.from_file(model.class_bank_file))
+        return self._beside_model
 
     def _load(self, class_bank: ClassBank | str | os.PathLike) -> ClassBank:
         model, place = self.pipeline.model, ""
+        if not hasattr(class_bank, "embeds"):
+            place = f"{str(class_bank)!r}: "
+            class_bank = ClassBank.from_pretrained(class_bank, local_files_only=self.local_files_only)
         try:
-            if not hasattr(class_bank, "embeds"):
-                place = f"{str(class_bank)!r}: "
-                class_bank = ClassBank.from_pretrained(class_bank, local_files_only=self.local_files_only)
             class_bank.check_model(model)
-        except SafetensorError as error:
-            raise ValueError(f"{place}the class bank is damaged ({error}). Save it again.") from error
         except ValueError as error:
             raise ValueError(f"{place}{error}") from error
         if class_bank.embeds.device == model.device:
@@ -168,13 +166,10 @@ def take_class_options(kwargs: dict) -> dict:
 def _as_labels(labels: str | Iterable[str], name: str) -> list[str]:
     if isinstance(labels, str):
         labels = [label.strip() for label in labels.split(",") if label.strip()]
+    if not isinstance(labels, Iterable) or isinstance(labels, Mapping):
+        raise ValueError(f"`{name}` are names of classes, in a list or between commas; got {labels!r}.")
     labels = list(labels)
     for label in labels:
-        if not isinstance(label, str) or not label.strip():
+        if not isinstance(label, str) or not label_to_words(label):
             raise ValueError(f"`{name}` are names of classes; {label!r} is among them and is none.")
     return labels
-
-
-def _state(parameter: torch.Tensor) -> tuple[int, int]:
-    """What is another when a weight has changed."""
-    return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version

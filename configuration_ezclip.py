@@ -15,6 +15,7 @@ from transformers import CLIPTextConfig, CLIPVisionConfig, PretrainedConfig
 from .limits_ezclip import (
     LARGEST,
     LARGEST_ADAPTER_RATIO,
+    check_flags,
     check_number_of_weights,
     check_numbers,
     check_sizes,
@@ -24,6 +25,8 @@ from .limits_ezclip import (
 )
 
 
+SWITCHES = ("use_adapter", "use_temporal_embedding", "use_temporal_adapter", "use_temporal_shift")
+SWITCHES += ("use_joint_attention",)
 TEMPORAL_PROMPTS = ("deep", "shallow", "none")
 TEMPORAL_HEADS = ("mean", "transformer", "lstm", "conv1d", "transformer_cls")
 
@@ -36,6 +39,9 @@ CUSTOM_PIPELINES = {
         "type": "multimodal",
     }
 }
+
+# Embeddings of classes that stand beside a model's weights
+CLASS_BANK_NAME = "class_bank.safetensors"
 
 # CLIP's towers as they are.
 PLAIN_TEXT = {"use_adapter": False, "attention_dropout": 0.0, "drop_path_rate": 0.0}
@@ -63,13 +69,15 @@ PRESETS = {
 
 def _check_tower(config_class, fields: dict):
     """That a tower can be of the sizes that its fields and the defaults of CLIP give it, before CLIP looks at them."""
-    values = {name: fields.get(name, getattr(config_class, name)) for name in LARGEST if hasattr(config_class, name)}
+    defaults = {name: getattr(config_class, name, None) for name in LARGEST}
+    values = {name: fields.get(name, default) for name, default in defaults.items() if isinstance(default, int)}
     check_sizes({**values, **fields})
     check_tower(values)
 
 
 def _check_rates(config, names):
-    check_numbers({name: getattr(config, name) for name in (*names, "adapter_ratio")})
+    check_flags({name: getattr(config, name) for name in SWITCHES if hasattr(config, name)})
+    check_numbers({name: getattr(config, name) for name in (*names, "adapter_ratio", "layer_norm_eps")})
     for name in names:
         if not 0.0 <= getattr(config, name) < 1.0:
             raise ValueError(f"`{name}` is a probability in [0, 1), got {getattr(config, name)}.")
@@ -312,6 +320,7 @@ class EZClipConfig(PretrainedConfig):
         self.base_model_name_or_path = base_model_name_or_path
         kwargs.pop("model_type", None)
         kwargs.pop("custom_pipelines", None)
+        check_sizes(kwargs)
         super().__init__(**kwargs)
         self._check_head()
         self._check_size()
@@ -366,6 +375,7 @@ class EZClipConfig(PretrainedConfig):
         if self.temporal_head not in TEMPORAL_HEADS:
             raise ValueError(f"`temporal_head` must be one of {TEMPORAL_HEADS}, got {self.temporal_head!r}.")
         check_sizes({name: getattr(self, name) for name in ("projection_dim", "temporal_head_layers")})
+        check_flags({name: getattr(self, name) for name in ("freeze_backbone", "conv1d_scrambles_frames")})
         names = ("temporal_head_dropout", "logit_scale_init_value", "motion_loss_weight", "initializer_factor")
         check_numbers({name: getattr(self, name) for name in names})
         if not 0.0 <= self.temporal_head_dropout < 1.0:

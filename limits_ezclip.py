@@ -12,16 +12,21 @@ LARGEST = {
     "num_hidden_layers": 1000,
     "temporal_head_layers": 1000,
     "num_attention_heads": 2**12,
-    "num_frames": 2**16,
+    "num_frames": 2**12,
     "num_channels": 2**10,
     "image_size": 2**14,
     "patch_size": 2**14,
     "vocab_size": 2**24,
     "max_position_embeddings": 2**20,
+    "num_labels": 2**20,
+    # of an image processor
+    "shortest_edge": 2**14,
+    "height": 2**14,
+    "width": 2**14,
 }
 LARGEST_ADAPTER_RATIO = 64
-# The largest CLIP there is, EVA-CLIP, has 18 billion.
-MOST_WEIGHTS = 30 * 10**9
+# 20 GB in float32. The largest CLIP of this architecture, ViT-bigG, has 2.5 billion.
+MOST_WEIGHTS = 5 * 10**9
 
 
 def check_sizes(values: dict):
@@ -53,6 +58,18 @@ def check_numbers(values: dict):
     for name, value in values.items():
         if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
             raise ValueError(f"`{name}` must be a number, got {shown(value)}.")
+
+
+def check_flags(values: dict):
+    """
+    That every value is `True` or `False`.
+
+    Raises:
+        `ValueError`: if one is not.
+    """
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"`{name}` must be true or false, got {shown(value)}.")
 
 
 def check_tower(values: dict):

@@ -29,12 +29,13 @@ from transformers.models.clip.modeling_clip import (
     CLIPTextEmbeddings,
     CLIPVisionEmbeddings,
 )
-from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils import ModelOutput, TransformersKwargs, cached_file
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .adapters_ezclip import (
     HUB_OPTIONS,
+    MAY_BE_ABSENT,
     PUSH_OPTIONS,
     TrainedCheckpoint,
     TrainedPartOfModel,
@@ -45,7 +46,7 @@ from .adapters_ezclip import (
     weights_name,
     write_trained,
 )
-from .configuration_ezclip import EZClipConfig, EZClipTextConfig, EZClipVisionConfig
+from .configuration_ezclip import CLASS_BANK_NAME, EZClipConfig, EZClipTextConfig, EZClipVisionConfig
 from .heads_ezclip import HEADS, EZClipMeanHead, make_temporal_head
 
 
@@ -549,6 +550,9 @@ class EZClipModel(EZClipPreTrainedModel):
     ```
     """
 
+    # The file of the class bank that was saved with the weights, if any
+    class_bank_file: str | None = None
+
     def __init__(self, config: EZClipConfig):
         super().__init__(config)
         self.text_model = EZClipTextModel._from_config(config.text_config)
@@ -562,9 +566,16 @@ class EZClipModel(EZClipPreTrainedModel):
             self.freeze_backbone()
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        loaded = super().from_pretrained(*args, **kwargs)
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        hub_options["revision"] = kwargs.get("_commit_hash") or hub_options.get("revision")
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if pretrained_model_name_or_path is not None:
+            # Here, where revision and token are known: it is that of these weights, and there without a network later.
+            model.class_bank_file = cached_file(
+                str(pretrained_model_name_or_path), CLASS_BANK_NAME, **MAY_BE_ABSENT, **hub_options
+            )
         # Loading puts new parameters, all trainable, in the place of those that `__init__` froze.
         if model.config.freeze_backbone:
             model.freeze_backbone()

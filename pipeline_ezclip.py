@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from .sampling_ezclip import FrameSampler  # noqa: F401
 
 
+SCORE_OPTIONS = ("ensemble", "top_k", "min_score")
+RUN_OPTIONS = ("batch_size", "num_workers")
+CALL_OPTIONS = (*SCORE_OPTIONS, *RUN_OPTIONS)
 READ_OPTIONS = ("num_frames", "num_clips", "num_crops", "start", "end", "backend", "allow_partial")
 
 
@@ -120,7 +124,9 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
             raise ValueError("`video` is None. Give a path, frames, or whatever else `EZClipProcessor` reads.")
         if candidate_labels is not None:
             kwargs["candidate_labels"] = candidate_labels
-        bank = self._choice.choose(take_class_options(kwargs))
+        options = take_class_options(kwargs)
+        _check_names({name: value for name, value in kwargs.items() if name not in CALL_OPTIONS})
+        bank = self._choice.choose(options)
         inputs = _as_inputs(video)
         if isinstance(inputs, list) and not inputs:
             return []
@@ -160,17 +166,15 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         min_score: float | None = None,
         **kwargs,
     ) -> tuple[dict, dict, dict]:
-        if unknown := sorted(set(kwargs) - set(READ_OPTIONS)):
-            known = (*CLASS_OPTIONS, "ensemble", "top_k", "min_score", *READ_OPTIONS)
-            raise TypeError(f"{unknown} are no arguments of this pipeline. Those it has: {', '.join(known)}.")
+        _check_names(kwargs)
         if ensemble is not None and ensemble not in ENSEMBLES:
             raise ValueError(f"`ensemble` must be one of {ENSEMBLES}, got {ensemble!r}.")
-        if top_k is not None and (isinstance(top_k, bool) or int(top_k) != top_k or top_k < 1):
+        if top_k is not None and (not isinstance(top_k, Integral) or isinstance(top_k, bool) or top_k < 1):
             raise ValueError(
-                f"`top_k` must be a whole number of at least 1, got {top_k}. Without it, all are returned."
+                f"`top_k` must be a whole number of at least 1, got {top_k!r}. Without it, all are returned."
             )
-        if min_score is not None and not 0.0 <= min_score <= 1.0:
-            raise ValueError(f"`min_score` must be a probability from 0 to 1, got {min_score}.")
+        if min_score is not None and not (isinstance(min_score, Real) and 0.0 <= min_score <= 1.0):
+            raise ValueError(f"`min_score` must be a probability from 0 to 1, got {min_score!r}.")
         forward = {"bank": bank, "ensemble": ensemble}
         post = {"bank": bank, "top_k": top_k, "min_score": min_score}
         return tuple(
@@ -195,6 +199,11 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         views = model_inputs["pixel_values"].to(self.dtype)  # [B, T, 3, H, W], or [B, V, T, 3, H, W]
         video_embeds = self.model.get_video_features(views.flatten(0, -5)).pooler_output
         scores = bank.probabilities(video_embeds, ensemble).unflatten(0, (len(views), -1)).mean(dim=1)
+        if not scores.isfinite().all():
+            raise ValueError(
+                "The scores are not finite. Is the model or its processor damaged, or does its precision overflow "
+                f"({self.model.dtype})? Load it again, or in float32."
+            )
         return {"scores": scores}  # [B, C]
 
     def postprocess(
@@ -240,6 +249,12 @@ class VideoStream(IterableDataset):
 
     def __iter__(self):
         return iter(self.videos)
+
+
+def _check_names(kwargs: dict):
+    if unknown := sorted(set(kwargs) - set(READ_OPTIONS)):
+        known = (*CLASS_OPTIONS, *SCORE_OPTIONS, *READ_OPTIONS, *RUN_OPTIONS)
+        raise TypeError(f"{unknown} are no arguments of this pipeline. Those it has: {', '.join(known)}.")
 
 
 def _as_inputs(video):

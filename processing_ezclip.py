@@ -13,6 +13,7 @@ from transformers import BatchFeature, CLIPImageProcessorPil, ProcessorMixin
 from transformers.processing_utils import TextKwargs
 from transformers.utils import logging
 
+from .limits_ezclip import check_numbers, check_sizes, shown
 from .sampling_ezclip import FrameSampler, tear_frame_indices, uniform_frame_indices
 from .video_ezclip import is_single_video, read_frames
 
@@ -112,8 +113,8 @@ class EZClipProcessor(ProcessorMixin):
             self.image_processor, self.tokenizer, self.chat_template = image_processor, None, None
         else:
             super().__init__(image_processor, tokenizer)
-        if num_frames < 1:
-            raise ValueError(f"`num_frames` must be at least 1, got {num_frames}.")
+        check_sizes({"num_frames": num_frames, **dict(zip(("height", "width"), self.crop_size))})
+        _check_colours(image_processor)
         if sampling not in SAMPLINGS:
             raise ValueError(f"`sampling` must be one of {SAMPLINGS}, got {sampling!r}.")
         self.num_frames = num_frames
@@ -406,6 +407,22 @@ def _match_descriptions(labels: list[str], descriptions: dict[str, str | list[st
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise ValueError(f"{name!r} must have a text, or a list of texts, for its description; got {texts!r}.")
     return [list(texts) for _, texts in found]
+
+
+def _check_colours(image_processor):
+    """That an image processor has a mean and a deviation of each of three colours, and a scale."""
+    mean, std = image_processor.image_mean, image_processor.image_std
+    check_numbers({"rescale_factor": image_processor.rescale_factor})
+    for name, values in (("image_mean", mean), ("image_std", std)):
+        if not isinstance(values, (list, tuple)) or len(values) != 3:
+            raise ValueError(f"`{name}` of the image processor must be three numbers, got {shown(values)}.")
+        for value in values:
+            check_numbers({name: value})
+    if not image_processor.rescale_factor > 0 or not min(std) > 0:
+        raise ValueError(
+            f"`rescale_factor` and `image_std` of the image processor must be above 0, got "
+            f"{image_processor.rescale_factor} and {shown(list(std))}."
+        )
 
 
 def default_image_processor(image_size: int = 224):

@@ -283,6 +283,17 @@ def test_labels_are_embedded_anew_when_the_weights_have_changed(own_folder, clip
     assert scores(before) != pytest.approx(scores(classifier(clips[0], LABELS)))
 
 
+def test_labels_are_embedded_anew_under_another_adapter(own_folder, clips):
+    peft = pytest.importorskip("peft")
+    classifier = make(own_folder, candidate_labels=(label for label in LABELS))
+    before = classifier(clips[0])
+    config = peft.LoraConfig(target_modules=r"text_model.*(q_proj|v_proj)", r=4, init_lora_weights=False)
+    with_adapter = peft.get_peft_model(classifier.model, config)
+    assert scores(classifier(clips[0])) != pytest.approx(scores(before), abs=1e-3)
+    with with_adapter.disable_adapter():
+        assert_same([classifier(clips[0])], [scores(before)])
+
+
 def test_thousands_of_labels_in_a_bank_beside_the_model(own_folder, tmp_path, clips, embedded):
     shutil.copytree(own_folder, tmp_path / "model")
     words = [word for word in WORDS if word not in ("a", "of", "photo")]
@@ -321,6 +332,9 @@ def test_a_class_bank_of_other_weights_is_refused(own_folder, tmp_path, clips):
     bank = ClassBank.build(classifier.model, classifier.processor, LABELS)
     bank.save_pretrained(tmp_path / "model")
     assert make(tmp_path / "model", dtype=torch.bfloat16)(clips[0])
+    # What a call gives goes before the texts of the default.
+    assert make(tmp_path / "model", hypothesis_template="a {}")(clips[0])
+    classifier = make(tmp_path / "model")
     classifier(clips[0])
     with torch.no_grad():
         classifier.model.vision_model.post_layernorm.weight.neg_()
@@ -402,7 +416,13 @@ def test_min_score_and_top_k(classifier, clips):
         ({"candidate_labels": ["x", "y"], "descriptions": {"x": "red"}}, "1 of 2 classes have no description: 'y'"),
         ({"candidate_labels": ["x"], "descriptions": ["red"]}, "give a dictionary"),
         ({"hypothesis_template": "a {}"}, "`hypothesis_template` goes with `candidate_labels`"),
-        ({"candidate_labels": ["x"], "class_bank": ClassBank(["x"], torch.ones(1, 1, 16))}, "leave out it, or labels"),
+        (
+            {"candidate_labels": ["x"], "class_bank": ClassBank(["x"], torch.ones(1, 1, 16))},
+            "leave it out, or the lab",
+        ),
+        ({"candidate_labels": {"x": 1}}, "in a list or between commas; got {'x': 1}"),
+        ({"candidate_labels": ["x", "_"]}, "'_' is among them"),
+        ({"descriptions": {}}, "give a dictionary, not {}"),
         ({"class_bank": ClassBank(["x"], torch.ones(1, 1, 7))}, "7 dimensions, and the model's have 16"),
         (
             {"class_bank": ClassBank(["x"], torch.ones(1, 1, 16)), "background_labels": "y"},
@@ -411,7 +431,9 @@ def test_min_score_and_top_k(classifier, clips):
         ({"class_bank": ClassBank(["x"], torch.ones(1, 1, 16)), "background_labels": "x"}, "at least one must not be"),
         ({"candidate_labels": ["x"], "ensemble": "mean"}, "`ensemble` must be one of"),
         ({"candidate_labels": ["x"], "top_k": 0}, "`top_k` must be a whole number of at least 1, got 0"),
+        ({"candidate_labels": ["x"], "top_k": 2.0}, "`top_k` must be a whole number of at least 1, got 2.0"),
         ({"candidate_labels": ["x"], "min_score": 50}, "`min_score` must be a probability from 0 to 1, got 50"),
+        ({"candidate_labels": ["x"], "min_score": "0.5"}, "`min_score` must be a probability from 0 to 1, got '0.5'"),
         ({"candidate_labels": ["x"], "num_frames": 4}, "has 4 frames a video"),
         ({"candidate_labels": ["x"], "num_crops": 2}, "`num_crops` must be 1 or 3, got 2"),
     ],
@@ -419,6 +441,26 @@ def test_min_score_and_top_k(classifier, clips):
 def test_bad_options_are_named(classifier, options, message):
     with pytest.raises(ValueError, match=message):
         classifier(random_clip(0), **options)
+
+
+def test_unknown_options_are_named(classifier):
+    with pytest.raises(TypeError, match="'candidate_label'. are no arguments of this pipeline. Those it has: cand"):
+        classifier(random_clip(0), candidate_label=LABELS)
+
+
+def test_scores_that_are_no_numbers_are_no_answer(own_folder):
+    classifier = make(own_folder)
+    with torch.no_grad():
+        classifier.model.vision_model.post_layernorm.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="The scores are not finite"):
+        classifier(random_clip(0), LABELS)
+
+
+def test_texts_that_the_model_would_not_find_the_end_of(own_folder):
+    classifier = make(own_folder)
+    classifier.model.config.text_config.eos_token_id = 10**6
+    with pytest.raises(ValueError, match="The tokenizer ends texts with token 14, and the model looks for 1000000"):
+        classifier(random_clip(0), LABELS)
 
 
 def test_labels_are_looked_at_before_any_video(classifier):
@@ -456,7 +498,7 @@ def test_plain_clip_says_what_to_do(tmp_path):
         own = getattr(config, name)
         fields = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
         towers[name] = {field: getattr(own, field) for field in fields}
-    towers["text_config"] |= {"vocab_size": len(tokenizer), "max_position_embeddings": 16}
+    towers["text_config"] |= {"vocab_size": len(tokenizer), "max_position_embeddings": 16, "eos_token_id": 14}
     towers["vision_config"] |= {"image_size": 32, "patch_size": 16}
     CLIPModel(CLIPConfig(projection_dim=16, **towers)).save_pretrained(tmp_path / "clip")
     default_image_processor(32).save_pretrained(tmp_path / "clip")
