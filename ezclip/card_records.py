@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from .protocols import PROTOCOLS, as_markdown
 
 EVAL_RESULTS_NAME, PROTOCOL_RESULTS_NAME = "eval_results.json", "protocol_results.json"
 TRAIN_RESULTS_NAME = "train_results.json"
+TRAIN_VIDEOS = "videos of train"  # among the settings of an experiment that trains
 
 
 @dataclass
@@ -26,7 +28,8 @@ class Outcome:
         test (`str`):
             Which part of it: "split1", "base", "novel", …, or "".
         metrics (`dict`):
-            The content of `eval_results.json`, accuracies as fractions.
+            The content of `eval_results.json`: `eval_top1` and, if they are known, `eval_top5` (fractions),
+            `eval_samples` and `eval_bad_videos`.
     """
 
     dataset: str | None
@@ -51,7 +54,7 @@ class RunRecords:
         recipe (`dict`):
             Options of its training.
         steps (`int`, *optional*), epochs (`float`, *optional*), batch_size (`int`, *optional*):
-            How long it was trained; videos of a step, of all processes.
+            How long it was trained; videos of a step, of all processes, if `run_video_zeroshot.py` trained it.
         loss (`float`, *optional*), runtime (`float`, *optional*), device (`str`, *optional*):
             The last loss that was logged; seconds of the last run, and where it ran.
         num_processes (`int`), bad_train_videos (`int`):
@@ -75,6 +78,9 @@ class RunRecords:
     @classmethod
     def read(cls, folder: str | Path, eval_dataset: str | None = None) -> "RunRecords":
         """
+        What is not in the files, as in those of `transformers.Trainer` (`save_metrics`, `save_state`) much is not, is
+        not known.
+
         Args:
             folder (`str` or `Path`):
                 The folder of a model, where a run wrote it.
@@ -89,13 +95,14 @@ class RunRecords:
         try:
             path = folder / EVAL_RESULTS_NAME
             if (metrics := _read(path)) is not None:
-                records.results = [Outcome(eval_dataset, "", _checked(metrics))]
+                records.results = _outcomes([(eval_dataset, "", metrics)])
             path = folder / RESULTS_NAME
             if (content := _read(path)) is not None:
-                records.recipe = content["settings"]
-                records.results = [
-                    Outcome(eval_dataset, test, _checked(metrics)) for test, metrics in content["results"].items()
-                ]
+                if TRAIN_VIDEOS in content["settings"]:
+                    records.recipe = content["settings"]
+                records.results = _outcomes(
+                    (eval_dataset, test, metrics) for test, metrics in content["results"].items()
+                )
             for parent in (folder, *folder.parents[:2]):  # experiments are at most "16_shots/seed1"
                 path = parent / PROTOCOL_RESULTS_NAME
                 if (content := _read(path)) is not None:
@@ -106,14 +113,16 @@ class RunRecords:
             if (content := _read(path)) is not None:
                 records.steps, records.epochs = int(content["global_step"]), content.get("epoch")
                 records.batch_size = content.get("train_batch_size")
-                losses = [entry["loss"] for entry in content["log_history"] if "loss" in entry]
+                losses = [float(entry["loss"]) for entry in content["log_history"] if "loss" in entry]
                 records.loss = losses[-1] if losses else None
             path = folder / TRAIN_RESULTS_NAME
             if (content := _read(path)) is not None:
                 records._take_training(content)
+            else:
+                records.batch_size = None
             if not records.recipe and (checkpoint := last_checkpoint(folder)) is not None:
                 path = checkpoint / SETTINGS_NAME
-                records.recipe = _read(path)
+                records.recipe = _read(path) or {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path} is not what training and evaluation write ({type(error).__name__}: {error}). Run them again, "
@@ -128,15 +137,18 @@ class RunRecords:
         self.protocol, self.num_experiments = content["protocol"], len(content["experiments"])
         tests = content["experiments"][experiment]
         if self.protocol == "zero_shot":  # whose tests are "hmdb51/split1"
-            self.results = [Outcome(*_split_test(test), _checked(metrics)) for test, metrics in tests.items()]
+            self.results = _outcomes((*_split_test(test), metrics) for test, metrics in tests.items())
         if self.num_experiments > 1:
             self.protocol_table = as_markdown(content)
 
     def _take_training(self, content: dict):
-        performance = content["performance"]
-        self.num_processes = performance.get("num_processes", 1)
-        self.runtime, self.device = performance.get("train_runtime"), performance.get("device")
-        self.bad_train_videos = content.get("train_bad_videos", 0)
+        performance = content.get("performance")
+        self.bad_train_videos = int(content.get("train_bad_videos", 0))
+        if performance is None:  # of transformers' `Trainer`, whose batches are those of one process
+            self.batch_size, performance = None, content
+        self.num_processes, self.device = performance.get("num_processes", 1), performance.get("device")
+        if (runtime := performance.get("train_runtime")) is not None:
+            self.runtime = float(runtime)
         if self.batch_size is not None:
             self.batch_size *= self.num_processes
         self.recipe = self.recipe or content.get("recipe", {})
@@ -151,12 +163,21 @@ def _read(path: Path) -> dict | None:
     return content
 
 
-def _checked(metrics: dict) -> dict:
-    for name in ("eval_top1", "eval_top5"):
-        if not (isinstance(metrics[name], (int, float)) and math.isfinite(metrics[name]) and 0 <= metrics[name] <= 1):
-            raise ValueError(f"{name} is a part of the videos, from 0 to 1, and not {metrics[name]}")
-    int(metrics["eval_samples"])
-    return metrics
+def _outcomes(tests: Iterable[tuple[str | None, str, dict]]) -> list[Outcome]:
+    """The tests of which an accuracy is known; raises for values that are none."""
+    outcomes = []
+    for dataset, test, metrics in tests:
+        for name in ("eval_top1", "eval_top5"):
+            value = metrics.get(name, 0.0)
+            if not (isinstance(value, (int, float)) and math.isfinite(value) and 0 <= value <= 1):
+                raise ValueError(f"{name} is a part of the videos, from 0 to 1, and not {value}")
+        for name in ("eval_samples", "eval_bad_videos"):
+            value = metrics.get(name, 0)
+            if not (isinstance(value, int) and value >= 0):
+                raise ValueError(f"{name} is a number of videos, and not {value}")
+        if "eval_top1" in metrics:
+            outcomes.append(Outcome(dataset, test, metrics))
+    return outcomes
 
 
 def _split_test(test: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from huggingface_hub import CommitInfo, HfApi, get_token
+from huggingface_hub import CommitInfo, HfApi, ModelCard, get_token
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -17,15 +17,15 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
 from transformers.utils import logging
+from yaml import YAMLError
 
 from .adapters_ezclip import TrainedCheckpoint
 from .arguments import DataArguments, ModelArguments, RunArguments
 from .class_bank_ezclip import CLASS_BANK_NAME
-from .errors import DataError, ModelError
+from .errors import DataError, ModelError, first_line
 from .inputs import Plan, one_source
-from .model_card import CardFacts, is_untouched
+from .model_card import CardFacts, is_hub_name, is_untouched
 from .staging import CARD_NAME, WHOLE_OR_NAME, check_base, stage
 
 
@@ -52,7 +52,7 @@ class PushOptions:
         create_pr (`bool`, *optional*, defaults to `False`):
             Whether to open a pull request.
         commit_message (`str`, *optional*):
-            What the commit is called.
+            What the commit is called. By default what is pushed: `EZClipModel`, or its trained weights.
         overwrite_card (`bool`, *optional*, defaults to `False`):
             Whether a card on the Hub that a person wrote or changed is replaced too.
     """
@@ -71,7 +71,8 @@ def push(folder: str | Path, options: PushOptions) -> CommitInfo:
     Push the model of a folder, with processor, code, class embeddings if there are any, and a card.
 
     All of it is one commit: what others load is the earlier model or this one. A push that was cut off is repeated by
-    the same call; files that had arrived are not sent again.
+    the same call; files that had arrived are not sent again. A repository is made when all that goes there is known to
+    be sound.
 
     Args:
         folder (`str` or `Path`):
@@ -80,16 +81,18 @@ def push(folder: str | Path, options: PushOptions) -> CommitInfo:
             Where and what.
 
     Raises:
-        [`ModelError`]: if the model cannot be loaded by others, or the Hub not be reached or written.
-        [`DataError`]: if a file of results cannot be read.
+        [`ModelError`]: if the model cannot be loaded by others; if what the card is to say cannot be true; or if the
+            Hub cannot be reached or written.
+        [`DataError`]: if a file of results cannot be read, or there is none of the data set that `options` name.
     """
-    facts = options.facts
-    check_repo_id(facts.repo_id)
-    repo_id = create_repository(facts.repo_id, options.private)
-    options = replace(options, facts=replace(facts, repo_id=repo_id))
+    options.facts.check()
+    facts = replace(options.facts, repo_id=_full_name(options.facts.repo_id))
     with tempfile.TemporaryDirectory(prefix="ezclip-push-") as staged:
-        stage(folder, staged, options.facts, options.trained_only)
-        return upload(Path(staged), options)
+        stage(folder, staged, facts, options.trained_only)
+        _check_base_on_hub(Path(staged))
+        _check_card(Path(staged) / CARD_NAME)
+        create_repository(facts.repo_id, options.private)
+        return upload(Path(staged), replace(options, facts=facts))
 
 
 def prepare_push(model_args: ModelArguments, data_args: DataArguments, args: RunArguments, plan: Plan) -> PushOptions:
@@ -117,33 +120,21 @@ def prepare_push(model_args: ModelArguments, data_args: DataArguments, args: Run
             source = TrainedCheckpoint.find(start)
         except (OSError, ValueError) as error:
             raise ModelError(f"{start} cannot be loaded: {error}") from error
-        check_base(start if source is None else source.base, f"The model in {args.output_dir}")
-    check_repo_id(repo_id)
-    facts = CardFacts(
-        create_repository(repo_id, args.hub_private_repo), base_model=None if Path(start).is_dir() else start
-    )
-    if data_args.dataset_name is not None and not Path(data_args.dataset_name).is_dir():
+        check_base(
+            start if source is None else source.base,
+            f"The model in {args.output_dir}",
+            "Leave out --save_trained_only, or start from a name on the Hub (--model_name_or_path).",
+        )
+    facts = CardFacts(repo_id, base_model=None if Path(start).is_dir() else start)
+    facts.check()
+    facts.repo_id = create_repository(repo_id, args.hub_private_repo)
+    dataset = data_args.dataset_name
+    if dataset is not None and not Path(dataset).exists() and is_hub_name(dataset):
         if one_source(data_args, "train_dir", "train_list") == "dataset_name":
-            facts.train_datasets = [data_args.dataset_name]
+            facts.train_datasets = [dataset]
         if args.do_eval and one_source(data_args, "validation_dir", "validation_list") == "dataset_name":
-            facts.eval_dataset = data_args.dataset_name
+            facts.eval_dataset = dataset
     return PushOptions(facts, private=args.hub_private_repo)
-
-
-def check_repo_id(repo_id: str):
-    """
-    That a name can be that of a repository.
-
-    Raises:
-        [`ModelError`]: if it cannot.
-    """
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ModelError(
-            f"{repo_id!r} cannot be the name of a repository. Give USER/NAME or ORGANISATION/NAME, each of letters, "
-            "digits, -, _ and ., at most 96 of them, without -- and .. among them."
-        ) from error
 
 
 def create_repository(repo_id: str, private: bool = False) -> str:
@@ -163,11 +154,7 @@ def create_repository(repo_id: str, private: bool = False) -> str:
         [`ModelError`]: if there is no token, or it does not permit that; if the Hub cannot be reached; or if the
         repository is to be private and is there and public.
     """
-    if get_token() is None:
-        raise ModelError(
-            f"There is no token to write {repo_id} with. Make one at https://huggingface.co/settings/tokens and run "
-            "`hf auth login`, or put it into the environment as HF_TOKEN."
-        )
+    _check_token(repo_id)
     api = HfApi()
     with hub_errors(f"{repo_id} cannot be made"):
         repo_id = api.create_repo(repo_id, private=True if private else None, exist_ok=True).repo_id
@@ -184,12 +171,11 @@ def upload(staged: Path, options: PushOptions) -> CommitInfo:
     Upload what [`stage`] wrote to a repository that is there.
 
     Raises:
-        [`ModelError`]: if the base is not on the Hub, the metadata of the card are not valid, or the upload fails.
+        [`ModelError`]: if that fails.
     """
     api, repo_id, revision = HfApi(), options.facts.repo_id, options.revision
-    base = json.loads((staged / "config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if base is not None:
-        _check_on_hub(api, base)
+    base = _base_of(staged)
+    what = "Upload EZClipModel" if base is None else f"Upload the weights of an EZClipModel trained from {base}"
     with hub_errors(f"{repo_id} cannot be written"):
         if revision is not None and not options.create_pr:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
@@ -202,7 +188,7 @@ def upload(staged: Path, options: PushOptions) -> CommitInfo:
             return api.upload_folder(
                 repo_id=repo_id,
                 folder_path=staged,
-                commit_message=options.commit_message or "Upload EZClipModel",
+                commit_message=options.commit_message or what,
                 revision=revision,
                 create_pr=options.create_pr,
                 ignore_patterns=ignored,
@@ -245,10 +231,10 @@ def _explain(error: BaseException) -> str:
         while root.__cause__ is not None:
             root = root.__cause__
         return (
-            f"the connection to the Hub failed ({_first_line(root)}). Push again when it is back; what has arrived "
+            f"the connection to the Hub failed ({first_line(root)}). Push again when it is back; what has arrived "
             "is not sent again."
         )
-    status, said = cause.response.status_code, _first_line(cause.server_message or cause)
+    status, said = cause.response.status_code, first_line(cause.server_message or cause)
     if status == 401 and not isinstance(cause, RepositoryNotFoundError):
         return f"the Hub does not know the token ({said}). Run `hf auth login`, or set HF_TOKEN to one that can write."
     if status in (401, 403):
@@ -262,13 +248,48 @@ def _explain(error: BaseException) -> str:
     return f"the Hub refuses it ({status}: {said})."
 
 
-def _first_line(error) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _check_token(repo_id: str):
+    if get_token() is None:
+        raise ModelError(
+            f"There is no token to write {repo_id} with. Make one at https://huggingface.co/settings/tokens and run "
+            "`hf auth login`, or put it into the environment as HF_TOKEN."
+        )
 
 
-def _check_on_hub(api: HfApi, base: str):
+def _full_name(repo_id: str) -> str:
+    """A repository's name with its namespace, which without one is the user's."""
+    _check_token(repo_id)
+    if "/" in repo_id:
+        return repo_id
+    with hub_errors(f"{repo_id} cannot be made"):
+        return f"{HfApi().whoami()['name']}/{repo_id}"
+
+
+def _base_of(staged: Path) -> str | None:
+    return json.loads((staged / "config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+
+
+def _check_card(card: Path):
+    """That the Hub will take the metadata of a card."""
+    with hub_errors(f"The metadata of {CARD_NAME} cannot be checked"):
+        try:
+            ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).validate()
+        except (ValueError, YAMLError) as error:
+            if isinstance(error, HTTPError):
+                raise
+            said = " ".join(str(error).split())
+            raise ModelError(
+                f"The Hub refuses the metadata of {CARD_NAME} ({said}). Give another licence or other data sets, or "
+                "mend the file if it is yours."
+            ) from error
+
+
+def _check_base_on_hub(staged: Path):
+    """Of trained weights alone, that their base is on the Hub."""
+    if (base := _base_of(staged)) is None:
+        return
     try:
-        info = api.model_info(base)
+        info = HfApi().model_info(base)
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise ModelError(
             f"The base {base} is not on the Hub, or your token does not reach it. {WHOLE_OR_NAME}"
@@ -286,5 +307,10 @@ def _is_written_by_hand(api: HfApi, repo_id: str, revision: str | None, card: Pa
             path = api.hf_hub_download(repo_id, CARD_NAME, revision=revision, cache_dir=cache)
         except (RemoteEntryNotFoundError, RevisionNotFoundError):
             return False
-        content = Path(path).read_text(encoding="utf-8")
-    return content != card.read_text(encoding="utf-8") and not is_untouched(content)
+        content = Path(path).read_bytes()
+    if content == card.read_bytes():
+        return False
+    try:
+        return not is_untouched(content.decode("utf-8"))
+    except UnicodeDecodeError:  # neither ezclip nor transformers writes that
+        return True

@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from .adapters_ezclip import is_added_to_clip, list_some, resolve_base
 from .configuration_ezclip import EZClipConfig, EZClipVisionConfig
-from .errors import ModelError
+from .errors import ModelError, first_line
 from .modeling_ezclip import EZClipModel
 from .presets import default_num_frames, make_config
 from .processing_ezclip import EZClipProcessor, default_image_processor
@@ -36,7 +36,7 @@ def load_tokenizer(name_or_path: str | Path):
         return AutoTokenizer.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"No tokenizer at {str(name_or_path)!r} ({_first_line(error)}). Give a Hub name, a folder, or CLIP's "
+            f"No tokenizer at {str(name_or_path)!r} ({first_line(error)}). Give a Hub name, a folder, or CLIP's "
             "bpe_simple_vocab_16e6.txt.gz."
         ) from error
 
@@ -72,8 +72,8 @@ def load_processor(
         except (OSError, ValueError, TypeError) as error:
             if tokenizer_name is None:
                 raise ModelError(
-                    f"{name_or_path} has no processor ({_first_line(error)}). Convert it with a tokenizer, or give "
-                    "--tokenizer_name."
+                    f"{name_or_path} has no processor ({explain_processor(error)}). Convert it with a tokenizer, or "
+                    "give --tokenizer_name."
                 ) from error
     if processor is None:
         image_processor = default_image_processor(config.vision_config.image_size)
@@ -93,6 +93,13 @@ def load_processor(
             raise ModelError(f"--num_frames must be at least 1, got {num_frames}.")
         processor.num_frames = num_frames
     return processor
+
+
+def explain_processor(error: Exception) -> str:
+    """Why `EZClipProcessor.from_pretrained` failed, in a line: of a missing tokenizer transformers says it in five."""
+    if "instantiate the backend tokenizer" in str(error):
+        return "the files of its tokenizer are missing"
+    return first_line(error)
 
 
 def load_model(
@@ -248,7 +255,9 @@ def _check_trained(
     if untrained := [name for name, is_new in new.items() if is_new]:
         raise ModelError(
             f"{name_or_path} was not trained with {' or '.join(untrained)}, which spoils its predictions. Train it "
-            "(--do_train), or take plain CLIP for what it is (--preset clip)."
+            "(run_video_zeroshot.py --do_train), or take plain CLIP for what it is: with --preset clip in scripts "
+            f"that have it, and in Python with ezclip.loading.load_model({str(name_or_path)!r}, preset='clip')"
+            ".save_pretrained(folder)."
         )
     if left_out := sorted(key for key in unexpected if is_added_to_clip(key)):
         raise ModelError(
@@ -261,14 +270,10 @@ def _read_config(name_or_path: str | Path):
     try:
         config = AutoConfig.from_pretrained(name_or_path)
     except OSError as error:
-        raise ModelError(f"No model at {str(name_or_path)!r} ({_first_line(error)}).") from error
+        raise ModelError(f"No model at {str(name_or_path)!r} ({first_line(error)}).") from error
     except (ValueError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split()) if isinstance(error, StrictDataclassError) else _first_line(error)
+        reason = " ".join(str(error).split()) if isinstance(error, StrictDataclassError) else first_line(error)
         raise ModelError(f"The config.json of {name_or_path} is not one of a model: {reason}") from error
     if config.model_type not in (EZClipConfig.model_type, CLIPConfig.model_type):
         raise ModelError(f"{name_or_path} is a model of type {config.model_type!r}; give an EZ-CLIP or a CLIP model.")
     return config
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -6,10 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from yaml import YAMLError
 
-from .card_records import RunRecords
+from .card_records import Outcome, RunRecords
 from .class_bank_ezclip import ClassBank
 from .configuration_ezclip import PIPELINE_TASK
+from .errors import DataError, ModelError
 from .modeling_ezclip import EZClipModel
 from .processing_ezclip import EZClipProcessor
 from .systems import describe_system
@@ -22,6 +26,9 @@ TAGS = ("video", PIPELINE_TASK, "action-recognition", "clip", "ezclip")
 REQUIREMENTS = '"transformers>=5.6.2" torch av safetensors pillow'
 # What tells a card that was written here, and left as it was, from one that a person wrote or changed
 SIGNATURE = re.compile(r"\n<!-- written by ezclip, sha256 ([0-9a-f]{64}) -->\s*\Z")
+# What transformers' own card says beside the template that huggingface_hub has for all cards, and in its metadata
+GENERATED = "This model card has been automatically generated."
+GENERATED_METADATA = {"library_name", "tags"}
 # Options of training in the order of a card, by their names in `TrainingRecipe`
 RECIPE = (
     *("learning_rate", "prompt_learning_rate", "head_learning_rate", "text_learning_rate", "weight_decay"),
@@ -44,7 +51,8 @@ class CardFacts:
         train_datasets (`list[str]`, *optional*):
             What was trained on, names on the Hub.
         eval_dataset (`str`, *optional*):
-            What `eval_results.json` is of. Results of a data set without a name are in the text alone.
+            What `eval_results.json` is of, a name as on the Hub. Results of a data set without a name are in the text
+            alone.
     """
 
     repo_id: str
@@ -52,6 +60,39 @@ class CardFacts:
     base_model: str | None = None
     train_datasets: list[str] = field(default_factory=list)
     eval_dataset: str | None = None
+
+    def check(self):
+        """
+        That names can be names on the Hub, and the licence one of its identifiers. `base_model` may be a folder still.
+
+        Raises:
+            [`ModelError`]: if one cannot.
+        """
+        if not is_hub_name(self.repo_id):
+            raise ModelError(
+                f"{self.repo_id!r} cannot be the name of a repository. Give USER/NAME or ORGANISATION/NAME, each of "
+                "letters, digits, -, _ and ., at most 96 of them, without -- and .. among them."
+            )
+        for name in [*self.train_datasets, *([] if self.eval_dataset is None else [self.eval_dataset])]:
+            if not is_hub_name(name):
+                raise ModelError(
+                    f"{name!r} cannot be the name of a data set on the Hub. Give NAME or USER/NAME, each of letters, "
+                    "digits, -, _ and ., or leave it out and write it into the card."
+                )
+        if self.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.license):
+            raise ModelError(
+                f"{self.license!r} cannot be a licence: the Hub's identifiers are of small letters, digits, - and ., "
+                "such as mit, apache-2.0, cc-by-nc-4.0; of others say `other`."
+            )
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name can be that of something on the Hub."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def make_card(
@@ -84,9 +125,15 @@ def make_card(
         `huggingface_hub.ModelCard`: signed, see [`is_untouched`].
 
     Raises:
-        [`DataError`]: if a file of results is not what training and evaluation write.
+        [`DataError`]: if a file of results is not what training and evaluation write; if there is none of what
+            `eval_dataset` names.
     """
     records = RunRecords.read(folder, facts.eval_dataset)
+    if facts.eval_dataset is not None and not records.results:
+        raise DataError(
+            f"{folder} has no results that could be of {facts.eval_dataset!r}: neither its eval_results.json nor its "
+            "results.json has an `eval_top1`. Evaluate the model first, or leave the data set out."
+        )
     system = describe_system(model.config, processor.sampling)
     name = facts.repo_id.rpartition("/")[2]
     data = ModelCardData(
@@ -107,7 +154,7 @@ def make_card(
         f"# {name}",
         system.text,
         _sizes(model, processor, facts, trained_only),
-        _use(facts.repo_id, processor, bank),
+        _use(facts.repo_id, model, bank),
         _training(records, facts, model),
         _results(records),
         _licence(facts),
@@ -118,10 +165,24 @@ def make_card(
 
 
 def is_untouched(content: str) -> bool:
-    """Whether a card was made here and nobody has changed it since, so that a newer one may take its place."""
+    """
+    Whether a card was made here, or by transformers from its template, and nobody has changed it since, so that a
+    newer one may take its place.
+    """
     content = content.replace("\r\n", "\n")
-    signature = SIGNATURE.search(content)
-    return signature is not None and signature[1] == _digest(content[: signature.start()])
+    if (signature := SIGNATURE.search(content)) is not None:
+        return signature[1] == _digest(content[: signature.start()])
+    if GENERATED not in content:
+        return False
+    try:
+        card = ModelCard(content, ignore_metadata_errors=True)
+    except (ValueError, YAMLError):
+        return False
+    lines, template = (
+        [line.strip() for line in text.splitlines() if line.strip() and GENERATED not in line]
+        for text in (card.text, ModelCard.from_template(ModelCardData()).text)
+    )
+    return lines == template and card.data.to_dict().keys() <= GENERATED_METADATA
 
 
 def _sign(content: str) -> str:
@@ -146,9 +207,15 @@ def _eval_results(records: RunRecords) -> list[EvalResult]:
             metric_value=round(result.metrics[key], 6),
         )
         for result in records.results
-        if result.dataset is not None
+        if result.dataset is not None and is_hub_name(result.dataset)
         for key, label in (("eval_top1", "top-1"), ("eval_top5", "top-5"))
+        if key == "eval_top1" or _has_top5(result)
     ]
+
+
+def _has_top5(result: Outcome) -> bool:
+    """Whether top-5 says something. Of five classes or fewer it is 1 whatever the model does; of more hardly ever."""
+    return result.metrics.get("eval_top5", 1.0) < 1.0
 
 
 def _sizes(model: EZClipModel, processor: EZClipProcessor, facts: CardFacts, trained_only: bool) -> str:
@@ -171,7 +238,7 @@ def _sizes(model: EZClipModel, processor: EZClipProcessor, facts: CardFacts, tra
     return "\n".join(lines)
 
 
-def _use(repo_id: str, processor: EZClipProcessor, bank: ClassBank | None) -> str:
+def _use(repo_id: str, model: EZClipModel, bank: ClassBank | None) -> str:
     text = f"""## Use
 
 ```bash
@@ -185,7 +252,13 @@ classifier = pipeline("{PIPELINE_TASK}", model="{repo_id}", trust_remote_code=Tr
 classifier("video.mp4", candidate_labels=["archery", "making a cake"])
 ```
 
-Or model and processor by themselves:
+It averages the probabilities under 16 templates, and compares by cosines times 100, as the published evaluations do.
+What a video may show that is none of the classes goes into `background_labels`; `min_score` is the least score to
+return. The task, `{PIPELINE_TASK}`, comes with the code in this repository; the Hub, which knows no zero-shot task of
+videos, lists the model under `{PIPELINE_TAG}`.
+
+Model and processor by themselves compare with the sentences as they are given, and by cosines times the model's own
+scale, {model.logit_scale.exp():.4g}:
 
 ```python
 import torch
@@ -203,63 +276,76 @@ with torch.no_grad():
         shown = ", ".join(bank.labels[:5])
         text += (
             f"\n\n`class_bank.safetensors` holds the embeddings of {len(bank.labels):,} classes"
-            f"{' (' + shown + (', …' if len(bank.labels) > 5 else '') + ')'}."
+            f"{' (' + shown + (', …' if len(bank.labels) > 5 else '') + ')'}. Without `candidate_labels` the pipeline "
+            "chooses among them."
         )
+        if bank.background_labels:
+            text += f" {len(bank.background_labels):,} of them stand for what is none of the others."
     return text
 
 
 def _training(records: RunRecords, facts: CardFacts, model: EZClipModel) -> str:
-    lines = []
+    lines, is_trained = [], model.num_parameters(only_trainable=True) > 0
     if facts.train_datasets:
         lines.append(f"- Data: {', '.join(facts.train_datasets)}.")
-    if facts.base_model is not None and model.num_parameters(only_trainable=True):
+    if is_trained and facts.base_model is not None:
         lines.append(f"- Started from {facts.base_model}.")
+    elif is_trained:
+        lines.append("- What it started from is not recorded.")
     if records.steps is not None:
         epochs = f" ({records.epochs:g} epochs)" if records.epochs is not None else ""
         batch = f" of {records.batch_size} videos" if records.batch_size is not None else ""
         lines.append(f"- {records.steps:,} steps{batch}{epochs}.")
+    elif is_trained:
+        lines.append("- How it was trained is not recorded.")
     recipe = [f"{name} {records.recipe[name]}" for name in RECIPE if records.recipe.get(name) is not None]
     if recipe:
         lines.append(f"- AdamW, warm-up and cosine at every step: {', '.join(recipe)}.")
     if records.loss is not None:
         lines.append(f"- Loss at the last logged step: {records.loss:.4g}.")
-    if records.runtime is not None:
+    if records.runtime is not None and records.runtime >= 1:
         processes = f" on {records.num_processes} processes" if records.num_processes > 1 else ""
-        lines.append(f"- The last run took {records.runtime:,.0f} s{processes} ({records.device}).")
+        device = f" ({records.device})" if records.device is not None else ""
+        lines.append(f"- The last run took {records.runtime:,.0f} s{processes}{device}.")
     if records.bad_train_videos:
         lines.append(f"- {records.bad_train_videos:,} training videos could not be read and were replaced by others.")
     return "## Training\n\n" + "\n".join(lines) if lines else ""
 
 
 def _results(records: RunRecords) -> str:
-    parts = []
-    if records.results:
-        rows = [
-            f"| {result.dataset or 'not named'} | {result.test or '–'} | {100 * result.metrics['eval_top1']:.1f} | "
-            f"{100 * result.metrics['eval_top5']:.1f} | {result.metrics['eval_samples']:,} |"
-            for result in records.results
-        ]
-        parts.append(
-            "\n".join(
-                ["| data set | test | top-1 (%) | top-5 (%) | videos |", "| --- | --- | --- | --- | --- |", *rows]
-            )
-        )
-        if bad := sum(result.metrics.get("eval_bad_videos", 0) for result in records.results):
-            parts.append(f"{bad:,} videos could not be read and are not counted.")
+    parts = [_results_table(records.results)] if records.results else []
+    if any(result.dataset is None for result in records.results):
+        parts.append("Of which data set these videos are is not recorded.")
+    if bad := sum(result.metrics.get("eval_bad_videos", 0) for result in records.results):
+        parts.append(f"{bad:,} videos could not be read and are not counted.")
     if records.protocol_table is not None:
         parts.append(
             f"All {records.num_experiments} models of the protocol {records.protocol}, of which this is one:\n\n"
             f"{records.protocol_table.strip()}"
         )
-    if not parts:
-        return ""
     protocol = f", protocol {records.protocol}" if records.protocol is not None else ""
-    return "\n\n".join([f"## Results{protocol}", *parts])
+    return "\n\n".join([f"## Results{protocol}", *(parts or ["None are recorded."])])
+
+
+def _results_table(results: list[Outcome]) -> str:
+    """Of the columns those in which something stands."""
+    columns = {
+        "data set": [result.dataset or "" for result in results],
+        "test": [result.test for result in results],
+        "top-1 (%)": [f"{100 * result.metrics['eval_top1']:.1f}" for result in results],
+        "top-5 (%)": [f"{100 * result.metrics['eval_top5']:.1f}" if _has_top5(result) else "" for result in results],
+        "videos": [
+            f"{result.metrics['eval_samples']:,}" if "eval_samples" in result.metrics else "" for result in results
+        ],
+    }
+    columns = {name: cells for name, cells in columns.items() if any(cells)}
+    rows = [list(columns), ["---"] * len(columns), *zip(*columns.values())]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _licence(facts: CardFacts) -> str:
-    weights = f"The weights: {facts.license}. " if facts.license else ""
-    return f"## Licence\n\n{weights}The code in this repository is that of the package ezclip: MIT."
+    weights = f"The weights: {facts.license}." if facts.license else "The licence of the weights is not stated."
+    return f"## Licence\n\n{weights} The code in this repository is that of the package ezclip: MIT."
 
 
 def _citations(citations: list[str]) -> str:

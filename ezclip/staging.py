@@ -6,14 +6,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors import SafetensorError
 from transformers.utils import logging
 
 from .adapters_ezclip import TrainedCheckpoint
 from .class_bank_ezclip import CLASS_BANK_NAME, ClassBank
 from .errors import ModelError
-from .loading import check_fit, load_model
-from .model_card import CardFacts, is_untouched, make_card
+from .loading import check_fit, explain_processor, load_model
+from .model_card import CardFacts, is_hub_name, is_untouched, make_card
 from .modeling_ezclip import EZClipModel
 from .processing_ezclip import EZClipProcessor
 
@@ -41,7 +40,7 @@ def stage(folder: str | Path, staged: str | Path, facts: CardFacts, trained_only
         staged (`str` or `Path`):
             The folder to write.
         facts ([`CardFacts`]):
-            What the card says besides; its `base_model` is the base, where trained weights alone are pushed.
+            What the card says besides; its `base_model` is the base, where trained weights alone are pushed or merged.
         trained_only (`bool`, *optional*):
             Whether trained weights alone are pushed, and not the whole model. By default as they were saved.
 
@@ -49,45 +48,63 @@ def stage(folder: str | Path, staged: str | Path, facts: CardFacts, trained_only
         `Path`: the written folder.
 
     Raises:
-        [`ModelError`]: if the model cannot be loaded, here or by others; or if a file names a path of this machine.
-        [`DataError`]: if a file of results cannot be read.
+        [`ModelError`]: if the model cannot be loaded, here or by others; if a file names a path of this machine; or if
+            `facts` cannot be true.
+        [`DataError`]: if a file of results cannot be read, or there is none of the data set that `facts` names.
     """
     folder, staged = Path(folder), Path(staged)
+    facts.check()
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder} is no folder with a model: it has no config.json. Give one that training, conversion or "
             "`save_pretrained` has written."
         )
-    model, base = _save_model(folder, staged, trained_only, facts.base_model)
+    model, base, is_part = _save_model(folder, staged, trained_only, facts.base_model)
     processor = _save_processor(folder, staged, model)
     bank = _copy_bank(folder, staged, model)
     _forget_places(staged)
     if (card := _own_card(folder)) is not None:
         logger.warning(f"{folder / CARD_NAME} was written or changed by hand and is pushed as it is.")
     else:
-        facts = replace(facts, base_model=base or facts.base_model)
-        card = str(make_card(folder, model, processor, facts, base is not None, bank))
+        # Whoever merges trained weights with a folder has the whole model, and no name for what it started from.
+        facts = replace(facts, base_model=None if base is None or _is_folder(base) else base)
+        card = str(make_card(folder, model, processor, facts, is_part, bank))
     (staged / CARD_NAME).write_text(card, encoding="utf-8")
     return staged
 
 
-def check_base(base: str | Path | None, what: str):
+def check_base(base: str | Path | None, what: str, way_out: str = WHOLE_OR_NAME):
     """
     That others can load what stands on a base.
+
+    Args:
+        base (`str` or `Path`, *optional*):
+            The base.
+        what (`str`):
+            What stands on it.
+        way_out (`str`, *optional*):
+            What to do if they cannot, by the options of the command in use. By default those of `push_to_hub.py`.
 
     Raises:
         [`ModelError`]: if there is none, or it is a folder on this machine.
     """
     if base is None:
-        raise ModelError(f"{what} does not say what it was trained from. {WHOLE_OR_NAME}")
-    if Path(base).is_dir() or Path(base).is_absolute():
-        raise ModelError(f"{what} was trained from the folder {base}, which others do not have. {WHOLE_OR_NAME}")
+        raise ModelError(f"{what} does not say what it was trained from. {way_out}")
+    if _is_folder(base):
+        raise ModelError(f"{what} was trained from the folder {base}, which others do not have. {way_out}")
+
+
+def _is_folder(base: str | Path) -> bool:
+    """Whether a base is a folder of this machine, and no name on the Hub."""
+    return Path(base).is_dir() or not is_hub_name(str(base))
 
 
 def _save_model(
     folder: Path, staged: Path, trained_only: bool | None, base: str | None
-) -> tuple[EZClipModel, str | None]:
-    """Load the model and save what is asked for of it; returns also the base of trained weights alone."""
+) -> tuple[EZClipModel, str | None, bool]:
+    """
+    Load the model and save what is asked for of it; returns also its base, and whether what is saved needs that.
+    """
     try:
         source = TrainedCheckpoint.find(folder)
     except (OSError, ValueError) as error:
@@ -97,6 +114,11 @@ def _save_model(
         trained_only = source is not None
     if trained_only:
         check_base(known, str(folder))
+    elif source is None and base is not None and _is_folder(base):
+        raise ModelError(
+            f"--base_model_name_or_path {base} is no name on the Hub, and of a whole model it is for the card alone. "
+            "Give the name there of the model that was trained from, or leave it out."
+        )
     model = load_model(folder) if source is None else _load(folder, base_model_name_or_path=known)
     if trained_only and source is not None:
         # What was trained then is not always what this configuration leaves to be trained.
@@ -109,13 +131,13 @@ def _save_model(
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder} cannot be saved to be pushed: {error}") from error
     if written is None:
-        return model, None
+        return model, known, False
     if source is not None:
         # The same file, byte by byte, so that a repeated push does not send it again
         shutil.copyfile(source.path, written.path)
     else:
         _load(staged)  # says if the base is not the one that was trained from
-    return model, known
+    return model, known, True
 
 
 def _load(folder: Path, **kwargs) -> EZClipModel:
@@ -125,16 +147,12 @@ def _load(folder: Path, **kwargs) -> EZClipModel:
         raise ModelError(f"{folder} cannot be loaded: {error}") from error
 
 
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
 def _save_processor(folder: Path, staged: Path, model: EZClipModel) -> EZClipProcessor:
     try:
         processor = EZClipProcessor.from_pretrained(folder)
     except (OSError, ValueError, TypeError) as error:
         raise ModelError(
-            f"{folder} has no processor ({_first_line(error)}). Without one nobody can use the model: save the "
+            f"{folder} has no processor ({explain_processor(error)}). Without one nobody can use the model: save the "
             "processor there too (`EZClipProcessor.save_pretrained`), or convert it again with a --tokenizer."
         ) from error
     check_fit(model, processor)
@@ -147,13 +165,9 @@ def _copy_bank(folder: Path, staged: Path, model: EZClipModel) -> ClassBank | No
         return None
     try:
         bank = ClassBank.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ModelError(f"{folder / CLASS_BANK_NAME} cannot be read ({_first_line(error)}). Remove it.") from error
-    if bank.embeds.shape[-1] != model.config.projection_dim:
-        raise ModelError(
-            f"{folder / CLASS_BANK_NAME} has embeddings of {bank.embeds.shape[-1]} dimensions, and the model of "
-            f"{model.config.projection_dim}: it is another model's. Build it again, or remove it."
-        )
+        bank.check_model(model)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} cannot be pushed with its {CLASS_BANK_NAME}: {error}") from error
     shutil.copyfile(folder / CLASS_BANK_NAME, staged / CLASS_BANK_NAME)
     return bank
 
@@ -163,7 +177,13 @@ def _own_card(folder: Path) -> str | None:
     path = folder / CARD_NAME
     if not path.is_file():
         return None
-    content = path.read_text(encoding="utf-8")
+    try:
+        content = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelError(
+            f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}), which cards have to be. Save it in "
+            "UTF-8, or remove it for a card that fills itself in."
+        ) from error
     return None if is_untouched(content) else content
 
 

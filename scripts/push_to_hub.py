@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ezclip.errors import DataError, ModelError
-from ezclip.hub import PushOptions, check_repo_id, push
+from ezclip.hub import PushOptions, push
 from ezclip.model_card import CardFacts
 from ezclip.staging import stage
 
@@ -41,10 +41,10 @@ def main(argv: list[str] | None = None):
     )
     parser.add_argument(
         "--base_model_name_or_path",
-        help="name on the Hub of the model that was trained from; of a whole model, for the card",
+        help="name on the Hub of the model that was trained from, for the card and to load trained weights with",
     )
     parser.add_argument("--dataset", nargs="+", default=[], help="names on the Hub of the data sets trained on")
-    parser.add_argument("--eval_dataset", help="name of the data set that the folder's eval_results.json is of")
+    parser.add_argument("--eval_dataset", help="name on the Hub of the data set that the results in the folder are of")
     parser.add_argument("--license", help="licence of the weights, as the Hub names it: mit, apache-2.0, ...")
     parser.add_argument("--private", action="store_true", help="the repository has to be private")
     where = parser.add_mutually_exclusive_group()
@@ -73,7 +73,6 @@ def main(argv: list[str] | None = None):
             commit = push(args.model, options)
             print(commit.pr_url or commit.commit_url)
             return
-        check_repo_id(args.repo_id)
         staged = stage(args.model, empty_folder(args.dry_run), facts, args.trained_only)
     except (DataError, ModelError) as error:
         sys.exit(f"push_to_hub.py: {error}")

@@ -15,11 +15,13 @@ import pytest
 import torch
 from huggingface_hub import ModelCard, constants
 from safetensors.torch import load_file, save_file
+from transformers.utils.hub import create_and_tag_model_card
 
 import run_video_zeroshot
 from ezclip import ClassBank, EZClipConfig, EZClipModel, EZClipProcessor
 from ezclip.demo import word_tokenizer, write_video
-from ezclip.loading import load_model
+from ezclip.errors import ModelError
+from ezclip.loading import load_model, load_processor
 from ezclip.processing_ezclip import default_image_processor
 from ezclip.protocols import summarize
 from ezclip.systems import CITATIONS, describe_system
@@ -246,7 +248,12 @@ def test_whole_of_what_was_trained_alone(hub, trained):
     run("--model", trained, "--repo_id", "me/merged", "--whole")
     assert json.loads(hub.files("me/merged")["config.json"])["base_model_name_or_path"] is None
     assert len(hub.files("me/merged")[WEIGHTS]) > 2 * (trained / WEIGHTS).stat().st_size
-    assert not ModelCard(hub.files("me/merged")["README.md"].decode()).data.base_model
+    card = ModelCard(hub.files("me/merged")["README.md"].decode())
+    assert not card.data.base_model and "- What it started from is not recorded." in card.text
+    edit_config(trained, base_model_name_or_path=BASE)
+    run("--model", trained, "--repo_id", "me/merged", "--whole")
+    card = ModelCard(hub.files("me/merged")["README.md"].decode())
+    assert card.data.base_model == BASE and "base_model_relation" not in card.data.to_dict()
 
 
 def test_what_was_trained_alone_of_a_whole_model(hub, whole, trained, tmp_path):
@@ -254,6 +261,7 @@ def test_what_was_trained_alone_of_a_whole_model(hub, whole, trained, tmp_path):
     assert "does not say what it was trained from" in error_of(*arguments)
     run(*arguments, "--base_model_name_or_path", BASE)
     (tmp_path / WEIGHTS).write_bytes(hub.files("me/part")[WEIGHTS])
+    assert hub.repositories["me/part"].head().message == f"Upload the weights of an EZClipModel trained from {BASE}"
     part, expected = load_file(tmp_path / WEIGHTS), load_file(trained / WEIGHTS)
     assert part.keys() == expected.keys() and all(torch.equal(part[name], expected[name]) for name in part)
 
@@ -267,13 +275,22 @@ def test_a_model_of_which_all_is_trained_has_no_base(hub, clip, tmp_path):
     assert "all of them trained" in card and "holds the trained weights alone" not in card
 
 
-def test_a_base_that_others_do_not_have(hub, trained, clip):
+def test_a_base_that_others_do_not_have(hub, trained, whole, clip, tmp_path):
     arguments = ("--model", trained, "--repo_id", "me/trained")
     assert f"was trained from the folder {clip}, which others do not have. Give the name" in error_of(*arguments)
     assert "which others do not have" in error_of(*arguments, "--base_model_name_or_path", clip)
     assert "'org/none', the base of" in error_of(*arguments, "--base_model_name_or_path", "org/none")
+    run(*arguments, "--whole", "--base_model_name_or_path", clip, "--dry_run", tmp_path / "merged")  # it is loaded
+    assert "base_model" not in (tmp_path / "merged" / "README.md").read_text()
+    for base in (clip, "./gone"):
+        said = error_of("--model", whole, "--repo_id", "me/whole", "--base_model_name_or_path", base)
+        assert f"--base_model_name_or_path {base} is no name on the Hub" in said
     hub.repositories[BASE].private = True
     assert "cannot be loaded" in error_of(*arguments, "--base_model_name_or_path", BASE)
+    hub.repositories[BASE].private = False
+    hub.fail("GET", f"/api/models/{BASE}$", times=float("inf"), status=404)
+    assert f"The base {BASE} cannot be looked up" in error_of(*arguments, "--base_model_name_or_path", BASE)
+    assert hub.repositories.keys() == {BASE}  # nothing is made that stays empty
 
 
 def test_a_base_that_is_another_model(hub, trained, whole, tmp_path):
@@ -283,7 +300,7 @@ def test_a_base_that_is_another_model(hub, trained, whole, tmp_path):
         arguments = ("--model", folder, "--repo_id", "me/trained", "--trained_only")
         said = error_of(*arguments, "--base_model_name_or_path", "org/other")
         assert "'org/other' is not the model that" in said
-    assert "README.md" not in hub.files("me/trained")
+    assert "me/trained" not in hub.repositories
 
 
 # What must not be pushed
@@ -303,16 +320,40 @@ def test_paths_of_this_machine(whole, hub):
 
 def test_folders_that_nobody_could_use(hub, whole, tmp_path):
     assert "is no folder with a model" in error_of("--model", tmp_path, "--repo_id", "me/x")
+    bank = ClassBank.from_pretrained(whole)
     ClassBank(["a"], torch.ones(1, 1, 5)).save_pretrained(whole)
-    assert "has embeddings of 5 dimensions, and the model of 16" in error_of("--model", whole, "--repo_id", "me/x")
+    assert "embeddings of 5 dimensions, and the model's have 16" in error_of("--model", whole, "--repo_id", "me/x")
+    ClassBank(bank.labels, bank.embeds, -bank.probe).save_pretrained(whole)
+    said = error_of("--model", whole, "--repo_id", "me/x")
+    assert f"{whole} cannot be pushed with its class_bank.safetensors: " in said and "another model" in said
     (whole / "class_bank.safetensors").write_bytes(b"no")
-    assert "class_bank.safetensors cannot be read" in error_of("--model", whole, "--repo_id", "me/x")
+    assert "class_bank.safetensors holds no class bank" in error_of("--model", whole, "--repo_id", "me/x")
     (whole / "class_bank.safetensors").unlink()
-    (whole / "processor_config.json").unlink()
     (whole / "tokenizer.json").unlink()
+    reason = "has no processor (the files of its tokenizer are missing). "
+    assert reason in error_of("--model", whole, "--repo_id", "me/x")
+    with pytest.raises(ModelError, match=re.escape(reason)):
+        load_processor(whole)
+    (whole / "processor_config.json").unlink()
     assert "has no processor" in error_of("--model", whole, "--repo_id", "me/x")
     (whole / WEIGHTS).write_bytes(b"cut")
     assert "cannot be loaded" in error_of("--model", whole, "--repo_id", "me/x")
+    assert "me/x" not in hub.repositories
+
+
+def test_names_and_licences_that_cannot_be(hub, whole, tmp_path):
+    for options, message in (
+        (["--license", "Apache 2.0"], "'Apache 2.0' cannot be a licence"),
+        (["--dataset", "me/videos", "my data set"], "'my data set' cannot be the name of a data set"),
+        (["--eval_dataset", "my data set"], "'my data set' cannot be the name of a data set"),
+        (["--repo_id", "me/--x"], "'me/--x' cannot be the name of a repository"),
+        (["--eval_dataset", "UCF-101"], f"{whole} has no results that could be of 'UCF-101'"),
+    ):
+        for more in ([], ["--dry_run", tmp_path / "look"]):
+            assert message in error_of("--model", whole, "--repo_id", "me/x", *options, *more)
+    said = error_of("--model", whole, "--repo_id", "me/x", "--license", "unheard-of")  # which the Hub alone knows
+    assert "The Hub refuses the metadata of README.md" in said and "must be one of" in said
+    assert hub.repositories.keys() == {BASE}
 
 
 # Interruptions and refusals
@@ -383,6 +424,8 @@ def test_without_leave_to_write(hub, whole, monkeypatch):
     assert "the token does not permit that" in error_of(*arguments, "org/mine")
     for name in ("a/b/c", "me/--x", "me/ x", "me/x.git"):
         assert f"{name!r} cannot be the name of a repository" in error_of(*arguments, name)
+    hub.fail("GET", "/whoami", status=401, message="Invalid credentials in Authorization header")
+    assert "x cannot be made: the Hub does not know the token" in error_of(*arguments, "x")
     monkeypatch.setenv("HF_TOKEN", "hf_unknown")
     assert "the Hub does not know the token" in error_of(*arguments, "me/x")
     monkeypatch.delenv("HF_TOKEN")
@@ -443,7 +486,8 @@ def test_cards_are_valid_and_say_what_they_know(pushed):
         data = ModelCard(content).data
         assert data.library_name == "transformers" and data.pipeline_tag == "video-classification"
         assert {"zero-shot-video-classification", "ezclip"} <= set(data.tags)
-        assert "model-index" not in content and "## Results" not in content
+        assert "model-index" not in content and "## Results\n\nNone are recorded.\n" in content
+        assert "lists the model under `video-classification`" in content and "own\nscale, " in content
         assert "EZ-CLIP" in content and "ahmad2023ezclip" in content and "wang2021actionclip" not in content
         assert f'model="{repo_id}", trust_remote_code=True' in content
         assert "8 frames (exactly) of 32 × 32 pixels" in content
@@ -451,8 +495,12 @@ def test_cards_are_valid_and_say_what_they_know(pushed):
     assert whole.data.license == "mit" and trained.data.license is None
     assert whole.data.base_model is None and trained.data.base_model == BASE
     assert trained.data.base_model_relation == "adapter" and "holds the trained weights alone" in trained.text
-    assert "## Training" not in whole.text and f"## Training\n\n- Started from {BASE}.\n\n##" in trained.text
-    assert "the embeddings of 2 classes (red circle, green square)" in whole.text
+    unknown = "- How it was trained is not recorded.\n\n##"
+    assert f"## Training\n\n- What it started from is not recorded.\n{unknown}" in whole.text
+    assert f"## Training\n\n- Started from {BASE}.\n{unknown}" in trained.text
+    assert "The weights: mit." in whole.text and "The licence of the weights is not stated." in trained.text
+    assert "the embeddings of 2 classes (red circle, green square). Without `candidate_labels`" in whole.text
+    assert hub.repositories["me/whole"].head().message == "Upload EZClipModel"
 
 
 def write_json(path, content):
@@ -469,24 +517,58 @@ def test_the_card_of_an_evaluated_model(whole, tmp_path):
     arguments = ["--model", whole, "--repo_id", "me/whole", "--dry_run"]
     card, text = card_of(*arguments, tmp_path / "unnamed")
     assert card.data.eval_results is None  # an index has results of named data sets alone
-    assert "| not named | – | 62.5 | 87.5 | 1,600 |" in text and "3 videos could not be read" in text
+    assert "| top-1 (%) | top-5 (%) | videos |\n| --- | --- | --- |\n| 62.5 | 87.5 | 1,600 |\n" in text
+    assert "Of which data set these videos are is not recorded." in text and "3 videos could not be read" in text
     card, text = card_of(*arguments, tmp_path / "named", "--eval_dataset", "UCF-101", "--dataset", "me/kinetics")
     results = {result.metric_name: result for result in card.data.eval_results}
     assert results["top-1 accuracy"].metric_value == 0.625 and results["top-5 accuracy"].metric_value == 0.875
     assert {result.dataset_name for result in results.values()} == {"UCF-101"}
     assert card.data.datasets == ["me/kinetics"] and "- Data: me/kinetics." in text
+    assert "| UCF-101 | 62.5 | 87.5 | 1,600 |" in text
+    # Of a few classes top-5 is 1 whatever the model does
+    write_json(whole / "eval_results.json", scores(0.625, 1.0, 1600))
+    card, text = card_of(*arguments, tmp_path / "few", "--eval_dataset", "UCF-101")
+    assert [result.metric_name for result in card.data.eval_results] == ["top-1 accuracy"] and "top-5" not in text
+
+
+def test_the_card_of_a_model_that_transformers_trained(whole, tmp_path):
+    arguments = ["--model", whole, "--repo_id", "me/whole", "--dry_run"]
+    # What `save_metrics` and `save_state` of a `Trainer` write, without and with `compute_metrics`
+    evaluation = {"epoch": 1.0, "eval_loss": 1.5, "eval_runtime": 0.2, "eval_samples_per_second": 20.0}
+    log = [{"epoch": 1.0, "loss": 1.25, "step": 2}, {"epoch": 1.0, "train_loss": 1.2, "train_runtime": 0.3}]
+    state = {"global_step": 2, "epoch": 1.0, "train_batch_size": 4, "log_history": log}
+    write_json(whole / "eval_results.json", evaluation)
+    write_json(whole / "train_results.json", {"epoch": 1.0, "train_loss": 1.2, "train_runtime": 0.3})
+    write_json(whole / "trainer_state.json", state)
+    write_json(whole / "checkpoint-2" / "trainer_state.json", state)
+    _, text = card_of(*arguments, tmp_path / "loss")
+    assert "## Results\n\nNone are recorded." in text and "Loss at the last logged step: 1.25." in text
+    assert "- 2 steps (1 epochs)." in text and "AdamW" not in text and "The last run took" not in text
+    write_json(whole / "eval_results.json", {**evaluation, "eval_top1": 0.5, "eval_top5": 0.75})
+    write_json(whole / "train_results.json", {"epoch": 1.0, "train_loss": 1.2, "train_runtime": 42.3})
+    _, text = card_of(*arguments, tmp_path / "accuracy", "--eval_dataset", "UCF-101")
+    assert "| data set | top-1 (%) | top-5 (%) |\n| --- | --- | --- |\n| UCF-101 | 50.0 | 75.0 |\n\n" in text
+    assert "- The last run took 42 s.\n" in text
 
 
 def test_the_card_of_a_zero_shot_protocol(whole, tmp_path):
-    tests = {"hmdb51/split1": scores(0.5), "hmdb51/split2": scores(0.6), "ucf101/split1": scores(0.8)}
-    write_json(whole / "results.json", {"settings": {"learning_rate": 1e-4, "seed": 42}, "results": tests})
+    tests = {"hmdb51/split1": scores(0.5, 0.9), "hmdb51/split2": scores(0.6, 0.9), "ucf101/split1": scores(0.8)}
+    settings = {"learning_rate": 1e-4, "seed": 42, "videos of train": "5 videos, digest 0"}
+    write_json(whole / "results.json", {"settings": settings, "results": tests})
     content = {"protocol": "zero_shot", "std_ddof": 1, "experiments": {"": tests}, "summary": {}}
     write_json(whole / "protocol_results.json", content)
     card, text = card_of("--model", whole, "--repo_id", "me/whole", "--dry_run", tmp_path / "look")
     found = {(r.dataset_name, r.dataset_split): r.metric_value for r in card.data.eval_results if "1" in r.metric_name}
+    assert {r.dataset_name for r in card.data.eval_results if "5" in r.metric_name} == {"hmdb51"}
     assert found == {("hmdb51", "split1"): 0.5, ("hmdb51", "split2"): 0.6, ("ucf101", "split1"): 0.8}
-    assert "## Results, protocol zero_shot" in text and "| hmdb51 | split2 | 60.0 | 100.0 | 10 |" in text
-    assert "learning_rate 0.0001, seed 42" in text
+    assert "## Results, protocol zero_shot" in text and "| hmdb51 | split2 | 60.0 | 90.0 | 10 |" in text
+    assert (
+        "| ucf101 | split1 | 80.0 |  | 10 |" in text and "not recorded.\n\n##" not in text.partition("## Results")[2]
+    )
+    assert "AdamW, warm-up and cosine at every step: learning_rate 0.0001, seed 42" in text
+    del settings["videos of train"]  # of an evaluation, whose options of training mean nothing
+    write_json(whole / "results.json", {"settings": settings, "results": tests})
+    assert "AdamW" not in card_of("--model", whole, "--repo_id", "me/whole", "--dry_run", tmp_path / "untrained")[1]
 
 
 def test_the_card_of_one_of_several_models_of_a_protocol(whole, tmp_path):
@@ -496,12 +578,12 @@ def test_the_card_of_one_of_several_models_of_a_protocol(whole, tmp_path):
     write_json(out / "protocol_results.json", summarize("base_to_novel", results))
     write_json(out / "seed1" / "results.json", {"settings": {}, "results": results["seed1"]})
     _, text = card_of("--model", out / "seed1", "--repo_id", "me/x", "--dry_run", tmp_path / "look")
-    assert "| not named | novel | 10.0 | 100.0 | 10 |" in text
+    assert "| test | top-1 (%) | videos |" in text and "| novel | 10.0 | 10 |" in text
     assert "All 3 models of the protocol base_to_novel, of which this is one" in text
     assert "| mean | 80.0 ± 0.0 | 20.0 ± 10.0 | 32.0" in text
     shutil.copytree(whole, out / "unrelated")
     _, text = card_of("--model", out / "unrelated", "--repo_id", "me/x", "--dry_run", tmp_path / "other")
-    assert "## Results" not in text
+    assert "## Results\n\nNone are recorded." in text
 
 
 @pytest.mark.parametrize(
@@ -509,10 +591,12 @@ def test_the_card_of_one_of_several_models_of_a_protocol(whole, tmp_path):
     [
         ("eval_results.json", "{"),
         ("eval_results.json", json.dumps({"eval_top1": 62.5, "eval_top5": 1.0, "eval_samples": 1})),
-        ("eval_results.json", json.dumps({"eval_samples": 0})),
+        ("eval_results.json", json.dumps({"eval_top1": 0.5, "eval_top5": None})),
+        ("eval_results.json", json.dumps({"eval_top1": 0.5, "eval_samples": -1})),
         ("results.json", json.dumps({"results": {"": scores(0.5)}})),
         ("trainer_state.json", "[]"),
-        ("train_results.json", json.dumps({"log": []})),
+        ("trainer_state.json", json.dumps({"global_step": 1, "log_history": [{"loss": []}]})),
+        ("train_results.json", json.dumps({"performance": []})),
     ],
 )
 def test_results_that_are_none(whole, tmp_path, name, content):
@@ -540,7 +624,36 @@ def test_a_card_that_a_person_wrote_stays(hub, whole, caplog):
     run(*arguments)
     assert hub.files("me/whole")["README.md"].decode() == own and (whole / "README.md").read_text() == own
     (whole / "README.md").write_text("---\nlicense: unheard-of\n---\n")
-    assert "the Hub refuses what is pushed (Invalid metadata in README.md." in error_of(*arguments, "--overwrite_card")
+    assert "The Hub refuses the metadata of README.md" in error_of(*arguments, "--overwrite_card")
+    (whole / "README.md").write_text("---\nlicense: [\n---\n")
+    assert "The Hub refuses the metadata of README.md" in error_of(*arguments, "--overwrite_card")
+
+
+def test_cards_that_are_not_in_utf8(hub, whole, caplog):
+    latin = "# Modèle\n".encode("latin-1")
+    hub.add("me/whole", {"README.md": latin})
+    run("--model", whole, "--repo_id", "me/whole")
+    assert hub.files("me/whole")["README.md"] == latin and "changed by hand and stays" in caplog.text
+    (whole / "README.md").write_bytes(latin)
+    said = error_of("--model", whole, "--repo_id", "me/whole")
+    assert f"{whole / 'README.md'} is not text in UTF-8" in said and "Save it in UTF-8" in said
+
+
+def test_the_template_of_transformers_is_nobodys_card(hub, whole):
+    hub.add("me/whole", {})
+    template = str(create_and_tag_model_card("me/whole", tags=["video"])).encode()  # of any `push_to_hub`
+    assert b"# Model Card for Model ID" in template
+    for edited in (
+        template.replace(b"Model ID", b"Mine", 1),
+        template.replace(b"library", b"license: mit\nlibrary", 1),
+    ):
+        hub.add("me/whole", {"README.md": edited})
+        run("--model", whole, "--repo_id", "me/whole")
+        assert hub.files("me/whole")["README.md"] == edited
+    hub.add("me/whole", {"README.md": template})
+    (whole / "README.md").write_bytes(template)
+    run("--model", whole, "--repo_id", "me/whole")
+    assert b"# whole" in hub.files("me/whole")["README.md"]
 
 
 @pytest.mark.parametrize(
@@ -593,7 +706,7 @@ def test_training_ends_with_a_push(hub, training, tmp_path, capsys):
     assert hub.files("me/new")[WEIGHTS] == (tmp_path / "out" / WEIGHTS).read_bytes()
     text = hub.files("me/new")["README.md"].decode()
     results = json.loads((tmp_path / "out" / "eval_results.json").read_text())
-    assert f"| not named | – | {100 * results['eval_top1']:.1f} | 100.0 | 5 |" in text
+    assert f"| {100 * results['eval_top1']:.1f} | 5 |" in text and "top-5" not in text  # of two classes
     assert "- 2 steps of 3 videos (1 epochs)." in text
     assert "learning_rate 0.01" in text and "weight_decay 0.2" in text and "seed 42" in text
     assert "1 training videos could not be read" in text
@@ -607,7 +720,11 @@ def test_the_repository_is_made_before_training(hub, training, tmp_path, monkeyp
             run_video_zeroshot.main([*training, *more])
         return str(caught.value.code)
 
-    assert "was trained from the folder" in refused("--save_trained_only")
+    said = refused("--save_trained_only")
+    assert "was trained from the folder" in said and said.endswith(
+        "start from a name on the Hub (--model_name_or_path)."
+    )
+    assert "Leave out --save_trained_only" in said and "--whole" not in said
     assert "cannot be the name" in refused("--hub_model_id", "a/b/c")
     assert "the token does not permit that" in refused("--hub_model_id", "org/new")
     assert "cannot be made" in refused("--hub_model_id", "org/new")
