@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,9 +14,11 @@ from transformers.utils import cached_file
 
 from .configuration_ezclip import CLASS_BANK_NAME
 from .processing_ezclip import distinct_texts
+from .text_cache_ezclip import digest_texts, find_or_embed
 
 
 ENSEMBLES = ("probability", "embedding")
+MIN_CACHED_TEXTS = 1024  # a GPU embeds fewer in less time than a look at the weights takes
 NAMES = ("labels", "background_labels")  # in the metadata of the file
 # bfloat16 leaves 0.9999, dynamic quantisation to 8 bits 0.998; a trained model and its base are at 0.90 to 0.95.
 MIN_COSINE_OF_PROBES = 0.99
@@ -85,7 +88,8 @@ class ClassBank:
         descriptions: dict[str, str | list[str]] | None = None,
         include_label: bool = False,
         input_conditioning: bool = False,
-        batch_size: int = 256,
+        batch_size: int | None = None,
+        cache_dir: str | Path | None = None,
     ) -> "ClassBank":
         """
         Embed the prompts of classes, each different text once.
@@ -109,8 +113,12 @@ class ClassBank:
                 Whether the name of a class is a text beside its descriptions.
             input_conditioning (`bool`, *optional*, defaults to `False`):
                 Whether the name of a class begins each of its descriptions.
-            batch_size (`int`, *optional*, defaults to 256):
-                Texts embedded at a time.
+            batch_size (`int`, *optional*):
+                Texts embedded at a time. Defaults to 64 on a CPU, whose caches hold as many, and 256 elsewhere.
+            cache_dir (`str` or `Path`, *optional*):
+                A folder in which the embeddings of 1024 texts or more are kept, for the next run with the same
+                weights and texts; `CACHE_DIR` of `text_cache_ezclip` is the usual one. By default they are neither
+                kept nor looked for.
 
         Raises:
             `ValueError`: if labels are missing or repeated, the prompts cannot be written, or the tokenizer does not
@@ -129,15 +137,12 @@ class ClassBank:
                 "(`text_config.eos_token_id`): all texts would be one to it. Put the right number into config.json."
             )
         tokens = processor(text=texts, padding=False)
-        # Texts of like length together, so that little is padded.
-        order = sorted(range(len(texts)), key=lambda position: len(tokens["input_ids"][position]))
-        embeds = []
-        for start in range(0, len(order), batch_size):
-            batch = {name: [rows[i] for i in order[start : start + batch_size]] for name, rows in tokens.items()}
-            inputs = processor.tokenizer.pad(batch, return_tensors="pt").to(model.device)
-            embeds.append(_normalize(model.get_text_features(**inputs).pooler_output.float()))
-        embeds = torch.cat(embeds)
-        index = {texts[i]: row for row, i in enumerate(order)}
+        embed = partial(_embed_texts, model, processor.tokenizer, tokens, batch_size)
+        key = None
+        if cache_dir is not None and len(texts) >= MIN_CACHED_TEXTS:
+            key = digest_texts(model, tokens["input_ids"])
+        embeds = embed() if key is None else find_or_embed(Path(cache_dir), key, embed).to(model.device)
+        index = {text: row for row, text in enumerate(texts)}
         # Of each class (S, P, D)
         of_class = [embeds[torch.tensor([[index[text] for text in row] for row in rows])] for rows in prompts]
         if all(len(rows) == 1 for rows in prompts):
@@ -262,6 +267,20 @@ def _checked_labels(labels: Sequence[str]) -> list[str]:
     if wrong := [label for label in labels if not isinstance(label, str)]:
         raise ValueError(f"Labels are names of classes; {wrong[0]!r} is among them and is none.")
     return labels
+
+
+def _embed_texts(model, tokenizer, tokens: dict, batch_size: int | None) -> torch.FloatTensor:
+    """Embeddings of length 1, a row for each text."""
+    batch_size = batch_size or (64 if model.device.type == "cpu" else 256)
+    # Texts of like length together, so that little is padded.
+    order = sorted(range(len(tokens["input_ids"])), key=lambda position: len(tokens["input_ids"][position]))
+    embeds = []
+    for start in range(0, len(order), batch_size):
+        batch = {name: [rows[i] for i in order[start : start + batch_size]] for name, rows in tokens.items()}
+        inputs = tokenizer.pad(batch, return_tensors="pt").to(model.device)
+        embeds.append(_normalize(model.get_text_features(**inputs).pooler_output.float()))
+    embeds = torch.cat(embeds)
+    return embeds[torch.tensor(order, device=embeds.device).argsort()]
 
 
 def _normalize(embeds: torch.Tensor) -> torch.Tensor:

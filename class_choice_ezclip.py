@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from .class_bank_ezclip import ClassBank
 from .processing_ezclip import label_key, label_to_words
+from .text_cache_ezclip import CACHE_DIR
 
 
 TEXT_OPTIONS = ("hypothesis_template", "descriptions", "include_label", "input_conditioning")
@@ -112,7 +113,7 @@ class ClassChoice:
         model, processor = self.pipeline.model, self.pipeline.processor
         key = (*labels, *background), repr(texts), processor.split_camel_case, id(processor.tokenizer)
         if key not in self._kept or not self._kept[key].is_of(model):
-            self._kept[key] = ClassBank.build(model, processor, [*labels, *background], *texts)
+            self._kept[key] = ClassBank.build(model, processor, [*labels, *background], *texts, cache_dir=CACHE_DIR)
             if len(self._kept) > MAX_KEPT:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from .pipeline_ezclip import ZeroShotVideoClassificationPipeline  # noqa: F401
     from .processing_ezclip import EZClipProcessor  # noqa: F401
     from .sampling_ezclip import FrameSampler  # noqa: F401
+    from .text_cache_ezclip import find_or_embed  # noqa: F401
     from .video_ezclip import read_frames  # noqa: F401
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .limits_ezclip import check_sizes  # noqa: F401
     from .processing_ezclip import EZClipProcessor  # noqa: F401
     from .sampling_ezclip import FrameSampler  # noqa: F401
+    from .text_cache_ezclip import find_or_embed  # noqa: F401
 
 
 SCORE_OPTIONS = ("ensemble", "top_k", "min_score")
@@ -185,18 +186,20 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         if is_single_video([video]):
             raise ValueError("An image is not a video. Give a list of images, or a path.")
         try:
-            pixel_values = self.processor(videos=[video], return_tensors="pt", **read_options)["pixel_values"]
+            # Bytes, which are moved to the device and normalised there
+            inputs = self.processor(videos=[video], do_normalize=False, return_tensors="pt", **read_options)
         except VideoReadError as error:
             # Raised in `_forward`: out of a worker process it would come as another error.
             return {"pixel_values": torch.empty(0), "error": error}
-        return {"pixel_values": pixel_values, "error": None}
+        return {"pixel_values": inputs["pixel_values"], "error": None}
 
     def _forward(self, model_inputs: dict, bank: ClassBank, ensemble: str = "probability") -> dict:
         errors = model_inputs["error"]
         for error in errors if isinstance(errors, list) else [errors]:
             if error is not None:
                 raise error
-        views = model_inputs["pixel_values"].to(self.dtype)  # [B, T, 3, H, W], or [B, V, T, 3, H, W]
+        # [B, T, 3, H, W], or [B, V, T, 3, H, W]
+        views = self.processor.normalize(model_inputs["pixel_values"]).to(self.dtype)
         video_embeds = self.model.get_video_features(views.flatten(0, -5)).pooler_output
         scores = bank.probabilities(video_embeds, ensemble).unflatten(0, (len(views), -1)).mean(dim=1)
         if not scores.isfinite().all():

@@ -138,6 +138,7 @@ class EZClipProcessor(ProcessorMixin):
         fps: float | None = None,
         backend: str = "auto",
         allow_partial: bool = False,
+        do_normalize: bool = True,
         return_metadata: bool = False,
         return_tensors: str | None = None,
         **kwargs,
@@ -166,6 +167,10 @@ class EZClipProcessor(ProcessorMixin):
                 What decodes files: `"pyav"`, `"decord"`, `"torchcodec"`, or `"auto"` for the fastest that is exact.
             allow_partial (`bool`, *optional*, defaults to `False`):
                 Whether to go on with what can be decoded of a damaged or incomplete file.
+            do_normalize (`bool`, *optional*, defaults to `True`):
+                Whether to give float32 pixels as the model takes them. Without it they are the bytes `(…, T, H, W, 3)`
+                that [`~EZClipProcessor.normalize`] makes them of, a quarter of the size: to be moved, and normalised
+                where the model runs.
             return_metadata (`bool`, *optional*, defaults to `False`):
                 Whether to return `video_metadata`, a list of B [`VideoFramesMetadata`] with indices and timestamps.
             return_tensors (`str`, *optional*):
@@ -193,7 +198,7 @@ class EZClipProcessor(ProcessorMixin):
             videos = [videos] if is_single_video(videos) else videos
             if len(videos) == 0:
                 raise ValueError("`videos` is an empty list.")
-            pixels = []
+            clips = []
             if sample is None and fps is None:
                 sample = self.get_sampler(num_frames, num_clips)
             elif num_frames is not None or num_clips != 1:
@@ -202,14 +207,15 @@ class EZClipProcessor(ProcessorMixin):
                 frames, video_metadata = read_frames(
                     video, sample, start=start, end=end, fps=fps, backend=backend, allow_partial=allow_partial
                 )
-                pixels.append(self.frames_to_pixels(frames, num_clips, num_crops))
+                clips.append(self.crop_frames(frames, num_clips, num_crops))
                 metadata.append(video_metadata)
-            if len({len(clip) for clip in pixels}) > 1:
+            if len({len(clip) for clip in clips}) > 1:
                 raise ValueError(
-                    f"{[len(clip) for clip in pixels]} frames are taken of the videos, which do not make one batch. "
+                    f"{[len(clip) for clip in clips]} frames are taken of the videos, which do not make one batch. "
                     "Give them one by one, or take as many of each."
                 )
-            data["pixel_values"] = np.stack([clip.numpy() for clip in pixels])
+            frames = np.stack(clips)
+            data["pixel_values"] = self.normalize(frames).numpy() if do_normalize else frames
         if text is not None:
             data.update(self._tokenize(text, **kwargs))
         features = BatchFeature(data, tensor_type=return_tensors)
@@ -236,7 +242,17 @@ class EZClipProcessor(ProcessorMixin):
 
     def frames_to_pixels(self, frames: np.ndarray, num_clips: int = 1, num_crops: int = 1) -> torch.FloatTensor:
         """
-        The published test pixels: bicubic to the short side, centre crop, normalisation.
+        The published test pixels: [`~EZClipProcessor.crop_frames`], normalised.
+
+        Returns:
+            `torch.FloatTensor` of shape `(T, 3, crop_height, crop_width)`, or `(num_clips * num_crops, T, 3,
+            crop_height, crop_width)` if there are several views, clip by clip.
+        """
+        return self.normalize(self.crop_frames(frames, num_clips, num_crops))
+
+    def crop_frames(self, frames: np.ndarray, num_clips: int = 1, num_crops: int = 1) -> np.ndarray:
+        """
+        The published test frames: bicubic to the short side, centre crop.
 
         The crop's corner is rounded half to even, as torchvision's, where CLIP's image processor rounds down.
 
@@ -249,8 +265,8 @@ class EZClipProcessor(ProcessorMixin):
                 1 for the centre, or 3: beginning, centre and end of the longer side.
 
         Returns:
-            `torch.FloatTensor` of shape `(T, 3, crop_height, crop_width)`, or `(num_clips * num_crops, T, 3,
-            crop_height, crop_width)` if there are several views, clip by clip.
+            `np.ndarray` of shape `(T, crop_height, crop_width, 3)`, or `(num_clips * num_crops, T, crop_height,
+            crop_width, 3)` if there are several views, clip by clip: RGB frames, uint8.
         """
         if num_crops not in (1, 3):
             raise ValueError(f"`num_crops` must be 1 or 3, got {num_crops}.")
@@ -278,20 +294,28 @@ class EZClipProcessor(ProcessorMixin):
             tops = [0, *tops, height - crop_height]
         crops = [frames[:, top : top + crop_height, left : left + crop_width] for top in tops for left in lefts]
         if num_clips * num_crops == 1:
-            return self.normalize(crops[0])
+            return crops[0]
         # [num_crops, num_clips, T, H, W, 3] -> [views, T, H, W, 3]
         views = np.stack(crops).reshape(num_crops, num_clips, -1, crop_height, crop_width, 3).swapaxes(0, 1)
-        views = views.reshape(num_clips * num_crops, -1, crop_height, crop_width, 3)
-        return torch.stack([self.normalize(view) for view in views])
+        return views.reshape(num_clips * num_crops, -1, crop_height, crop_width, 3)
 
-    def normalize(self, frames: np.ndarray) -> torch.FloatTensor:
-        """Frames `(T, H, W, 3)`, uint8, as pixels `(T, 3, H, W)` with the image processor's scale, mean and std."""
+    def normalize(self, frames: np.ndarray | torch.ByteTensor) -> torch.FloatTensor:
+        """
+        Frames as pixels, with the image processor's scale, mean and standard deviation.
+
+        Args:
+            frames (`np.ndarray` or `torch.ByteTensor` of shape `(…, H, W, 3)`):
+                RGB frames, uint8.
+
+        Returns:
+            `torch.FloatTensor` of shape `(…, 3, H, W)`: float32, on the device of the frames.
+        """
         options = self.image_processor
         scale = 1.0 / options.rescale_factor if options.do_rescale else 1.0
         mean, std = (options.image_mean, options.image_std) if options.do_normalize else ((0.0,) * 3, (1.0,) * 3)
-        mean, std = (torch.tensor(values).view(3, 1, 1) * scale for values in (mean, std))
-        pixels = torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)))
-        return pixels.float().sub_(mean).div_(std)
+        pixels = torch.as_tensor(frames).movedim(-1, -3).contiguous().float()
+        mean, std = (torch.tensor(values).view(3, 1, 1).mul(scale).to(pixels.device) for values in (mean, std))
+        return pixels.sub_(mean).div_(std)
 
     @property
     def crop_size(self) -> tuple[int, int]:

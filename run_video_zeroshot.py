@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DataLoaderConfiguration, set_seed
 from transformers.utils import logging as transformers_logging
 
 from ezclip import VideoReadError
@@ -99,7 +99,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
         model.to(accelerator.device).eval()
         counts = predict_shards(
             model,
-            texts.bank(model, runner.processor, class_names),
+            texts.bank(model, runner.processor, class_names, is_kept=not args.do_train),
             source,
             runner.processor,
             output_dir,
@@ -156,6 +156,7 @@ def make_accelerator(args: RunArguments) -> Accelerator:
             mixed_precision=args.mixed_precision,
             log_with=trackers or None,
             project_dir=args.output_dir,
+            dataloader_config=DataLoaderConfiguration(non_blocking=True),
         )
     except ValueError as error:
         raise ModelError(f"--mixed_precision {args.mixed_precision} cannot be used here: {error}") from error

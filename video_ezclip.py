@@ -134,6 +134,8 @@ def read_frames(
         video = content if content is not None else row.get("path")
         if video is None and not {"path", "bytes"} & set(row):
             name = f"<row with {sorted(row)}>"
+            if "video" in row:
+                raise VideoReadError(name, "is a row of a data set.", "Give the video of it: `row['video']`.")
     if video is None:
         raise VideoReadError(name, "has neither a path nor bytes.", "Leave it out of the data set.")
     if isinstance(video, (str, os.PathLike)):
@@ -169,7 +171,11 @@ def _open_source(video, name: str):
     if isinstance(video, (bytes, bytearray, memoryview)):
         return io.BytesIO(video)
     if hasattr(video, "read"):
-        return video if hasattr(video, "seekable") and video.seekable() else io.BytesIO(video.read())
+        is_seekable = hasattr(video, "seekable") and video.seekable()
+        content = video.read(0) if is_seekable else video.read()
+        if isinstance(content, str):
+            raise VideoReadError(name, "is open as text.", 'Open it in binary mode ("rb").')
+        return video if is_seekable else io.BytesIO(content)
     if not isinstance(video, str):
         raise TypeError(
             "A video is a path, URL, bytes, file object, `datasets` row, array, tensor or list of images; got "
@@ -180,7 +186,7 @@ def _open_source(video, name: str):
             with fsspec.open(video, "rb") as remote:
                 return io.BytesIO(remote.read())
         except Exception as error:  # each file system has errors of its own
-            raise VideoReadError(name, f"cannot be fetched ({error}).", "Check the address.") from error
+            raise VideoReadError(name, f"cannot be fetched ({_cause(error)}).", "Check the address.") from error
     if not os.path.exists(video):
         raise VideoReadError(name, "does not exist.", "Check the path, or the root that it is relative to.")
     if not os.path.isfile(video):
@@ -189,6 +195,15 @@ def _open_source(video, name: str):
         raise VideoReadError(name, "is an empty file.", "Fetch it again.")
     # FFmpeg takes the beginning of "clip:1.mp4" for a protocol, but not of an absolute path.
     return os.path.abspath(video)
+
+
+def _cause(error: BaseException) -> str:
+    """Why a URL cannot be read: what file systems say of it themselves is often the address alone."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, FileNotFoundError) and error.errno is None:
+        return "it is not there"
+    return re.sub(r",? url=.*", "", str(error)) or type(error).__name__
 
 
 def _read_file(source, name: str, select, **kwargs) -> tuple[np.ndarray, VideoFramesMetadata]:

@@ -14,6 +14,7 @@ from .class_bank_ezclip import ENSEMBLES
 from .configuration_ezclip import PRESETS, TEMPORAL_HEADS, TEMPORAL_PROMPTS
 from .decoding_ezclip import BACKENDS
 from .errors import DataError
+from .labels import split_labels
 from .mappings import read_yaml
 from .protocols import PROTOCOLS
 from .training import TrainingRecipe
@@ -115,7 +116,8 @@ class DataArguments:
     )
     videos: list[str] | None = field(default=None, metadata={"help": "Video files to predict."})
     candidate_labels: list[str] | None = field(
-        default=None, metadata={"help": "Classes to predict, in place of those of the data."}
+        default=None,
+        metadata={"help": "Classes to predict, in place of those of the data; one argument is split at its commas."},
     )
     templates: list[str] | None = field(
         default=None,
@@ -153,6 +155,13 @@ class DataArguments:
     grayscale: float = field(default=0.2, metadata={"help": "Part of the training clips without colours."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many videos."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first so many videos."})
+
+    def __post_init__(self):
+        if self.candidate_labels is not None:
+            try:
+                self.candidate_labels = split_labels(self.candidate_labels)
+            except DataError as error:
+                raise DataError(f"--candidate_labels: {error}") from error
 
 
 @dataclass

@@ -5,6 +5,9 @@ gathered from all processes, and each of them computes the loss of all. A batch 
 memory is embedded twice: first without a graph, for the loss and its gradient by the embeddings, then micro-batch by
 micro-batch with one, with the same dropout masks, for the gradient of the weights (Gao et al., "Scaling Deep
 Contrastive Learning Batch Size under Memory Limited Setup", 2021).
+
+A text that several videos share is embedded once. Not so where the text tower draws dropout: there each has a mask of
+its own, as published.
 """
 
 from contextlib import nullcontext
@@ -16,6 +19,7 @@ from .modeling_ezclip import EZClipModel, video_text_losses
 
 
 EMBEDDINGS = ("video_embeds", "text_embeds", "frame_embeds")
+TEXT_INPUTS = ("input_ids", "attention_mask")
 
 
 def backward(
@@ -41,14 +45,35 @@ def backward(
     labels = batch["labels"]
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     if micro_batch_size is None or micro_batch_size >= len(labels):
-        outputs = model(**inputs)
-        embeddings = {name: outputs[name] for name in EMBEDDINGS}
+        embeddings = _embed(model, *_share_texts(inputs, accelerator.unwrap_model(model)))
         scale = accelerator.unwrap_model(model).logit_scale.exp()
         losses = _losses_of_all(model, embeddings, scale, labels, accelerator)
         accelerator.backward(losses["loss"])
     else:
         losses = _backward_in_chunks(model, inputs, labels, accelerator, micro_batch_size)
     return {name: value.detach() for name, value in losses.items()}
+
+
+def _share_texts(inputs: dict, model: EZClipModel) -> tuple[dict, list[int] | None]:
+    """Inputs with each different text once, and which of them is each video's; `None` if there is one for each."""
+    text = model.text_model
+    draws_masks = text.training and (text.config.attention_dropout > 0 or text.config.drop_path_rate > 0)
+    texts = [*map(str, torch.cat([inputs[name] for name in TEXT_INPUTS], dim=1).tolist())]
+    if draws_masks or len(set(texts)) == len(texts):
+        return inputs, None
+    first = {row: number for number, row in reversed([*enumerate(texts)])}
+    kept = sorted(first.values())
+    shared = {name: inputs[name][kept] for name in TEXT_INPUTS}
+    return {**inputs, **shared}, [kept.index(first[row]) for row in texts]
+
+
+def _embed(model: EZClipModel, inputs: dict, text_of_video: list[int] | None) -> dict[str, torch.Tensor]:
+    """The embeddings of videos, and of each its text."""
+    outputs = model(**inputs)
+    embeddings = {name: outputs[name] for name in EMBEDDINGS}
+    if text_of_video is not None:
+        embeddings["text_embeds"] = embeddings["text_embeds"][text_of_video]
+    return embeddings
 
 
 def _losses_of_all(
@@ -67,13 +92,13 @@ def _backward_in_chunks(
 ) -> dict[str, torch.Tensor]:
     starts = range(0, len(labels), size)
     chunks = [{name: value[start : start + size] for name, value in inputs.items()} for start in starts]
+    chunks = [_share_texts(chunk, accelerator.unwrap_model(model)) for chunk in chunks]
     states, embedded = [], []
     with torch.no_grad():
         for chunk in chunks:
             states.append(_get_random_states(accelerator.device))
-            outputs = model(**chunk)
-            embedded.append([outputs[name] for name in EMBEDDINGS])
-    leaves = {name: torch.cat(parts).requires_grad_() for name, parts in zip(EMBEDDINGS, zip(*embedded))}
+            embedded.append(_embed(model, *chunk))
+    leaves = {name: torch.cat([part[name] for part in embedded]).requires_grad_() for name in EMBEDDINGS}
     # A weight used outside of the model's forward: its gradient, too, is put in its place below.
     logit_scale = accelerator.unwrap_model(model).logit_scale
     scale = logit_scale.detach().exp().requires_grad_()
@@ -84,10 +109,9 @@ def _backward_in_chunks(
         is_last = number == len(chunks) - 1
         with nullcontext() if is_last else accelerator.no_sync(model):
             _set_random_states(state, accelerator.device)
-            outputs = model(**chunk)
             surrogate = sum(
-                (outputs[name] * leaves[name].grad[start : start + size].to(outputs[name].dtype)).sum()
-                for name in EMBEDDINGS
+                (value * leaves[name].grad[start : start + size].to(value.dtype)).sum()
+                for name, value in _embed(model, *chunk).items()
             )
             if is_last and logit_scale.requires_grad:
                 surrogate = surrogate + logit_scale.exp() * scale.grad

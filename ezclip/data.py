@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,10 +26,11 @@ class VideoDataset(torch.utils.data.Dataset):
     """
     Reads the videos of a split.
 
-    An item has `index`, `label`, `pixel_values` `(T, 3, H, W)`, or `(V, T, 3, H, W)` for V views; `bad_videos`, the
-    list of (index, [`VideoReadError`]) of videos that could not be read, and `partial_videos`, the list of (index,
-    reason) of those read in part. For evaluation an unreadable video has zeros for pixels; for training the next
-    readable one takes its place, so that batches stay full.
+    An item has `index`, `label`, and `frames` `(T, H, W, 3)`, or `(V, T, H, W, 3)` for V views: bytes, which
+    [`~EZClipProcessor.normalize`] makes the model's pixels of, best where it runs. `bad_videos` is the list of (index,
+    [`VideoReadError`]) of videos that could not be read, and `partial_videos` the list of (index, reason) of those
+    read in part. For evaluation the frames of an unreadable video are zeros; for training the next readable one takes
+    its place, so that batches stay full.
 
     Args:
         split ([`VideoSplit`]):
@@ -42,7 +44,7 @@ class VideoDataset(torch.utils.data.Dataset):
         seed (`int`, *optional*, defaults to 0):
             See `prompts`. The epoch is that of the last `set_epoch` before the workers of a loader start.
         transform ([`TrainTransform`], *optional*):
-            What makes training pixels of frames. By default they are those of evaluation.
+            What crops and changes frames for training. By default they are those of evaluation.
         num_clips (`int`, *optional*, defaults to 1), num_crops (`int`, *optional*, defaults to 1):
             Views of a video in evaluation, see [`EZClipProcessor`].
         read (`Callable`, *optional*):
@@ -101,17 +103,15 @@ class VideoDataset(torch.utils.data.Dataset):
             return {"index": candidate, "label": row["label"], **item}
         if self.texts:
             raise DataError(f"None of the {len(self)} training videos can be read; the last: {bad_videos[-1][1]}")
-        frames = np.zeros((self.num_clips * self.processor.num_frames, *self.processor.crop_size, 3), np.uint8)
-        pixel_values = torch.zeros_like(self._eval_pixels(frames))
+        views = () if self.num_clips * self.num_crops == 1 else (self.num_clips * self.num_crops,)
+        frames = torch.zeros(*views, self.processor.num_frames, *self.processor.crop_size, 3, dtype=torch.uint8)
         report = {"bad_videos": bad_videos, "partial_videos": []}
-        return {"index": index, "label": row["label"], "pixel_values": pixel_values, **report}
+        return {"index": index, "label": row["label"], "frames": frames, **report}
 
     def _eval_item(self, row: dict) -> dict:
         frames, metadata = self.read(row["video"], self.processor.get_sampler(num_clips=self.num_clips))
-        return {"pixel_values": self._eval_pixels(frames), "problem": metadata.problem}
-
-    def _eval_pixels(self, frames: np.ndarray) -> torch.FloatTensor:
-        return self.processor.frames_to_pixels(frames, self.num_clips, self.num_crops)
+        frames = self.processor.crop_frames(frames, self.num_clips, self.num_crops)
+        return {"frames": torch.tensor(frames), "problem": metadata.problem}
 
     def _train_item(self, row: dict, index: int) -> dict:
         seed = (self.seed, self.epoch, index)
@@ -120,11 +120,8 @@ class VideoDataset(torch.utils.data.Dataset):
         text = texts[rng.integers(len(texts))]
         sample = partial(random_frame_indices, num_frames=self.processor.num_frames, seed=(*seed, 1))
         frames, metadata = self.read(row["video"], sample)
-        if self.transform is None:
-            pixel_values = self.processor.frames_to_pixels(frames)
-        else:
-            pixel_values = self.processor.normalize(self.transform(frames, rng))
-        return {"text": text, "pixel_values": pixel_values, "problem": metadata.problem}
+        frames = self.processor.crop_frames(frames) if self.transform is None else self.transform(frames, rng)
+        return {"text": text, "frames": torch.tensor(frames), "problem": metadata.problem}
 
 
 def describe_split(split: VideoSplit, class_names: list[str] | None = None) -> str:
@@ -150,7 +147,7 @@ class VideoCollator:
         batch = {
             "index": torch.tensor([item["index"] for item in items]),
             "labels": torch.tensor([item["label"] for item in items]),
-            "pixel_values": torch.stack([item["pixel_values"] for item in items]),
+            "frames": torch.stack([item["frames"] for item in items]),
             "bad_videos": [bad for item in items for bad in item["bad_videos"]],
             "partial_videos": [partial for item in items for partial in item["partial_videos"]],
         }
@@ -161,12 +158,27 @@ class VideoCollator:
         return batch
 
 
-def make_loader(dataset: VideoDataset, batch_size: int, num_workers: int = 0, **kwargs) -> torch.utils.data.DataLoader:
-    """A loader of batches of a [`VideoDataset`], whose workers keep their memory flat; `kwargs` are the loader's."""
+def make_loader(
+    dataset: VideoDataset, batch_size: int, num_workers: int | None = 0, **kwargs
+) -> torch.utils.data.DataLoader:
+    """
+    A loader of batches of a [`VideoDataset`], whose workers keep their memory flat.
+
+    Args:
+        dataset ([`VideoDataset`]):
+            Has `processor`.
+        batch_size (`int`):
+            Videos of a batch.
+        num_workers (`int`, *optional*, defaults to 0):
+            Processes that decode; `None` is one for each core that is spare, see [`spare_cores`].
+        kwargs:
+            Those of [`~torch.utils.data.DataLoader`].
+    """
     return torch.utils.data.DataLoader(
         dataset,
         batch_size=batch_size,
-        num_workers=num_workers,
+        num_workers=spare_cores() if num_workers is None else num_workers,
+        pin_memory=torch.cuda.is_available(),
         collate_fn=VideoCollator(dataset.processor),
         worker_init_fn=_start_worker,
         # It seeds workers, which draw by seeds of their own. Taken from the common generator, that would make dropout
@@ -174,6 +186,13 @@ def make_loader(dataset: VideoDataset, batch_size: int, num_workers: int = 0, **
         generator=torch.Generator().manual_seed(0),
         **kwargs,
     )
+
+
+def spare_cores() -> int:
+    """Cores that each process of a job on this machine has beside the one it computes with: at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(max(cores // num_processes - 1, 0), 8)
 
 
 def _start_worker(worker_id: int):

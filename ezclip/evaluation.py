@@ -79,7 +79,7 @@ def predict(
     dataset: VideoDataset,
     accelerator: Accelerator | None = None,
     batch_size: int = 8,
-    num_workers: int = 0,
+    num_workers: int | None = 0,
     ensemble: str = "probability",
     strict: bool = False,
     desc: str = "Evaluating",
@@ -99,7 +99,7 @@ def predict(
         batch_size (`int`, *optional*, defaults to 8):
             Videos per process at a time.
         num_workers (`int`, *optional*, defaults to 0):
-            Processes that decode.
+            Processes that decode, see [`make_loader`].
         ensemble (`str`, *optional*, defaults to `"probability"`):
             See [`~ClassBank.probabilities`].
         strict (`bool`, *optional*, defaults to `False`):
@@ -116,7 +116,8 @@ def predict(
     gathered, report = [], ReadReport()
     for batch in tqdm(loader, desc=desc, unit="batch", disable=not accelerator.is_local_main_process):
         report.take(batch, strict)
-        probabilities = view_probabilities(model, bank, batch["pixel_values"], ensemble, accelerator)
+        views = dataset.processor.normalize(batch["frames"])
+        probabilities = view_probabilities(model, bank, views, ensemble, accelerator)
         # Drops what the last batch repeats to fill up all processes.
         gathered.append(accelerator.gather_for_metrics((batch["index"], probabilities)))
     report.gather()

@@ -243,7 +243,8 @@ class Runner:
     def evaluate(self, model: EZClipModel, split: VideoSplit, texts: Texts, name: str) -> Predictions:
         """Predict the videos of a test, with as many views as asked for."""
         model.to(self.accelerator.device).eval()
-        bank = texts.bank(model, self.processor, split.class_names)
+        # Weights that were just trained are new to every cache.
+        bank = texts.bank(model, self.processor, split.class_names, is_kept=not self.args.do_train)
         views = {"num_clips": self.data_args.num_clips, "num_crops": self.data_args.num_crops}
         dataset = VideoDataset(split, self.processor, read=self.read, **({} if name == SINGLE_VIEW else views))
         return predict(

@@ -22,7 +22,7 @@ from yaml import YAMLError
 
 from .adapters_ezclip import TrainedCheckpoint
 from .arguments import DataArguments, ModelArguments, RunArguments
-from .class_bank_ezclip import CLASS_BANK_NAME
+from .configuration_ezclip import CLASS_BANK_NAME
 from .errors import DataError, ModelError, first_line
 from .inputs import Plan, one_source
 from .model_card import CardFacts, is_hub_name, is_untouched

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,11 @@ from transformers import HfArgumentParser
 from transformers.utils import logging
 
 from . import protocols
+from .adapters_ezclip import list_some
 from .arguments import DataArguments, RunArguments, given, typed_options
 from .class_bank_ezclip import ClassBank
 from .errors import DataError
-from .labels import read_class_descriptions, read_label_list
+from .labels import check_have_words, read_class_descriptions, read_label_list
 from .mappings import check_folder_names, read_yaml
 from .modeling_ezclip import EZClipModel
 from .processing_ezclip import TEAR_TEMPLATES, TEMPLATES, EZClipProcessor, label_to_words
@@ -22,6 +24,7 @@ from .sources import VideoSplit, load_files, load_folder, load_hub_dataset, load
 from .splits import draw_classes, find_overlap, save_split, select_classes
 from .streaming import StreamedVideos, stream_hub_dataset
 from .transforms import TrainTransform
+from .video_ezclip import is_url
 
 
 logger = logging.get_logger("ezclip")
@@ -75,6 +78,7 @@ class Texts:
 
     def prompts(self, processor: EZClipProcessor, class_names: list[str]) -> list[list[list[str]]]:
         """The texts of classes, each in each template; what is wrong with them is found before the first step."""
+        check_have_words(class_names)
         if len(set(class_names)) < len(class_names):
             raise DataError(f"Classes must differ; got {class_names}.")
         try:
@@ -232,7 +236,7 @@ def load_train_splits(data_args: DataArguments) -> list[VideoSplit]:
     label_list = data_args.train_label_list or data_args.label_list
     splits = load_source(data_args, source, data_args.train_split_name, label_list, data_args.max_train_samples)
     for split in splits:
-        require_labels(split, getattr(data_args, source), "training")
+        require_labels(split, source_name(data_args, source), "training")
     return splits
 
 
@@ -243,7 +247,7 @@ def load_eval_splits(data_args: DataArguments, seeds: Iterable[int] = ()) -> lis
         data_args, source, data_args.eval_split_name, data_args.label_list, data_args.max_eval_samples
     )
     for split in splits:
-        require_labels(split, getattr(data_args, source), "evaluation")
+        require_labels(split, source_name(data_args, source), "evaluation")
     if data_args.class_subset:
         subsets = [read_label_list(path) for path in data_args.class_subset]
         return [select_classes(split, names) for split in splits for names in subsets]
@@ -270,13 +274,13 @@ def load_predict_source(data_args: DataArguments) -> VideoSplit | StreamedVideos
         name = data_args.dataset_name
     else:
         option = one_source(data_args, "validation_dir", "validation_list", "videos")
-        name = getattr(data_args, option)
+        name = source_name(data_args, option)
         splits = load_source(
             data_args, option, data_args.eval_split_name, data_args.label_list, data_args.max_eval_samples
         )
         source = one_of(splits, "--validation_list")
     if not (data_args.candidate_labels or source.class_names):
-        raise DataError(f"{name} names no classes. Give --candidate_labels.")
+        raise DataError(f"There are no classes in {name}. Give --candidate_labels.")
     return source
 
 
@@ -286,6 +290,11 @@ def load_source(
     """The videos of an option: a folder, files, a split of the data set, or those of each list."""
     value = getattr(data_args, source)
     if source == "videos":
+        if missing := [path for path in value if not (is_url(path) or os.path.exists(path))]:
+            raise DataError(
+                f"--videos: {list_some(missing)} {'is' if len(missing) == 1 else 'are'} neither file nor folder of "
+                "frames nor URL. Mend the path, or leave it out."
+            )
         splits = [load_files(value)]
     elif source in ("train_dir", "validation_dir"):
         splits = [load_folder(value)]
@@ -297,8 +306,14 @@ def load_source(
         splits = [load_hub_dataset(value, data_args.dataset_config_name, split_name, *columns, label_list)]
     splits = [split.select(max_samples) for split in splits]
     if any(len(split) == 0 for split in splits):
-        raise DataError(f"{value} has no videos.")
+        raise DataError(f"{source_name(data_args, source)} has no videos.")
     return splits
+
+
+def source_name(data_args: DataArguments, source: str) -> str:
+    """What messages call the videos of an option."""
+    value = getattr(data_args, source)
+    return list_some(value) if isinstance(value, list) else value
 
 
 def one_of(splits: list[VideoSplit], option: str) -> VideoSplit:

@@ -5,10 +5,11 @@ import io
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import DataError
-from .processing_ezclip import label_key
+from .processing_ezclip import label_key, label_to_words
 
 
 def read_label_list(path: str | Path) -> list[str]:
@@ -47,6 +48,38 @@ def read_numbered_labels(path: str | Path) -> tuple[list[str], int]:
         )
     _check_names(names.values(), path)
     return [names[i] for i in expected], first_id
+
+
+def split_labels(labels: list[str]) -> list[str]:
+    """
+    Class names as they are typed: one text holds several between commas, as in the pipeline; of several each is one.
+
+    Raises:
+        [`DataError`]: if there is none, or one that is no name.
+    """
+    if len(labels) == 1:
+        labels = [label.strip() for label in labels[0].split(",") if label.strip()]
+    if not labels:
+        raise DataError("there is no label. Give at least one name.")
+    check_have_words(labels)
+    if lopsided := [label for label in labels if label.strip().startswith(",") or label.strip().endswith(",")]:
+        raise DataError(
+            f"{lopsided[0]!r} begins or ends with a comma. Give labels as separate arguments, those of several words "
+            "in quotes; or all of them in one, between commas."
+        )
+    return labels
+
+
+def check_have_words(names: Iterable[str]):
+    """
+    That something is left of each class name in a sentence.
+
+    Raises:
+        [`DataError`]: if nothing is.
+    """
+    for name in names:
+        if not label_to_words(name):
+            raise DataError(f"A class is called {name!r}, which leaves no words for a sentence. Name it.")
 
 
 def read_class_descriptions(paths: list[str | Path]) -> dict[str, list[str]]:

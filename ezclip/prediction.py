@@ -1,5 +1,6 @@
 """Predictions for data of any size: spread over processes and nodes, written as they come, continued when cut off."""
 
+import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def predict_shards(
 
     Raises:
         [`DataError`]: if the folder was written with other settings, or cannot be written, or the source cannot be
-        read. [`VideoReadError`]: with `strict`, for the first unreadable video.
+        read, or none of its videos can. [`VideoReadError`]: with `strict`, for the first unreadable video.
     """
     accelerator = accelerator or Accelerator()
     shards = _SplitShards(source) if isinstance(source, VideoSplit) else source
@@ -130,7 +131,20 @@ def predict_shards(
                 rows, report = [], ReadReport()
             bar.update(len(batch.rows))
     processes.wait()
-    return processes.share(lambda: folder.merge(shards.num_shards, strict))
+    return processes.share(lambda: _end(folder, shards.num_shards, strict))
+
+
+def _end(folder: PredictionFolder, num_shards: int, strict: bool) -> PredictionCounts:
+    counts = folder.merge(num_shards, strict)
+    if 0 < counts.num_videos == counts.num_bad_videos:
+        path = folder.output_dir / "bad_videos.jsonl"
+        with open(path, encoding="utf-8") as file:
+            first = json.loads(file.readline())
+        raise DataError(
+            f"None of the {counts.num_videos} videos could be read, see {path}; the first: {first['video']}: "
+            f"{first['reason']}"
+        )
+    return counts
 
 
 class _SplitShards:

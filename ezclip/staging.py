@@ -9,7 +9,8 @@ from pathlib import Path
 from transformers.utils import logging
 
 from .adapters_ezclip import TrainedCheckpoint
-from .class_bank_ezclip import CLASS_BANK_NAME, ClassBank
+from .class_bank_ezclip import ClassBank
+from .configuration_ezclip import CLASS_BANK_NAME
 from .errors import ModelError
 from .loading import check_fit, explain_processor, load_model
 from .model_card import CardFacts, is_hub_name, is_untouched, make_card

@@ -141,7 +141,7 @@ def train(
     dataset: VideoDataset,
     recipe: TrainingRecipe,
     accelerator: Accelerator,
-    num_workers: int = 0,
+    num_workers: int | None = 0,
     strict: bool = False,
     output_dir: str | Path | None = None,
     resume_from: str | Path | None = None,
@@ -164,7 +164,7 @@ def train(
         accelerator (`Accelerator`):
             Device, processes and precision. It forgets the model again afterwards.
         num_workers (`int`, *optional*, defaults to 0):
-            Processes that decode.
+            Processes that decode, see [`make_loader`].
         strict (`bool`, *optional*, defaults to `False`):
             Whether the first unreadable video ends the run.
         output_dir (`str` or `Path`, *optional*):
@@ -233,6 +233,7 @@ def train(
                 for batch in accelerator.skip_first_batches(loader, num_done) if num_done else loader:
                     report.take(batch, strict)
                     del batch["index"]
+                    batch["pixel_values"] = dataset.processor.normalize(batch.pop("frames"))
                     losses = backward(prepared, batch, accelerator, recipe.micro_batch_size)
                     limit = math.inf if recipe.max_grad_norm is None else recipe.max_grad_norm
                     grad_norm = accelerator.clip_grad_norm_(prepared.parameters(), limit)

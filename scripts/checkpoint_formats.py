@@ -1,8 +1,8 @@
 """The files that the authors' code of EZ-CLIP, ActionCLIP, ViFi-CLIP and CLIP writes, told apart by their keys."""
 
+import math
 import pickle
 import re
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from ezclip.errors import ModelError
 from ezclip.loading import load_model
 
-from .inert_archive import CallRefused, read_archive
+from .inert_archive import ArchiveRefused, check_archive, read_archive
 
 
 SYSTEMS = {"ezclip": "EZ-CLIP / T2L", "actionclip": "ActionCLIP", "vificlip": "ViFi-CLIP", "clip": "CLIP"}
@@ -125,24 +125,19 @@ def _load(path: str | Path):
     if not Path(path).is_file():
         raise ModelError(f"{path} is not a file. Give the path of a checkpoint (.pt).")
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*TorchScript")  # which it does not load, and says so
+        if check_archive(path):
+            return read_archive(path)
+        try:
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # TorchScript, objects beside the tensors, or a damaged file, which can raise any
-        pass
-    try:
-        return read_archive(path)
-    except CallRefused as error:
-        raise ModelError(
-            f"{path} is refused: its pickle {error}, which no checkpoint needs and which could run code. Nothing of "
-            "it was run. Take the checkpoint from another source."
-        ) from error
+        except Exception:  # objects beside the tensors, or a damaged file, which can raise any
+            return read_archive(path)
+    except ArchiveRefused as error:
+        raise ModelError(f"{path} is refused: {error} Take the checkpoint from another source.") from error
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path} cannot be read as a PyTorch checkpoint. Is it complete, and a checkpoint? One in the format "
             "before PyTorch 1.6 that holds other objects than tensors and numbers is not loaded, because loading it "
-            "could run code. If you trust it, load it with `torch.load(…, weights_only=False)` and save its weights "
-            "alone."
+            "could run code: ask its author for the weights as safetensors, or saved by PyTorch 1.6 or later."
         ) from error
 
 
@@ -155,13 +150,22 @@ def _tensors(path: str | Path, state_dict) -> dict[str, torch.Tensor]:
         raise ModelError(
             f"{path} holds no state dict. A published checkpoint has one as `model_state_dict` or `model`, or is one."
         )
-    tensors = {}
+    tensors, num_elements, num_bytes = {}, 0, Path(path).stat().st_size
     for key, value in state_dict.items():
         key = re.sub(r"^module\.", "", str(key))
         if key in tensors:
             raise ModelError(f"{path} has {key!r} twice, with and without a 'module.' in front of it.")
-        if value.layout != torch.strided or value.is_quantized or value.is_complex():
+        if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_nested:
             raise ModelError(f"{path}: {key!r} is a tensor of another kind ({value.dtype}, {value.layout}).")
+        # A view of a few bytes can have any shape, and many tensors can be views of the same.
+        own_elements = math.prod(value.shape)
+        num_elements += own_elements
+        num_stored = 0 if value.is_meta else value.untyped_storage().nbytes() // value.element_size()
+        if own_elements > num_stored or num_elements > num_bytes:
+            raise ModelError(
+                f"{path}: {key!r} has more elements, {tuple(value.shape)}, than the file holds. Take the checkpoint "
+                "from another source."
+            )
         tensors[key] = value.float()
         if not tensors[key].isfinite().all():
             raise ModelError(f"{path}: {key!r} holds numbers that are not finite. Take an undamaged file.")

@@ -62,7 +62,8 @@ except ImportError as error:  # of scipy, which is optional
     sys.exit(f"compare.py: {error}")
 
 from run_video_zeroshot import make_accelerator, make_output_dir
-from scripts.benchmark import compare, describe_machine, measure, summarize
+from scripts.benchmarks.report import describe_machine
+from scripts.benchmarks.timing import compare, measure, summarize
 from scripts.comparison_options import MODEL_OPTIONS, TEXT_OPTIONS, VIDEO_OPTIONS, parse_args, read_systems
 from scripts.comparison_table import as_markdown
 

@@ -76,6 +76,13 @@ class TextTower(nn.Module):
         del self.model.vision_model, self.model.visual_projection, self.model.temporal_head
         self.vocab_size = model.config.text_config.vocab_size
         self.max_length = model.config.text_config.max_position_embeddings
+        eos_token_id = model.config.text_config.eos_token_id
+        if not 0 <= eos_token_id < self.vocab_size:
+            raise ModelError(
+                f"The end-of-text token of the model, {eos_token_id}, is none of its {self.vocab_size}. Mend "
+                "`eos_token_id` in its config.json."
+            )
+        self.end = self.vocab_size - 1 if eos_token_id == 2 else eos_token_id  # 2 stands for the last
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         return nn.functional.normalize(self.model.get_text_features(input_ids, attention_mask).pooler_output, dim=-1)
@@ -83,13 +90,11 @@ class TextTower(nn.Module):
     def inputs(self, batch_size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Texts of different lengths, the end of text last and padding behind it."""
         longest = self.max_length if batch_size == TRACED else (self.max_length + 3) // 2
-        eos_token_id = self.model.config.text_config.eos_token_id
-        end = self.vocab_size - 1 if eos_token_id == 2 else eos_token_id  # 2 stands for the last of the vocabulary
         lengths = torch.randint(2, longest + 1, (batch_size,), generator=generator)
         lengths[0] = longest
         places = torch.arange(longest)
         input_ids = torch.randint(0, self.vocab_size, (batch_size, longest), generator=generator)
-        input_ids = torch.where(places >= lengths[:, None] - 1, end, input_ids)
+        input_ids = torch.where(places >= lengths[:, None] - 1, self.end, input_ids)
         return {"input_ids": input_ids, "attention_mask": (places < lengths[:, None]).long()}
 
     def dynamic_shapes(self) -> dict[str, dict[int, Dim]]:
@@ -211,14 +216,14 @@ def main(argv: list[str] | None = None):
                 f"--num_frames {args.num_frames} does not fit {args.model}, which takes {own} frames. Leave the "
                 "option out."
             )
-        output_dir = Path(args.output_dir)
+        towers, output_dir = (VideoTower(model, args.num_frames), TextTower(model)), Path(args.output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
-        for tower in (VideoTower(model, args.num_frames), TextTower(model)):
+        for tower in towers:
             print(export(tower, output_dir, args.format))
     except (ModelError, ValueError) as error:
         sys.exit(f"export_model.py: {error}")
-    except FileExistsError:
-        sys.exit(f"export_model.py: --output_dir {args.output_dir} is a file. Give a folder.")
+    except OSError as error:
+        sys.exit(f"export_model.py: --output_dir {args.output_dir} cannot be written ({error}). Give another.")
 
 
 if __name__ == "__main__":

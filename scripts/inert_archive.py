@@ -5,12 +5,12 @@ those that hold the training's configuration as an object (ViFi-CLIP's yacs node
 unpickling would read them, and run code of theirs: PyTorch's own advice is to treat a TorchScript file as a program.
 A file of either kind is a zip with a pickle and the bytes of its tensors, which the unpickler below reads. It knows
 tensors and dictionaries, and makes an inert object of everything else. A pickle that calls what is no part of data, a
-system function for example, is refused, though the call would not happen: such a file was made to do harm.
+system function or another package's class for example, is refused, though the call would not happen: no checkpoint
+needs it. So is a file that unpacks to more than it has bytes.
 """
 
 import pickle
 import re
-import sys
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
@@ -37,7 +37,8 @@ DTYPES = {
 # What pickles of data call: containers, dates, paths and numbers of the standard library, NumPy's and PyTorch's arrays
 HARMLESS_CALLS = re.compile(
     r"builtins\.(bool|bytearray|bytes|complex|dict|float|frozenset|int|list|object|range|set|slice|str|tuple)"
-    r"|(collections|datetime|decimal|fractions|pathlib|uuid)\.\w+|_codecs\.encode|copyreg\._reconstructor"
+    r"|(collections|datetime|decimal|fractions|pathlib(\._local)?|uuid)\.\w+"
+    r"|_codecs\.encode|copyreg\._reconstructor"
     r"|argparse\.Namespace|types\.SimpleNamespace"
     r"|numpy(\._?core\.\w+)?\.(_reconstruct|scalar|dtype|ndarray|_frombuffer)"
     r"|torch\._utils\._rebuild_\w+|torch\.jit\._pickle\.\w+|torch\.(device|dtype|Size)"
@@ -45,8 +46,50 @@ HARMLESS_CALLS = re.compile(
 )
 
 
-class CallRefused(pickle.UnpicklingError):
-    """A pickle calls what is no part of data."""
+# Of a checkpoint the pickle has a hundred bytes a tensor; unpacked, a pickle can take sixty times its size.
+MAX_PICKLE_BYTES = 2**26
+
+
+class ArchiveRefused(pickle.UnpicklingError):
+    """A file calls what is no part of data, or would take more memory than a checkpoint of its size."""
+
+
+def check_archive(path: str | Path) -> bool:
+    """
+    That nothing in a zip file of PyTorch's takes more memory than the file has bytes, before any of it is read.
+
+    PyTorch compresses nothing but the program of TorchScript (`code/`), which is not read.
+
+    Args:
+        path (`str` or `Path`):
+            The file. One that is no zip file is not looked at.
+
+    Returns:
+        `bool`: whether it is TorchScript, which `torch.load` up to PyTorch 2.5 runs, also with `weights_only=True`.
+
+    Raises:
+        [`ArchiveRefused`]: if something in it is compressed, or larger than it may be.
+        `pickle.UnpicklingError`: if it begins as a zip file and is none.
+    """
+    with open(path, "rb") as file:
+        if file.read(2) != b"PK":
+            return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [entry for entry in archive.infolist() if "/code/" not in f"/{entry.filename}"]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise pickle.UnpicklingError(f"{path} is a damaged zip file: {error!r}") from error
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise ArchiveRefused(f"its `{entry.filename}` is compressed, which PyTorch's never are.")
+        if entry.filename.endswith(".pkl") and entry.file_size > MAX_PICKLE_BYTES:
+            raise ArchiveRefused(
+                f"its `{entry.filename}` has {entry.file_size:,} bytes, and a checkpoint's at most "
+                f"{MAX_PICKLE_BYTES:,}."
+            )
+    if sum(entry.file_size for entry in entries) > Path(path).stat().st_size:
+        raise ArchiveRefused("it says of its parts that they are larger than the whole.")
+    return any(entry.filename.rpartition("/")[2] == "constants.pkl" for entry in entries)
 
 
 def read_archive(path: str | Path) -> Any:
@@ -62,9 +105,10 @@ def read_archive(path: str | Path) -> Any:
         attributes, and what a function would have made an empty one.
 
     Raises:
-        [`CallRefused`]: if it calls a function that makes no data.
+        [`ArchiveRefused`]: if it calls a function or class that makes no data, or see [`check_archive`].
         `pickle.UnpicklingError`: if the file is not such an archive, or is damaged.
     """
+    check_archive(path)
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -72,7 +116,7 @@ def read_archive(path: str | Path) -> Any:
             with archive.open(f"{root}data.pkl") as file:
                 content = _InertUnpickler(file, archive, root).load()
         return _state_dict(content) if f"{root}constants.pkl" in names else content
-    except CallRefused:
+    except ArchiveRefused:
         raise
     except Exception as error:  # a damaged pickle can raise any
         raise pickle.UnpicklingError(f"{path} is not a readable archive of PyTorch's: {error!r}") from error
@@ -93,19 +137,20 @@ class _Uncallable(type):
     """Of classes whose objects a pickle may hold, but that it may not call."""
 
     def __call__(cls, *args, **kwargs):
-        raise CallRefused(f"calls `{cls.__name__}`")
+        raise ArchiveRefused(
+            f"its pickle calls `{cls.__name__}`, which no checkpoint needs and which could run code. Nothing of it "
+            "was run."
+        )
 
 
 def _stand_in(name: str) -> type:
-    """What stands for a class or a function that a pickle names.
-
-    Outside the standard library a capital letter tells a class, of an enumeration for example; a function is refused.
     """
-    module, _, last = name.rpartition(".")
-    is_foreign_class = module.partition(".")[0] not in sys.stdlib_module_names and last[:1].isupper()
-    if is_foreign_class or module.startswith("__torch__") or HARMLESS_CALLS.fullmatch(name):
-        return _Inert
-    return _Uncallable(name, (_Inert,), {})
+    What stands for a class or a function that a pickle names.
+
+    An object that is made without a call and then given its attributes (`NEWOBJ`, `BUILD`) can be of any class. A call
+    (`REDUCE`) is one of a pickle of data, or refused: that of an enumeration looks like that of a command.
+    """
+    return _Inert if HARMLESS_CALLS.fullmatch(name) else _Uncallable(name, (_Inert,), {})
 
 
 class _InertUnpickler(pickle.Unpickler):
@@ -129,10 +174,7 @@ class _InertUnpickler(pickle.Unpickler):
     def persistent_load(self, pid):
         _, dtype, key, *_ = pid  # "storage", its type, its name, device, number of elements
         if (dtype, key) not in self.storages:  # several tensors may be views of one
-            entry = self.archive.getinfo(f"{self.root}data/{key}")
-            if entry.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"{entry.filename} is compressed, which PyTorch's never are")
-            content = bytearray(self.archive.read(entry))
+            content = bytearray(self.archive.read(f"{self.root}data/{key}"))
             self.storages[dtype, key] = (
                 torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
             )

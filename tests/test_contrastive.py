@@ -29,11 +29,13 @@ def make_model(freeze_backbone: bool = True, temporal_head: str = "mean", **visi
     return model
 
 
-def make_batch(size: int = 16) -> dict:
+def make_batch(size: int = 16, num_texts: int = 16) -> dict:
     torch.manual_seed(1)
     return {
         "pixel_values": torch.randn(size, 8, 3, 32, 32),
-        "input_ids": torch.cat([torch.randint(0, 29, (size, 5)), torch.full((size, 1), 29)], dim=1),
+        "input_ids": torch.cat([torch.randint(0, 29, (size, 5)), torch.full((size, 1), 29)], dim=1)[
+            torch.arange(size) % num_texts
+        ],
         "attention_mask": torch.ones(size, 6, dtype=torch.long),
         "labels": torch.randint(0, 5, (size,)),
     }
@@ -102,6 +104,35 @@ def test_without_dropout_all_is_as_of_one_forward_pass(micro_batch_size):
     assert relative_error(gradients(model), gradients(expected)) < 1e-5
 
 
+@pytest.mark.parametrize("micro_batch_size", [None, 5])
+@pytest.mark.parametrize("draws_masks", [False, True])
+def test_a_text_of_several_videos_is_embedded_once(micro_batch_size, draws_masks, monkeypatch):
+    batch, seen = make_batch(), []
+    for name in ("input_ids", "attention_mask"):  # 6 texts, of one to four videos each
+        batch[name] = batch[name][[3, 3, 0, 1, 0, 3, 2, 2, 4, 4, 4, 0, 5, 3, 1, 0]]
+    batch["attention_mask"][:2, 3] = 0  # a text that is another by its mask alone
+    model = make_model(freeze_backbone=False, **dict.fromkeys(DROPOUT, 0.0))
+    model.text_model.train(draws_masks)  # which has dropout
+    embed = type(model).get_text_features
+
+    def counting(self, input_ids, *args, **kwargs):
+        seen.append(len(input_ids))
+        return embed(self, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(type(model), "get_text_features", counting)
+    torch.manual_seed(2)
+    losses, expected = in_one_graph(copy.deepcopy(model), batch, micro_batch_size or 16)
+    del seen[:]
+    torch.manual_seed(2)
+    actual = backward(model, batch, Accelerator(cpu=True), micro_batch_size)
+    if draws_masks:  # each has its own, as published
+        assert seen == ([16] if micro_batch_size is None else 2 * [5, 5, 5, 1])
+    else:
+        assert seen == ([7] if micro_batch_size is None else 2 * [3, 3, 5, 1])
+    assert actual["loss"].item() == pytest.approx(losses["loss"].item(), rel=1e-6)
+    assert relative_error(gradients(model), expected) < 1e-5
+
+
 @pytest.mark.parametrize("micro_batch_size", [None, 4])
 def test_gradients_are_scaled_once_for_float16(micro_batch_size):
     batch, model = make_batch(), make_model()
@@ -143,7 +174,7 @@ def compute_share(rank: int, world: int, port: int, micro_batch_size: int | None
     prepared = accelerator.prepare(model)
     assert isinstance(prepared, torch.nn.parallel.DistributedDataParallel)
     share = 12 // world
-    batch = {name: value[rank * share : (rank + 1) * share] for name, value in make_batch(12).items()}
+    batch = {name: value[rank * share : (rank + 1) * share] for name, value in make_batch(12, num_texts=3).items()}
     losses = backward(prepared, batch, accelerator, micro_batch_size)
     torch.save({"losses": losses, "gradients": gradients(model)}, f"{folder}/{rank}.pt")
     accelerator.end_training()
@@ -153,7 +184,7 @@ def compute_share(rank: int, world: int, port: int, micro_batch_size: int | None
 def test_processes_give_the_gradient_of_the_whole_batch(micro_batch_size, tmp_path, world=2):
     model = make_model(False, "transformer", use_temporal_shift=True, **dict.fromkeys(DROPOUT, 0.0))
     model.text_model.eval()
-    outputs = model(**make_batch(12))
+    outputs = model(**make_batch(12, num_texts=3))
     outputs.loss.backward()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

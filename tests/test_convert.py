@@ -6,9 +6,11 @@ import datetime
 import os
 import pathlib
 import random
+import struct
 import subprocess
 import sys
 import types
+import zipfile
 
 import numpy
 import pytest
@@ -18,7 +20,7 @@ from transformers import AutoModel, AutoProcessor, CLIPConfig, CLIPModel
 
 from ezclip import EZClipModel
 from ezclip.configuration_ezclip import PRESETS
-from scripts import convert_checkpoint
+from scripts import convert_checkpoint, inert_archive
 from scripts.inert_archive import read_archive
 
 from .conftest import ROOT, SHARED
@@ -257,6 +259,34 @@ class Calls:
         return self.call
 
 
+def foreign_class(monkeypatch, **methods):
+    """A class of a package that is not installed where the file is read."""
+    module = types.ModuleType("evilpkg")
+    module.Run = type("Run", (), {"__module__": "evilpkg", **methods})
+    monkeypatch.setitem(sys.modules, "evilpkg", module)
+    return module.Run
+
+
+@pytest.mark.parametrize("args", [("rm -rf",), ()])
+def test_a_call_of_a_foreign_class_is_refused(checkpoint, tmp_path, monkeypatch, args):
+    path, model = checkpoint()
+    with monkeypatch.context() as patch:
+        run = foreign_class(patch, __reduce__=lambda self: (type(self), args), __init__=lambda self, *args: None)
+        torch.save({**published_checkpoint(model), "x": run(*args)}, path)
+    said = refused(path, tmp_path)
+    assert "its pickle calls `evilpkg.Run`, which no checkpoint needs" in said and "weights_only" not in said
+
+
+def test_an_object_of_a_foreign_class_is_its_attributes(checkpoint, tmp_path, monkeypatch, capsys):
+    path, model = checkpoint()
+    with monkeypatch.context() as patch:
+        state = foreign_class(patch)()
+        state.epochs = 3
+        torch.save({**published_checkpoint(model), "state": state}, path)
+    assert_same(convert(path, tmp_path, "--model_only"), model)
+    assert read_archive(path)["state"] == {"epochs": 3} and "state" in capsys.readouterr().out.split("Left out:")[1]
+
+
 @pytest.mark.parametrize(
     ("function", "args", "named"),
     [
@@ -304,7 +334,8 @@ def test_old_files_with_objects_are_refused(checkpoint, tmp_path):
     path, model = checkpoint()
     content = {**published_checkpoint(model), "danger": RunsCode(tmp_path / "ran")}
     torch.save(content, path, _use_new_zipfile_serialization=False)
-    assert "could run code" in refused(path, tmp_path)
+    said = refused(path, tmp_path)
+    assert "could run code: ask its author for the weights as safetensors" in said and "weights_only" not in said
     assert not (tmp_path / "ran").exists()
 
 
@@ -466,6 +497,11 @@ def of_first_weight(change):
         (of_first_weight(lambda n, w: {f"module.{n}": w}), "has 'visual.conv1.weight' twice"),
         (of_first_weight(lambda n, w: {n: w.to(torch.complex64)}), "is a tensor of another kind (torch.complex64"),
         (of_first_weight(lambda n, w: {n: w.to_sparse()}), "is a tensor of another kind (torch.float32"),
+        (of_first_weight(lambda n, w: {n: torch.nested.nested_tensor([w])}), "is a tensor of another kind (torch.fl"),
+        (of_first_weight(lambda n, w: {n: torch.zeros(1).as_strided((10**10, 64), (0, 0))}), "than the file holds"),
+        (of_first_weight(lambda n, w: {n: torch.zeros(8).expand(3, 8)}), "has more elements, (3, 8), than the file"),
+        (of_first_weight(lambda n, w: {f"{n}{i}": w.view(-1)[i:] for i in range(400)}), "than the file holds"),
+        (of_first_weight(lambda n, w: {n: w.to("meta")}), "'visual.conv1.weight' has more elements, (64, 3, 16, 16)"),
         (of_first_weight(lambda n, w: {n: torch.empty(64, 3, 0, 0)}), "odd shapes"),
         (of_first_weight(lambda n, w: {"visual.positional_embedding": torch.empty(0, 64)}), "odd shapes"),
     ],
@@ -487,6 +523,41 @@ def test_damaged_archives_are_refused(tmp_path):
         path.write_bytes(damaged[: rng.choice([len(damaged), len(damaged) // 2])])
         with pytest.raises(SystemExit, match="convert_checkpoint.py: "):
             convert(path, tmp_path, "--model_only")
+
+
+def repacked(path, change):
+    """A zip file with the same parts, each under what `change` says of its name and content."""
+    with zipfile.ZipFile(path) as archive:
+        parts = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts:
+            archive.writestr(name, *change(name, content))
+
+
+@pytest.mark.parametrize("beside", [{}, {"config": argparse.Namespace(epochs=10)}])
+def test_archives_that_unpack_to_more_than_they_are_are_refused(checkpoint, tmp_path, monkeypatch, beside):
+    path, _ = checkpoint(change=lambda content: {**content, **beside})
+    content = path.read_bytes()
+
+    def deflated(part):
+        return lambda name, content: (content, zipfile.ZIP_DEFLATED if part in name else zipfile.ZIP_STORED)
+
+    for part in ("data.pkl", "data/0"):
+        path.write_bytes(content)
+        repacked(path, deflated(part))
+        assert f"{part}` is compressed, which PyTorch's never are. Take" in refused(path, tmp_path)
+
+    path.write_bytes(content)
+    with zipfile.ZipFile(path) as archive:
+        size = next(entry for entry in archive.infolist() if entry.filename.endswith("/data/0")).file_size
+    # In the directory at the end, which is what is read of it
+    start = content.index(b"PK\x01\x02")
+    path.write_bytes(content[:start] + content[start:].replace(struct.pack("<I", size), struct.pack("<I", 2**31)))
+    assert "larger than the whole" in refused(path, tmp_path)
+
+    path.write_bytes(content)
+    monkeypatch.setattr(inert_archive, "MAX_PICKLE_BYTES", 1000)
+    assert "data.pkl` has " in (said := refused(path, tmp_path)) and "a checkpoint's at most 1,000" in said
 
 
 def test_tensors_of_an_archive_may_share_their_storage(tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from ezclip import EZClipProcessor, VideoReadError
-from ezclip.data import VideoCollator, VideoDataset
+from ezclip.data import VideoCollator, VideoDataset, make_loader
 from ezclip.errors import DataError
 from ezclip.isolation import IsolatedReader
 from ezclip.labels import read_class_descriptions, read_label_list
@@ -151,7 +151,7 @@ def test_file_names_need_not_be_utf8(clip_folder, tmp_path, tiny_folder):
     split = load_folder(os.fsdecode(folder))
     assert split.videos["name"][0].endswith(r"red \udce9/clip_\udcff.mp4")
     dataset = VideoDataset(split, EZClipProcessor.from_pretrained(tiny_folder))
-    assert dataset[0]["bad_videos"] == [] and dataset[0]["pixel_values"].std() > 0
+    assert dataset[0]["bad_videos"] == [] and dataset[0]["frames"].float().std() > 0
 
 
 def test_list_errors(clip_folder, tmp_path, label_list):
@@ -353,7 +353,7 @@ def test_an_unreadable_video_is_reported_and_replaced_for_training(clip_folder, 
     item = VideoDataset(split, processor)[0]
     ((index, error),) = item["bad_videos"]
     assert index == 0 and isinstance(error, VideoReadError) and error.video.endswith("broken.mp4")
-    assert item["index"] == 0 and item["pixel_values"].abs().max() == 0
+    assert item["index"] == 0 and item["frames"].max() == 0
 
     prompts = [[["green square", "a green square"]], [["red circle", "a red circle"]]]
     training = VideoDataset(split, processor, prompts)
@@ -362,7 +362,7 @@ def test_an_unreadable_video_is_reported_and_replaced_for_training(clip_folder, 
     assert [item["label"] for item in items] == [0, 0, 0, 1, 1, 1]
     assert all(["green square", "red circle"][item["label"]] in item["text"] for item in items)
     batch = VideoCollator(processor)(items)
-    assert batch["pixel_values"].shape == (6, 8, 3, 32, 32)
+    assert batch["frames"].shape == (6, 8, 32, 32, 3) and batch["frames"].dtype == torch.uint8
     assert batch["input_ids"].shape == batch["attention_mask"].shape
     assert [index for index, _ in batch["bad_videos"]] == [0]
 
@@ -376,7 +376,7 @@ def test_training_items_depend_on_seed_epoch_and_index_alone(clip_folder, tiny_f
     def draw(seed, epoch):
         dataset = VideoDataset(split, processor, prompts, seed)
         dataset.set_epoch(epoch)
-        return [(item["text"], item["pixel_values"].sum().item()) for item in map(dataset.__getitem__, (3, 1, 5))]
+        return [(item["text"], item["frames"].sum().item()) for item in map(dataset.__getitem__, (3, 1, 5))]
 
     assert draw(0, 0) == draw(0, 0)
     assert draw(0, 0) != draw(0, 1)
@@ -405,7 +405,7 @@ def test_training_draws_from_all_texts_of_a_class(clip_folder, tiny_folder):
 def test_batches_say_nothing_of_texts_that_are_cut(tiny_folder, caplog, monkeypatch):
     monkeypatch.setattr(logging.get_logger("ezclip"), "propagate", True)
     processor = EZClipProcessor.from_pretrained(tiny_folder)
-    item = {"index": 0, "label": 0, "pixel_values": torch.zeros(1), "bad_videos": [], "partial_videos": []}
+    item = {"index": 0, "label": 0, "frames": torch.zeros(1), "bad_videos": [], "partial_videos": []}
     batch = VideoCollator(processor)([{**item, "text": "a photo of " * 9}, {**item, "text": "red"}])
     assert batch["input_ids"].shape == (2, processor.tokenizer.model_max_length) and caplog.text == ""
 
@@ -427,14 +427,23 @@ def test_training_pixels_are_the_same_for_any_number_of_workers(clip_folder, tin
         loader = torch.utils.data.DataLoader(
             dataset, batch_size=2, num_workers=num_workers, collate_fn=VideoCollator(processor)
         )
-        batches.append(torch.cat([batch["pixel_values"] for batch in loader]))
+        batches.append(torch.cat([batch["frames"] for batch in loader]))
     assert torch.equal(batches[0], batches[1]) and torch.equal(batches[0], batches[2])
-    assert batches[0].shape == (6, 8, 3, 32, 32)
+    assert batches[0].shape == (6, 8, 32, 32, 3)
     dataset.set_epoch(3)
-    assert not torch.equal(dataset[1]["pixel_values"], batches[0][1])
+    assert not torch.equal(dataset[1]["frames"], batches[0][1])
 
 
-def test_training_pixels_are_the_transformed_frames(clip_folder, tiny_folder):
+def test_each_further_core_decodes(clip_folder, tiny_folder, monkeypatch):
+    dataset = VideoDataset(load_folder(clip_folder), EZClipProcessor.from_pretrained(tiny_folder))
+    for cores, processes, expected in ((1, 1, 0), (2, 1, 1), (2, 2, 0), (16, 2, 7), (64, 1, 8)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, cores=cores: set(range(cores)), raising=False)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        assert make_loader(dataset, 2, None).num_workers == expected
+        assert make_loader(dataset, 2, 3).num_workers == 3
+
+
+def test_training_frames_are_transformed(clip_folder, tiny_folder):
     processor = EZClipProcessor.from_pretrained(tiny_folder)
     whole = TrainTransform((32, 32), horizontal_flip_prob=0, color_jitter_prob=0, grayscale_prob=0, scales=(1,))
     path = str(clip_folder / "red_circle" / "a.mp4")
@@ -442,16 +451,13 @@ def test_training_pixels_are_the_transformed_frames(clip_folder, tiny_folder):
     frames, _ = read_frames(path)
     # Each is one of 12 frames, in order, a square of 48 x 48 out of 48 x 64.
     taken = []
-    for pixels in item["pixel_values"]:
+    for taken_frame in item["frames"]:
         candidates = [
             (index, left)
             for index, frame in enumerate(frames)
             for left in (0, 4, 8, 12, 16)
-            if torch.equal(
-                processor.normalize(
-                    np.asarray(Image.fromarray(frame[:, left : left + 48]).resize((32, 32), Image.BILINEAR))[None]
-                )[0],
-                pixels,
+            if np.array_equal(
+                Image.fromarray(frame[:, left : left + 48]).resize((32, 32), Image.BILINEAR), taken_frame
             )
         ]
         taken += candidates

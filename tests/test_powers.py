@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import json
 import pickle
 import warnings
 
@@ -416,7 +417,19 @@ def test_what_is_not_exported_is_told(tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(export_model, "find_spec", lambda name: None if name == "onnxscript" else name)
     said = refused("--model", str(tiny_folder), "--format", "onnx")
     assert said.endswith("--format onnx needs onnxscript: python -m pip install onnxscript")
+    make_model("clip").save_pretrained(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["text_config"]["eos_token_id"] = 49407
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    said = refused("--model", str(tmp_path / "model"), "--format", "torch_export")
+    assert "The end-of-text token of the model, 49407, is none of its 30" in said
     assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("")
+    for output_dir, reason in (("file", "File exists"), ("file/sub", "Not a directory")):
+        said = refused(
+            "--model", str(tiny_folder), "--format", "torch_export", "--output_dir", f"{tmp_path}/{output_dir}"
+        )
+        assert f"{output_dir} cannot be written" in said and reason in said
 
 
 def test_frames_of_an_export_where_the_weights_do_not_tell(tmp_path):

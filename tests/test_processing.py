@@ -72,6 +72,22 @@ def test_videos_and_texts_in_one_call(tiny_folder):
     assert isinstance(processor(videos=clips[0], return_tensors="np").pixel_values, np.ndarray)
 
 
+@pytest.mark.parametrize("views", [{}, {"num_clips": 2, "num_crops": 3}])
+def test_bytes_are_normalised_later(tiny_folder, views):
+    processor = EZClipProcessor.from_pretrained(tiny_folder)
+    clips = [random_clip(0), random_clip(1)]
+    frames = processor(videos=clips, do_normalize=False, return_tensors="pt", **views).pixel_values
+    pixels = processor(videos=clips, return_tensors="pt", **views).pixel_values
+    assert frames.dtype == torch.uint8 and frames.shape == (*pixels.shape[:-3], 32, 32, 3)
+    assert torch.equal(processor.normalize(frames), pixels)
+    # By the definition
+    options = processor.image_processor
+    expected = (frames.double() / 255 - torch.tensor(options.image_mean)) / torch.tensor(options.image_std)
+    torch.testing.assert_close(pixels.double(), expected.movedim(-1, -3), atol=1e-6, rtol=0)
+    options.do_rescale = options.do_normalize = False
+    assert torch.equal(processor.normalize(frames), frames.movedim(-1, -3).float())
+
+
 def test_frames_can_be_chosen(tiny_folder):
     processor = EZClipProcessor.from_pretrained(tiny_folder)
     clip = random_clip(0)

@@ -149,13 +149,25 @@ def test_ensembles_and_descriptions(evaluation, tmp_path):
 def test_prediction_without_labels(tiny_folder, clip_folder, tmp_path):
     out = run(
         *("--model_name_or_path", tiny_folder, "--do_predict", "--output_dir", tmp_path, "--top_k", 2),
-        *("--videos", clip_folder / "red_circle" / "a.mp4", clip_folder / "gone.mp4"),
+        *("--videos", clip_folder / "red_circle" / "a.mp4", clip_folder / "GreenSquare" / "broken.mp4"),
         *("--candidate_labels", "red circle", "green square", "blue square"),
     )
     (line,) = read_lines(out / "predictions.jsonl")
     assert line["video"].endswith("a.mp4") and "label" not in line and len(line["predictions"]) == 2
-    assert "does not exist" in read_lines(out / "bad_videos.jsonl")[0]["reason"]
+    assert "is cut off" in read_lines(out / "bad_videos.jsonl")[0]["reason"]
     assert not (out / "eval_results.json").exists()
+
+
+def test_labels_between_commas_are_those_of_separate_arguments(tiny_folder, clip_folder, tmp_path):
+    arguments = ["--model_name_or_path", tiny_folder, "--do_predict", "--videos", clip_folder / "red_circle" / "a.mp4"]
+    lines = [
+        read_lines(
+            run(*arguments, "--output_dir", tmp_path / str(len(labels)), "--candidate_labels", *labels)
+            / "predictions.jsonl"
+        )
+        for labels in (["red circle", "green square"], ["red circle, green square,"])
+    ]
+    assert lines[0] == lines[1] and len(lines[0][0]["predictions"]) == 2
 
 
 def cut_off(path, source):
@@ -373,7 +385,24 @@ def test_list_folder_and_parquet_of_real_clips_agree(tmp_path):
         (["--do_eval"], "--model_name_or_path is needed"),
         (["--do_eval", "--model_name_or_path", "MODEL"], "Give one of --dataset_name, --validation_dir"),
         (["--do_eval", "--model_name_or_path", "MODEL", "--validation_dir", "x"], "x is not a folder"),
-        (["--do_predict", "--model_name_or_path", "MODEL", "--videos", "x.mp4"], "Give --candidate_labels"),
+        (
+            ["--do_predict", "--model_name_or_path", "MODEL", "--videos", "CLIP", "CLIP"],
+            "no classes in CLIP, CLIP. Give --candidate_labels",
+        ),
+        (
+            ["--do_predict", "--model_name_or_path", "no/model", "--videos", "CLIP", "nope.mp4"]
+            + ["--candidate_labels", "a", "b"],
+            "--videos: nope.mp4 is neither file nor folder of frames nor URL. Mend the path",
+        ),
+        (["--do_predict", "--candidate_labels", ""], "--candidate_labels: there is no label"),
+        (["--do_predict", "--candidate_labels", "a", ""], "--candidate_labels: A class is called '', which leaves"),
+        (["--do_predict", "--candidate_labels", "a, _"], "--candidate_labels: A class is called '_', which leaves"),
+        (["--do_predict", "--candidate_labels", "a,", "b"], "'a,' begins or ends with a comma. Give labels as sep"),
+        (
+            ["--do_predict", "--model_name_or_path", "MODEL", "--validation_list", "NAMELESS"]
+            + ["--label_list", "NAMELESS_LABELS"],
+            "A class is called '__', which leaves no words",
+        ),
         (["--do_eval", "--model_name_or_path", "no/model", "--validation_dir", "CLIPS"], "No model at 'no/model'"),
         (
             ["--do_train", "--model_name_or_path", "MODEL", "--train_dir", "CLIPS"],
@@ -419,8 +448,12 @@ def test_list_folder_and_parquet_of_real_clips_agree(tmp_path):
 )
 def test_bad_arguments_are_named(arguments, message, tiny_folder, clip_folder, tmp_path, capsys):
     places = {"MODEL": tiny_folder, "CLIPS": clip_folder, "FLAT": clip_folder / "red_circle"}
+    places |= {"CLIP": clip_folder / "red_circle" / "a.mp4", "NAMELESS": tmp_path / "list.txt"}
+    places |= {"NAMELESS_LABELS": tmp_path / "labels.csv"}
+    places["NAMELESS"].write_text(f"{places['CLIP']} 12 0\n")
+    places["NAMELESS_LABELS"].write_text("0,red_circle\n1,__\n")
     arguments = [places.get(argument, argument) for argument in arguments]
-    said = error_of(capsys, *arguments, "--output_dir", tmp_path / "out")
+    said = error_of(capsys, *arguments, "--output_dir", tmp_path / "out").replace(str(places["CLIP"]), "CLIP")
     assert message in said and "Traceback" not in said
 
 
@@ -511,6 +544,11 @@ def test_nothing_readable_is_an_error(evaluation, tmp_path, capsys):
     arguments = [tmp_path / "bad" if a == evaluation[3] else a for a in evaluation]
     assert "None of the 2 videos could be read" in error_of(capsys, *arguments)
     assert len(read_lines(tmp_path / "out" / "bad_videos.jsonl")) == 2
+    videos = ["--do_predict", "--videos", tmp_path / "bad/a/1.mp4", tmp_path / "bad/b/2.mp4"]
+    said = error_of(capsys, *arguments[:2], *videos, "--candidate_labels", "x, y", "--output_dir", tmp_path / "p")
+    assert (
+        f"None of the 2 videos could be read, see {tmp_path}/p/bad_videos.jsonl; the first: {videos[2]}: is " in said
+    )
 
 
 def test_prediction_of_a_list_with_ids_and_no_names(evaluation, clip_folder, tmp_path):

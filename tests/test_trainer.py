@@ -88,7 +88,7 @@ def test_what_the_example_saved_is_what_it_trained(finished):
     in_memory, from_disk = finished["trainer"].model.eval(), finished["model"].eval()
     item = finished["trainer"].eval_dataset[0]
     inputs = finished["processor"](text=["a red circle", "a green square moving left"], return_tensors="pt")
-    inputs["pixel_values"] = item["pixel_values"][None]
+    inputs["pixel_values"] = finished["processor"].normalize(item["frames"][None])
     with torch.no_grad():
         assert torch.equal(in_memory(**inputs).logits_per_video, from_disk(**inputs).logits_per_video)
 

@@ -67,8 +67,12 @@ def test_url(clip, loopback_server):
     with loopback_server(clip.parent) as address:
         frames, _ = read_frames(f"{address}/{clip.name.replace('#', '%23').replace(' ', '%20')}", eight)
         assert np.array_equal(frames, expected)
-        with pytest.raises(VideoReadError, match=r"none.mp4: cannot be fetched"):
+        with pytest.raises(
+            VideoReadError, match=r"none.mp4: cannot be fetched \(404, message='File not found'\)\. Check"
+        ):
             read_frames(f"{address}/none.mp4", eight)
+    with pytest.raises(VideoReadError, match=r"none.mp4: cannot be fetched \(.*Connect call failed"):
+        read_frames(f"{address}/none.mp4", eight)
 
 
 @pytest.mark.parametrize("form", ["img_{:05d}.jpg", "frame_{}.jpg", "{:06d}.jpg", "{}.png"])
@@ -130,6 +134,9 @@ def test_grey_and_alpha():
         (None, "has neither a path nor bytes"),
         ({"path": None, "bytes": None}, "has neither a path nor bytes"),
         ({"path": "clip.mp4", "bytes": b"no video"}, "clip.mp4: is not a video file"),
+        ({"video": {"path": "clip.mp4"}, "label": 3}, r"\['label', 'video'\]>: is a row .*: `row\['video'\]`\.$"),
+        ({"label": 3}, r"<row with \['label'\]>: has neither a path nor bytes"),
+        (io.StringIO("text"), 'is open as text. Open it in binary mode \\("rb"\\)'),
         (b"no video", "<8 bytes>: is not a video file"),
         (np.zeros((8, 32, 32), np.uint8), "is not a video"),
         (np.zeros((0, 8, 8, 3), np.uint8), "is not a video"),
@@ -143,6 +150,14 @@ def test_grey_and_alpha():
 def test_bad_input_is_named(video, message):
     with pytest.raises(VideoReadError, match=message):
         read_frames(video, eight)
+
+
+def test_text_files_are_named(clip):
+    with open(clip, encoding="latin-1") as file, pytest.raises(VideoReadError, match="co.mp4: is open as text"):
+        read_frames(file, eight)
+    pipe = subprocess.Popen(["cat", clip], stdout=subprocess.PIPE, encoding="latin-1").stdout
+    with pytest.raises(VideoReadError, match="is open as text"):
+        read_frames(pipe, eight)
 
 
 def test_folder_without_frames_is_named(tmp_path):
