@@ -212,7 +212,10 @@ class RunArguments(TrainingRecipe):
     )
     top_k: int = field(default=5, metadata={"help": "Labels written for each video."})
     strict: bool = field(default=False, metadata={"help": "Stop at the first video that cannot be read."})
-    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that decode, for each process."})
+    dataloader_num_workers: int | None = field(
+        default=None,
+        metadata={"help": "Processes that decode, for each process; by default one for each further core, at most 8."},
+    )
     mixed_precision: str | None = field(
         default=None, metadata={"help": "Precision of the computation.", "choices": ["no", "fp16", "bf16"]}
     )

@@ -13,7 +13,7 @@ from transformers.utils import logging
 from . import protocols
 from .adapters_ezclip import list_some
 from .arguments import DataArguments, RunArguments, given, typed_options
-from .class_bank_ezclip import ClassBank
+from .class_bank_ezclip import CACHE_DIR, ClassBank
 from .errors import DataError
 from .labels import check_have_words, read_class_descriptions, read_label_list
 from .mappings import check_folder_names, read_yaml
@@ -86,9 +86,13 @@ class Texts:
         except ValueError as error:
             raise DataError(str(error)) from error
 
-    def bank(self, model: EZClipModel, processor: EZClipProcessor, class_names: list[str]) -> ClassBank:
-        """The embeddings of classes."""
-        return ClassBank.build(model, processor, class_names, *self._settings)
+    def bank(
+        self, model: EZClipModel, processor: EZClipProcessor, class_names: list[str], is_kept: bool = False
+    ) -> ClassBank:
+        """The embeddings of classes; kept for the next run with these weights, if one is to be expected."""
+        return ClassBank.build(
+            model, processor, class_names, *self._settings, cache_dir=CACHE_DIR if is_kept else None
+        )
 
     @property
     def _settings(self) -> tuple:

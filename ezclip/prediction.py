@@ -43,7 +43,7 @@ def predict_shards(
     accelerator: Accelerator | None = None,
     *,
     batch_size: int = 8,
-    num_workers: int = 0,
+    num_workers: int | None = 0,
     ensemble: str = "probability",
     top_k: int = 5,
     part_size: int = 256,
@@ -82,7 +82,7 @@ def predict_shards(
         batch_size (`int`, *optional*, defaults to 8):
             Videos per process at a time.
         num_workers (`int`, *optional*, defaults to 0):
-            Processes that decode, for each process.
+            Processes that decode, for each process, see [`make_loader`].
         ensemble (`str`, *optional*, defaults to `"probability"`):
             See [`~ClassBank.probabilities`].
         top_k (`int`, *optional*, defaults to 5):
@@ -123,7 +123,7 @@ def predict_shards(
         for inputs in make_loader(reader, 1, num_workers, batch_sampler=batches):
             batch = batches.drawn.popleft()
             report.take(inputs, strict)
-            views = inputs["pixel_values"].to(accelerator.device)
+            views = processor.normalize(inputs["frames"].to(accelerator.device, non_blocking=True))
             scores = view_probabilities(model, bank, views, ensemble, accelerator).cpu().numpy()
             rows += [_as_row(*item, report, bank.labels, top_k) for item in zip(batch.positions, batch.rows, scores)]
             if batch.ends_part:
