@@ -23,8 +23,6 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import (
     CLIPAttention,
-    CLIPEncoder,
-    CLIPEncoderLayer,
     CLIPPreTrainedModel,
     CLIPTextEmbeddings,
     CLIPVisionEmbeddings,
@@ -48,6 +46,7 @@ from .adapters_ezclip import (
 )
 from .configuration_ezclip import CLASS_BANK_NAME, EZClipConfig, EZClipTextConfig, EZClipVisionConfig
 from .heads_ezclip import HEADS, EZClipMeanHead, make_temporal_head
+from .layers_ezclip import EZClipAdapter, EZClipEncoder, EZClipLayer, EZClipVisionLayer
 
 
 if TYPE_CHECKING:
@@ -201,140 +200,6 @@ def video_text_losses(
     loss_motion = motion_loss(frame_embeds)
     loss = (loss_video + loss_text) / 2 + motion_loss_weight * loss_motion
     return {"loss": loss, "loss_video": loss_video, "loss_text": loss_text, "loss_motion": loss_motion}
-
-
-class EZClipDropPath(nn.Module):
-    """Stochastic depth by sample: a residual branch is dropped for a whole video, all its frames together.
-
-    (The original's "DropPath" runs on (L, N, D) tensors and so drops token positions.)
-    """
-
-    def __init__(self, rate: float):
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, hidden_states: torch.Tensor, num_frames: int = 1) -> torch.Tensor:
-        if self.rate == 0.0 or not self.training:
-            return hidden_states
-        num_samples = hidden_states.shape[0] // num_frames
-        keep = hidden_states.new_empty((num_samples, 1, 1)).bernoulli_(1.0 - self.rate).div_(1.0 - self.rate)
-        return hidden_states * keep.repeat_interleave(num_frames, dim=0)
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate}"
-
-
-class EZClipAdapter(nn.Module):
-    """Bottleneck with an exact GELU ("Adapter"; the caller adds the skip). The identity's zero when fresh."""
-
-    def __init__(self, config: EZClipTextConfig | EZClipVisionConfig):
-        super().__init__()
-        bottleneck = int(config.hidden_size * config.adapter_ratio)
-        self.down_proj = nn.Linear(config.hidden_size, bottleneck)
-        self.up_proj = nn.Linear(bottleneck, config.hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.up_proj(nn.functional.gelu(self.down_proj(hidden_states)))
-
-
-class EZClipLayer(CLIPEncoderLayer):
-    """CLIP's block with an adapter between attention and MLP, and dropout that grows with depth."""
-
-    def __init__(self, config: EZClipTextConfig | EZClipVisionConfig, layer_idx: int):
-        super().__init__(config)
-        depth = layer_idx / max(config.num_hidden_layers - 1, 1)
-        self.self_attn.dropout = config.attention_dropout * depth
-        self.drop_path = EZClipDropPath(config.drop_path_rate * depth)
-        self.adapter = EZClipAdapter(config) if config.use_adapter else None
-
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
-        attn_output, _ = self.self_attn(self.layer_norm1(hidden_states), attention_mask, **kwargs)
-        return self.adapt_and_mix(hidden_states + self.drop_path(attn_output))
-
-    def adapt_and_mix(self, hidden_states: torch.Tensor, num_frames: int = 1) -> torch.Tensor:
-        """The block after its attention: adapter and MLP, each with its residual."""
-        if self.adapter is not None:
-            hidden_states = hidden_states + self.adapter(hidden_states)
-        return hidden_states + self.drop_path(self.mlp(self.layer_norm2(hidden_states)), num_frames)
-
-
-class EZClipVisionLayer(EZClipLayer):
-    """A vision block that reads time: by a prompted token per frame, by attention over time, or by a shift."""
-
-    def __init__(self, config: EZClipVisionConfig, layer_idx: int):
-        super().__init__(config, layer_idx)
-        prompted = config.temporal_prompt == "deep" or (config.temporal_prompt == "shallow" and layer_idx == 0)
-        # "T_prompt_embeddings[layer_idx]"
-        self.temporal_prompt = nn.Parameter(torch.empty(config.num_frames, config.hidden_size)) if prompted else None
-        self.temporal_prompt_dropout = nn.Dropout(config.temporal_prompt_dropout)
-        self.temporal_prompt_init_range = config.temporal_prompt_init_range
-        self.temporal_adapter = EZClipAdapter(config) if config.use_temporal_adapter else None
-        self.use_temporal_shift = config.use_temporal_shift
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,  # [B * T, L, D]
-        attention_mask: torch.Tensor | None = None,
-        num_frames: int = 1,
-        **kwargs,
-    ):
-        length = hidden_states.shape[1]
-        if self.use_temporal_shift:
-            hidden_states = self.shift_over_time(hidden_states, num_frames)
-        if self.temporal_adapter is not None:
-            hidden_states = hidden_states + self.temporal_adapter(self.attend_over_time(hidden_states, num_frames))
-        tokens = hidden_states
-        if self.temporal_prompt is not None:
-            tokens = torch.cat([hidden_states, self.temporal_tokens(hidden_states, num_frames)], dim=1)
-        attn_output, _ = self.self_attn(self.layer_norm1(tokens), attention_mask, **kwargs)
-        hidden_states = hidden_states + self.drop_path(attn_output[:, :length], num_frames)
-        return self.adapt_and_mix(hidden_states, num_frames)
-
-    def temporal_tokens(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """One token a frame, from the frame's prompt and the mean of its tokens, after attention among the T of them.
-
-        The attention is the block's own, without a residual.
-        """
-        batch_frames, _, dim = hidden_states.shape
-        summaries = hidden_states.mean(dim=1).view(-1, num_frames, dim)  # [B, T, D]
-        summaries = summaries + self.temporal_prompt_dropout(self.temporal_prompt)
-        # `forward`, not `__call__`: the block's recorded attention is the one over its tokens.
-        summaries, _ = self.self_attn.forward(self.layer_norm1(summaries))
-        return self.drop_path(summaries).reshape(batch_frames, 1, dim)
-
-    def shift_over_time(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """Patches with an eighth of their channels from the next frame and one from the previous, zero at the ends.
-
-        ("TemporalShift"; the CLS token and the other channels stay.)
-        """
-        by_video = hidden_states.view(-1, num_frames, *hidden_states.shape[1:])  # [B, T, L, D]
-        cls_token, patches = by_video[:, :, :1], by_video[:, :, 1:]
-        eighth = patches.shape[-1] // 8
-        nothing = torch.zeros_like(patches[:, :1])
-        following = torch.cat([patches[:, 1:], nothing], dim=1)[..., :eighth]
-        previous = torch.cat([nothing, patches[:, :-1]], dim=1)[..., eighth : 2 * eighth]
-        patches = torch.cat([following, previous, patches[..., 2 * eighth :]], dim=-1)
-        return torch.cat([cls_token, patches], dim=2).flatten(0, 1)
-
-    def attend_over_time(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """The block's own attention among the T tokens that share a position.
-
-        (The original adds its (T B) result to (B T) data, which mixes the videos of a batch.)
-        """
-        batch_frames, length, dim = hidden_states.shape
-        tracks = self.layer_norm1(hidden_states).view(-1, num_frames, length, dim).transpose(1, 2)  # [B, L, T, D]
-        attended, _ = self.self_attn.forward(tracks.reshape(-1, num_frames, dim))
-        return attended.view(-1, length, num_frames, dim).transpose(1, 2).reshape(batch_frames, length, dim)
-
-
-class EZClipEncoder(CLIPEncoder):
-    """CLIP's encoder over EZ-CLIP's blocks; extra keyword arguments reach every block."""
-
-    def __init__(self, config: EZClipTextConfig | EZClipVisionConfig, layer_class: type[EZClipLayer]):
-        nn.Module.__init__(self)
-        self.config = config
-        self.layers = nn.ModuleList(layer_class(config, idx) for idx in range(config.num_hidden_layers))
-        self.gradient_checkpointing = False
 
 
 class EZClipPreTrainedModel(CLIPPreTrainedModel):

@@ -13,7 +13,7 @@ from transformers.utils import logging
 from . import protocols
 from .adapters_ezclip import list_some
 from .arguments import DataArguments, RunArguments, given, typed_options
-from .class_bank_ezclip import CACHE_DIR, ClassBank
+from .class_bank_ezclip import ClassBank
 from .errors import DataError
 from .labels import check_have_words, read_class_descriptions, read_label_list
 from .mappings import check_folder_names, read_yaml
@@ -23,6 +23,7 @@ from .protocols import Experiment
 from .sources import VideoSplit, load_files, load_folder, load_hub_dataset, load_list
 from .splits import draw_classes, find_overlap, save_split, select_classes
 from .streaming import StreamedVideos, stream_hub_dataset
+from .text_cache_ezclip import CACHE_DIR
 from .transforms import TrainTransform
 from .video_ezclip import is_url
 

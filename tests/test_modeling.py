@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoModel, CLIPConfig, CLIPModel
 
 from ezclip import EZClipConfig, EZClipModel, EZClipVisionModel
-from ezclip.modeling_ezclip import EZClipDropPath, contrastive_loss, motion_loss, similarity_targets
+from ezclip.layers_ezclip import EZClipDropPath
+from ezclip.modeling_ezclip import contrastive_loss, motion_loss, similarity_targets
 
 from .conftest import ROOT, shared_path, tiny_config
 

@@ -1,0 +1,86 @@
+"""The blocks' own arithmetic against the formulas it stands for, and what training keeps in memory."""
+
+import pytest
+import torch
+from transformers.activations import ACT2FN
+
+from ezclip import EZClipModel
+from ezclip.layers_ezclip import EZClipQuickGELU, draw_kept, dropout_attention_forward
+
+from .conftest import tiny_config
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_quick_gelu_is_that_of_clip(dtype):
+    inputs = torch.linspace(-12.0, 12.0, 101, dtype=dtype)
+    untouched, expected = inputs.clone(), ACT2FN["quick_gelu"](inputs)
+    tolerance = {"atol": 1e-6, "rtol": 1e-6} if dtype == torch.float32 else {"atol": 1e-2, "rtol": 2e-2}
+    torch.testing.assert_close(EZClipQuickGELU()(inputs), expected, **tolerance)
+    assert torch.equal(inputs, untouched)  # others may hold it
+    gradients = []
+    for activation in (EZClipQuickGELU(), ACT2FN["quick_gelu"]):
+        leaf = inputs.clone().requires_grad_()
+        activation(leaf).sum().backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(*gradients, **tolerance)
+
+
+@pytest.mark.parametrize("dropout", [1e-6, 0.03, 0.5, 0.999999])
+def test_dropout_keeps_each_element_with_its_probability(dropout):
+    torch.manual_seed(0)
+    kept = draw_kept(torch.Size([101, 397]), dropout, torch.device("cpu"))
+    assert kept.shape == (101, 397) and kept.dtype == torch.bool
+    for part in (kept.flatten(), *(kept.flatten()[start::4] for start in range(4))):  # four share a random number
+        assert part.float().mean().item() == pytest.approx(1 - dropout, abs=0.02)
+
+
+@pytest.mark.parametrize("compiling", [False, True])
+def test_dropout_attention_is_attention_by_the_weights_that_are_kept(compiling, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 3, rows, 4, requires_grad=True) for rows in (5, 6, 6))
+    weighing = torch.randn(2, 5, 3, 4)
+    torch.manual_seed(1)
+    attended, weights = dropout_attention_forward(None, query, key, value, None, scaling=0.5, dropout=0.25)
+    assert weights is None
+    gradients = torch.autograd.grad((attended * weighing).sum(), (query, key, value))
+
+    torch.manual_seed(1)
+    kept = draw_kept(torch.Size([2, 3, 5, 6]), 0.25, torch.device("cpu"))
+    assert 0 < kept.sum() < kept.numel()
+    dropped_out = (0.5 * query @ key.transpose(-1, -2)).softmax(dim=-1) * kept / 0.75
+    expected = (dropped_out @ value).transpose(1, 2)
+    torch.testing.assert_close(attended, expected)
+    torch.testing.assert_close(gradients, torch.autograd.grad((expected * weighing).sum(), (query, key, value)))
+
+
+def kept_for_backward(freeze_backbone: bool) -> list[torch.Tensor]:
+    """The tensors that a forward pass in training keeps for the backward pass, weights aside."""
+    torch.manual_seed(0)
+    vision_config = {"image_size": 64, "num_hidden_layers": 3, "attention_dropout": 0.2, "drop_path_rate": 0.2}
+    model = EZClipModel(tiny_config(vision_config=vision_config, freeze_backbone=freeze_backbone)).train()
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    pixel_values = torch.randn(2, 8, 3, 64, 64)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = model.get_video_features(pixel_values)
+    assert outputs.pooler_output.requires_grad
+    return list(kept.values())
+
+
+def test_training_keeps_no_attention_weights_and_one_tensor_of_the_mlp():
+    config = tiny_config().vision_config
+    kept = kept_for_backward(freeze_backbone=True)
+    tokens = 1 + (64 // config.patch_size) ** 2
+    square = 16 * config.num_attention_heads * tokens * (tokens + 1)
+    assert {tensor.dtype for tensor in kept if tensor.numel() == square} == {torch.bool}
+    inner = [tensor for tensor in kept if tensor.numel() == 16 * tokens * config.intermediate_size]
+    assert len(inner) == 3  # one a block
+    kept_if_all_are_trained = kept_for_backward(freeze_backbone=False)
+    assert len(kept) < 0.75 * len(kept_if_all_are_trained)
