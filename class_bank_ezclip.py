@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -201,6 +202,24 @@ class ClassBank:
         video_embeds = _normalize(video_embeds.float())
         logits = logit_scale * torch.einsum("bd,pcd->bpc", video_embeds, embeds)  # [B, P, C]
         return logits.softmax(dim=-1).mean(dim=1)
+
+    def join_background(self, scores: np.ndarray) -> tuple[list[str | None], np.ndarray]:
+        """
+        The background labels as one, `None`, the last.
+
+        Args:
+            scores (`np.ndarray` of shape `(…, C)`):
+                Probabilities of the classes.
+
+        Returns:
+            `tuple[list[str | None], np.ndarray]`: the labels, and a score for each.
+        """
+        if not self.background_labels:
+            return list(self.labels), scores
+        is_background = np.isin(self.labels, self.background_labels)
+        labels = [*(label for label, out in zip(self.labels, is_background) if not out), None]
+        joined = scores[..., is_background].sum(axis=-1, keepdims=True)
+        return labels, np.concatenate([scores[..., ~is_background], joined], axis=-1)
 
     def is_of(self, model) -> bool:
         """Whether the probe is what the model makes of it now: its weights, and adapters upon them, are the same."""

@@ -133,7 +133,7 @@ def decode_video(
     except UnavailableFramesError as error:
         raise VideoReadError(name, str(error), "Ask for other frames.", backend) from error
     except av.FFmpegError as error:
-        reason = f"cannot be decoded ({_message(error)})."
+        reason = f"cannot be decoded ({error_message(error)})."
         raise VideoReadError(name, reason, "Fetch it again, or re-encode it.", backend) from error
     finally:
         # PyAV's side data and its frame hold each other; until they are collected, so do the pictures.
@@ -158,7 +158,7 @@ def require_backend(backend: str):
         ) from error
 
 
-class _File:
+class VideoFile:
     """
     A video file, opened, and after `scan` what its packets say of its frames, in file order: their times `pts`, and
     which are key frames (`is_key`).
@@ -176,7 +176,7 @@ class _File:
             # HMDB-51 has files whose metadata is not UTF-8.
             self.container = av.open(self.source, metadata_errors="ignore")
         except (av.FFmpegError, UnicodeDecodeError) as error:
-            reason = self._cut() or f"is not a video file that FFmpeg can open ({_message(error)})."
+            reason = self._cut() or f"is not a video file that FFmpeg can open ({error_message(error)})."
             raise VideoReadError(self.name, reason, "Fetch it again, or re-encode it.", "pyav") from error
         self.format = self.container.format.name
         self.stream = self.container.streams.best("video")
@@ -345,7 +345,7 @@ class _File:
     def _end(self) -> float:
         """Seconds at which the last packet of any stream ends: sound may go on after the picture."""
         end = 0
-        with _File(self.source, self.name) as again, suppress(av.FFmpegError):
+        with VideoFile(self.source, self.name) as again, suppress(av.FFmpegError):
             for packet in again.container.demux():
                 if packet.pts is not None:
                     end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
@@ -353,7 +353,7 @@ class _File:
 
 
 def _decode_pyav(source, name: str, choose: Chooser, allow_partial: bool, in_sequence: bool) -> DecodedVideo:
-    with _File(source, name) as file:
+    with VideoFile(source, name) as file:
         file.scan()
         claimed, problem = file.timestamps(file.pts), file.damage()
         # What a strict decoder objects to need not be in the pictures.
@@ -367,9 +367,9 @@ def _decode_pyav(source, name: str, choose: Chooser, allow_partial: bool, in_seq
             try:
                 return _in_sequence(file, choose, claimed)
             except av.FFmpegError as error:
-                problem = f"cannot be decoded as a whole ({_message(error)})."
+                problem = f"cannot be decoded as a whole ({error_message(error)})."
     if allow_partial or can_be_whole:
-        with _File(source, name, strict=False) as tolerant:
+        with VideoFile(source, name, strict=False) as tolerant:
             video = _in_sequence(tolerant, choose, claimed)
         if can_be_whole and not tolerant.faults and len(video.timestamps) == len(file.pts) - file.is_key.index(True):
             return video
@@ -384,12 +384,12 @@ class _MissingFrame(Exception):
     """A frame that the packets announce does not come out of the decoder, or not in its order."""
 
 
-def _by_index(file: _File, choose: Chooser) -> DecodedVideo:
+def _by_index(file: VideoFile, choose: Chooser) -> DecodedVideo:
     order = sorted(file.pts)
     timestamps = file.timestamps(order)
     indices = choose(timestamps)
     wanted = {order[index] for index in indices}
-    images, to_image, last = {}, _ToImage(file.name), None
+    images, to_image, last = {}, ToImage(file.name), None
     for frame in file.decode_for(wanted):
         if frame.pts is None or (last is not None and frame.pts <= last):
             raise _MissingFrame
@@ -402,7 +402,7 @@ def _by_index(file: _File, choose: Chooser) -> DecodedVideo:
     return DecodedVideo(images, indices, timestamps, "pyav", "index", file.codec, file.fps)
 
 
-def _in_sequence(file: _File, choose: Chooser, claimed: np.ndarray) -> DecodedVideo:
+def _in_sequence(file: VideoFile, choose: Chooser, claimed: np.ndarray) -> DecodedVideo:
     """Decode all frames. Only then it is known which there are: they are chosen by what is `claimed`, and once more
     where that was wrong."""
     claims = [claimed, claimed[:-1]] if file.has_guessed_times else [claimed]
@@ -422,9 +422,9 @@ def _in_sequence(file: _File, choose: Chooser, claimed: np.ndarray) -> DecodedVi
     return DecodedVideo(images, indices, timestamps, "pyav", "sequence", file.codec, file.fps)
 
 
-def _decode_numbers(file: _File, wanted: set[int]) -> tuple[dict[int, np.ndarray], np.ndarray]:
+def _decode_numbers(file: VideoFile, wanted: set[int]) -> tuple[dict[int, np.ndarray], np.ndarray]:
     """The images of frames by number, and the times of all frames, from one pass over a file."""
-    images, pts, to_image = {}, [], _ToImage(file.name)
+    images, pts, to_image = {}, [], ToImage(file.name)
     for number, frame in enumerate(file.decode_all()):
         if number in wanted:
             images[number] = to_image(frame)
@@ -432,7 +432,7 @@ def _decode_numbers(file: _File, wanted: set[int]) -> tuple[dict[int, np.ndarray
     return images, file.timestamps(pts)
 
 
-class _ToImage:
+class ToImage:
     """Frames as upright RGB arrays (H, W, 3). Kept over a file, it is three times as fast as PyAV's `to_ndarray`."""
 
     def __init__(self, name: str):
@@ -509,9 +509,9 @@ def _decode_torchcodec(source, name: str, choose: Chooser, allow_partial: bool, 
     return DecodedVideo(images, indices, timestamps, "torchcodec", "index", file.codec, file.fps)
 
 
-def _inspect(source, name: str, backend: str, in_sequence: bool) -> tuple[_File, np.ndarray, bool]:
+def _inspect(source, name: str, backend: str, in_sequence: bool) -> tuple[VideoFile, np.ndarray, bool]:
     """What another library is not to be trusted with: damage, the number of frames and their times, by PyAV."""
-    with _File(source, name) as file:
+    with VideoFile(source, name) as file:
         file.scan()
         problem = file.damage()
         if file.has_hidden:
@@ -546,6 +546,6 @@ def _in_utf8(source):
 _DECODERS = {"pyav": _decode_pyav, "decord": _decode_decord, "torchcodec": _decode_torchcodec}
 
 
-def _message(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """FFmpeg's own words, without the path that PyAV repeats."""
     return getattr(error, "strerror", None) or str(error)

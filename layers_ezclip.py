@@ -173,6 +173,17 @@ class EZClipLayer(CLIPEncoderLayer):
         return hidden_states + self.drop_path(self.mlp(self.layer_norm2(hidden_states)), num_frames)
 
 
+class EZClipTemporalMixing(nn.Module):
+    """Attention of a block among the summaries of a video's frames: what `output_temporal_attentions` records.
+
+    (A class of its own with "Attention" in its name transformers takes for one that computes it.)
+    """
+
+    def forward(self, self_attn: EZClipAttention, summaries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        # `forward`, not `__call__`: the block's recorded attention is the one over its tokens.
+        return self_attn.forward(summaries)
+
+
 class EZClipVisionLayer(EZClipLayer):
     """A vision block that reads time: by a prompted token per frame, by attention over time, or by a shift."""
 
@@ -182,6 +193,7 @@ class EZClipVisionLayer(EZClipLayer):
         # "T_prompt_embeddings[layer_idx]"
         self.temporal_prompt = nn.Parameter(torch.empty(config.num_frames, config.hidden_size)) if prompted else None
         self.temporal_prompt_dropout = nn.Dropout(config.temporal_prompt_dropout)
+        self.temporal_mixing = EZClipTemporalMixing()
         self.temporal_prompt_init_range = config.temporal_prompt_init_range
         self.temporal_adapter = EZClipAdapter(config) if config.use_temporal_adapter else None
         self.use_temporal_shift = config.use_temporal_shift
@@ -211,8 +223,7 @@ class EZClipVisionLayer(EZClipLayer):
         batch_frames, _, dim = hidden_states.shape
         summaries = hidden_states.mean(dim=1).view(-1, num_frames, dim)  # [B, T, D]
         summaries = summaries + self.temporal_prompt_dropout(self.temporal_prompt)
-        # `forward`, not `__call__`: the block's recorded attention is the one over its tokens.
-        summaries, _ = self.self_attn.forward(self.layer_norm1(summaries))
+        summaries, _ = self.temporal_mixing(self.self_attn, self.layer_norm1(summaries))
         return self.drop_path(summaries).reshape(batch_frames, 1, dim)
 
     def shift_over_time(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:

@@ -22,7 +22,6 @@ from transformers import CLIPTextModel, CLIPVisionModel, PretrainedConfig
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import (
-    CLIPAttention,
     CLIPPreTrainedModel,
     CLIPTextEmbeddings,
     CLIPVisionEmbeddings,
@@ -46,7 +45,14 @@ from .adapters_ezclip import (
 )
 from .configuration_ezclip import CLASS_BANK_NAME, EZClipConfig, EZClipTextConfig, EZClipVisionConfig
 from .heads_ezclip import HEADS, EZClipMeanHead, make_temporal_head
-from .layers_ezclip import EZClipAdapter, EZClipEncoder, EZClipLayer, EZClipVisionLayer
+from .layers_ezclip import (
+    EZClipAdapter,
+    EZClipAttention,
+    EZClipEncoder,
+    EZClipLayer,
+    EZClipTemporalMixing,
+    EZClipVisionLayer,
+)
 
 
 if TYPE_CHECKING:
@@ -78,9 +84,13 @@ class EZClipVideoFeatures(BaseModelOutputWithPooling):
         frame_embeds (`torch.FloatTensor` of shape `(B, T, D)`):
             Frame embeddings, projected, not normalised; `pooler_output` is what the temporal head makes of them. With
             joint attention, `(B, 1, D)`.
+        temporal_attentions (`tuple[torch.FloatTensor]`, *optional*, returned with `output_temporal_attentions=True`):
+            Of each block with a temporal prompt `(B, heads, T, T)`: how much the temporal token of a frame (row) takes
+            of each frame. As `attentions`, only where attention is `"eager"`.
     """
 
     frame_embeds: torch.FloatTensor | None = None
+    temporal_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 @dataclass
@@ -214,7 +224,11 @@ class EZClipPreTrainedModel(CLIPPreTrainedModel):
         *("CLIPTextEmbeddings", "CLIPVisionEmbeddings", "EZClipLayer", "EZClipVisionLayer"),
         *(head.__name__ for head in HEADS.values()),
     ]
-    _can_record_outputs = {"hidden_states": EZClipLayer, "attentions": CLIPAttention}
+    _can_record_outputs = {
+        "hidden_states": EZClipLayer,
+        "attentions": EZClipAttention,
+        "temporal_attentions": EZClipTemporalMixing,
+    }
     # Zero where a checkpoint has none: a CLIP checkpoint is complete without it.
     _keys_to_ignore_on_load_missing = [r"temporal_embedding$"]
 
@@ -618,6 +632,7 @@ class EZClipModel(EZClipPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             frame_embeds=frame_embeds,
+            temporal_attentions=outputs.get("temporal_attentions"),
         )
 
     @can_return_tuple

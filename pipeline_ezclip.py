@@ -72,7 +72,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         self._check_model()
         self.model.eval()
-        self._choice = ClassChoice(self, defaults, local_files_only)
+        self.class_choice = ClassChoice(self, defaults, local_files_only)
 
     def __call__(
         self, video: Any, candidate_labels: str | Sequence[str] | None = None, **kwargs
@@ -127,7 +127,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
             kwargs["candidate_labels"] = candidate_labels
         options = take_class_options(kwargs)
         _check_names({name: value for name, value in kwargs.items() if name not in CALL_OPTIONS})
-        bank = self._choice.choose(options)
+        bank = self.class_choice.choose(options)
         inputs = _as_inputs(video)
         if isinstance(inputs, list) and not inputs:
             return []
@@ -151,7 +151,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
                 "trained_only=True)` of its model, and `push_to_hub(repo_id)` of its processor."
             )
         hub = {name: kwargs.pop(name) for name in ("repo_id", *PUSH_OPTIONS) if push_to_hub and name in kwargs}
-        bank = self._choice.default_bank()
+        bank = self.class_choice.default_bank()
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
         if bank is not None:
@@ -216,11 +216,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         top_k: int | None = None,
         min_score: float = 0.0,
     ) -> list[dict[str, Any]]:
-        scores, labels = model_outputs["scores"][0].numpy(), bank.labels
-        if bank.background_labels:
-            is_background = np.isin(labels, list(bank.background_labels))
-            labels = [*(label for label, out in zip(labels, is_background) if not out), None]
-            scores = np.append(scores[~is_background], scores[is_background].sum())
+        labels, scores = bank.join_background(model_outputs["scores"][0].numpy())
         order = np.argsort(-scores, kind="stable")[:top_k]
         return [{"score": float(scores[i]), "label": labels[i]} for i in order if scores[i] >= min_score]
 

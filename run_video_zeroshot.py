@@ -75,6 +75,12 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
         plan = make_plan(data_args, args)
         source = load_predict_source(data_args) if args.do_predict else None
 
+    if args.report:
+        try:
+            from ezclip.report import write_report
+        except ImportError as error:
+            raise DataError(f"--report: {error}") from error
+
     # 2. The repository to push to, which might not be to be had; processor, and the texts of all classes
     push_options = None
     if args.push_to_hub and accelerator.is_main_process:
@@ -133,7 +139,13 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
             f"read, {counts.num_partial_videos} were read in part."
         )
 
-    # 5. Push, last of all: whatever comes of it, all else is done
+    # 5. Report
+    if args.report and accelerator.is_main_process:
+        folders = [output_dir / experiment.name / test for experiment in plan.experiments for test in experiment.tests]
+        for folder in folders if args.do_eval else [output_dir]:
+            accelerator.print(write_report(folder, video_timeout=data_args.video_timeout))
+
+    # 6. Push, last of all: whatever comes of it, all else is done
     if push_options is not None:
         folder = output_dir / plan.experiments[0].name
         try:

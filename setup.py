@@ -34,7 +34,8 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    packages=["ezclip"],
+    packages=["ezclip", "ezclip.report"],
+    package_data={"ezclip.report": ["page.*"]},
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.4",
@@ -54,6 +55,7 @@ setup(
     extras_require={
         "plots": ["matplotlib>=3.8"],
         "compare": ["scipy>=1.15"],
+        "report": ["matplotlib>=3.8", "scipy>=1.15", "scikit-learn>=1.5", "jinja2>=3.1"],
         "onnx": ["onnx>=1.20", "onnxscript>=0.6", "onnxruntime>=1.23"],
         "test": [
             "pytest>=8.0",
@@ -64,6 +66,8 @@ setup(
             "matplotlib>=3.8",
             "tensorboard>=2.16",
             "scipy>=1.15",
+            "scikit-learn>=1.5",
+            "jinja2>=3.1",
             "onnx>=1.20",
             "onnxruntime>=1.23",
             "onnxscript>=0.6",

@@ -144,7 +144,7 @@ def read_frames(
             return _read_frame_folder(video, name, select)
     elif isinstance(video, (list, tuple)) or (hasattr(video, "shape") and not isinstance(video, memoryview)):
         return _take_array(video, name, select)
-    source = _open_source(video, name)
+    source = open_source(video, name)
     return _read_file(source, name, select, backend=backend, allow_partial=allow_partial, in_sequence=in_sequence)
 
 
@@ -166,7 +166,7 @@ def local_path(path: str) -> str:
     return urllib.parse.unquote(urllib.parse.urlsplit(path).path, errors="surrogateescape")
 
 
-def _open_source(video, name: str):
+def open_source(video, name: str):
     """A file as what decoders take: an absolute path, or a seekable file object."""
     if isinstance(video, (bytes, bytearray, memoryview)):
         return io.BytesIO(video)

@@ -211,6 +211,9 @@ class RunArguments(TrainingRecipe):
         metadata={"help": "How prompts are joined; by default by probability.", "choices": list(ENSEMBLES)},
     )
     top_k: int = field(default=5, metadata={"help": "Labels written for each video."})
+    report: bool = field(
+        default=False, metadata={"help": "Write report.html, a page with pictures, of each evaluation or prediction."}
+    )
     strict: bool = field(default=False, metadata={"help": "Stop at the first video that cannot be read."})
     dataloader_num_workers: int | None = field(
         default=None,
@@ -248,6 +251,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
         parser.error("--push_to_hub pushes what --do_train trains. scripts/push_to_hub.py pushes any folder.")
     if not args.push_to_hub and (args.hub_model_id or args.hub_private_repo):
         parser.error("--hub_model_id and --hub_private_repo are for --push_to_hub.")
+    if args.report and not (args.do_eval or args.do_predict or args.protocol):
+        parser.error("--report is of what --do_eval or --do_predict found. scripts/report.py reports on any folder.")
     if args.demo:
         return model_args, data_args, args
     if args.protocol is not None:

@@ -1,5 +1,6 @@
 """Scores of every video of a split, each counted once on any number of processes, and what is written of them."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,14 +8,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
 from .class_bank_ezclip import ClassBank
 from .data import ReadReport, VideoDataset, make_loader
 from .errors import ModelError
+from .files import replacing, write_json
 from .metrics import TopKAccuracy
 from .modeling_ezclip import EZClipModel
 from .sources import UNKNOWN_LABEL, VideoSplit
+
+
+# Beside predictions.jsonl, with the digest of it that they belong to
+SETTINGS_NAME = "eval_settings.json"
+VIDEO_EMBEDS_NAME = "video_embeds.safetensors"
 
 
 @dataclass
@@ -33,6 +41,8 @@ class Predictions:
             Their class probabilities.
         report ([`ReadReport`]):
             Which videos were not read, or only in part.
+        video_embeds (`np.ndarray` of shape `(n, D)`, *optional*):
+            Their embeddings, of length 1, where they were kept.
     """
 
     split: VideoSplit
@@ -40,6 +50,7 @@ class Predictions:
     indices: np.ndarray
     probabilities: np.ndarray
     report: ReadReport
+    video_embeds: np.ndarray | None = None
 
     def metrics(self) -> dict[str, float | int]:
         """Top-1 and top-5 accuracy (fractions) over the videos that were read, and how many were and were not."""
@@ -54,8 +65,19 @@ class Predictions:
             results = {**{f"eval_{name}": value for name, value in accuracy.items()}, **results}
         return results
 
-    def write(self, output_dir: str | Path, top_k: int = 5):
-        """Write `predictions.jsonl`, a line per video with its `top_k` labels and scores, and the [`ReadReport`]."""
+    def write(self, output_dir: str | Path, top_k: int = 5, settings: dict | None = None):
+        """
+        Write `predictions.jsonl`, a line per video with its `top_k` labels and scores; the [`ReadReport`]; and what a
+        report needs besides: `eval_settings.json`, and `video_embeds.safetensors` where embeddings were kept.
+
+        Args:
+            output_dir (`str` or `Path`):
+                The folder, in which the files of an earlier evaluation are replaced or removed.
+            top_k (`int`, *optional*, defaults to 5):
+                Labels that are written of each video.
+            settings (`dict`, *optional*):
+                How the predictions were made, of types that JSON has.
+        """
         output_dir = Path(output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
         with open(output_dir / "predictions.jsonl", "w", encoding="utf-8") as file:
@@ -70,6 +92,15 @@ class Predictions:
                 ]
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         self.report.write(output_dir, self.split)
+        with open(output_dir / "predictions.jsonl", "rb") as file:
+            digest = {"predictions_sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        for name in (SETTINGS_NAME, VIDEO_EMBEDS_NAME):
+            (output_dir / name).unlink(missing_ok=True)
+        if settings is not None:
+            write_json(output_dir / SETTINGS_NAME, {**digest, **settings, "class_names": self.class_names})
+        if self.video_embeds is not None:
+            with replacing(output_dir / VIDEO_EMBEDS_NAME) as temporary:
+                save_file({"video_embeds": self.video_embeds}, temporary, metadata=digest)
 
 
 @torch.no_grad()
@@ -83,6 +114,7 @@ def predict(
     ensemble: str = "probability",
     strict: bool = False,
     desc: str = "Evaluating",
+    keep_embeds: bool = False,
 ) -> Predictions:
     """
     Class probabilities of all videos of a data set; of several views of a video, their mean.
@@ -106,6 +138,8 @@ def predict(
             Whether the first unreadable video ends the run.
         desc (`str`, *optional*):
             What the progress bar says.
+        keep_embeds (`bool`, *optional*, defaults to `False`):
+            Whether to return the embeddings of the videos too; of several views of a video, their mean.
 
     Raises:
         [`VideoReadError`]: with `strict`, for the first unreadable video.
@@ -116,16 +150,20 @@ def predict(
     gathered, report = [], ReadReport()
     for batch in tqdm(loader, desc=desc, unit="batch", disable=not accelerator.is_local_main_process):
         report.take(batch, strict)
-        views = dataset.processor.normalize(batch["frames"])
-        probabilities = view_probabilities(model, bank, views, ensemble, accelerator)
+        embeds = embed_views(model, dataset.processor.normalize(batch["frames"]), accelerator)
+        results = [batch["index"], mean_probabilities(bank, embeds, ensemble)]
+        if keep_embeds:
+            directions = torch.nn.functional.normalize(embeds, dim=-1)
+            results.append(torch.nn.functional.normalize(directions.mean(dim=1), dim=-1))
         # Drops what the last batch repeats to fill up all processes.
-        gathered.append(accelerator.gather_for_metrics((batch["index"], probabilities)))
+        gathered.append(accelerator.gather_for_metrics(tuple(results)))
     report.gather()
-    indices = torch.cat([index for index, _ in gathered]).cpu().numpy()
-    probabilities = torch.cat([probability for _, probability in gathered]).cpu().numpy()
+    indices, *results = (torch.cat(batches).cpu().numpy() for batches in zip(*gathered))
     order = np.argsort(indices)
     order = order[~np.isin(indices[order], list(report.bad_videos))]
-    return Predictions(dataset.split, bank.labels, indices[order], probabilities[order], report)
+    return Predictions(
+        dataset.split, bank.labels, indices[order], results[0][order], report, *(r[order] for r in results[1:])
+    )
 
 
 def view_probabilities(
@@ -152,12 +190,47 @@ def view_probabilities(
     Raises:
         [`ModelError`]: if an embedding is not finite.
     """
+    return mean_probabilities(bank, embed_views(model, views, accelerator), ensemble)
+
+
+def embed_views(model: EZClipModel, views: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
+    """
+    Embeddings of videos, not normalised.
+
+    Args:
+        model ([`EZClipModel`]), views (`torch.Tensor`), accelerator (`Accelerator`):
+            See [`view_probabilities`].
+
+    Returns:
+        `torch.Tensor` of shape `(B, V, D)`: float32; V is 1 where there is a single view.
+    """
     with accelerator.autocast():
-        video_embeds = model.get_video_features(views.flatten(0, -5)).pooler_output
-    scores = bank.probabilities(video_embeds, ensemble)
+        embeds = model.get_video_features(views.flatten(0, -5)).pooler_output
+    return embeds.float().unflatten(0, (len(views), -1))
+
+
+def mean_probabilities(bank: ClassBank, embeds: torch.Tensor, ensemble: str) -> torch.Tensor:
+    """
+    Class probabilities of videos, the mean over their views.
+
+    Args:
+        bank ([`ClassBank`]):
+            The C classes.
+        embeds (`torch.Tensor` of shape `(B, V, D)`):
+            Embeddings of the views.
+        ensemble (`str`):
+            See [`~ClassBank.probabilities`].
+
+    Returns:
+        `torch.Tensor` of shape `(B, C)`: float32.
+
+    Raises:
+        [`ModelError`]: if an embedding is not finite.
+    """
+    scores = bank.probabilities(embeds.flatten(0, 1), ensemble)
     if not scores.isfinite().all():  # which no finite embedding, of a video or a class, gives
         raise ModelError(
             "The model gives embeddings that are no finite numbers: its weights are damaged, or, with "
             "--mixed_precision fp16, too large for float16. Take other weights, or --mixed_precision bf16."
         )
-    return scores.unflatten(0, (len(views), -1)).mean(dim=1)
+    return scores.unflatten(0, embeds.shape[:2]).mean(dim=1)

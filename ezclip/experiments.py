@@ -29,6 +29,7 @@ from .training import train
 logger = logging.get_logger("ezclip")
 
 RESULTS_NAME = "results.json"
+TRAINING_SETTINGS = ("horizontal_flip", "color_jitter", "grayscale", "texts of train")
 DATA_SETTINGS = ("num_clips", "num_crops", "horizontal_flip", "color_jitter", "grayscale", "allow_partial")
 
 
@@ -141,6 +142,21 @@ class Runner:
         }
         return json.loads(json.dumps(settings))
 
+    def test_settings(self, experiment: Experiment, name: str) -> dict:
+        """What the predictions of a test were made with, for those who look at them."""
+        texts, settings = self.plan.texts_of(name), self.settings(experiment)
+        if experiment.train is None:
+            of_training = {*self.args.settings(), *TRAINING_SETTINGS}
+            settings = {key: value for key, value in settings.items() if key not in of_training}
+        return settings | {
+            "num_frames": self.processor.num_frames,
+            "video_backend": self.data_args.video_backend,
+            "templates": texts.templates,
+            "include_label": texts.include_label,
+            "input_conditioning": texts.input_conditioning,
+            "top_k": self.args.top_k,
+        }
+
     def run(self, experiment: Experiment) -> tuple[dict[str, dict], EZClipModel | None]:
         """
         Run one experiment, or read its results where an interrupted run has finished it.
@@ -178,7 +194,7 @@ class Runner:
                 results[name] = predictions.metrics()
                 with writing(self.accelerator, folder / name):
                     if self.accelerator.is_main_process:
-                        predictions.write(folder / name, self.args.top_k)
+                        predictions.write(folder / name, self.args.top_k, self.test_settings(experiment, name))
                         write_json(folder / name / "eval_results.json", results[name])
                 self.say(predictions, folder / name)
                 prefix = f"{name}/" if name else ""
@@ -257,6 +273,7 @@ class Runner:
             ensemble=self.ensemble,
             strict=self.args.strict,
             desc=f"Evaluating {name}".strip(),
+            keep_embeds=self.args.report,
         )
 
     def say(self, predictions: Predictions, folder: Path):

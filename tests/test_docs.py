@@ -35,7 +35,7 @@ from .test_push import connect
 
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 # Pages whose blocks take more than a few seconds
-SLOW_PAGES = {"docs/evaluate.md", "docs/export.md", "docs/systems.md", "docs/training.md"}
+SLOW_PAGES = {"docs/evaluate.md", "docs/export.md", "docs/report.md", "docs/systems.md", "docs/training.md"}
 
 # Blocks that are not run, by page and beginning, and why
 NOT_RUN = {
@@ -47,7 +47,13 @@ NOT_RUN = {
     "looks at what it did",
 }
 # Packages without which a page is skipped
-NEEDS = {"docs/evaluate.md": ["scipy"], "docs/export.md": ["onnx", "onnxscript", "onnxruntime"]}
+NEEDS = {
+    "docs/attention.md": ["matplotlib"],
+    "docs/evaluate.md": ["scipy"],
+    "docs/export.md": ["onnx", "onnxscript", "onnxruntime"],
+    "docs/report.md": ["scipy", "sklearn", "matplotlib", "jinja2"],
+    "docs/timeline.md": ["matplotlib"],
+}
 # Options added to the commands of a script, which would run for hours or want a GPU
 SHORTER = {
     "run_video_zeroshot.py": ["--use_cpu", "--max_train_steps", "2", "--per_device_train_batch_size", "4"],
@@ -57,6 +63,8 @@ SHORTER = {
 # What a page leaves: files in its folder, and repositories on the Hub
 LEAVES = {
     "README.md": ["ezclip-vit-base-patch16/pipeline_ezclip.py", "out/eval_results.json"],
+    "docs/attention.md": ["maps/attention.png", "maps/attention.mp4", "maps/temporal_attention.png", "rollout.png"]
+    + ["figure.png"],
     "docs/classify.md": ["ezclip-vit-base-patch16/class_bank.safetensors", "own/predictions.jsonl"]
     + ["streamed/predictions.jsonl"],
     "docs/convert.md": ["actionclip/model.safetensors", "vificlip/processor_config.json"],
@@ -67,7 +75,9 @@ LEAVES = {
     "docs/export.md": ["exported/video_tower.onnx", "exported/text_tower.pt2"],
     "docs/push.md": ["look/config.json", "hub:me/ezclip-vit-base-patch16", "hub:me/ezclip-adapters"]
     + ["hub:me/ezclip-by-hand", "hub:me/ezclip-of-my-videos"],
+    "docs/report.md": ["out/report.html", "both/report.html"],
     "docs/systems.md": ["clip/eval_results.json", "actionclip/model.safetensors", "tear/eval_results.json"],
+    "docs/timeline.md": ["film.srt", "film/timeline.json"],
     "docs/training.md": ["out/checkpoint-2", "out/model.safetensors", "eight/model.safetensors"]
     + ["merged/model.safetensors"],
 }

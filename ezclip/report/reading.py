@@ -1,0 +1,292 @@
+"""What an evaluation left in its folder, read back and checked."""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from ..errors import DataError
+from ..evaluation import SETTINGS_NAME, VIDEO_EMBEDS_NAME
+from ..sources import UNKNOWN_LABEL
+
+
+NO_CLASS = -1
+LARGEST_K = 5
+ROUNDING = 1e-5  # of scores written as float32
+
+
+@dataclass
+class EvaluationRun:
+    """
+    The predictions of one run, and what else its folder says of it.
+
+    Args:
+        name (`str`):
+            What the report calls it.
+        folder (`Path`):
+            Where it was read from.
+        videos (`list[str]`):
+            Names of the n videos that were predicted.
+        class_names (`list[str]`):
+            The C classes that are known of.
+        labels (`np.ndarray` of shape `(n,)`):
+            Their classes, `UNKNOWN_LABEL` where `predictions.jsonl` gives none.
+        ranked (`np.ndarray` of shape `(n, K)`):
+            Classes by score, the best first, `NO_CLASS` where a line has fewer than K.
+        scores (`np.ndarray` of shape `(n, K)`):
+            Their scores, from 0 to 1; not a number where there is no class.
+        has_all_classes (`bool`):
+            Whether `class_names` were all there was to choose from, or are only those that the lines name.
+        num_classes (`int`):
+            How many they were when the run was read, see [`align_runs`].
+        bad_videos (`list[tuple[str, str]]`), partial_videos (`list[tuple[str, str]]`):
+            Videos that were not read, or only in part, with the reason.
+        settings (`dict`):
+            How the predictions were made; empty where no file says.
+        video_embeds (`np.ndarray` of shape `(n, D)`, *optional*):
+            Embeddings of the videos, of length 1.
+        notes (`list[str]`):
+            What does not fit together, for the reader of the report.
+    """
+
+    name: str
+    folder: Path
+    videos: list[str]
+    class_names: list[str]
+    labels: np.ndarray
+    ranked: np.ndarray
+    scores: np.ndarray
+    has_all_classes: bool
+    num_classes: int
+    bad_videos: list[tuple[str, str]] = field(default_factory=list)
+    partial_videos: list[tuple[str, str]] = field(default_factory=list)
+    settings: dict = field(default_factory=dict)
+    video_embeds: np.ndarray | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def known(self) -> np.ndarray:
+        """Positions of the videos whose class is known."""
+        return np.flatnonzero(self.labels != UNKNOWN_LABEL)
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """For each video of `known` the place of its class, 0 the best, K where it is not among the K."""
+        hits = self.ranked[self.known] == self.labels[self.known, None]
+        return np.where(hits.any(axis=1), hits.argmax(axis=1), self.ranked.shape[1])
+
+    @property
+    def top_k(self) -> int:
+        """The k of top-k accuracy: 5, or as many labels as every line has."""
+        return min(LARGEST_K, int((self.ranked != NO_CLASS).sum(axis=1).min()))
+
+
+def read_run(path: str | Path, name: str | None = None) -> EvaluationRun:
+    """
+    Read the folder of an evaluation or prediction.
+
+    Args:
+        path (`str` or `Path`):
+            The folder, or `predictions.jsonl` itself. All other files may be missing.
+        name (`str`, *optional*):
+            What to call the run. By default the name of its folder.
+
+    Raises:
+        [`DataError`]: if there is no `predictions.jsonl`, or a line of it cannot be what was written there.
+    """
+    path = Path(path)
+    path = path / "predictions.jsonl" if path.is_dir() else path
+    if not path.is_file():
+        raise DataError(
+            f"{path} does not exist. Give the folder that run_video_zeroshot.py wrote with --do_eval or --do_predict."
+        )
+    lines = [_check_prediction(line, place) for line, place in _read_lines(path)]
+    if not lines:
+        raise DataError(
+            f"{path} is empty: no video was predicted. bad_videos.jsonl beside it says why, if it is there."
+        )
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+
+    folder, notes = path.parent, []
+    named = {
+        label for _, label, ranked in lines for label in (label, *(name for name, _ in ranked)) if label is not None
+    }
+    settings, class_names = _read_settings(folder, digest, named)
+    run = _as_arrays(lines, class_names or sorted(named))
+    run |= {"bad_videos": _read_reasons(folder, "bad"), "partial_videos": _read_reasons(folder, "partial")}
+    run["video_embeds"] = _read_embeds(folder, digest, len(lines), notes)
+    name = name or path.resolve().parent.name or str(folder)
+    run |= {"has_all_classes": class_names is not None, "num_classes": len(run["class_names"])}
+    result = EvaluationRun(name, folder, settings=settings, notes=notes, **run)
+    _check_results(result)
+    return result
+
+
+def align_runs(runs: list[EvaluationRun]) -> list[EvaluationRun]:
+    """The same runs with one list of classes for all of them."""
+    class_names = list(dict.fromkeys(name for run in runs for name in run.class_names))
+    index, aligned = {name: number for number, name in enumerate(class_names)}, []
+    for run in runs:
+        # The last is for videos and places without a class, which have -1.
+        numbers = np.array([*(index[name] for name in run.class_names), NO_CLASS])
+        changed = {"class_names": class_names, "labels": numbers[run.labels], "ranked": numbers[run.ranked]}
+        aligned.append(replace(run, **changed))
+    return aligned
+
+
+def _read_lines(path: Path):
+    """The objects of a file with one on each line, and where each stands."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            place = f"{path}, line {number}"
+            if not line.strip():
+                continue
+            try:
+                content = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                cut_off = "" if line.endswith(b"\n") else " It ends in the middle: what wrote it was stopped."
+                raise DataError(
+                    f"{place} is no JSON ({error}).{cut_off} Predict again, or remove the line."
+                ) from error
+            if not isinstance(content, dict):
+                raise DataError(f"{place} is {_short(content)}, not an object. {_FORM}")
+            yield content, place
+
+
+_FORM = 'A line is {"video": "...", "label": "...", "predictions": [{"label": "...", "score": 0.5}, ...]}.'
+
+
+def _check_prediction(line: dict, place: str) -> tuple[str, str | None, list[tuple[str, float]]]:
+    video, label, predictions = line.get("video"), line.get("label"), line.get("predictions")
+    if not isinstance(video, str):
+        raise DataError(f"{place}: `video` is {_short(video)}, not a name. {_FORM}")
+    if label is not None and not isinstance(label, str):
+        raise DataError(f"{place}: `label` is {_short(label)}, not the name of a class. {_FORM}")
+    if not isinstance(predictions, list) or not predictions:
+        raise DataError(f"{place}: `predictions` is {_short(predictions)}, not a list of labels with scores. {_FORM}")
+    ranked, last = [], math.inf
+    for prediction in predictions:
+        name, score = (
+            (prediction.get(key) for key in ("label", "score")) if isinstance(prediction, dict) else (None, None)
+        )
+        if not isinstance(name, str) or not isinstance(score, (int, float)) or isinstance(score, bool):
+            raise DataError(f"{place}: a prediction is {_short(prediction)}. {_FORM}")
+        if not -ROUNDING <= score <= 1 + ROUNDING:
+            raise DataError(f"{place}: the score of {_short(name)} is {score}. Scores are probabilities, from 0 to 1.")
+        if score > last:
+            raise DataError(
+                f"{place}: {_short(name)} has a higher score than the label before it. The best comes first."
+            )
+        ranked.append((_clean(name), float(score)))
+        last = score
+    if len({name for name, _ in ranked}) < len(ranked):
+        raise DataError(f"{place}: a label is predicted twice. Each label has one score.")
+    return _clean(video), None if label is None else _clean(label), ranked
+
+
+def _as_arrays(lines: list, class_names: list[str]) -> dict:
+    index = {name: number for number, name in enumerate(class_names)}
+    most = max(len(ranked) for _, _, ranked in lines)
+    places, scores = np.full((len(lines), most), NO_CLASS), np.full((len(lines), most), np.nan)
+    for row, (_, _, ranked) in enumerate(lines):
+        places[row, : len(ranked)] = [index[name] for name, _ in ranked]
+        scores[row, : len(ranked)] = [score for _, score in ranked]
+    labels = np.array([UNKNOWN_LABEL if label is None else index[label] for _, label, _ in lines])
+    videos = [video for video, _, _ in lines]
+    return {"videos": videos, "class_names": class_names, "labels": labels, "ranked": places, "scores": scores}
+
+
+def _read_json(path: Path) -> dict | None:
+    """An object, or nothing where there is no such file."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is damaged ({error}). Remove it; the report then does without.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is {_short(content)}, not an object. Remove it; the report then does without.")
+    return content
+
+
+def _read_settings(folder: Path, digest: str, named: set[str]) -> tuple[dict, list[str] | None]:
+    """Settings of these predictions, and all the classes there were; those of other predictions are passed over."""
+    settings = _read_json(folder / SETTINGS_NAME)
+    if settings is not None and settings.pop("predictions_sha256", None) != digest:
+        settings = None
+    if settings is None:
+        settings = _read_json(folder / "predictions" / "settings.json") or {}
+    class_names = settings.pop("class_names", None)
+    if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
+        return settings, None
+    class_names = list(dict.fromkeys(map(_clean, class_names)))
+    return (settings, class_names) if named <= set(class_names) else ({}, None)
+
+
+def _read_reasons(folder: Path, kind: str) -> list[tuple[str, str]]:
+    path = folder / f"{kind}_videos.jsonl"
+    if not path.is_file():
+        return []
+    found = []
+    for line, place in _read_lines(path):
+        video, reason = line.get("video"), line.get("reason")
+        if not isinstance(video, str) or not isinstance(reason, str):
+            raise DataError(f'{place}: a line is {{"video": "...", "reason": "..."}}, and this is {_short(line)}.')
+        found.append((_clean(video), _clean(reason)))
+    return found
+
+
+def _read_embeds(folder: Path, digest: str, num_videos: int, notes: list[str]) -> np.ndarray | None:
+    path = folder / VIDEO_EMBEDS_NAME
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            if (file.metadata() or {}).get("predictions_sha256") != digest:
+                notes.append(f"{path.name} is of other predictions than these and is left out.")
+                return None
+            embeds = file.get_tensor("video_embeds")
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} is damaged ({error}). Remove it; the report then has no map.") from error
+    if embeds.ndim != 2 or len(embeds) != num_videos or not np.isfinite(embeds).all():
+        raise DataError(f"{path} holds {embeds.shape} numbers for {num_videos} videos. Remove it.")
+    return embeds
+
+
+def _check_results(run: EvaluationRun):
+    """That `eval_results.json`, where it is there, is of these predictions."""
+    results = _read_json(run.folder / "eval_results.json")
+    if results is None or not len(run.known):
+        return
+    top1, samples = results.get("eval_top1"), results.get("eval_samples")
+    found = float((run.places == 0).mean())
+    is_same = samples == len(run.videos) and isinstance(top1, (int, float))
+    if is_same and len(run.known) == samples:  # of fewer, it counts the others as wrong
+        is_same = abs(top1 - found) < ROUNDING
+    if not is_same:
+        run.notes.append(
+            f"eval_results.json is of other predictions: it has a top-1 of {top1} on {samples} videos, "
+            f"predictions.jsonl one of {found:.6g} on {len(run.videos)}. This report is of predictions.jsonl."
+        )
+    bad = results.get("eval_bad_videos")
+    if bad != len(run.bad_videos):
+        run.notes.append(
+            f"eval_results.json counts {bad} videos that could not be read, bad_videos.jsonl names "
+            f"{len(run.bad_videos)}."
+        )
+
+
+def _clean(text: str) -> str:
+    """Half of a pair of surrogates is no character, and cannot be written."""
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
+def _short(content) -> str:
+    text = json.dumps(content, ensure_ascii=True)
+    return text if len(text) <= 80 else f"{text[:80]}…"

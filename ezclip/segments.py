@@ -1,0 +1,146 @@
+"""Scores of windows over time as segments with one label each."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Segment:
+    """
+    A part of a video that shows one class.
+
+    Args:
+        start (`float`), end (`float`):
+            Seconds.
+        label (`str`):
+            The class.
+        score (`float`):
+            Mean of the class's scores in the windows of the segment.
+    """
+
+    start: float
+    end: float
+    label: str
+    score: float
+
+
+def smooth(scores: np.ndarray, smoothing: int) -> np.ndarray:
+    """The mean of each window and its neighbours, `smoothing` (odd) in all, at the ends of those that are there."""
+    reach, count = smoothing // 2, len(scores)
+    if reach == 0 or count == 0:
+        return scores.astype(np.float64)
+    sums = np.concatenate([np.zeros((1, scores.shape[1])), scores.cumsum(axis=0, dtype=np.float64)])
+    positions = np.arange(count)
+    first, stop = np.maximum(positions - reach, 0), np.minimum(positions + reach + 1, count)
+    return (sums[stop] - sums[first]) / (stop - first)[:, None]
+
+
+def window_edges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """
+    The times `(W + 1,)` between which each of W windows has the say: those halfway between the middles of neighbours.
+    A window that straddles a boundary is of the side that fills more of it.
+    """
+    middles = (starts + ends) / 2
+    return np.concatenate([starts[:1], (middles[1:] + middles[:-1]) / 2, ends[-1:]])
+
+
+def merge_windows(
+    starts: np.ndarray,
+    ends: np.ndarray,
+    scores: np.ndarray,
+    labels: list[str | None],
+    smoothing: int = 3,
+    min_score: float = 0.0,
+    min_duration: float = 0.0,
+) -> list[Segment]:
+    """
+    The segments of a video.
+
+    A window is of the class with the highest smoothed score, or of none where that is the background or less than
+    `min_score`. Neighbours of one class are one segment. What is shorter than `min_duration`, the shortest first, goes
+    to its neighbours: a segment or gap within one class to that class, a segment between two classes to each as far as
+    it scores higher, and one beside nothing to nothing.
+
+    Args:
+        starts (`np.ndarray` of shape `(W,)`), ends (`np.ndarray` of shape `(W,)`):
+            Seconds, ascending.
+        scores (`np.ndarray` of shape `(W, C)`):
+            Probabilities.
+        labels (`list[str | None]`):
+            Those of the C columns; `None` is the background.
+        smoothing (`int`, *optional*, defaults to 3):
+            Windows to average, an odd number.
+        min_score (`float`, *optional*, defaults to 0):
+            The least score of a segment's windows.
+        min_duration (`float`, *optional*, defaults to 0):
+            The least duration of a segment, in seconds.
+    """
+    if len(scores) == 0:
+        return []
+    smoothed, edges = smooth(scores, smoothing), window_edges(starts, ends)
+    columns = [column for column, label in enumerate(labels) if label is not None]
+    background = smoothed[:, [column for column, label in enumerate(labels) if label is None]].sum(axis=1)
+    # "None of these" is one more class, the last, with at least `min_score`; a label that has as much goes before it.
+    contest = np.column_stack([smoothed[:, columns], np.maximum(background, min_score)])
+    none = len(columns)
+    best = contest.argmax(axis=1)
+    firsts, classes = _join(np.arange(len(best)), best)
+    while (position := _shortest(edges, firsts, classes, none, min_duration)) is not None:
+        firsts, classes = _give_away(position, firsts, classes, contest, none)
+    stops = np.append(firsts[1:], len(best))
+    return [
+        Segment(
+            float(edges[first]),
+            float(edges[stop]),
+            labels[columns[run]],
+            float(scores[first:stop, columns[run]].mean()),
+        )
+        for first, stop, run in zip(firsts, stops, classes)
+        if run != none
+    ]
+
+
+# Runs of windows of one class are two arrays: the first window of each, and its class.
+
+
+def _join(firsts: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbours of one class as one run."""
+    is_new = np.append(True, classes[1:] != classes[:-1])
+    return firsts[is_new], classes[is_new]
+
+
+def _shortest(
+    edges: np.ndarray, firsts: np.ndarray, classes: np.ndarray, none: int, min_duration: float
+) -> int | None:
+    """The shortest run of less than `min_duration`; of those of no class, only those within one count."""
+    durations = np.diff(edges[np.append(firsts, len(edges) - 1)])
+    is_within = np.zeros(len(classes), dtype=bool)
+    is_within[1:-1] = classes[2:] == classes[:-2]
+    durations[(classes == none) & ~is_within] = np.inf
+    position = int(durations.argmin())
+    return position if durations[position] < min_duration else None
+
+
+def _give_away(
+    position: int, firsts: np.ndarray, classes: np.ndarray, contest: np.ndarray, none: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The runs without one of them, whose windows go to its neighbours."""
+    first, stop = firsts[position], firsts[position + 1] if position + 1 < len(firsts) else len(contest)
+    neighbours = [int(classes[near]) for near in (position - 1, position + 1) if 0 <= near < len(classes)]
+    left, right = (neighbours or [none])[0], (neighbours or [none])[-1]
+    if left != right and none in (left, right):
+        left = right = none
+    cut = stop
+    if left != right:
+        # Where the scores of the left before it, and of the right from it on, are highest in sum
+        own = contest[first:stop]
+        before = np.append(0.0, own[:, left].cumsum())
+        after = np.append(own[::-1, right].cumsum()[::-1], 0.0)
+        cut = first + int((before + after).argmax())
+    parts = [(start, column) for start, end, column in ((first, cut, left), (cut, stop, right)) if start < end]
+    starts, columns = zip(*parts)
+    return _join(
+        np.concatenate([firsts[:position], starts, firsts[position + 1 :]]),
+        np.concatenate([classes[:position], columns, classes[position + 1 :]]),
+    )
