@@ -130,10 +130,6 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
             num_crops=data_args.num_crops,
             read=runner.read,
         )
-        if counts.num_bad_videos == counts.num_videos:
-            raise DataError(
-                f"None of the {counts.num_videos} videos could be read, see {output_dir}/bad_videos.jsonl."
-            )
         accelerator.print(
             f"{counts.num_videos} videos: {output_dir / 'predictions.jsonl'}; {counts.num_bad_videos} could not be "
             f"read, {counts.num_partial_videos} were read in part."

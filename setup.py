@@ -38,10 +38,10 @@ setup(
     package_data={"ezclip.report": ["page.*"]},
     python_requires=">=3.11",
     install_requires=[
-        "torch>=2.4",
+        "torch>=2.6",
         "transformers>=5.6.2",
         "datasets>=4.0",
-        "accelerate>=1.1",
+        "accelerate>=1.13",
         "evaluate>=0.4.6",
         # decord publishes no wheels for macOS on Arm, nor for Linux on Arm
         'decord>=0.6.0; platform_machine == "x86_64" or platform_machine == "AMD64"',
@@ -50,7 +50,7 @@ setup(
         "av>=17.0",
         "PyYAML>=6.0",
         "psutil>=5.9",
-        "requests>=2.32",
+        "requests>=2.32.2",
     ],
     extras_require={
         "plots": ["matplotlib>=3.8"],
