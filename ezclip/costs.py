@@ -1,8 +1,10 @@
 """What embedding a video costs."""
 
 import copy
+from collections.abc import Callable
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .modeling_ezclip import EZClipModel
@@ -34,11 +36,26 @@ def count_macs(model: EZClipModel, num_frames: int | None = None) -> int:
     """
     config = copy.deepcopy(model.config)
     config._attn_implementation = "eager"  # what else a machine may have need not run without weights
+    vision = config.vision_config
+    size = (vision.num_channels, vision.image_size, vision.image_size)
+    clip = (1, vision.num_frames if num_frames is None else num_frames, *size)
+    return count_macs_of(
+        lambda: EZClipModel(config).eval(), lambda copied: copied.get_video_features(torch.empty(clip))
+    )
+
+
+def count_macs_of(make: Callable[[], nn.Module], run: Callable[[nn.Module], object]) -> int:
+    """
+    Multiply-accumulates of whatever a model does, counted as [`count_macs`] does, a backward pass among it.
+
+    Args:
+        make (`Callable`):
+            Makes the model, here without weights.
+        run (`Callable`):
+            Runs it, on inputs that are made here, without content.
+    """
     with torch.device("meta"):
-        copied = EZClipModel(config).eval()
-        vision = config.vision_config
-        size = (vision.num_channels, vision.image_size, vision.image_size)
-        pixel_values = torch.empty(1, vision.num_frames if num_frames is None else num_frames, *size)
-    with FlopCounterMode(display=False) as counter:
-        copied.get_video_features(pixel_values)
+        model = make()
+        with FlopCounterMode(display=False) as counter:
+            run(model)
     return counter.get_total_flops() // 2  # a multiplication and an addition

@@ -44,7 +44,7 @@ def make_config(
         if isinstance(saved, CLIPConfig):
             saved = _on_clip(saved, preset or "ezclip", saved.text_config, saved.vision_config)
         elif preset is not None and is_plain(saved):
-            towers = (_fields_of(CLIPTextConfig, saved.text_config), _fields_of(CLIPVisionConfig, saved.vision_config))
+            towers = (fields_of(CLIPTextConfig, saved.text_config), fields_of(CLIPVisionConfig, saved.vision_config))
             saved = _on_clip(saved, preset, towers[0], {**towers[1], "num_frames": saved.vision_config.num_frames})
         elif preset is not None:
             _check_preset(saved, name_or_path, preset, {*vision_config, *text_config, *fields})
@@ -66,15 +66,15 @@ def default_num_frames(preset: str | None) -> int | None:
     return PRESETS[preset or "ezclip"].get("vision_config", {}).get("num_frames")
 
 
+def fields_of(clip_class: type, config: PretrainedConfig) -> dict:
+    """The fields of a tower that CLIP, or another model of its kind, has too."""
+    names = set(clip_class().to_dict()) - {"model_type", "attention_dropout"}
+    return {name: value for name, value in config.to_dict().items() if name in names}
+
+
 def _on_clip(saved: PretrainedConfig, preset: str, text_config, vision_config) -> EZClipConfig:
     own = {name: getattr(saved, name) for name in ("projection_dim", "logit_scale_init_value")}
     return EZClipConfig.from_preset(preset, text_config, vision_config, **own)
-
-
-def _fields_of(clip_class: type, config: PretrainedConfig) -> dict:
-    """The fields of a tower that CLIP has too."""
-    names = set(clip_class().to_dict()) - {"model_type", "attention_dropout"}
-    return {name: value for name, value in config.to_dict().items() if name in names}
 
 
 def _differences(config: EZClipConfig, wanted: EZClipConfig) -> list[str]:

@@ -1,6 +1,6 @@
 """What scripts/compare.py found, as text."""
 
-from scripts.benchmark import as_markdown_table, machine_as_text
+from scripts.benchmarks.report import as_markdown_table, machine_as_text
 
 
 def as_markdown(result: dict) -> str:

@@ -35,7 +35,8 @@ from .test_push import connect
 
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 # Pages whose blocks take more than a few seconds
-SLOW_PAGES = {"docs/evaluate.md", "docs/export.md", "docs/report.md", "docs/systems.md", "docs/training.md"}
+SLOW_PAGES = {"docs/evaluate.md", "docs/export.md", "docs/report.md", "docs/scale.md", "docs/systems.md"}
+SLOW_PAGES |= {"docs/training.md"}
 
 # Blocks that are not run, by page and beginning, and why
 NOT_RUN = {
@@ -57,6 +58,7 @@ NEEDS = {
 # Options added to the commands of a script, which would run for hours or want a GPU
 SHORTER = {
     "run_video_zeroshot.py": ["--use_cpu", "--max_train_steps", "2", "--per_device_train_batch_size", "4"],
+    "scripts/benchmark.py": ["--rounds", "1"],
     "scripts/compare.py": ["--use_cpu", "--speed_rounds", "1"],
     "scripts/generate_descriptions.py": ["--max_new_tokens", "8"],
 }
@@ -76,6 +78,7 @@ LEAVES = {
     "docs/push.md": ["look/config.json", "hub:me/ezclip-vit-base-patch16", "hub:me/ezclip-adapters"]
     + ["hub:me/ezclip-by-hand", "hub:me/ezclip-of-my-videos"],
     "docs/report.md": ["out/report.html", "both/report.html"],
+    "docs/scale.md": ["benchmark/decode.md", "benchmark/model.md", "benchmark/text.md", "plan.json"],
     "docs/systems.md": ["clip/eval_results.json", "actionclip/model.safetensors", "tear/eval_results.json"],
     "docs/timeline.md": ["film.srt", "film/timeline.json"],
     "docs/training.md": ["out/checkpoint-2", "out/model.safetensors", "eight/model.safetensors"]
