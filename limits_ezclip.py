@@ -16,7 +16,7 @@ LARGEST = {
     "num_channels": 2**10,
     "image_size": 2**14,
     "patch_size": 2**14,
-    "vocab_size": 2**24,
+    "vocab_size": 2**20,
     "max_position_embeddings": 2**20,
     "num_labels": 2**20,
     # of an image processor
@@ -25,8 +25,8 @@ LARGEST = {
     "width": 2**14,
 }
 LARGEST_ADAPTER_RATIO = 64
-# 20 GB in float32. The largest CLIP of this architecture, ViT-bigG, has 2.5 billion.
-MOST_WEIGHTS = 5 * 10**9
+# The largest CLIP there is, EVA-CLIP, has 18 billion.
+MOST_WEIGHTS = 20 * 10**9
 
 
 def check_sizes(values: dict):

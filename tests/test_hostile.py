@@ -19,7 +19,7 @@ from .test_modeling import make_clip
 HUGE = 10**9
 # (tower or None, fields, what is said)
 ABSURD = [
-    ("vision_config", {"num_frames": HUGE}, "`num_frames` must be at most 65,536, got 1000000000"),
+    ("vision_config", {"num_frames": HUGE}, "`num_frames` must be at most 4,096, got 1000000000"),
     ("vision_config", {"num_frames": "8"}, "`num_frames` must be a whole number, got '8'"),
     ("vision_config", {"num_frames": 2.5}, "`num_frames` must be a whole number, got 2.5"),
     ("vision_config", {"num_frames": True}, "`num_frames` must be a whole number, got True"),
@@ -33,7 +33,7 @@ ABSURD = [
     ("vision_config", {"num_channels": HUGE}, "`num_channels` must be at most 1,024"),
     ("vision_config", {"num_attention_heads": 5}, r"`num_attention_heads` \(5\) must divide `hidden_size` \(32\)"),
     ("text_config", {"num_attention_heads": 0}, "`num_attention_heads` must be at least 1, got 0"),
-    ("text_config", {"vocab_size": HUGE}, "`vocab_size` must be at most 16,777,216"),
+    ("text_config", {"vocab_size": HUGE}, "`vocab_size` must be at most 1,048,576"),
     ("text_config", {"max_position_embeddings": HUGE}, "`max_position_embeddings` must be at most 1,048,576"),
     ("text_config", {"intermediate_size": HUGE}, "`intermediate_size` must be at most 262,144"),
     ("text_config", {"adapter_ratio": float("nan")}, "`adapter_ratio` must be a number, got nan"),
@@ -42,8 +42,12 @@ ABSURD = [
     ("vision_config", {"temporal_prompt_init_range": float("inf")}, "`temporal_prompt_init_range` must be a number"),
     # Each within its bounds, and together more than any machine holds
     ("text_config", {"hidden_size": 2**16, "num_hidden_layers": 1000}, "asks for about [0-9,]+ weights, and at most"),
-    ("vision_config", {"hidden_size": 2**16, "num_frames": 2**16, "num_hidden_layers": 12}, "asks for about"),
+    ("vision_config", {"hidden_size": 2**16, "num_frames": 2**12, "num_hidden_layers": 100}, "asks for about"),
     ("vision_config", {"image_size": 2**14, "patch_size": 1, "hidden_size": 1024}, "asks for about 274,"),
+    (None, {"num_labels": HUGE}, "`num_labels` must be at most 1,048,576"),
+    (None, {"freeze_backbone": "no"}, "`freeze_backbone` must be true or false, got 'no'"),
+    ("vision_config", {"use_adapter": "no"}, "`use_adapter` must be true or false, got 'no'"),
+    ("text_config", {"layer_norm_eps": float("nan")}, "`layer_norm_eps` must be a number, got nan"),
     (None, {"projection_dim": HUGE}, "`projection_dim` must be at most 65,536"),
     (None, {"projection_dim": 0}, "`projection_dim` must be at least 1, got 0"),
     (None, {"projection_dim": 2**16, "temporal_head": "transformer"}, "asks for about"),
