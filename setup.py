@@ -55,6 +55,7 @@ setup(
     extras_require={
         "plots": ["matplotlib>=3.8"],
         "compare": ["scipy>=1.15"],
+        "app": ["gradio>=6.31,<7", "matplotlib>=3.8"],
         "report": ["matplotlib>=3.8", "scipy>=1.15", "scikit-learn>=1.5", "jinja2>=3.1"],
         "onnx": ["onnx>=1.20", "onnxscript>=0.6", "onnxruntime>=1.23"],
         "test": [
@@ -68,6 +69,7 @@ setup(
             "scipy>=1.15",
             "scikit-learn>=1.5",
             "jinja2>=3.1",
+            "gradio>=6.31,<7",
             "onnx>=1.20",
             "onnxruntime>=1.23",
             "onnxscript>=0.6",

@@ -43,6 +43,10 @@ NOT_RUN = {
     ("README.md", "python -m pip install -c constraints.txt . &&"): "installs, and the demonstration takes minutes: "
     "tests/test_demo.py runs it",
     ("README.md", 'python -m pip install -c constraints.txt -e ".[test]"'): "installs, and runs these tests",
+    ("docs/app.md", 'python -m pip install ".[app]"'): "installs",
+    ("docs/app.md", "python scripts/app.py --model_name_or_path"): "serves until stopped: tests/test_app.py runs it",
+    ("docs/app.md", "from gradio_client import"): "needs the page: tests/test_app.py does the same",
+    ("docs/app.md", "from scripts.app import main"): "serves until stopped: tests/test_app.py runs it",
     ("docs/export.md", 'python -m pip install -c constraints.txt ".[onnx]"'): "installs",
     ("docs/training_with_trainer.md", "import torch"): "trains to the end: tests/test_trainer.py runs it, and "
     "looks at what it did",

@@ -1,0 +1,129 @@
+"""What a page on the internet answers: some addresses, requests of a sensible size, about uploaded files only."""
+
+import json
+import os
+
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+API = "/gradio_api"
+FILES = f"{API}/file="
+UPLOAD = f"{API}/upload"
+# What the page in the browser and `gradio_client` ask for. The rest of what Gradio has fetches other sites for a
+# visitor, records, or is for developers.
+PAGES = {"", "/config", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json", "/login_check"}
+PAGES |= {f"{API}/{name}" for name in ("upload", "upload_progress", "queue/join", "queue/data", "cancel", "reset")}
+PAGES |= {f"{API}/{name}" for name in ("info", "app_id", "startup-events", "theme.css", "login_check")}
+FOLDERS = ("/assets/", "/static/", "/svelte/", f"{API}/heartbeat/", f"{API}/call/")
+MAX_REQUEST_BYTES = 2**18  # of anything but a file
+# Around an uploaded file: of a single one that is too large, Gradio removes what it has, before this is full.
+MAX_ENVELOPE_BYTES = 2**20
+
+
+class Guard:
+    """
+    Refuses what the page does not need, before Gradio has it.
+
+    Gradio opens, or fetches, what a request calls a file, for every component. Here no request may name another file
+    than an uploaded one.
+
+    Args:
+        app (`ASGIApp`):
+            What answers the rest.
+        upload_folder (`str`):
+            Where uploads and results are.
+        max_upload_bytes (`int`):
+            The largest file that is taken.
+    """
+
+    def __init__(self, app: ASGIApp, upload_folder: str, max_upload_bytes: int):
+        self.app, self.folder, self.max_upload_bytes = app, upload_folder, max_upload_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send):
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        if scope["type"] != "http" or not self._is_served(scope["path"]):
+            return await PlainTextResponse("There is nothing here.", 404)(scope, receive, send)
+        if scope["path"].rstrip("/") == UPLOAD:
+            limit = self.max_upload_bytes + MAX_ENVELOPE_BYTES
+            what = f"The file is larger than {self.max_upload_bytes / 2**20:g} MB, the most that is taken."
+        else:
+            limit, what = MAX_REQUEST_BYTES, "The request is too large."
+        inside = _Request(scope, receive, send, limit)
+        try:
+            if inside.content_length > limit:
+                raise _TooLargeError
+            if (
+                scope["method"] == "POST"
+                and limit == MAX_REQUEST_BYTES
+                and not self._names_uploads(await inside.read())
+            ):
+                return await PlainTextResponse("The request names a file that was not uploaded.", 400)(
+                    scope, receive, send
+                )
+            await self.app(scope, inside.receive, inside.send)
+        except _TooLargeError:
+            if not inside.is_answered:
+                await PlainTextResponse(what, 413)(scope, receive, send)
+
+    def _is_served(self, path: str) -> bool:
+        if path.startswith(FILES):
+            return is_inside(path.removeprefix(FILES), self.folder)
+        return path.rstrip("/") in PAGES or path.startswith(FOLDERS)
+
+    def _names_uploads(self, body: bytes) -> bool:
+        """Whether all files of a request are uploads."""
+        try:
+            waiting = [json.loads(body or "null")]
+        except (ValueError, RecursionError):
+            return False
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, dict):
+                if "path" in value and not is_inside(value["path"], self.folder):
+                    return False
+                waiting += value.values()
+            elif isinstance(value, list):
+                waiting += value
+        return True
+
+
+def is_inside(path, folder: str) -> bool:
+    """Whether `path` is the path of something in a folder, also where links lead; an address is none."""
+    if not isinstance(path, str) or "\0" in path or not os.path.isabs(path):
+        return False
+    return os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep)
+
+
+class _TooLargeError(Exception):
+    """A request is larger than it may be; it need not have told its length."""
+
+
+class _Request:
+    """A request that is read up to a limit, and may be read again."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limit: int):
+        self._receive, self._send, self.limit = receive, send, limit
+        self.num_bytes, self.is_answered, self._read = 0, False, []
+        lengths = [value for name, value in scope["headers"] if name == b"content-length" and value.isdigit()]
+        self.content_length = int(lengths[0]) if lengths else 0
+
+    async def read(self) -> bytes:
+        while not self._read or self._read[-1].get("more_body"):
+            self._read.append(await self._receive_more())
+        return b"".join(message.get("body", b"") for message in self._read)
+
+    async def receive(self) -> dict:
+        return self._read.pop(0) if self._read else await self._receive_more()
+
+    async def send(self, message: dict):
+        self.is_answered = True
+        await self._send(message)
+
+    async def _receive_more(self) -> dict:
+        message = await self._receive()
+        self.num_bytes += len(message.get("body", b""))
+        if self.num_bytes > self.limit:
+            raise _TooLargeError
+        return message
