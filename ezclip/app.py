@@ -178,7 +178,7 @@ def _make_inputs(settings: AppSettings) -> tuple:
     )
     labels = gr.Textbox(
         label="Labels, between commas or on lines of their own",
-        placeholder=settings.example_labels,
+        info=f"For example: {settings.example_labels}",
         lines=3,
         max_length=MAX_LABELS * MAX_CHARACTERS,
         elem_id="labels",
@@ -186,13 +186,13 @@ def _make_inputs(settings: AppSettings) -> tuple:
     with gr.Accordion("Options", open=False):
         background = gr.Textbox(
             label="What it may show that is none of them",
-            placeholder="a person talking, an empty room",
+            info="For example: a person talking, an empty room",
             max_length=MAX_LABELS * MAX_CHARACTERS,
             elem_id="background",
         )
         templates = gr.Textbox(
             label="Sentences with {} for the label, on lines of their own",
-            placeholder="\n".join(settings.templates) or "the 16 published ones",
+            info=f"By default: {' · '.join(settings.templates) or 'the 16 published ones'}",
             lines=2,
             max_length=MAX_LABELS * MAX_CHARACTERS,
             elem_id="templates",

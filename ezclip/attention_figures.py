@@ -203,4 +203,5 @@ def _matplotlib():
 
 def _wrap(label: str | None, width: int, max_lines: int) -> list[str]:
     """A label in lines of so many characters; of a long one the beginning."""
-    return textwrap.wrap(label or "", width, max_lines=max_lines, placeholder=" …")
+    lines = textwrap.wrap(label or "", width - 2)
+    return lines if len(lines) <= max_lines else [*lines[: max_lines - 1], f"{lines[max_lines - 1]} …"]
