@@ -96,7 +96,7 @@ def draw(timeline: "Timeline", path: str | Path):
         axes = figure.subplots(len(columns), sharex=True, squeeze=False)[:, 0]
         for axis, column in zip(axes, columns):
             _draw_row(axis, timeline, smoothed[:, column], timeline.labels[column])
-        axes[-1].xaxis.set_major_locator(MaxNLocator(nbins=9, steps=[1, 1.5, 3, 6, 10]))
+        axes[-1].xaxis.set_major_locator(MaxNLocator(nbins=9, steps=[1, 2, 3, 6, 10]))
         axes[-1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short_clock(value)))
         threshold = "; dashed: least score" if timeline.min_score else ""
         axes[-1].set_xlabel(f"time (grey: score; black: segments{threshold})")

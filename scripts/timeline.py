@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from ezclip import VideoReadError, ZeroShotVideoClassificationPipeline
 from ezclip.class_bank_ezclip import ENSEMBLES
 from ezclip.errors import DataError, ModelError
-from ezclip.labels import read_class_descriptions, read_label_list
+from ezclip.labels import read_class_descriptions, read_label_list, split_labels
 from ezclip.loading import check_fit, load_model, load_processor
 from ezclip.memory import return_freed_memory
 from ezclip.signals import StopSignals
@@ -58,7 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
     model.add_argument("--num_frames", type=int, help="frames of a window, if not those of the model")
     model.add_argument("--device", help="cpu, cuda, cuda:1, mps, … (default: a GPU if there is one)")
     classes = parser.add_argument_group("classes (default: the class bank beside the model)")
-    classes.add_argument("--candidate_labels", nargs="+", help="names of classes")
+    classes.add_argument("--candidate_labels", nargs="+", help="names of classes; one argument is split at its commas")
     classes.add_argument("--label_list", help="file with them, in place of --candidate_labels")
     classes.add_argument("--class_bank", help="folder or repository of a saved class bank")
     classes.add_argument("--background_labels", nargs="+", help="what the video may show that is none of the classes")
@@ -118,13 +118,19 @@ def run(args: argparse.Namespace) -> int:
 
 def class_options(args: argparse.Namespace) -> dict:
     """Those of the pipeline."""
+    typed = {
+        name: split_labels(labels)
+        for name in ("candidate_labels", "background_labels")
+        if (labels := getattr(args, name)) is not None
+    }
     options = {
-        "candidate_labels": read_label_list(args.label_list) if args.label_list else args.candidate_labels,
+        **typed,
         "class_bank": args.class_bank,
-        "background_labels": args.background_labels,
         "hypothesis_template": args.templates,
         "descriptions": read_class_descriptions(args.class_descriptions) if args.class_descriptions else None,
     }
+    if args.label_list:
+        options["candidate_labels"] = read_label_list(args.label_list)
     return {name: value for name, value in options.items() if value is not None}
 
 

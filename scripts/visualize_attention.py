@@ -33,6 +33,7 @@ from ezclip.attention_of_video import (
 from ezclip.attention_video import write_overlay
 from ezclip.configuration_ezclip import PRESETS
 from ezclip.files import replacing
+from ezclip.labels import split_labels
 from ezclip.loading import check_fit, load_model, load_processor
 
 
@@ -93,7 +94,11 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--preset", choices=PRESETS, help="the system that plain CLIP weights are taken for")
     parser.add_argument("--tokenizer_name", help="a tokenizer, if the model has none")
     parser.add_argument("--baseline", help="folder or name of what stands above the model, if not its own CLIP")
-    parser.add_argument("--labels", nargs="+", help=f"at most {MAX_LABELS} labels, with maps of their own")
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        help=f"at most {MAX_LABELS} labels, with maps of their own; one argument is split at its commas",
+    )
     parser.add_argument("--templates", nargs="+", help="sentences with {} for the labels; the published 16 by default")
     parser.add_argument(
         "--method", choices=METHODS, help="relevance, the default with labels; last, the default without, or rollout"
@@ -114,7 +119,7 @@ def main(argv: list[str] | None = None):
             args.video,
             model,
             processor,
-            args.labels,
+            None if args.labels is None else split_labels(args.labels),
             args.method,
             None if args.baseline is None else load_baseline(args.baseline, args.tokenizer_name),
             args.templates,

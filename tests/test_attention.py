@@ -450,7 +450,7 @@ def run_script(tiny_folder, video, *options: str):
 
 
 def test_script_writes_all_pictures(tiny_folder, video, clip_folder_of_transformers, tmp_path, capsys):
-    options = ["--labels", "red circle", "green", "--templates", "a {}", "--output_dir", str(tmp_path)]
+    options = ["--labels", "red circle, green", "--templates", "a {}", "--output_dir", str(tmp_path)]
     run_script(tiny_folder, video, *options, "--baseline", str(clip_folder_of_transformers))
     names = ["attention.png", "attention.mp4", "temporal_attention.png"]
     printed = capsys.readouterr().out
