@@ -442,9 +442,9 @@ def _check_colours(image_processor):
             raise ValueError(f"`{name}` of the image processor must be three numbers, got {shown(values)}.")
         for value in values:
             check_numbers({name: value})
-    if not image_processor.rescale_factor > 0 or not min(std) > 0:
+    if image_processor.rescale_factor == 0 or 0 in std:
         raise ValueError(
-            f"`rescale_factor` and `image_std` of the image processor must be above 0, got "
+            f"`rescale_factor` and `image_std` of the image processor must not be 0, got "
             f"{image_processor.rescale_factor} and {shown(list(std))}."
         )
 
