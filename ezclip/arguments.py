@@ -215,10 +215,7 @@ class RunArguments(TrainingRecipe):
         default=False, metadata={"help": "Write report.html, a page with pictures, of each evaluation or prediction."}
     )
     strict: bool = field(default=False, metadata={"help": "Stop at the first video that cannot be read."})
-    dataloader_num_workers: int | None = field(
-        default=None,
-        metadata={"help": "Processes that decode, for each process; by default one for each further core, at most 8."},
-    )
+    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that decode, for each process."})
     mixed_precision: str | None = field(
         default=None, metadata={"help": "Precision of the computation.", "choices": ["no", "fp16", "bf16"]}
     )

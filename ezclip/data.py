@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -158,9 +157,7 @@ class VideoCollator:
         return batch
 
 
-def make_loader(
-    dataset: VideoDataset, batch_size: int, num_workers: int | None = 0, **kwargs
-) -> torch.utils.data.DataLoader:
+def make_loader(dataset: VideoDataset, batch_size: int, num_workers: int = 0, **kwargs) -> torch.utils.data.DataLoader:
     """
     A loader of batches of a [`VideoDataset`], whose workers keep their memory flat.
 
@@ -170,14 +167,14 @@ def make_loader(
         batch_size (`int`):
             Videos of a batch.
         num_workers (`int`, *optional*, defaults to 0):
-            Processes that decode; `None` is one for each core that is spare, see [`spare_cores`].
+            Processes that decode.
         kwargs:
             Those of [`~torch.utils.data.DataLoader`].
     """
     return torch.utils.data.DataLoader(
         dataset,
         batch_size=batch_size,
-        num_workers=spare_cores() if num_workers is None else num_workers,
+        num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         collate_fn=VideoCollator(dataset.processor),
         worker_init_fn=_start_worker,
@@ -186,13 +183,6 @@ def make_loader(
         generator=torch.Generator().manual_seed(0),
         **kwargs,
     )
-
-
-def spare_cores() -> int:
-    """Cores that each process of a job on this machine has beside the one it computes with: at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return min(max(cores // num_processes - 1, 0), 8)
 
 
 def _start_worker(worker_id: int):

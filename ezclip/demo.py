@@ -67,11 +67,7 @@ RECIPE = TrainingRecipe(
 
 
 def run_demo(
-    output_dir: str | Path,
-    accelerator: Accelerator,
-    seed: int = 42,
-    num_workers: int | None = 0,
-    num_seeds: int = 1,
+    output_dir: str | Path, accelerator: Accelerator, seed: int = 42, num_workers: int = 0, num_seeds: int = 1
 ) -> dict:
     """
     Run the demonstration; about three minutes on two cores for a seed.
@@ -86,7 +82,7 @@ def run_demo(
         seed (`int`, *optional*, defaults to 42):
             Seed of everything: clips, stills, weights, order.
         num_workers (`int`, *optional*, defaults to 0):
-            Processes that decode, see [`make_loader`].
+            Processes that decode.
         num_seeds (`int`, *optional*, defaults to 1):
             How many times to run, with `seed`, `seed + 1` and so on.
 
@@ -115,7 +111,7 @@ def run_demo(
     return summary
 
 
-def run_seed(output_dir: Path, accelerator: Accelerator, seed: int, num_workers: int | None) -> dict:
+def run_seed(output_dir: Path, accelerator: Accelerator, seed: int, num_workers: int) -> dict:
     """The demonstration with one seed; its results are written last."""
     if accelerator.is_main_process:
         (output_dir / RESULTS_NAME).unlink(missing_ok=True)

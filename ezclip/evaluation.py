@@ -110,7 +110,7 @@ def predict(
     dataset: VideoDataset,
     accelerator: Accelerator | None = None,
     batch_size: int = 8,
-    num_workers: int | None = 0,
+    num_workers: int = 0,
     ensemble: str = "probability",
     strict: bool = False,
     desc: str = "Evaluating",
@@ -131,7 +131,7 @@ def predict(
         batch_size (`int`, *optional*, defaults to 8):
             Videos per process at a time.
         num_workers (`int`, *optional*, defaults to 0):
-            Processes that decode, see [`make_loader`].
+            Processes that decode.
         ensemble (`str`, *optional*, defaults to `"probability"`):
             See [`~ClassBank.probabilities`].
         strict (`bool`, *optional*, defaults to `False`):

@@ -43,7 +43,7 @@ def predict_shards(
     accelerator: Accelerator | None = None,
     *,
     batch_size: int = 8,
-    num_workers: int | None = 0,
+    num_workers: int = 0,
     ensemble: str = "probability",
     top_k: int = 5,
     part_size: int = 256,
@@ -82,7 +82,7 @@ def predict_shards(
         batch_size (`int`, *optional*, defaults to 8):
             Videos per process at a time.
         num_workers (`int`, *optional*, defaults to 0):
-            Processes that decode, for each process, see [`make_loader`].
+            Processes that decode, for each process.
         ensemble (`str`, *optional*, defaults to `"probability"`):
             See [`~ClassBank.probabilities`].
         top_k (`int`, *optional*, defaults to 5):

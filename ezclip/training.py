@@ -141,7 +141,7 @@ def train(
     dataset: VideoDataset,
     recipe: TrainingRecipe,
     accelerator: Accelerator,
-    num_workers: int | None = 0,
+    num_workers: int = 0,
     strict: bool = False,
     output_dir: str | Path | None = None,
     resume_from: str | Path | None = None,
@@ -164,7 +164,7 @@ def train(
         accelerator (`Accelerator`):
             Device, processes and precision. It forgets the model again afterwards.
         num_workers (`int`, *optional*, defaults to 0):
-            Processes that decode, see [`make_loader`].
+            Processes that decode.
         strict (`bool`, *optional*, defaults to `False`):
             Whether the first unreadable video ends the run.
         output_dir (`str` or `Path`, *optional*):

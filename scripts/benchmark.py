@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None):
     add_text_options(command, num_labels=100)
     add_device_option(command)
     command.add_argument("--batch_size", type=int, default=8, help="clips of a batch (default: %(default)s)")
-    command.add_argument("--num_workers", type=int, help="processes that decode (default: run_video_zeroshot.py's)")
+    command.add_argument("--num_workers", type=int, default=1, help="processes that decode (default: %(default)s)")
     command.add_argument(
         "--mixed_precision", choices=["no", "bf16"], help="ours (default: bf16 where its matrix product is faster)"
     )
@@ -167,7 +167,7 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace):
         for value in values if isinstance(values, list) else [values]:
             if value is not None and value < 1:
                 parser.error(f"--{name} must be at least 1, got {value}.")
-    if (getattr(args, "num_workers", None) or 0) < 0:
+    if getattr(args, "num_workers", 0) < 0:
         parser.error(f"--num_workers must be at least 0, got {args.num_workers}.")
     if getattr(args, "patch_size", None) is not None and args.model_name_or_path is not None:
         parser.error("--patch_size is for random weights; --model_name_or_path has one of its own.")

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from ezclip import EZClipProcessor, VideoReadError
-from ezclip.data import VideoCollator, VideoDataset, make_loader
+from ezclip.data import VideoCollator, VideoDataset
 from ezclip.errors import DataError
 from ezclip.isolation import IsolatedReader
 from ezclip.labels import read_class_descriptions, read_label_list
@@ -432,15 +432,6 @@ def test_training_pixels_are_the_same_for_any_number_of_workers(clip_folder, tin
     assert batches[0].shape == (6, 8, 32, 32, 3)
     dataset.set_epoch(3)
     assert not torch.equal(dataset[1]["frames"], batches[0][1])
-
-
-def test_each_further_core_decodes(clip_folder, tiny_folder, monkeypatch):
-    dataset = VideoDataset(load_folder(clip_folder), EZClipProcessor.from_pretrained(tiny_folder))
-    for cores, processes, expected in ((1, 1, 0), (2, 1, 1), (2, 2, 0), (16, 2, 7), (64, 1, 8)):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, cores=cores: set(range(cores)), raising=False)
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-        assert make_loader(dataset, 2, None).num_workers == expected
-        assert make_loader(dataset, 2, 3).num_workers == 3
 
 
 def test_training_frames_are_transformed(clip_folder, tiny_folder):

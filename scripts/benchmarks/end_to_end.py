@@ -216,7 +216,7 @@ def as_text(result: dict) -> str:
         ours, theirs = (f"{one[way]['label']!r} ({one[way]['score']:.4f})" for way in (OURS, LOOP))
         lines.append(f"{Path(one['video']).name}: {ours}, by the loop {theirs}.")
     lines += [f"{Path(video).name}: read by one of them alone." for video in same["read_by_one"]]
-    workers = "as many as by default" if result["num_workers"] is None else result["num_workers"]
+    workers = result["num_workers"]
     parts = [
         machine_as_text(result["machine"]),
         f"{result['num_clips']} clips ({result['num_bytes'] / 1e6:.1f} MB), from file to predictions among "
