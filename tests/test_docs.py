@@ -48,7 +48,7 @@ NOT_RUN = {
     ("docs/app.md", "from gradio_client import"): "needs the page: tests/test_app.py does the same",
     ("docs/app.md", "from scripts.app import main"): "serves until stopped: tests/test_app.py runs it",
     ("docs/export.md", 'python -m pip install -c constraints.txt ".[onnx]"'): "installs",
-    ("docs/speed.md", "python scripts/benchmark.py memory"): "a process a row: tests/test_benchmark.py runs it",
+    ("docs/speed.md", "python scripts/benchmark.py cost"): "a process a row: tests/test_benchmark.py runs both",
     ("docs/training_with_trainer.md", "import torch"): "trains to the end: tests/test_trainer.py runs it, and "
     "looks at what it did",
 }
@@ -84,7 +84,7 @@ LEAVES = {
     + ["hub:me/ezclip-by-hand", "hub:me/ezclip-of-my-videos"],
     "docs/report.md": ["out/report.html", "both/report.html"],
     "docs/scale.md": ["benchmark/decode.md", "benchmark/model.md", "benchmark/text.md", "plan.json"],
-    "docs/speed.md": ["benchmark/cost.md", "benchmark/model.json", "benchmark/end-to-end.md"],
+    "docs/speed.md": ["benchmark/model.json", "benchmark/end-to-end.md"],
     "docs/systems.md": ["clip/eval_results.json", "actionclip/model.safetensors", "tear/eval_results.json"],
     "docs/timeline.md": ["film.srt", "film/timeline.json"],
     "docs/training.md": ["out/checkpoint-2", "out/model.safetensors", "eight/model.safetensors"]
