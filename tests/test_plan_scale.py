@@ -115,7 +115,7 @@ def test_the_command_is_one(tmp_path, accelerator, options, processes):
     assert data_args.streaming and args.do_predict and args.mixed_precision == "bf16"
     assert args.per_device_eval_batch_size == 32 and args.use_cpu == (accelerator is None)
     # 25 for each accelerator would be balanced; a node has 16 cores, and each of 8 processes its part
-    workers = None if accelerator is None else 2 if "8" in options else 16
+    workers = 0 if accelerator is None else 2 if "8" in options else 16
     assert args.dataloader_num_workers == workers
 
 
