@@ -20,9 +20,6 @@ FORMATS = (".json", ".csv", ".srt", ".vtt", ".png", ".svg")
 MAX_ROWS = 12
 # SubRip has tags and no escapes.
 SRT_LOOKALIKES = str.maketrans({"<": "‹", ">": "›", "{": "(", "}": ")"})
-# Which of these are installed is used, for names that the first has no letters for.
-FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans Arabic", "Noto Sans Hebrew")
-FONTS += ("Noto Sans Devanagari", "Noto Sans Thai", "Arial Unicode MS", "Microsoft YaHei", "Hiragino Sans GB")
 
 
 def as_csv(segments: list[Segment]) -> str:
@@ -83,15 +80,16 @@ def draw(timeline: "Timeline", path: str | Path):
         # Without pyplot, no display is looked for.
         from matplotlib import rc_context
         from matplotlib.figure import Figure
-        from matplotlib.font_manager import get_font_names
         from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+        from .lettering import Lettering
     except ImportError as error:
         raise DataError(f'{path} needs matplotlib: `pip install "ezclip[plots]"`.') from error
     if len(timeline.scores) == 0:
         raise DataError(f"{path} cannot be drawn: there is no window.")
     smoothed, columns = smooth(timeline.scores, timeline.smoothing), rows_to_draw(timeline)
-    fonts = [name for name in FONTS if name in get_font_names()]
-    with rc_context({"font.family": fonts or ["sans-serif"], "svg.fonttype": "path"}):
+    families = Lettering([str(timeline.video), *filter(None, timeline.labels)]).families
+    with rc_context({"font.family": families, "svg.fonttype": "path"}):
         figure = Figure(figsize=(9.0, 1.1 + 0.62 * len(columns)), dpi=150, layout="constrained")
         axes = figure.subplots(len(columns), sharex=True, squeeze=False)[:, 0]
         for axis, column in zip(axes, columns):
