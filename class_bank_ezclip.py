@@ -19,6 +19,7 @@ from .text_cache_ezclip import digest_texts, find_or_embed
 
 
 ENSEMBLES = ("probability", "embedding")
+BATCH_SIZE = 256
 MIN_CACHED_TEXTS = 1024  # a GPU embeds fewer in less time than a look at the weights takes
 NAMES = ("labels", "background_labels")  # in the metadata of the file
 # bfloat16 leaves 0.9999, dynamic quantisation to 8 bits 0.998; a trained model and its base are at 0.90 to 0.95.
@@ -115,7 +116,7 @@ class ClassBank:
             input_conditioning (`bool`, *optional*, defaults to `False`):
                 Whether the name of a class begins each of its descriptions.
             batch_size (`int`, *optional*):
-                Texts embedded at a time. Defaults to 64 on a CPU, whose caches hold as many, and 256 elsewhere.
+                Texts embedded at a time. Defaults to 256.
             cache_dir (`str` or `Path`, *optional*):
                 A folder in which the embeddings of 1024 texts or more are kept, for the next run with the same
                 weights and texts; `CACHE_DIR` of `text_cache_ezclip` is the usual one. By default they are neither
@@ -290,14 +291,15 @@ def _checked_labels(labels: Sequence[str]) -> list[str]:
 
 def _embed_texts(model, tokenizer, tokens: dict, batch_size: int | None) -> torch.FloatTensor:
     """Embeddings of length 1, a row for each text."""
-    batch_size = batch_size or (64 if model.device.type == "cpu" else 256)
-    # Texts of like length together, so that little is padded.
-    order = sorted(range(len(tokens["input_ids"])), key=lambda position: len(tokens["input_ids"][position]))
+    batch_size = batch_size or BATCH_SIZE
+    # Texts that begin alike together: what they share is computed once.
+    order = sorted(range(len(tokens["input_ids"])), key=lambda position: tokens["input_ids"][position])
     embeds = []
     for start in range(0, len(order), batch_size):
         batch = {name: [rows[i] for i in order[start : start + batch_size]] for name, rows in tokens.items()}
         inputs = tokenizer.pad(batch, return_tensors="pt").to(model.device)
-        embeds.append(_normalize(model.get_text_features(**inputs).pooler_output.float()))
+        outputs = model.get_text_features(**inputs, output_last_hidden_state=False)
+        embeds.append(_normalize(outputs.pooler_output.float()))
     embeds = torch.cat(embeds)
     return embeds[torch.tensor(order, device=embeds.device).argsort()]
 

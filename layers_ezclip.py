@@ -4,11 +4,14 @@ Names in quotation marks are those of the original implementations, see `modelin
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import (
     CLIPMLP,
@@ -19,6 +22,11 @@ from transformers.models.clip.modeling_clip import (
 )
 
 from .configuration_ezclip import EZClipTextConfig, EZClipVisionConfig
+from .text_tree_ezclip import TextTree
+
+
+# Attention weights that a processor's cache holds, 4 bytes each, with what is made of them
+MAX_WEIGHTS = 2**20
 
 
 class EZClipDropPath(nn.Module):
@@ -63,20 +71,57 @@ class EZClipQuickGELU(nn.Module):
         return nn.functional.silu(scaled, inplace=not scaled.requires_grad).mul_(1 / 1.702)
 
 
-def draw_kept(shape: torch.Size, dropout: float, device: torch.device) -> torch.Tensor:
+def draw_kept(shape: torch.Size, dropout: float, generator: torch.Generator | None = None) -> torch.Tensor:
     """Which elements a dropout keeps, by 16 random bits each: four times as fast on a CPU as `bernoulli_`."""
     numel = math.prod(shape)
-    bits = torch.randint(-(2**63), 2**63 - 1, ((numel + 3) // 4,), dtype=torch.int64, device=device)
+    bits = torch.randint(-(2**63), 2**63 - 1, ((numel + 3) // 4,), dtype=torch.int64, generator=generator)
     least = min(round(dropout * 2**16) - 2**15, 2**15 - 1)
     return (bits.view(torch.int16)[:numel] >= least).view(shape)
 
 
-def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, kept: torch.Tensor, scaling: float
-) -> torch.Tensor:
-    """Attention `(B, heads, L, d)` by the weights that are kept, not rescaled."""
-    weights = ((query * scaling) @ key.transpose(-1, -2)).softmax(dim=-1)
-    return (weights * kept.to(weights.dtype)) @ value
+class DropoutAttention(torch.autograd.Function):
+    """
+    Attention `(B, heads, L, d)` with dropout on a CPU, where PyTorch's fused kernel has none and its other one keeps
+    several tensors as large as the attention weights for the gradient. This keeps queries, keys and values alone, and
+    goes through the batch in parts whose weights the processor's cache holds.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, dropout: float
+    ) -> torch.Tensor:
+        ctx.save_for_backward(query, key, value)
+        ctx.scaling, ctx.dropout, ctx.seed = scaling, dropout, int(torch.randint(2**63 - 1, ()))
+        attended = torch.empty_like(query)
+        for part, weights, kept in DropoutAttention._weigh(ctx, query, key):
+            torch.matmul(weights.mul_(kept).to(value.dtype), value[part], out=attended[part])
+        return attended
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: torch.Tensor):
+        query, key, value = ctx.saved_tensors
+        gradients = tuple(torch.empty_like(states) for states in (query, key, value))
+        for part, weights, kept in DropoutAttention._weigh(ctx, query, key):
+            dropped = (weights * kept).to(value.dtype)
+            torch.matmul(dropped.transpose(-1, -2), gradient[part], out=gradients[2][part])
+            of_weights = (gradient[part] @ value[part].transpose(-1, -2)).to(weights.dtype).mul_(kept)
+            mean = (of_weights * weights).sum(dim=-1, keepdim=True)
+            of_scores = of_weights.sub_(mean).mul_(weights).mul_(ctx.scaling).to(value.dtype)
+            torch.matmul(of_scores, key[part], out=gradients[0][part])
+            torch.matmul(of_scores.transpose(-1, -2), query[part], out=gradients[1][part])
+        return *gradients, None, None
+
+    @staticmethod
+    def _weigh(ctx, query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+        """The attention weights of part after part, and what the dropout makes of each: 0, or more than 1."""
+        generator, dtype = torch.Generator().manual_seed(ctx.seed), torch.promote_types(query.dtype, torch.float32)
+        size = max(1, MAX_WEIGHTS // math.prod((*query.shape[1:3], key.shape[2])))
+        for start in range(0, len(query), size):
+            part = slice(start, start + size)
+            weights = ((query[part] * ctx.scaling) @ key[part].transpose(-1, -2)).softmax(dim=-1, dtype=dtype)
+            kept = draw_kept(weights.shape, ctx.dropout, generator)
+            yield part, weights, kept.to(weights.dtype).div_(1.0 - ctx.dropout)
 
 
 def dropout_attention_forward(
@@ -89,53 +134,51 @@ def dropout_attention_forward(
     dropout: float,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
-    """
-    Attention with dropout and no mask on a CPU. PyTorch's fused kernel has no dropout there, and its other one keeps
-    several tensors as large as the attention weights for the gradient: this keeps a byte a weight and computes the
-    rest again.
-    """
-    kept = draw_kept((*query.shape[:3], key.shape[2]), dropout, query.device)
-    arguments = (query, key, value, kept, scaling)
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # a compiler decides what to keep
-        attended = checkpoint(attend, *arguments, use_reentrant=False, preserve_rng_state=False)
-    else:
-        attended = attend(*arguments)
-    return attended.transpose(1, 2) / (1.0 - dropout), None
+    """[`DropoutAttention`], as transformers calls attention."""
+    return DropoutAttention.apply(query, key, value, scaling, dropout).transpose(1, 2), None
 
 
 class EZClipAttention(CLIPAttention):
-    """CLIP's attention, which can also read tokens that themselves read nothing."""
+    """CLIP's attention, which can also read tokens that themselves read nothing, and texts that are a tree."""
 
     def forward(
         self,
         hidden_states: torch.Tensor,  # [B, L, D]
         attention_mask: torch.Tensor | None = None,
+        num_readers: int | None = None,
         read_only: torch.Tensor | None = None,  # [B, M, D]
+        tree: TextTree | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         implementation = self.config._attn_implementation
-        if read_only is not None and implementation == "eager":
+        if read_only is not None and num_readers is None and implementation == "eager":
             # Whoever wants attention weights finds those of all tokens.
             attended, weights = self.forward(torch.cat([hidden_states, read_only], dim=1), attention_mask, **kwargs)
             return attended[:, : hidden_states.shape[1]], weights
 
-        queries, keys, values = (project(hidden_states) for project in (self.q_proj, self.k_proj, self.v_proj))
+        queries = self.q_proj(hidden_states[:, :num_readers])
+        keys, values = self.k_proj(hidden_states), self.v_proj(hidden_states)
         if read_only is not None:
             # Joined here and not before, tokens that need no gradient have none computed.
             keys = torch.cat([keys, self.k_proj(read_only)], dim=1)
             values = torch.cat([values, self.v_proj(read_only)], dim=1)
-        by_head = (*hidden_states.shape[:1], -1, self.num_heads, self.head_dim)
-        queries, keys, values = (states.view(by_head).transpose(1, 2) for states in (queries, keys, values))
+        if tree is not None:
+            queries, keys, values = map(tree.by_text, (queries, keys, values))
+        queries, keys, values = (
+            states.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for states in (queries, keys, values)
+        )
 
         dropout = self.dropout if self.training else 0.0
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         masked = attention_mask is not None or kwargs.get("is_causal", False)
-        if dropout > 0.0 and implementation == "sdpa" and queries.device.type == "cpu" and not masked:
+        is_on_cpu = queries.device.type == "cpu" and not torch.compiler.is_compiling()
+        if dropout > 0.0 and implementation == "sdpa" and is_on_cpu and not masked:
             attention = dropout_attention_forward
         attended, weights = attention(
             self, queries, keys, values, attention_mask, scaling=self.scale, dropout=dropout, **kwargs
         )
-        return self.out_proj(attended.flatten(2)), weights
+        attended = attended.flatten(2)
+        return self.out_proj(attended if tree is None else tree.from_texts(attended)), weights
 
 
 class EZClipMLP(CLIPMLP):
@@ -162,15 +205,31 @@ class EZClipLayer(CLIPEncoderLayer):
         self.drop_path = EZClipDropPath(config.drop_path_rate * depth)
         self.adapter = EZClipAdapter(config) if config.use_adapter else None
 
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
-        attn_output, _ = self.self_attn(self.layer_norm1(hidden_states), attention_mask, **kwargs)
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        tree: TextTree | None = None,
+        **kwargs,
+    ):
+        attn_output, _ = self.self_attn(self.layer_norm1(hidden_states), attention_mask, tree=tree, **kwargs)
+        if tree is not None:
+            hidden_states = tree.of_readers(hidden_states)
         return self.adapt_and_mix(hidden_states + self.drop_path(attn_output))
 
     def adapt_and_mix(self, hidden_states: torch.Tensor, num_frames: int = 1) -> torch.Tensor:
         """The block after its attention: adapter and MLP, each with its residual."""
+        if torch.is_grad_enabled() and not self.mlp.fc1.weight.requires_grad and not torch.compiler.is_compiling():
+            # A frozen MLP keeps nothing of what it is given, and what is made here costs little to make again.
+            hidden_states, normed = checkpoint(self._adapt, hidden_states, use_reentrant=False)
+        else:
+            hidden_states, normed = self._adapt(hidden_states)
+        return hidden_states + self.drop_path(self.mlp(normed), num_frames)
+
+    def _adapt(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.adapter is not None:
             hidden_states = hidden_states + self.adapter(hidden_states)
-        return hidden_states + self.drop_path(self.mlp(self.layer_norm2(hidden_states)), num_frames)
+        return hidden_states, self.layer_norm2(hidden_states)
 
 
 class EZClipTemporalMixing(nn.Module):
@@ -203,16 +262,20 @@ class EZClipVisionLayer(EZClipLayer):
         hidden_states: torch.Tensor,  # [B * T, L, D]
         attention_mask: torch.Tensor | None = None,
         num_frames: int = 1,
+        num_readers: int | None = None,
         **kwargs,
     ):
+        """`num_readers` is how many of a frame's tokens, from the first on, are wanted; by default all."""
         if self.use_temporal_shift:
             hidden_states = self.shift_over_time(hidden_states, num_frames)
         if self.temporal_adapter is not None:
             hidden_states = hidden_states + self.temporal_adapter(self.attend_over_time(hidden_states, num_frames))
         if self.temporal_prompt is not None:
             kwargs["read_only"] = self.layer_norm1(self.temporal_tokens(hidden_states, num_frames))
-        attn_output, _ = self.self_attn(self.layer_norm1(hidden_states), attention_mask, **kwargs)
-        hidden_states = hidden_states + self.drop_path(attn_output, num_frames)
+        attn_output, _ = self.self_attn(
+            self.layer_norm1(hidden_states), attention_mask, num_readers=num_readers, **kwargs
+        )
+        hidden_states = hidden_states[:, :num_readers] + self.drop_path(attn_output, num_frames)
         return self.adapt_and_mix(hidden_states, num_frames)
 
     def temporal_tokens(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
@@ -252,10 +315,23 @@ class EZClipVisionLayer(EZClipLayer):
 
 
 class EZClipEncoder(CLIPEncoder):
-    """CLIP's encoder over EZ-CLIP's blocks; extra keyword arguments reach every block."""
+    """CLIP's encoder over EZ-CLIP's blocks; extra keyword arguments reach every block, those of `last` the last."""
 
     def __init__(self, config: EZClipTextConfig | EZClipVisionConfig, layer_class: type[EZClipLayer]):
         nn.Module.__init__(self)
         self.config = config
         self.layers = nn.ModuleList(layer_class(config, idx) for idx in range(config.num_hidden_layers))
         self.gradient_checkpointing = False
+
+    def forward(
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        last: dict | None = None,
+        **kwargs,
+    ) -> BaseModelOutput:
+        hidden_states = inputs_embeds
+        for number, layer in enumerate(self.layers, start=1):
+            own = {**kwargs, **last} if last and number == len(self.layers) else kwargs
+            hidden_states = layer(hidden_states, attention_mask, **own)
+        return BaseModelOutput(last_hidden_state=hidden_states)

@@ -200,7 +200,9 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
                 raise error
         # [B, T, 3, H, W], or [B, V, T, 3, H, W]
         views = self.processor.normalize(model_inputs["pixel_values"]).to(self.dtype)
-        video_embeds = self.model.get_video_features(views.flatten(0, -5)).pooler_output
+        video_embeds = self.model.get_video_features(
+            views.flatten(0, -5), output_last_hidden_state=False
+        ).pooler_output
         scores = bank.probabilities(video_embeds, ensemble).unflatten(0, (len(views), -1)).mean(dim=1)
         if not scores.isfinite().all():
             raise ValueError(

@@ -236,7 +236,8 @@ def _rows_of(
         return [AttentionRow(name, attention_maps(model, pixel_values, method)[0], covered)]
     with evaluation_mode(model), torch.no_grad():
         bank = ClassBank.build(model, processor, labels, templates)
-        video_embeds = model.get_video_features(pixel_values.to(model.device, model.dtype)).pooler_output
+        pixel_values = pixel_values.to(model.device, model.dtype)
+        video_embeds = model.get_video_features(pixel_values, output_last_hidden_state=False).pooler_output
     probabilities = bank.probabilities(video_embeds)[0].tolist() if len(labels) > 1 else [None]
     maps = relevance_maps(model, pixel_values, bank.embeds.mean(dim=0))[0]
     return [AttentionRow(name, own, covered, *of_label) for own, *of_label in zip(maps, labels, probabilities)]

@@ -69,7 +69,7 @@ def _share_texts(inputs: dict, model: EZClipModel) -> tuple[dict, list[int] | No
 
 def _embed(model: EZClipModel, inputs: dict, text_of_video: list[int] | None) -> dict[str, torch.Tensor]:
     """The embeddings of videos, and of each its text."""
-    outputs = model(**inputs)
+    outputs = model(**inputs, output_last_hidden_state=False)
     embeddings = {name: outputs[name] for name in EMBEDDINGS}
     if text_of_video is not None:
         embeddings["text_embeds"] = embeddings["text_embeds"][text_of_video]

@@ -11,7 +11,7 @@ from .modeling_ezclip import EZClipModel
 
 
 @torch.no_grad()
-def count_macs(model: EZClipModel, num_frames: int | None = None) -> int:
+def count_macs(model: EZClipModel, num_frames: int | None = None, output_last_hidden_state: bool = True) -> int:
     """
     Multiply-accumulates of embedding one clip: of the convolution, of all linear layers, the projection among them,
     and of the two products of each attention. Softmax, normalisation, activations, biases and sums are not counted,
@@ -23,6 +23,8 @@ def count_macs(model: EZClipModel, num_frames: int | None = None) -> int:
             The model; its configuration is all that matters.
         num_frames (`int`, *optional*):
             Frames of the clip. By default those of the configuration.
+        output_last_hidden_state (`bool`, *optional*, defaults to `True`):
+            Whether the last block computes all tokens, or the CLS token alone, which is all that the embedding needs.
 
     Raises:
         `ValueError`: if the model does not take so many frames.
@@ -40,7 +42,8 @@ def count_macs(model: EZClipModel, num_frames: int | None = None) -> int:
     size = (vision.num_channels, vision.image_size, vision.image_size)
     clip = (1, vision.num_frames if num_frames is None else num_frames, *size)
     return count_macs_of(
-        lambda: EZClipModel(config).eval(), lambda copied: copied.get_video_features(torch.empty(clip))
+        lambda: EZClipModel(config).eval(),
+        lambda copied: copied.get_video_features(torch.empty(clip), output_last_hidden_state=output_last_hidden_state),
     )
 
 

@@ -56,7 +56,8 @@ class VideoTower(nn.Module):
         self.frame_shape = (vision.num_channels, vision.image_size, vision.image_size)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return nn.functional.normalize(self.model.get_video_features(pixel_values).pooler_output, dim=-1)
+        outputs = self.model.get_video_features(pixel_values, output_last_hidden_state=False)
+        return nn.functional.normalize(outputs.pooler_output, dim=-1)
 
     def inputs(self, batch_size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         return {"pixel_values": torch.randn(batch_size, self.num_frames, *self.frame_shape, generator=generator)}

@@ -55,7 +55,7 @@ def relative_error(actual: dict, expected: dict) -> float:
 def in_one_graph(model, batch, size) -> tuple[dict, dict]:
     """The loss over all of a batch whose graph is kept, embedded in pieces so that dropout draws the same."""
     pieces = [{n: v[i : i + size] for n, v in batch.items() if n != "labels"} for i in range(0, 16, size)]
-    outputs = [model(**piece) for piece in pieces]
+    outputs = [model(**piece, output_last_hidden_state=False) for piece in pieces]
     video_embeds, text_embeds, frame_embeds = (torch.cat([o[name] for o in outputs]) for name in EMBEDDINGS)
     logits = model.logit_scale.exp() * video_embeds @ text_embeds.t()
     losses = video_text_losses(logits, frame_embeds, batch["labels"])

@@ -41,6 +41,16 @@ def test_published_costs_of_plain_clip():
     assert count_macs(clip, num_frames=16) == 2 * count_macs(clip, num_frames=8)
 
 
+def test_the_embedding_alone_costs_less():
+    """By the last block's queries, output, adapter and MLP of all but one token in 197, and their two products."""
+    model, width, others = vit_b16(), 768, 196
+    of_a_frame = others * (10 * width**2 + 2 * width * width // 4) + 2 * others * 198 * width
+    of_the_temporal_token = 2 * width**2 + 2 * 198 * width  # counted as a query only where all tokens are
+    saved = count_macs(model) - count_macs(model, output_last_hidden_state=False)
+    assert saved == 8 * (of_a_frame + of_the_temporal_token)
+    assert round(count_macs(model, output_last_hidden_state=False) / 1e9, 1) == 136.4
+
+
 # Of the tiny model: 2 blocks of 32 channels, an MLP of 64, adapters of 8, a patch of 16 x 16 x 3, a projection to 16.
 TOKENS, CHANNELS, FRAMES = 5, 32, 8
 PATCHES = 4 * 16 * 16 * 3 * CHANNELS

@@ -10,6 +10,7 @@ from ezclip import EZClipModel
 from ezclip.configuration_ezclip import PRESETS
 from ezclip.costs import count_macs, count_macs_of
 from ezclip.modeling_ezclip import EZClipTextModel
+from ezclip.text_tree_ezclip import TextTree
 
 from .models import embed, make_config, make_model, make_rivals, name_of_model
 from .report import as_markdown_table, describe_machine, machine_as_text
@@ -31,7 +32,8 @@ def run(args: argparse.Namespace) -> dict:
     for name, config in configs.items():
         with torch.device("meta"):
             model = EZClipModel(config)
-        models.append(_row(name, model, count_macs(model), config.vision_config.num_frames))
+        alone = count_macs(model, output_last_hidden_state=False)
+        models.append(_row(name, model, count_macs(model), alone, config.vision_config.num_frames))
     config = next(iter(configs.values()))
     with torch.device("meta"):
         rivals = make_rivals(config)
@@ -41,7 +43,7 @@ def run(args: argparse.Namespace) -> dict:
         macs = count_macs_of(
             lambda name=name: make_rivals(config, eager=True)[name].eval(), lambda model: _embed_nothing(model, clip)
         )
-        models.append(_row(name, rival, macs, vision.num_frames))
+        models.append(_row(name, rival, macs, macs, vision.num_frames))
     plain = copy.deepcopy(config)
     plain.text_config.use_adapter = False
     longest = config.text_config.max_position_embeddings
@@ -66,11 +68,24 @@ def count_text_macs(config, length: int, batch_size: int = 1) -> int:
 
 
 @torch.no_grad()
+def count_bank_macs(config, texts: list[list[int]], batch_size: int) -> int:
+    """Multiply-accumulates of embedding the tokens of texts as a class bank does, what they share once."""
+    text, texts = copy.deepcopy(config.text_config), sorted(texts)
+    text._attn_implementation = "eager"
+    batches = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
+    trees = [TextTree.of(batch, torch.device("meta")) for batch in batches]
+    macs = count_macs_of(
+        lambda: EZClipTextModel(text).eval(), lambda model: [model.embed_tree(tree) for tree in trees]
+    )
+    return macs + len(texts) * text.hidden_size * config.projection_dim
+
+
+@torch.no_grad()
 def _embed_nothing(model: nn.Module, size: tuple[int, ...]):
     embed(model, torch.empty(size))
 
 
-def _row(name: str, model: nn.Module, macs: int, num_frames: int) -> dict:
+def _row(name: str, model: nn.Module, macs: int, macs_alone: int, num_frames: int) -> dict:
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return {
         "model": name,
@@ -78,6 +93,7 @@ def _row(name: str, model: nn.Module, macs: int, num_frames: int) -> dict:
         "num_parameters": model.num_parameters(),
         "num_trained_parameters": trained,
         "macs_per_clip": macs,
+        "macs_of_embedding_alone": macs_alone,
     }
 
 
@@ -92,13 +108,18 @@ def as_text(result: dict) -> str:
             str(row["num_frames"]),
             f"{row['macs_per_clip'] / 1e9:.4g}",
             f"{row['macs_per_clip'] / row['num_frames'] / per_frame:.3f}",
+            f"{row['macs_of_embedding_alone'] / 1e9:.4g}",
+            f"{row['macs_of_embedding_alone'] / row['num_frames'] / per_frame:.3f}",
         ]
         for row in result["models"]
     ]
     texts = [[text["model"], str(text["length"]), f"{text['macs'] / 1e9:.4g}"] for text in result["texts"]]
     header = ["model", "parameters", "trained", "frames", "GMAC a clip", "a frame, of CLIPVisionModel's"]
+    header += ["embedding alone, GMAC", "a frame, of CLIPVisionModel's"]
     return (
         f"{machine_as_text(result['machine'])}\n\nMultiply-accumulates (10^9) of embedding one clip: of all linear "
-        "layers, the convolution and both products of every attention; counted, not timed.\n\n"
+        "layers, the convolution and both products of every attention; counted, not timed. For the embedding alone "
+        "(`output_last_hidden_state=False`, as pipeline, script and training ask) ours computes of its last block the "
+        "CLS token.\n\n"
         f"{as_markdown_table(header, rows)}\n\n{as_markdown_table(['text tower of', 'tokens', 'GMAC a text'], texts)}"
     )

@@ -167,7 +167,8 @@ def loss_of(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """The loss that a model has; of CLIP's vision tower, which has none, any."""
     if hasattr(model, "get_video_features"):
         inputs = {name: value for name, value in batch.items() if name != "labels"}
-        return model(**inputs, return_loss=True).loss
+        alone = {"output_last_hidden_state": False} if isinstance(model, EZClipModel) else {}
+        return model(**inputs, **alone, return_loss=True).loss
     return model(batch["pixel_values"].flatten(0, 1)).pooler_output.float().square().mean()
 
 

@@ -109,6 +109,8 @@ def make_rivals(config: EZClipConfig, eager: bool = False) -> dict[str, nn.Modul
 
 def embed(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
     """What a model makes of clips `(B, T, 3, H, W)`: their embeddings; of the frames where it has no time."""
+    if isinstance(model, EZClipModel):
+        return model.get_video_features(pixel_values, output_last_hidden_state=False).pooler_output
     if hasattr(model, "get_video_features"):
         return model.get_video_features(pixel_values=pixel_values).pooler_output
     return model(pixel_values=pixel_values.flatten(0, 1)).pooler_output

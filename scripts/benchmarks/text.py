@@ -3,21 +3,20 @@
 import argparse
 import copy
 import tempfile
-from collections import Counter
 from collections.abc import Callable
 from itertools import product
 
 import torch
 from accelerate import Accelerator
 
-from ezclip import ClassBank, EZClipModel, EZClipProcessor
-from ezclip.class_bank_ezclip import MIN_CACHED_TEXTS
+from ezclip import ClassBank, EZClipModel, EZClipProcessor, class_bank_ezclip
 from ezclip.demo import word_tokenizer
 from ezclip.labels import read_label_list
 from ezclip.loading import load_processor, load_tokenizer
 from ezclip.processing_ezclip import TEMPLATES, default_image_processor
+from ezclip.text_tree_ezclip import TextTree
 
-from .cost import count_text_macs
+from .cost import count_bank_macs, count_text_macs
 from .matrix import DTYPES, MatrixProducts, rates_as_text, share_of
 from .models import layer_shapes, make_config, make_model, name_of_model
 from .report import (
@@ -126,7 +125,7 @@ def run(args: argparse.Namespace) -> dict:
             ("class bank", "float32"): lambda: ClassBank.build(models["float32"], processor, labels).embeds,
             ("class bank", "bf16"): lambda: ClassBank.build(models["bf16"], processor, labels).embeds,
         }
-        if len(set(texts)) >= MIN_CACHED_TEXTS:
+        if len(set(texts)) >= class_bank_ezclip.MIN_CACHED_TEXTS:
             ways["class bank, from its cache", "float32"] = lambda: (
                 ClassBank.build(models["float32"], processor, labels, cache_dir=cache_dir).embeds
             )
@@ -137,10 +136,10 @@ def run(args: argparse.Namespace) -> dict:
         timings = measure({**contenders, **products.contenders()}, args.rounds, device, may_fail=True)
     rates = products.rates(timings)
     reference = results[padded, "float32"].unflatten(0, (len(labels), -1)).transpose(0, 1)  # [P, C, D]
-    lengths = Counter(map(len, processor(text=texts, padding=False, truncation=True)["input_ids"]))
+    tokens = processor(text=list(dict.fromkeys(texts)), padding=False, truncation=True)["input_ids"]
     macs = {
         padded: len(texts) * count_text_macs(model.config, longest),
-        "class bank": sum(number * count_text_macs(model.config, length) for length, number in lengths.items()),
+        "class bank": count_bank_macs(model.config, tokens, class_bank_ezclip.BATCH_SIZE),
     }
     rows = []
     for way, precision in ways:
@@ -165,7 +164,8 @@ def run(args: argparse.Namespace) -> dict:
         "tokenizer": args.tokenizer_name or args.model_name_or_path or "a token a word",
         "num_labels": len(labels),
         "num_templates": len(texts) // len(labels),
-        "mean_tokens": sum(length * number for length, number in lengths.items()) / len(texts),
+        "mean_tokens": sum(map(len, tokens)) / len(tokens),
+        "num_beginnings": TextTree.of(tokens, torch.device("cpu")).input_ids.numel(),
         "longest": longest,
         "batch_size": BATCH_SIZE,
         "rounds": args.rounds,
@@ -181,7 +181,8 @@ def as_text(result: dict) -> str:
     parts = [
         machine_as_text(result["machine"]),
         f"{result['num_labels']} labels in {result['num_templates']} templates, tokenized and embedded. Tokenizer: "
-        f"{result['tokenizer']}, {result['mean_tokens']:.1f} tokens a text. {result['model']}, text tower of "
+        f"{result['tokenizer']}, {result['mean_tokens']:.1f} tokens a text, of all {result['num_beginnings']} that "
+        f"differ in themselves or what is before them. {result['model']}, text tower of "
         f"{result['size']}; padded texts in batches of {result['batch_size']}; median of {result['rounds']} rounds.",
         as_markdown_table(header, rows),
         rates_as_text(result["matrix"]),
