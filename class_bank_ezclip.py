@@ -19,7 +19,7 @@ from .text_cache_ezclip import digest_texts, find_or_embed
 
 
 ENSEMBLES = ("probability", "embedding")
-BATCH_SIZE = 256
+BATCH_SIZE = 512
 MIN_CACHED_TEXTS = 1024  # a GPU embeds fewer in less time than a look at the weights takes
 NAMES = ("labels", "background_labels")  # in the metadata of the file
 # bfloat16 leaves 0.9999, dynamic quantisation to 8 bits 0.998; a trained model and its base are at 0.90 to 0.95.
@@ -116,7 +116,7 @@ class ClassBank:
             input_conditioning (`bool`, *optional*, defaults to `False`):
                 Whether the name of a class begins each of its descriptions.
             batch_size (`int`, *optional*):
-                Texts embedded at a time. Defaults to 256.
+                Texts embedded at a time. Defaults to 512.
             cache_dir (`str` or `Path`, *optional*):
                 A folder in which the embeddings of 1024 texts or more are kept, for the next run with the same
                 weights and texts; `CACHE_DIR` of `text_cache_ezclip` is the usual one. By default they are neither

@@ -6,6 +6,7 @@ Names in quotation marks are those of the original implementations, see `modelin
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
@@ -22,11 +23,14 @@ from transformers.models.clip.modeling_clip import (
 )
 
 from .configuration_ezclip import EZClipTextConfig, EZClipVisionConfig
-from .text_tree_ezclip import TextTree
 
 
 # Attention weights that a processor's cache holds, 4 bytes each, with what is made of them
-MAX_WEIGHTS = 2**20
+MAX_WEIGHTS = 2**19
+
+# Which tokens of `(B, L)`
+Index = tuple[slice | torch.Tensor, slice | torch.Tensor]
+EVERYTHING: Index = (slice(None), slice(None))
 
 
 class EZClipDropPath(nn.Module):
@@ -71,12 +75,13 @@ class EZClipQuickGELU(nn.Module):
         return nn.functional.silu(scaled, inplace=not scaled.requires_grad).mul_(1 / 1.702)
 
 
-def draw_kept(shape: torch.Size, dropout: float, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Which elements a dropout keeps, by 16 random bits each: four times as fast on a CPU as `bernoulli_`."""
-    numel = math.prod(shape)
-    bits = torch.randint(-(2**63), 2**63 - 1, ((numel + 3) // 4,), dtype=torch.int64, generator=generator)
+def draw_kept(like: torch.Tensor, dropout: float, generator: np.random.Generator) -> torch.Tensor:
+    """1 where a dropout keeps an element and 0 elsewhere, by 16 random bits each: sooner done than `bernoulli_`."""
+    bits = generator.integers(2**64 - 1, size=(like.numel() + 3) // 4, dtype=np.uint64, endpoint=True)
     least = min(round(dropout * 2**16) - 2**15, 2**15 - 1)
-    return (bits.view(torch.int16)[:numel] >= least).view(shape)
+    return torch.ge(
+        torch.from_numpy(bits.view(np.int16)[: like.numel()]).view(like.shape), least, out=torch.empty_like(like)
+    )
 
 
 class DropoutAttention(torch.autograd.Function):
@@ -94,34 +99,44 @@ class DropoutAttention(torch.autograd.Function):
         ctx.scaling, ctx.dropout, ctx.seed = scaling, dropout, int(torch.randint(2**63 - 1, ()))
         attended = torch.empty_like(query)
         for part, weights, kept in DropoutAttention._weigh(ctx, query, key):
-            torch.matmul(weights.mul_(kept).to(value.dtype), value[part], out=attended[part])
+            dropped = weights.mul_(kept).to(value.dtype)
+            attended[part] = _multiply(dropped, value[part], 1.0 / (1.0 - dropout))
         return attended
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: torch.Tensor):
         query, key, value = ctx.saved_tensors
-        gradients = tuple(torch.empty_like(states) for states in (query, key, value))
+        of_query, of_key, of_value = (torch.empty_like(states) for states in (query, key, value))
+        rescaling = 1.0 / (1.0 - ctx.dropout)
         for part, weights, kept in DropoutAttention._weigh(ctx, query, key):
             dropped = (weights * kept).to(value.dtype)
-            torch.matmul(dropped.transpose(-1, -2), gradient[part], out=gradients[2][part])
-            of_weights = (gradient[part] @ value[part].transpose(-1, -2)).to(weights.dtype).mul_(kept)
-            mean = (of_weights * weights).sum(dim=-1, keepdim=True)
-            of_scores = of_weights.sub_(mean).mul_(weights).mul_(ctx.scaling).to(value.dtype)
-            torch.matmul(of_scores, key[part], out=gradients[0][part])
-            torch.matmul(of_scores.transpose(-1, -2), query[part], out=gradients[1][part])
-        return *gradients, None, None
+            of_value[part] = _multiply(dropped.transpose(-1, -2), gradient[part], rescaling)
+            of_weights = (
+                _multiply(gradient[part], value[part].transpose(-1, -2), rescaling).to(weights.dtype).mul_(kept)
+            )
+            of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype).to(value.dtype)
+            of_query[part] = _multiply(of_scores, key[part], ctx.scaling)
+            of_key[part] = _multiply(of_scores.transpose(-1, -2), query[part], ctx.scaling)
+        return of_query, of_key, of_value, None, None
 
     @staticmethod
     def _weigh(ctx, query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
-        """The attention weights of part after part, and what the dropout makes of each: 0, or more than 1."""
-        generator, dtype = torch.Generator().manual_seed(ctx.seed), torch.promote_types(query.dtype, torch.float32)
+        """The attention weights of part after part, and which of each are kept."""
+        generator, dtype = np.random.default_rng(ctx.seed), torch.promote_types(query.dtype, torch.float32)
         size = max(1, MAX_WEIGHTS // math.prod((*query.shape[1:3], key.shape[2])))
         for start in range(0, len(query), size):
             part = slice(start, start + size)
-            weights = ((query[part] * ctx.scaling) @ key[part].transpose(-1, -2)).softmax(dim=-1, dtype=dtype)
-            kept = draw_kept(weights.shape, ctx.dropout, generator)
-            yield part, weights, kept.to(weights.dtype).div_(1.0 - ctx.dropout)
+            scores = _multiply(query[part], key[part].transpose(-1, -2), ctx.scaling)
+            weights = scores.softmax(dim=-1, dtype=dtype)
+            yield part, weights, draw_kept(weights, ctx.dropout, generator)
+
+
+def _multiply(left: torch.Tensor, right: torch.Tensor, factor: float) -> torch.Tensor:
+    """`factor * left @ right` of `(B, heads, …)`, where B is 1 without a copy of either."""
+    product = left.new_empty(*left.shape[:-1], right.shape[-1])
+    product.flatten(0, 1).baddbmm_(left.flatten(0, 1), right.flatten(0, 1), beta=0, alpha=factor)
+    return product
 
 
 def dropout_attention_forward(
@@ -139,31 +154,28 @@ def dropout_attention_forward(
 
 
 class EZClipAttention(CLIPAttention):
-    """CLIP's attention, which can also read tokens that themselves read nothing, and texts that are a tree."""
+    """CLIP's attention, of all tokens or some, which can also read tokens that themselves read nothing."""
 
     def forward(
         self,
         hidden_states: torch.Tensor,  # [B, L, D]
         attention_mask: torch.Tensor | None = None,
-        num_readers: int | None = None,
+        readers: Index = EVERYTHING,
         read_only: torch.Tensor | None = None,  # [B, M, D]
-        tree: TextTree | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         implementation = self.config._attn_implementation
-        if read_only is not None and num_readers is None and implementation == "eager":
+        if read_only is not None and readers is EVERYTHING and implementation == "eager":
             # Whoever wants attention weights finds those of all tokens.
             attended, weights = self.forward(torch.cat([hidden_states, read_only], dim=1), attention_mask, **kwargs)
             return attended[:, : hidden_states.shape[1]], weights
 
-        queries = self.q_proj(hidden_states[:, :num_readers])
+        queries = self.q_proj(hidden_states[readers])
         keys, values = self.k_proj(hidden_states), self.v_proj(hidden_states)
         if read_only is not None:
             # Joined here and not before, tokens that need no gradient have none computed.
             keys = torch.cat([keys, self.k_proj(read_only)], dim=1)
             values = torch.cat([values, self.v_proj(read_only)], dim=1)
-        if tree is not None:
-            queries, keys, values = map(tree.by_text, (queries, keys, values))
         queries, keys, values = (
             states.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for states in (queries, keys, values)
         )
@@ -177,8 +189,7 @@ class EZClipAttention(CLIPAttention):
         attended, weights = attention(
             self, queries, keys, values, attention_mask, scaling=self.scale, dropout=dropout, **kwargs
         )
-        attended = attended.flatten(2)
-        return self.out_proj(attended if tree is None else tree.from_texts(attended)), weights
+        return self.out_proj(attended.flatten(2)), weights
 
 
 class EZClipMLP(CLIPMLP):
@@ -209,13 +220,12 @@ class EZClipLayer(CLIPEncoderLayer):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        tree: TextTree | None = None,
+        readers: Index = EVERYTHING,
         **kwargs,
     ):
-        attn_output, _ = self.self_attn(self.layer_norm1(hidden_states), attention_mask, tree=tree, **kwargs)
-        if tree is not None:
-            hidden_states = tree.of_readers(hidden_states)
-        return self.adapt_and_mix(hidden_states + self.drop_path(attn_output))
+        """`readers` says which tokens of `(B, L)` are wanted; the others are read."""
+        attn_output, _ = self.self_attn(self.layer_norm1(hidden_states), attention_mask, readers=readers, **kwargs)
+        return self.adapt_and_mix(hidden_states[readers] + self.drop_path(attn_output))
 
     def adapt_and_mix(self, hidden_states: torch.Tensor, num_frames: int = 1) -> torch.Tensor:
         """The block after its attention: adapter and MLP, each with its residual."""
@@ -262,20 +272,17 @@ class EZClipVisionLayer(EZClipLayer):
         hidden_states: torch.Tensor,  # [B * T, L, D]
         attention_mask: torch.Tensor | None = None,
         num_frames: int = 1,
-        num_readers: int | None = None,
+        readers: Index = EVERYTHING,
         **kwargs,
     ):
-        """`num_readers` is how many of a frame's tokens, from the first on, are wanted; by default all."""
         if self.use_temporal_shift:
             hidden_states = self.shift_over_time(hidden_states, num_frames)
         if self.temporal_adapter is not None:
             hidden_states = hidden_states + self.temporal_adapter(self.attend_over_time(hidden_states, num_frames))
         if self.temporal_prompt is not None:
             kwargs["read_only"] = self.layer_norm1(self.temporal_tokens(hidden_states, num_frames))
-        attn_output, _ = self.self_attn(
-            self.layer_norm1(hidden_states), attention_mask, num_readers=num_readers, **kwargs
-        )
-        hidden_states = hidden_states[:, :num_readers] + self.drop_path(attn_output, num_frames)
+        attn_output, _ = self.self_attn(self.layer_norm1(hidden_states), attention_mask, readers=readers, **kwargs)
+        hidden_states = hidden_states[readers] + self.drop_path(attn_output, num_frames)
         return self.adapt_and_mix(hidden_states, num_frames)
 
     def temporal_tokens(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
@@ -332,6 +339,6 @@ class EZClipEncoder(CLIPEncoder):
     ) -> BaseModelOutput:
         hidden_states = inputs_embeds
         for number, layer in enumerate(self.layers, start=1):
-            own = {**kwargs, **last} if last and number == len(self.layers) else kwargs
-            hidden_states = layer(hidden_states, attention_mask, **own)
+            own = {"attention_mask": attention_mask, **kwargs, **(last or {} if number == len(self.layers) else {})}
+            hidden_states = layer(hidden_states, **own)
         return BaseModelOutput(last_hidden_state=hidden_states)

@@ -20,7 +20,6 @@ import torch
 from torch import nn
 from transformers import CLIPTextModel, CLIPVisionModel, PretrainedConfig
 from transformers import initialization as init
-from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import (
     CLIPPreTrainedModel,
@@ -54,7 +53,7 @@ from .layers_ezclip import (
     EZClipTemporalMixing,
     EZClipVisionLayer,
 )
-from .text_tree_ezclip import TextTree
+from .text_packing_ezclip import PackedTexts
 
 
 if TYPE_CHECKING:
@@ -353,35 +352,42 @@ class EZClipTextModel(EZClipPreTrainedModel, CLIPTextModel):
                 Positions of the tokens.
             output_last_hidden_state (`bool`, *optional*, defaults to `True`):
                 Whether to return the tokens of the last block. Without them, in evaluation mode, what texts share from
-                their beginning on is computed once, and nothing after their end, see [`TextTree`].
+                their beginning on is computed once, and nothing after their end, see [`PackedTexts`].
 
         Returns:
             [`BaseModelOutputWithPooling`]: `pooler_output` `(N, hidden_size)` is the token that ends each text, after
             the last LayerNorm.
         """
-        tree = None
+        packed = None
         if not output_last_hidden_state and not any(kwargs.get(name, getattr(self.config, name)) for name in RECORDED):
-            tree = self._make_tree(input_ids, attention_mask, position_ids)
-        if tree is None:
+            packed = self._pack(input_ids, attention_mask, position_ids)
+        if packed is None:
             return super().forward(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
-        return BaseModelOutputWithPooling(pooler_output=self.embed_tree(tree, **kwargs))
+        return BaseModelOutputWithPooling(pooler_output=self.embed_packed(packed, **kwargs))
 
-    def embed_tree(self, tree: TextTree, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
-        """The tokens that end the N texts of a tree, after the last LayerNorm: `(N, hidden_size)`."""
+    def embed_packed(self, packed: PackedTexts, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+        """The tokens that end N texts, after the last LayerNorm: `(N, hidden_size)`."""
         # As texts of one token each: so many have no more places than they take.
-        nodes = self.embeddings(input_ids=tree.input_ids, position_ids=tree.position_ids).transpose(0, 1)  # [1, K, D]
-        causal_mask = create_causal_mask(
-            self.config, nodes.new_empty(*tree.paths.shape, 0), attention_mask=None, past_key_values=None
-        )
-        kwargs.update(is_causal=True, tree=tree, last={"tree": tree.at_ends()})
-        ends = self.encoder(nodes, causal_mask, **kwargs).last_hidden_state[0]
-        return self.final_layer_norm(ends)
+        tokens, places = (ids.reshape(-1, 1) for ids in (packed.input_ids, packed.position_ids))
+        nodes = self.embeddings(input_ids=tokens, position_ids=places).view(*packed.input_ids.shape, -1)  # [R, K, D]
+        readers = packed.readers()
+        mask, mask_of_ends = packed.attention_mask, packed.attention_mask.transpose(1, 2)[readers].transpose(1, 2)
+        if self.config._attn_implementation == "eager":
+            least = torch.finfo(nodes.dtype).min
+            mask, mask_of_ends = (
+                torch.zeros_like(reads, dtype=nodes.dtype).masked_fill(~reads, least) for reads in (mask, mask_of_ends)
+            )
+        last = {"attention_mask": mask_of_ends, "readers": readers}
+        ends = self.encoder(nodes, mask, last=last, **kwargs).last_hidden_state  # [R, E, D]
+        return self.final_layer_norm(ends[tuple(packed.places)])
 
-    def _make_tree(
+    def _pack(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
-    ) -> TextTree | None:
+    ) -> PackedTexts | None:
         """The texts up to their ends; `None` where not their tokens alone decide what the tower makes of them."""
         if self.training or torch.compiler.is_compiling() or position_ids is not None:
+            return None
+        if self.config._attn_implementation not in ("sdpa", "eager"):  # others take no such mask
             return None
         if getattr(input_ids, "ndim", 0) != 2 or input_ids.shape[1] > self.config.max_position_embeddings:
             return None  # an error there
@@ -391,7 +397,7 @@ class EZClipTextModel(EZClipPreTrainedModel, CLIPTextModel):
         if attention_mask is not None and not attention_mask.bool().cumprod(dim=-1).gather(-1, ends[:, None]).all():
             return None
         texts = [tokens[: end + 1] for tokens, end in zip(input_ids.tolist(), ends.tolist())]
-        return TextTree.of(texts, input_ids.device)
+        return PackedTexts.pack(texts, input_ids.device)
 
 
 class EZClipVisionModel(EZClipPreTrainedModel, CLIPVisionModel):
@@ -454,7 +460,7 @@ class EZClipVisionModel(EZClipPreTrainedModel, CLIPVisionModel):
             by_video = hidden_states.view(-1, num_frames, *hidden_states.shape[1:])
             hidden_states = (by_video + self.temporal_embedding[:, None]).flatten(0, 1)
         hidden_states = self.pre_layrnorm(self.embedding_dropout(hidden_states))
-        last = None if output_last_hidden_state else {"num_readers": 1}
+        last = None if output_last_hidden_state else {"readers": (slice(None), slice(0, 1))}
         hidden_states = self.encoder(hidden_states, num_frames=num_frames, last=last, **kwargs).last_hidden_state
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states if output_last_hidden_state else None,

@@ -5,7 +5,7 @@ import torch
 
 from ezclip import EZClipConfig, EZClipModel
 from ezclip.configuration_ezclip import PRESETS
-from ezclip.text_tree_ezclip import TextTree
+from ezclip.text_packing_ezclip import NODES_OF_A_ROW, PackedTexts
 
 from .conftest import tiny_config
 
@@ -111,19 +111,45 @@ def test_what_texts_share_is_computed_once_and_their_end_alone_in_the_last_block
         layer.mlp.register_forward_hook(lambda module, inputs, output: sizes.append(tuple(output.shape)))
     model.get_text_features(**pad(TEXTS), output_last_hidden_state=False)
     beginnings = {tuple(text[: end + 1]) for text in TEXTS for end in range(len(text))}
-    assert sizes == [(1, len(beginnings), 32), (1, len(TEXTS), 32)]
+    assert sizes == [(1, len(beginnings), 32), (1, len(TEXTS), 32)]  # all in one row
 
 
-def test_a_tree_holds_each_beginning_once():
-    tree = TextTree.of(TEXTS, torch.device("cpu"))
-    tokens, positions = tree.input_ids[:, 0], tree.position_ids[:, 0]
+def test_a_row_holds_each_beginning_once():
+    packed = PackedTexts.pack(TEXTS, torch.device("cpu"))
+    assert len(packed.input_ids) == 1
+    (tokens,), (positions,), reads, (ends,) = (
+        packed.input_ids,
+        packed.position_ids,
+        packed.attention_mask[0, 0],
+        packed.ends,
+    )
     found = set()
-    for text, path, end in zip(TEXTS, tree.paths, tree.ends):
-        path = path[: len(text)]
-        assert tokens[path].tolist() == text and positions[path].tolist() == [*range(len(text))] and end == path[-1]
+    for text, place in zip(TEXTS, packed.places[1]):
+        path = reads[ends[place]].nonzero()[:, 0]  # what the end of a text reads is the text
+        path = path[positions[path].argsort()]
+        assert tokens[path].tolist() == text and positions[path].tolist() == [*range(len(text))]
         found |= {(tuple(text[: place + 1]), int(node)) for place, node in enumerate(path)}
     assert len(found) == len(tokens) == len({beginning for beginning, _ in found})
-    assert torch.equal(tree.paths.flatten()[tree.places], torch.arange(len(tokens)))
+
+
+def test_rows_are_filled_and_no_text_is_torn():
+    """80 texts of 11 tokens without a common beginning: 23 to a row, the last one less than full."""
+    texts = [[number, *range(100, 109), 2] for number in range(80)]
+    packed = PackedTexts.pack(texts, torch.device("cpu"))
+    per_row = NODES_OF_A_ROW // 11
+    assert packed.places[0].bincount().tolist() == [per_row] * (80 // per_row) + [80 % per_row]
+    assert packed.input_ids.shape == (len(packed.ends), per_row * 11) and packed.ends.shape[1] == per_row
+    long = [*range(200, 200 + NODES_OF_A_ROW + 5)]
+    assert PackedTexts.pack([long, [1, 2]], torch.device("cpu")).input_ids.shape == (2, len(long))
+
+
+@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
+def test_texts_in_several_rows(attn_implementation, monkeypatch):
+    monkeypatch.setattr("ezclip.text_packing_ezclip.NODES_OF_A_ROW", 9)
+    model = make_model(attn_implementation=attn_implementation)
+    assert len(PackedTexts.pack(TEXTS, torch.device("cpu")).ends) > 1
+    whole, alone = (model.get_text_features(**pad(TEXTS), output_last_hidden_state=wanted) for wanted in (True, False))
+    torch.testing.assert_close(alone.pooler_output, whole.pooler_output, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from ezclip import EZClipModel
 from ezclip.configuration_ezclip import PRESETS
 from ezclip.costs import count_macs, count_macs_of
 from ezclip.modeling_ezclip import EZClipTextModel
-from ezclip.text_tree_ezclip import TextTree
+from ezclip.text_packing_ezclip import PackedTexts
 
 from .models import embed, make_config, make_model, make_rivals, name_of_model
 from .report import as_markdown_table, describe_machine, machine_as_text
@@ -73,9 +73,9 @@ def count_bank_macs(config, texts: list[list[int]], batch_size: int) -> int:
     text, texts = copy.deepcopy(config.text_config), sorted(texts)
     text._attn_implementation = "eager"
     batches = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
-    trees = [TextTree.of(batch, torch.device("meta")) for batch in batches]
+    packed = [PackedTexts.pack(batch, torch.device("meta")) for batch in batches]
     macs = count_macs_of(
-        lambda: EZClipTextModel(text).eval(), lambda model: [model.embed_tree(tree) for tree in trees]
+        lambda: EZClipTextModel(text).eval(), lambda model: [model.embed_packed(batch) for batch in packed]
     )
     return macs + len(texts) * text.hidden_size * config.projection_dim
 
