@@ -28,9 +28,13 @@ from .configuration_ezclip import EZClipTextConfig, EZClipVisionConfig
 # Attention weights that a processor's cache holds, 4 bytes each, with what is made of them
 MAX_WEIGHTS = 2**19
 
-# Which tokens of `(B, L)`
-Index = tuple[slice | torch.Tensor, slice | torch.Tensor]
-EVERYTHING: Index = (slice(None), slice(None))
+# Which tokens of `(B, L)`; `None` are all of them.
+Index = tuple[slice | torch.Tensor, slice | torch.Tensor] | None
+
+
+def take(hidden_states: torch.Tensor, readers: Index) -> torch.Tensor:
+    """The tokens of `(B, L, D)` that read."""
+    return hidden_states if readers is None else hidden_states[readers]
 
 
 class EZClipDropPath(nn.Module):
@@ -112,9 +116,8 @@ class DropoutAttention(torch.autograd.Function):
         for part, weights, kept in DropoutAttention._weigh(ctx, query, key):
             dropped = (weights * kept).to(value.dtype)
             of_value[part] = _multiply(dropped.transpose(-1, -2), gradient[part], rescaling)
-            of_weights = (
-                _multiply(gradient[part], value[part].transpose(-1, -2), rescaling).to(weights.dtype).mul_(kept)
-            )
+            of_weights = _multiply(gradient[part], value[part].transpose(-1, -2), rescaling).to(weights.dtype)
+            of_weights.mul_(kept)
             of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype).to(value.dtype)
             of_query[part] = _multiply(of_scores, key[part], ctx.scaling)
             of_key[part] = _multiply(of_scores.transpose(-1, -2), query[part], ctx.scaling)
@@ -160,17 +163,17 @@ class EZClipAttention(CLIPAttention):
         self,
         hidden_states: torch.Tensor,  # [B, L, D]
         attention_mask: torch.Tensor | None = None,
-        readers: Index = EVERYTHING,
+        readers: Index = None,
         read_only: torch.Tensor | None = None,  # [B, M, D]
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         implementation = self.config._attn_implementation
-        if read_only is not None and readers is EVERYTHING and implementation == "eager":
+        if read_only is not None and readers is None and implementation == "eager":
             # Whoever wants attention weights finds those of all tokens.
             attended, weights = self.forward(torch.cat([hidden_states, read_only], dim=1), attention_mask, **kwargs)
             return attended[:, : hidden_states.shape[1]], weights
 
-        queries = self.q_proj(hidden_states[readers])
+        queries = self.q_proj(take(hidden_states, readers))
         keys, values = self.k_proj(hidden_states), self.v_proj(hidden_states)
         if read_only is not None:
             # Joined here and not before, tokens that need no gradient have none computed.
@@ -220,12 +223,12 @@ class EZClipLayer(CLIPEncoderLayer):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        readers: Index = EVERYTHING,
+        readers: Index = None,
         **kwargs,
     ):
         """`readers` says which tokens of `(B, L)` are wanted; the others are read."""
         attn_output, _ = self.self_attn(self.layer_norm1(hidden_states), attention_mask, readers=readers, **kwargs)
-        return self.adapt_and_mix(hidden_states[readers] + self.drop_path(attn_output))
+        return self.adapt_and_mix(take(hidden_states, readers) + self.drop_path(attn_output))
 
     def adapt_and_mix(self, hidden_states: torch.Tensor, num_frames: int = 1) -> torch.Tensor:
         """The block after its attention: adapter and MLP, each with its residual."""
@@ -272,7 +275,7 @@ class EZClipVisionLayer(EZClipLayer):
         hidden_states: torch.Tensor,  # [B * T, L, D]
         attention_mask: torch.Tensor | None = None,
         num_frames: int = 1,
-        readers: Index = EVERYTHING,
+        readers: Index = None,
         **kwargs,
     ):
         if self.use_temporal_shift:
@@ -282,7 +285,7 @@ class EZClipVisionLayer(EZClipLayer):
         if self.temporal_prompt is not None:
             kwargs["read_only"] = self.layer_norm1(self.temporal_tokens(hidden_states, num_frames))
         attn_output, _ = self.self_attn(self.layer_norm1(hidden_states), attention_mask, readers=readers, **kwargs)
-        hidden_states = hidden_states[readers] + self.drop_path(attn_output, num_frames)
+        hidden_states = take(hidden_states, readers) + self.drop_path(attn_output, num_frames)
         return self.adapt_and_mix(hidden_states, num_frames)
 
     def temporal_tokens(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
