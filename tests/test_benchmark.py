@@ -166,6 +166,8 @@ def test_cost_of_a_folder(tmp_path, tiny_folder):
     ours = result["models"][0]
     model = EZClipModel.from_pretrained(tiny_folder)
     assert ours["model"] == tiny_folder.name and ours["macs_per_clip"] == count_macs(model)
+    assert ours["macs_of_embedding_alone"] == count_macs(model, output_last_hidden_state=False)
+    assert all(row["macs_of_embedding_alone"] == row["macs_per_clip"] for row in result["models"][1:])  # the rivals
     assert ours["num_trained_parameters"] == model.num_parameters(only_trainable=True)
 
 
