@@ -344,12 +344,8 @@ class EZClipTextModel(EZClipPreTrainedModel, CLIPTextModel):
     ) -> BaseModelOutputWithPooling:
         r"""
         Args:
-            input_ids (`torch.LongTensor` of shape `(N, sequence_length)`):
-                Tokens of N texts.
-            attention_mask (`torch.Tensor` of shape `(N, sequence_length)`, *optional*):
-                0 at padding.
-            position_ids (`torch.LongTensor` of shape `(N, sequence_length)`, *optional*):
-                Positions of the tokens.
+            input_ids, attention_mask, position_ids (`torch.Tensor` of shape `(N, sequence_length)`):
+                See [`EZClipModel.get_text_features`].
             output_last_hidden_state (`bool`, *optional*, defaults to `True`):
                 Whether to return the tokens of the last block. Without them, in evaluation mode, what texts share from
                 their beginning on is computed once, and nothing after their end, see [`PackedTexts`].

@@ -31,9 +31,17 @@ def make_model(variant: str = "deep", **kwargs) -> EZClipModel:
     return model
 
 
-def gradients(model: EZClipModel, loss: torch.Tensor) -> list[torch.Tensor | None]:
+def check_gradients(model: EZClipModel, *embeddings: torch.Tensor):
+    """That the gradients of what is trained by two embeddings are equal."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.autograd.grad(loss, trained, allow_unused=True)
+    weighing = torch.randn(embeddings[0].shape)
+    of_one, of_other = (
+        torch.autograd.grad((embeds * weighing).sum(), trained, allow_unused=True) for embeds in embeddings
+    )
+    for actual, expected in zip(of_one, of_other, strict=True):
+        assert (actual is None) == (expected is None)
+        if actual is not None:
+            torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("freeze_backbone", [True, False])
@@ -41,7 +49,7 @@ def gradients(model: EZClipModel, loss: torch.Tensor) -> list[torch.Tensor | Non
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_videos_have_the_same_embeddings_and_gradients(variant, attn_implementation, freeze_backbone):
     model = make_model(variant, attn_implementation=attn_implementation, freeze_backbone=freeze_backbone)
-    pixel_values, weighing = torch.randn(3, 8, 3, 32, 32), torch.randn(3, 16)
+    pixel_values = torch.randn(3, 8, 3, 32, 32)
     whole = model.get_video_features(pixel_values)
     alone = model.get_video_features(pixel_values, output_last_hidden_state=False)
     assert alone.last_hidden_state is None and whole.last_hidden_state is not None
@@ -49,11 +57,7 @@ def test_videos_have_the_same_embeddings_and_gradients(variant, attn_implementat
         torch.testing.assert_close(alone[name], whole[name], atol=1e-6, rtol=1e-5)
     if variant == "none" and freeze_backbone:
         return  # nothing is trained
-    of_whole, of_alone = (gradients(model, (out.pooler_output * weighing).sum()) for out in (whole, alone))
-    for actual, expected in zip(of_alone, of_whole, strict=True):
-        assert (actual is None) == (expected is None)
-        if actual is not None:
-            torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+    check_gradients(model, alone.pooler_output, whole.pooler_output)
 
 
 def test_the_last_block_computes_the_cls_token_alone():
@@ -93,16 +97,12 @@ TEXTS = [[1, 5, 6, END], [1, 5, 6, 7, 8, END], [1, END], [1, 5, 6, END], [2, 5, 
 def test_texts_have_the_same_embeddings_and_gradients(attn_implementation, eos_token_id):
     model = make_model(attn_implementation=attn_implementation)
     model.text_model.eos_token_id = eos_token_id  # 2: the highest number, which is END here, ends a text
-    inputs, weighing = pad(TEXTS), torch.randn(len(TEXTS), 16)
+    inputs = pad(TEXTS)
     whole = model.get_text_features(**inputs)
     alone = model.get_text_features(**inputs, output_last_hidden_state=False)
     assert alone.last_hidden_state is None
     torch.testing.assert_close(alone.pooler_output, whole.pooler_output, atol=1e-6, rtol=1e-5)
-    of_whole, of_alone = (gradients(model, (out.pooler_output * weighing).sum()) for out in (whole, alone))
-    for actual, expected in zip(of_alone, of_whole, strict=True):
-        assert (actual is None) == (expected is None)
-        if actual is not None:
-            torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+    check_gradients(model, alone.pooler_output, whole.pooler_output)
 
 
 def test_what_texts_share_is_computed_once_and_their_end_alone_in_the_last_block():
