@@ -254,10 +254,10 @@ def embedded(monkeypatch):
     """The numbers of texts that were embedded, a call each. (The probe of a bank is no text, and has no mask.)"""
     calls, original = [], EZClipModel.get_text_features
 
-    def get_text_features(self, input_ids, attention_mask=None):
+    def get_text_features(self, input_ids, attention_mask=None, **kwargs):
         if attention_mask is not None:
             calls.append(len(input_ids))
-        return original(self, input_ids, attention_mask)
+        return original(self, input_ids, attention_mask, **kwargs)
 
     monkeypatch.setattr(EZClipModel, "get_text_features", get_text_features)
     return calls

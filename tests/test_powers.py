@@ -258,6 +258,13 @@ def test_automatic_placement_splits_no_block_and_no_head(system, tmp_path):
 # Compilation
 
 
+def without_attention_dropout(model):
+    """Without what draws other masks in a compiled model: attention over frames, of which PyTorch's own runs there."""
+    for layer in model.vision_model.encoder.layers:
+        layer.self_attn.dropout = 0.0
+    return model
+
+
 def assert_compiles(function):
     """That a function is one graph, and that its batches of any size share two: the first, and one for any size."""
     torch.compiler.reset()
@@ -283,14 +290,14 @@ def assert_compiles(function):
     ],
 )
 def test_compiles_without_graph_breaks(system, training):
-    model = make_model(system).train(training)
+    model = without_attention_dropout(make_model(system)).train(training)
     assert_compiles(lambda inputs: model(**inputs, return_loss=True).loss)
 
 
 @pytest.mark.parametrize("training", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("modality", ["video", "text"])
 def test_a_tower_compiles(modality, training):
-    model = make_model("ezclip").train(training)
+    model = without_attention_dropout(make_model("ezclip")).train(training)
     if modality == "video":
         assert_compiles(lambda inputs: model.get_video_features(inputs["pixel_values"]).pooler_output)
     else:

@@ -136,10 +136,10 @@ def test_strict_stops_at_the_first_unreadable_video(evaluation, capsys, num_work
 def test_a_second_evaluation_finds_the_embeddings_of_the_classes(evaluation, tmp_path, monkeypatch):
     embedded, embed = [], EZClipModel.get_text_features
 
-    def counting(self, input_ids, attention_mask=None):
+    def counting(self, input_ids, attention_mask=None, **kwargs):
         if attention_mask is not None:  # which a bank's probe has not
             embedded.append(len(input_ids))
-        return embed(self, input_ids, attention_mask)
+        return embed(self, input_ids, attention_mask, **kwargs)
 
     monkeypatch.setattr(EZClipModel, "get_text_features", counting)
     monkeypatch.setattr("ezclip.inputs.CACHE_DIR", tmp_path / "cache")

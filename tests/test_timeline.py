@@ -142,7 +142,12 @@ def test_each_frame_is_made_pixels_once_and_repeated_windows_are_not_embedded_ag
     processor, model = classifier.processor, classifier.model
     crop, to_embeds = processor.crop_frames, model.get_video_features
     monkeypatch.setattr(processor, "crop_frames", lambda frames: made.append(len(frames)) or crop(frames))
-    monkeypatch.setattr(model, "get_video_features", lambda pixels: embedded.append(len(pixels)) or to_embeds(pixels))
+
+    def counting(pixels, **kwargs):
+        embedded.append(len(pixels))
+        return to_embeds(pixels, **kwargs)
+
+    monkeypatch.setattr(model, "get_video_features", counting)
     timeline = look(classifier, tmp_path / "pause.mkv", bank, window=2, stride=0.25, smoothing=1)
     assert sum(made) <= 32 and len(timeline.starts) == 49
     assert sum(embedded) == 49 - sum(2 <= start <= 10 for start in timeline.starts) + 1
