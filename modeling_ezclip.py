@@ -81,9 +81,9 @@ class EZClipVideoFeatures(BaseModelOutputWithPooling):
     Output of [`EZClipModel.get_video_features`]. B videos of T frames, L tokens a frame, D dimensions.
 
     Args:
-        last_hidden_state (`torch.FloatTensor` of shape `(B * T, L, hidden_size)`):
+        last_hidden_state (`torch.FloatTensor` of shape `(B * T, L, hidden_size)`, *optional*):
             Tokens of the last block, frame t of video b at index `b * T + t`. With joint attention
-            `(B, 1 + T * (L - 1), hidden_size)`.
+            `(B, 1 + T * (L - 1), hidden_size)`. Not returned with `output_last_hidden_state=False`.
         pooler_output (`torch.FloatTensor` of shape `(B, D)`):
             Video embeddings, projected, not normalised.
         frame_embeds (`torch.FloatTensor` of shape `(B, T, D)`):
@@ -352,7 +352,7 @@ class EZClipTextModel(EZClipPreTrainedModel, CLIPTextModel):
 
         Returns:
             [`BaseModelOutputWithPooling`]: `pooler_output` `(N, hidden_size)` is the token that ends each text, after
-            the last LayerNorm.
+            the last LayerNorm; `last_hidden_state` `(N, sequence_length, hidden_size)` the tokens, where wanted.
         """
         packed = None
         if not output_last_hidden_state and not any(kwargs.get(name, getattr(self.config, name)) for name in RECORDED):
