@@ -341,7 +341,7 @@ class EZClipEncoder(CLIPEncoder):
         **kwargs,
     ) -> BaseModelOutput:
         hidden_states = inputs_embeds
-        for number, layer in enumerate(self.layers, start=1):
-            own = {"attention_mask": attention_mask, **kwargs, **(last or {} if number == len(self.layers) else {})}
-            hidden_states = layer(hidden_states, **own)
+        for layer in self.layers:
+            own = last if last and layer is self.layers[-1] else {}
+            hidden_states = layer(hidden_states, **{"attention_mask": attention_mask, **kwargs, **own})
         return BaseModelOutput(last_hidden_state=hidden_states)
