@@ -186,8 +186,8 @@ class EZClipAttention(CLIPAttention):
         dropout = self.dropout if self.training else 0.0
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         masked = attention_mask is not None or kwargs.get("is_causal", False)
-        is_on_cpu = queries.device.type == "cpu" and not torch.compiler.is_compiling()
-        if dropout > 0.0 and implementation == "sdpa" and is_on_cpu and not masked:
+        on_cpu, compiled = queries.device.type == "cpu", torch.compiler.is_compiling()
+        if dropout > 0.0 and implementation == "sdpa" and on_cpu and not masked and not compiled:
             attention = dropout_attention_forward
         attended, weights = attention(
             self, queries, keys, values, attention_mask, scaling=self.scale, dropout=dropout, **kwargs
