@@ -12,63 +12,659 @@ State-dict keys are CLIP's, so a CLIP checkpoint loads with only prompts, adapte
 import copy
 import math
 import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
+import numpy as np
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextModel, CLIPVisionModel, PretrainedConfig
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import (
+    CLIPMLP,
+    CLIPAttention,
+    CLIPEncoder,
+    CLIPEncoderLayer,
     CLIPPreTrainedModel,
     CLIPTextEmbeddings,
     CLIPVisionEmbeddings,
+    eager_attention_forward,
 )
 from transformers.utils import ModelOutput, TransformersKwargs, cached_file
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .adapters_ezclip import (
-    HUB_OPTIONS,
-    MAY_BE_ABSENT,
-    PUSH_OPTIONS,
-    TrainedCheckpoint,
-    TrainedPartOfModel,
-    is_added_to_clip,
-    naming_base,
-    resolve_base,
-    split_trained,
-    weights_name,
-    write_trained,
-)
-from .configuration_ezclip import CLASS_BANK_NAME, EZClipConfig, EZClipTextConfig, EZClipVisionConfig
-from .heads_ezclip import HEADS, EZClipMeanHead, make_temporal_head
-from .layers_ezclip import (
-    EZClipAdapter,
-    EZClipAttention,
-    EZClipEncoder,
-    EZClipLayer,
-    EZClipTemporalMixing,
-    EZClipVisionLayer,
-)
-from .text_packing_ezclip import PackedTexts
+
+try:
+    from .checkpoint_ezclip import (
+        HUB_OPTIONS,
+        MAY_BE_ABSENT,
+        PUSH_OPTIONS,
+        TrainedCheckpoint,
+        TrainedPartOfModel,
+        is_added_to_clip,
+        naming_base,
+        resolve_base,
+        split_trained,
+        weights_name,
+        write_trained,
+    )
+    from .configuration_ezclip import CLASS_BANK_NAME, EZClipConfig, EZClipTextConfig, EZClipVisionConfig
+except ImportError:
+    if __package__:  # in a remote-code folder, a missing dependency must keep its own message
+        raise
+    from checkpoint_ezclip import (
+        HUB_OPTIONS,
+        MAY_BE_ABSENT,
+        PUSH_OPTIONS,
+        TrainedCheckpoint,
+        TrainedPartOfModel,
+        is_added_to_clip,
+        naming_base,
+        resolve_base,
+        split_trained,
+        weights_name,
+        write_trained,
+    )
+    from configuration_ezclip import CLASS_BANK_NAME, EZClipConfig, EZClipTextConfig, EZClipVisionConfig
 
 
 if TYPE_CHECKING:
-    # With a model transformers saves and loads the modules that its own imports, wherever that stands; up to 5.6 not
-    # those that these import. So the pipeline goes along, and what it needs.
-    from .class_bank_ezclip import ClassBank  # noqa: F401
-    from .class_choice_ezclip import ClassChoice  # noqa: F401
-    from .container_ezclip import PictureCheck  # noqa: F401
-    from .decoding_ezclip import decode_video  # noqa: F401
-    from .limits_ezclip import check_sizes  # noqa: F401
+    # `save_pretrained` copies the modules that this one imports, and transformers up to 5.6 loads those alone. So name
+    # all that the pipeline and the processor need.
     from .pipeline_ezclip import ZeroShotVideoClassificationPipeline  # noqa: F401
     from .processing_ezclip import EZClipProcessor  # noqa: F401
-    from .sampling_ezclip import FrameSampler  # noqa: F401
-    from .text_cache_ezclip import find_or_embed  # noqa: F401
     from .video_ezclip import read_frames  # noqa: F401
+
+
+# ---- Packed texts ----
+
+
+# Each node of a row is compared with all others of it; so many cost less than a tenth of the rest.
+NODES_OF_A_ROW = 256
+
+
+@dataclass
+class PackedTexts:
+    """
+    N texts as trees: a node is a token after certain others, and what a causal tower makes of it is the same in every
+    text that begins so. "archery", "archery, an action" and "archery this is an action" share two nodes, and all
+    labels those of "a photo of action". R rows have room for K nodes each, and hold as many texts as fit.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape `(R, K)`):
+            The token of each node.
+        position_ids (`torch.LongTensor` of shape `(R, K)`):
+            Its place in its texts.
+        attention_mask (`torch.BoolTensor` of shape `(R, 1, K, K)`):
+            What it reads: itself and what is before it.
+        ends (`torch.LongTensor` of shape `(R, E)`):
+            The nodes that end the texts of a row; those that fill it up are the first.
+        places (`torch.LongTensor` of shape `(2, N)`):
+            Row of each text, and which of its `ends` is the text's.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    ends: torch.Tensor
+    places: torch.Tensor
+
+    @classmethod
+    def pack(cls, texts: Sequence[Sequence[int]], device: torch.device) -> "PackedTexts":
+        """
+        Texts that begin alike, side by side.
+
+        Args:
+            texts (`Sequence[Sequence[int]]`):
+                The tokens of each text, one at least, without padding.
+            device (`torch.device`):
+                Where the tensors are to be.
+        """
+        room, rows = max(NODES_OF_A_ROW, *map(len, texts)), []
+        places = np.empty((2, len(texts)), dtype=np.int64)
+        for number in sorted(range(len(texts)), key=lambda number: texts[number]):
+            if not rows or not rows[-1].has_room(texts[number], room):
+                rows.append(_Row())
+            places[:, number] = len(rows) - 1, rows[-1].add(texts[number])
+        size, num_ends = max(len(row.nodes) for row in rows), max(len(row.ends) for row in rows)
+        input_ids, position_ids = np.zeros((2, len(rows), size), dtype=np.int64)
+        attention_mask = np.zeros((len(rows), 1, size, size), dtype=bool)
+        attention_mask[..., 0] = True  # where there is nothing, the first node is read: no row of a softmax is empty
+        ends = np.zeros((len(rows), num_ends), dtype=np.int64)
+        for number, row in enumerate(rows):
+            ends[number, : len(row.ends)] = row.ends
+            reads = attention_mask[number, 0]
+            for node, (before, token) in enumerate(row.nodes):
+                reads[node] = False if before is None else reads[before]
+                position_ids[number, node] = 0 if before is None else position_ids[number, before] + 1
+                reads[node, node] = True
+                input_ids[number, node] = token
+        tensors = (input_ids, position_ids, attention_mask, ends, places)
+        return cls(*(torch.from_numpy(tensor).to(device) for tensor in tensors))
+
+    def readers(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where in `(R, K)` the `ends` are."""
+        return torch.arange(len(self.ends), device=self.ends.device)[:, None], self.ends
+
+
+class _Row:
+    """Nodes, by the node before each of them and its token, in an order in which what is before comes first."""
+
+    def __init__(self):
+        self.nodes: dict[tuple[int | None, int], int] = {}
+        self.ends: list[int] = []
+
+    def has_room(self, tokens: Sequence[int], room: int) -> bool:
+        node, shared = None, 0
+        while shared < len(tokens) and (node := self.nodes.get((node, tokens[shared]))) is not None:
+            shared += 1
+        return len(self.nodes) + len(tokens) - shared <= room
+
+    def add(self, tokens: Sequence[int]) -> int:
+        node = None
+        for token in tokens:
+            node = self.nodes.setdefault((node, token), len(self.nodes))
+        self.ends.append(node)
+        return len(self.ends) - 1
+
+
+# ---- Blocks ----
+
+
+# Which tokens of `(B, L)`; `None` are all of them.
+Index = tuple[slice | torch.Tensor, slice | torch.Tensor] | None
+
+
+def take(hidden_states: torch.Tensor, readers: Index) -> torch.Tensor:
+    """The tokens of `(B, L, D)` that read."""
+    return hidden_states if readers is None else hidden_states[readers]
+
+
+class EZClipDropPath(nn.Module):
+    """Stochastic depth by sample: a residual branch is dropped for a whole video, all its frames together.
+
+    (The original's "DropPath" runs on (L, N, D) tensors and so drops token positions.)
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, hidden_states: torch.Tensor, num_frames: int = 1) -> torch.Tensor:
+        if self.rate == 0.0 or not self.training:
+            return hidden_states
+        num_samples = hidden_states.shape[0] // num_frames
+        keep = hidden_states.new_empty((num_samples, 1, 1)).bernoulli_(1.0 - self.rate).div_(1.0 - self.rate)
+        return hidden_states * keep.repeat_interleave(num_frames, dim=0)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}"
+
+
+class EZClipAdapter(nn.Module):
+    """Bottleneck with an exact GELU ("Adapter"; the caller adds the skip). The identity's zero when fresh."""
+
+    def __init__(self, config: EZClipTextConfig | EZClipVisionConfig):
+        super().__init__()
+        bottleneck = int(config.hidden_size * config.adapter_ratio)
+        self.down_proj = nn.Linear(config.hidden_size, bottleneck)
+        self.up_proj = nn.Linear(bottleneck, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.up_proj(nn.functional.gelu(self.down_proj(hidden_states)))
+
+
+class EZClipQuickGELU(nn.Module):
+    """CLIP's `x * sigmoid(1.702 x)`, in fewer passes over memory; of its size one tensor is kept for the gradient."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        scaled = 1.702 * hidden_states
+        return nn.functional.silu(scaled, inplace=not scaled.requires_grad).mul_(1 / 1.702)
+
+
+class EZClipAttention(CLIPAttention):
+    """CLIP's attention, of all tokens or some, which can also read tokens that themselves read nothing."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,  # [B, L, D]
+        attention_mask: torch.Tensor | None = None,
+        readers: Index = None,
+        read_only: torch.Tensor | None = None,  # [B, M, D]
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        implementation = self.config._attn_implementation
+        if read_only is not None and readers is None and implementation == "eager":
+            # Whoever wants attention weights finds those of all tokens.
+            attended, weights = self.forward(torch.cat([hidden_states, read_only], dim=1), attention_mask, **kwargs)
+            return attended[:, : hidden_states.shape[1]], weights
+
+        queries = self.q_proj(take(hidden_states, readers))
+        keys, values = self.k_proj(hidden_states), self.v_proj(hidden_states)
+        if read_only is not None:
+            # Joined here and not before, tokens that need no gradient have none computed.
+            keys = torch.cat([keys, self.k_proj(read_only)], dim=1)
+            values = torch.cat([values, self.v_proj(read_only)], dim=1)
+        queries, keys, values = (
+            states.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for states in (queries, keys, values)
+        )
+
+        dropout = self.dropout if self.training else 0.0
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        attended, weights = attention(
+            self, queries, keys, values, attention_mask, scaling=self.scale, dropout=dropout, **kwargs
+        )
+        return self.out_proj(attended.flatten(2)), weights
+
+
+class EZClipMLP(CLIPMLP):
+    """CLIP's, with a lighter activation where that is CLIP's own."""
+
+    def __init__(self, config: EZClipTextConfig | EZClipVisionConfig):
+        super().__init__(config)
+        if config.hidden_act == "quick_gelu":
+            self.activation_fn = EZClipQuickGELU()
+
+
+class EZClipLayer(CLIPEncoderLayer):
+    """CLIP's block with an adapter between attention and MLP, and dropout that grows with depth."""
+
+    def __init__(self, config: EZClipTextConfig | EZClipVisionConfig, layer_idx: int):
+        GradientCheckpointingLayer.__init__(self)
+        self.embed_dim = config.hidden_size
+        self.self_attn = EZClipAttention(config)
+        self.layer_norm1 = nn.LayerNorm(self.embed_dim, eps=config.layer_norm_eps)
+        self.mlp = EZClipMLP(config)
+        self.layer_norm2 = nn.LayerNorm(self.embed_dim, eps=config.layer_norm_eps)
+        depth = layer_idx / max(config.num_hidden_layers - 1, 1)
+        self.self_attn.dropout = config.attention_dropout * depth
+        self.drop_path = EZClipDropPath(config.drop_path_rate * depth)
+        self.adapter = EZClipAdapter(config) if config.use_adapter else None
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        readers: Index = None,
+        **kwargs,
+    ):
+        """`readers` says which tokens of `(B, L)` are wanted; the others are read."""
+        attn_output, _ = self.self_attn(self.layer_norm1(hidden_states), attention_mask, readers=readers, **kwargs)
+        return self.adapt_and_mix(take(hidden_states, readers) + self.drop_path(attn_output))
+
+    def adapt_and_mix(self, hidden_states: torch.Tensor, num_frames: int = 1) -> torch.Tensor:
+        """The block after its attention: adapter and MLP, each with its residual."""
+        if torch.is_grad_enabled() and not self.mlp.fc1.weight.requires_grad and not torch.compiler.is_compiling():
+            # A frozen MLP keeps nothing of what it is given, and what is made here costs little to make again.
+            hidden_states, normed = checkpoint(self._adapt, hidden_states, use_reentrant=False)
+        else:
+            hidden_states, normed = self._adapt(hidden_states)
+        return hidden_states + self.drop_path(self.mlp(normed), num_frames)
+
+    def _adapt(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.adapter is not None:
+            hidden_states = hidden_states + self.adapter(hidden_states)
+        return hidden_states, self.layer_norm2(hidden_states)
+
+
+class EZClipTemporalMixing(nn.Module):
+    """Attention of a block among the summaries of a video's frames: what `output_temporal_attentions` records.
+
+    (A class of its own with "Attention" in its name transformers takes for one that computes it.)
+    """
+
+    def forward(self, self_attn: EZClipAttention, summaries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        # `forward`, not `__call__`: the block's recorded attention is the one over its tokens.
+        return self_attn.forward(summaries)
+
+
+class EZClipVisionLayer(EZClipLayer):
+    """A vision block that reads time: by a prompted token per frame, by attention over time, or by a shift."""
+
+    def __init__(self, config: EZClipVisionConfig, layer_idx: int):
+        super().__init__(config, layer_idx)
+        prompted = config.temporal_prompt == "deep" or (config.temporal_prompt == "shallow" and layer_idx == 0)
+        # "T_prompt_embeddings[layer_idx]"
+        self.temporal_prompt = nn.Parameter(torch.empty(config.num_frames, config.hidden_size)) if prompted else None
+        self.temporal_prompt_dropout = nn.Dropout(config.temporal_prompt_dropout)
+        self.temporal_mixing = EZClipTemporalMixing()
+        self.temporal_prompt_init_range = config.temporal_prompt_init_range
+        self.temporal_adapter = EZClipAdapter(config) if config.use_temporal_adapter else None
+        self.use_temporal_shift = config.use_temporal_shift
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,  # [B * T, L, D]
+        attention_mask: torch.Tensor | None = None,
+        num_frames: int = 1,
+        readers: Index = None,
+        **kwargs,
+    ):
+        if self.use_temporal_shift:
+            hidden_states = self.shift_over_time(hidden_states, num_frames)
+        if self.temporal_adapter is not None:
+            hidden_states = hidden_states + self.temporal_adapter(self.attend_over_time(hidden_states, num_frames))
+        if self.temporal_prompt is not None:
+            kwargs["read_only"] = self.layer_norm1(self.temporal_tokens(hidden_states, num_frames))
+        attn_output, _ = self.self_attn(self.layer_norm1(hidden_states), attention_mask, readers=readers, **kwargs)
+        hidden_states = take(hidden_states, readers) + self.drop_path(attn_output, num_frames)
+        return self.adapt_and_mix(hidden_states, num_frames)
+
+    def temporal_tokens(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """One token a frame, from the frame's prompt and the mean of its tokens, after attention among the T of them.
+
+        The attention is the block's own, without a residual.
+        """
+        batch_frames, _, dim = hidden_states.shape
+        summaries = hidden_states.mean(dim=1).view(-1, num_frames, dim)  # [B, T, D]
+        summaries = summaries + self.temporal_prompt_dropout(self.temporal_prompt)
+        summaries, _ = self.temporal_mixing(self.self_attn, self.layer_norm1(summaries))
+        return self.drop_path(summaries).reshape(batch_frames, 1, dim)
+
+    def shift_over_time(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """Patches with an eighth of their channels from the next frame and one from the previous, zero at the ends.
+
+        ("TemporalShift"; the CLS token and the other channels stay.)
+        """
+        by_video = hidden_states.view(-1, num_frames, *hidden_states.shape[1:])  # [B, T, L, D]
+        cls_token, patches = by_video[:, :, :1], by_video[:, :, 1:]
+        eighth = patches.shape[-1] // 8
+        nothing = torch.zeros_like(patches[:, :1])
+        following = torch.cat([patches[:, 1:], nothing], dim=1)[..., :eighth]
+        previous = torch.cat([nothing, patches[:, :-1]], dim=1)[..., eighth : 2 * eighth]
+        patches = torch.cat([following, previous, patches[..., 2 * eighth :]], dim=-1)
+        return torch.cat([cls_token, patches], dim=2).flatten(0, 1)
+
+    def attend_over_time(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """The block's own attention among the T tokens that share a position.
+
+        (The original adds its (T B) result to (B T) data, which mixes the videos of a batch.)
+        """
+        batch_frames, length, dim = hidden_states.shape
+        tracks = self.layer_norm1(hidden_states).view(-1, num_frames, length, dim).transpose(1, 2)  # [B, L, T, D]
+        attended, _ = self.self_attn.forward(tracks.reshape(-1, num_frames, dim))
+        return attended.view(-1, length, num_frames, dim).transpose(1, 2).reshape(batch_frames, length, dim)
+
+
+class EZClipEncoder(CLIPEncoder):
+    """CLIP's encoder over EZ-CLIP's blocks; extra keyword arguments reach every block, those of `last` the last."""
+
+    def __init__(self, config: EZClipTextConfig | EZClipVisionConfig, layer_class: type[EZClipLayer]):
+        nn.Module.__init__(self)
+        self.config = config
+        self.layers = nn.ModuleList(layer_class(config, idx) for idx in range(config.num_hidden_layers))
+        self.gradient_checkpointing = False
+
+    def forward(
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        last: dict | None = None,
+        **kwargs,
+    ) -> BaseModelOutput:
+        hidden_states = inputs_embeds
+        for layer in self.layers:
+            own = last if last and layer is self.layers[-1] else {}
+            hidden_states = layer(hidden_states, **{"attention_mask": attention_mask, **kwargs, **own})
+        return BaseModelOutput(last_hidden_state=hidden_states)
+
+
+# ---- Temporal heads ----
+
+
+class EZClipMeanHead(nn.Module):
+    """The mean ("meanP"). Every head takes frame embeddings `(B, T, D)`, not normalised, and gives `(B, D)`."""
+
+    def __init__(self, config: EZClipConfig):
+        super().__init__()
+
+    def forward(self, frame_embeds: torch.Tensor) -> torch.Tensor:
+        return frame_embeds.mean(dim=1)
+
+    def init_weights(self):
+        """The published initial values."""
+
+
+class EZClipHeadAttention(nn.Module):
+    """`nn.MultiheadAttention` of frames among themselves, with its parameters."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float):
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:  # [B, T, D], as what it returns
+        projected = nn.functional.linear(hidden_states, self.in_proj_weight, self.in_proj_bias)
+        query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [B, heads, T, d]
+        dropout = self.dropout if self.training else 0.0
+        attended = nn.functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+
+class EZClipHeadLayer(nn.Module):
+    """`nn.TransformerEncoderLayer`, with its parameters.
+
+    That reads the weights of its parts where they stand, of parts too that are offloaded, quantised or wrapped.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        intermediate_size: int,
+        activation: nn.Module,
+        dropout: float = 0.0,
+        layer_norm_eps: float = 1e-5,
+        norm_first: bool = False,
+    ):
+        super().__init__()
+        self.self_attn = EZClipHeadAttention(dim, num_heads, dropout)
+        self.linear1 = nn.Linear(dim, intermediate_size)
+        self.linear2 = nn.Linear(intermediate_size, dim)
+        self.norm1 = nn.LayerNorm(dim, eps=layer_norm_eps)
+        self.norm2 = nn.LayerNorm(dim, eps=layer_norm_eps)
+        self.activation = activation
+        self.dropout = nn.Dropout(dropout)
+        self.norm_first = norm_first
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.norm_first:
+            hidden_states = hidden_states + self.dropout(self.self_attn(self.norm1(hidden_states)))
+            return hidden_states + self.mlp(self.norm2(hidden_states))
+        hidden_states = self.norm1(hidden_states + self.dropout(self.self_attn(hidden_states)))
+        return self.norm2(hidden_states + self.mlp(hidden_states))
+
+    def mlp(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.linear2(self.dropout(self.activation(self.linear1(hidden_states)))))
+
+
+class EZClipHeadEncoder(nn.Module):
+    """Blocks of a head, one after the other, and a last LayerNorm if there is one."""
+
+    def __init__(self, layers: Iterable[EZClipHeadLayer], norm: nn.Module | None = None):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            hidden_states = layer(hidden_states)
+        return hidden_states if self.norm is None else self.norm(hidden_states)
+
+    def init_weights(self, init_linear: Callable[[torch.Tensor], object]):
+        """Linear layers as `init_linear` has it, the projection into attention as PyTorch has it."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                init_linear(module.weight)
+            elif isinstance(module, EZClipHeadAttention):
+                init.xavier_uniform_(module.in_proj_weight)
+                init.zeros_(module.in_proj_bias)
+                init.zeros_(module.out_proj.bias)
+
+
+class EZClipTransformerHead(EZClipMeanHead):
+    """Pre-norm transformer over the frames and their positions, added to them ("Transf")."""
+
+    def __init__(self, config: EZClipConfig):
+        super().__init__(config)
+        dim = config.projection_dim
+        # As many positions, and attention heads, as the text tower has
+        self.position_embedding = nn.Embedding(config.text_config.max_position_embeddings, dim)
+        self.encoder = EZClipHeadEncoder(
+            EZClipHeadLayer(
+                dim,
+                config.text_config.num_attention_heads,
+                4 * dim,
+                activation=ACT2FN["quick_gelu"],
+                layer_norm_eps=1e-12,
+                norm_first=True,
+            )
+            for _ in range(config.temporal_head_layers)
+        )
+
+    def forward(self, frame_embeds: torch.Tensor) -> torch.Tensor:
+        num_frames, num_positions = frame_embeds.shape[1], self.position_embedding.num_embeddings
+        if num_frames > num_positions:
+            raise ValueError(
+                f"The videos have {num_frames} frames, and the temporal head positions for {num_positions}. Sample "
+                "fewer frames (the processor's `num_frames`)."
+            )
+        positions = torch.arange(num_frames, device=frame_embeds.device)
+        mixed = self.encoder(frame_embeds + self.position_embedding(positions))
+        return (mixed + frame_embeds).mean(dim=1)
+
+    def init_weights(self):
+        init.normal_(self.position_embedding.weight, std=0.02)
+        self.encoder.init_weights(partial(init.normal_, std=0.02))
+
+
+class EZClipLSTM(nn.Module):
+    """`nn.LSTM` of one layer, with its parameters, frame by frame: `torch.compile` takes no `nn.LSTM` into a graph."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.weight_ih_l0 = nn.Parameter(torch.empty(4 * dim, dim))
+        self.weight_hh_l0 = nn.Parameter(torch.empty(4 * dim, dim))
+        self.bias_ih_l0 = nn.Parameter(torch.empty(4 * dim))
+        self.bias_hh_l0 = nn.Parameter(torch.empty(4 * dim))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:  # [B, T, D], as what it returns
+        hidden = cell = torch.zeros_like(inputs[:, 0])
+        states = []
+        for from_input in nn.functional.linear(inputs, self.weight_ih_l0, self.bias_ih_l0).unbind(dim=1):
+            gates = from_input + nn.functional.linear(hidden, self.weight_hh_l0, self.bias_hh_l0)
+            write, keep, candidate, show = gates.chunk(4, dim=-1)
+            cell = keep.sigmoid() * cell + write.sigmoid() * candidate.tanh()
+            hidden = show.sigmoid() * cell.tanh()
+            states.append(hidden)
+        return torch.stack(states, dim=1)
+
+
+class EZClipLSTMHead(EZClipMeanHead):
+    """One LSTM over the frames, added to them ("LSTM")."""
+
+    def __init__(self, config: EZClipConfig):
+        super().__init__(config)
+        self.lstm = EZClipLSTM(config.projection_dim)
+
+    def forward(self, frame_embeds: torch.Tensor) -> torch.Tensor:
+        return (self.lstm(frame_embeds) + frame_embeds).mean(dim=1)
+
+    def init_weights(self):
+        bound = self.lstm.weight_hh_l0.shape[1] ** -0.5
+        for parameter in self.lstm.parameters():
+            init.uniform_(parameter, -bound, bound)
+
+
+class EZClipConv1dHead(EZClipMeanHead):
+    """Convolution of each channel with its neighbours in time, added to the frames ("Conv_1D").
+
+    The published code reads the `(T, D)` numbers of a video as `(D, T)`, so that its "time" runs along neighbouring
+    channels of a frame; `conv1d_scrambles_frames` does the same.
+    """
+
+    def __init__(self, config: EZClipConfig):
+        super().__init__(config)
+        dim = config.projection_dim
+        self.scrambles_frames = config.conv1d_scrambles_frames
+        self.conv = nn.Conv1d(dim, dim, kernel_size=3, padding=1, groups=dim, bias=False)
+
+    def forward(self, frame_embeds: torch.Tensor) -> torch.Tensor:
+        B, T, D = frame_embeds.shape
+        by_channel = frame_embeds.reshape(B, D, T) if self.scrambles_frames else frame_embeds.transpose(1, 2)
+        return (self.conv(by_channel).transpose(1, 2) + frame_embeds).mean(dim=1)
+
+    def init_weights(self):
+        # A shift: the first quarter of the channels comes from the frame before, the last from the frame after.
+        dim = len(self.conv.weight)
+        taps = torch.zeros(dim, 1, 3)
+        taps[: dim // 4, 0, 0] = 1.0
+        taps[dim // 4 : dim - dim // 4, 0, 1] = 1.0
+        taps[dim - dim // 4 :, 0, 2] = 1.0
+        init.copy_(self.conv.weight, taps)
+
+
+class EZClipTransformerClsHead(EZClipMeanHead):
+    """A CLS token that a post-norm transformer lets read the frames, instead of a mean ("Transf_cls")."""
+
+    def __init__(self, config: EZClipConfig):
+        super().__init__(config)
+        dim, num_frames = config.projection_dim, config.vision_config.num_frames
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.position_embedding = nn.Parameter(torch.empty(1, num_frames + 1, dim))
+        self.encoder = EZClipHeadEncoder(
+            (
+                EZClipHeadLayer(dim, 8, 2048, activation=nn.ReLU(), dropout=config.temporal_head_dropout)
+                for _ in range(config.temporal_head_layers)
+            ),
+            norm=nn.LayerNorm(dim),
+        )
+
+    def forward(self, frame_embeds: torch.Tensor) -> torch.Tensor:
+        num_frames, num_positions = frame_embeds.shape[1], self.position_embedding.shape[1] - 1
+        if num_frames != num_positions:
+            raise ValueError(
+                f"The videos have {num_frames} frames, and the temporal head positions for {num_positions}. Sample "
+                f"{num_positions} frames (the processor's `num_frames`)."
+            )
+        cls_tokens = self.cls_token.expand(frame_embeds.shape[0], -1, -1)
+        tokens = torch.cat([cls_tokens, frame_embeds], dim=1)  # [B, T + 1, D]
+        return self.encoder(tokens + self.position_embedding)[:, 0]
+
+    def init_weights(self):
+        init_weight = partial(init.trunc_normal_, std=0.02, a=-0.04, b=0.04)
+        for weight in (self.cls_token, self.position_embedding):
+            init_weight(weight)
+        self.encoder.init_weights(init_weight)
+
+
+HEADS = {
+    "mean": EZClipMeanHead,
+    "transformer": EZClipTransformerHead,
+    "lstm": EZClipLSTMHead,
+    "conv1d": EZClipConv1dHead,
+    "transformer_cls": EZClipTransformerClsHead,
+}
+
+
+def make_temporal_head(config: EZClipConfig) -> EZClipMeanHead:
+    """The head that a configuration names."""
+    return HEADS[config.temporal_head](config)
+
+
+# ---- Losses and model ----
 
 
 # What a caller may ask to see of the blocks
@@ -787,5 +1383,6 @@ class EZClipModel(EZClipPreTrainedModel):
 
 
 EZClipModel.register_for_auto_class("AutoModel")
+
 
 __all__ = ["EZClipModel", "EZClipPreTrainedModel", "EZClipTextModel", "EZClipVisionModel"]

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,15 +12,15 @@ from transformers import BatchFeature, CLIPImageProcessorPil, ProcessorMixin
 from transformers.processing_utils import TextKwargs
 from transformers.utils import logging
 
-from .limits_ezclip import check_numbers, check_sizes, shown
-from .sampling_ezclip import FrameSampler, tear_frame_indices, uniform_frame_indices
-from .video_ezclip import is_single_video, read_frames
 
-
-if TYPE_CHECKING:
-    # transformers up to 5.6 loads from a folder what this module imports, and not what that imports.
-    from .container_ezclip import PictureCheck  # noqa: F401
-    from .decoding_ezclip import decode_video  # noqa: F401
+try:
+    from .configuration_ezclip import check_numbers, check_sizes, truncated_repr
+    from .video_ezclip import FrameSampler, is_single_video, read_frames, tear_frame_indices, uniform_frame_indices
+except ImportError:
+    if __package__:  # in a remote-code folder, a missing dependency must keep its own message
+        raise
+    from configuration_ezclip import check_numbers, check_sizes, truncated_repr
+    from video_ezclip import FrameSampler, is_single_video, read_frames, tear_frame_indices, uniform_frame_indices
 
 
 logger = logging.get_logger(__name__)
@@ -439,13 +438,13 @@ def _check_colours(image_processor):
     check_numbers({"rescale_factor": image_processor.rescale_factor})
     for name, values in (("image_mean", mean), ("image_std", std)):
         if not isinstance(values, (list, tuple)) or len(values) != 3:
-            raise ValueError(f"`{name}` of the image processor must be three numbers, got {shown(values)}.")
+            raise ValueError(f"`{name}` of the image processor must be three numbers, got {truncated_repr(values)}.")
         for value in values:
             check_numbers({name: value})
     if image_processor.rescale_factor == 0 or 0 in std:
         raise ValueError(
             f"`rescale_factor` and `image_std` of the image processor must not be 0, got "
-            f"{image_processor.rescale_factor} and {shown(list(std))}."
+            f"{image_processor.rescale_factor} and {truncated_repr(list(std))}."
         )
 
 
@@ -457,5 +456,6 @@ def default_image_processor(image_size: int = 224):
 
 
 EZClipProcessor.register_for_auto_class("AutoProcessor")
+
 
 __all__ = ["EZClipProcessor"]

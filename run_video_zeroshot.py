@@ -11,28 +11,27 @@
 """
 
 import sys
-import tempfile
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, set_seed
-from transformers.utils import logging as transformers_logging
+from accelerate.utils import set_seed
 
-from ezclip import VideoReadError
-from ezclip.arguments import DataArguments, ModelArguments, RunArguments, parse_args
-from ezclip.data import digest
-from ezclip.decoding_ezclip import require_backend
-from ezclip.demo import run_demo
+from ezclip.cli.arguments import DataArguments, ModelArguments, RunArguments, parse_args
+from ezclip.cli.demo import run_demo
+from ezclip.cli.experiments import Runner
+from ezclip.cli.hub_options import prepare_push
+from ezclip.cli.plan import load_predict_source, make_plan
+from ezclip.cli.setup import make_accelerator, make_output_dir
+from ezclip.constants import PROTOCOL_RESULTS_NAME
+from ezclip.data.dataset import digest
 from ezclip.errors import DataError, ModelError
-from ezclip.experiments import Runner
-from ezclip.files import write_json
-from ezclip.hub import prepare_push, push
-from ezclip.inputs import load_predict_source, make_plan
-from ezclip.memory import return_freed_memory
-from ezclip.prediction import predict_shards
-from ezclip.protocols import as_markdown, summarize
-from ezclip.signals import TrainingStopped
-from ezclip.tracking import parse_trackers
+from ezclip.evaluation.protocols import as_markdown, summarize
+from ezclip.evaluation.sharded_prediction import predict_shards
+from ezclip.hub.push import push
+from ezclip.training.stop_signals import TrainingStopped
+from ezclip.utils.files import write_json
+from ezclip.utils.memory import return_freed_memory
+from video_ezclip import VideoReadError, require_backend
 
 
 def main(argv: list[str] | None = None):
@@ -96,7 +95,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
         results[experiment.name], model = runner.run(experiment)
     if args.protocol is not None and accelerator.is_main_process:
         summary = summarize(args.protocol, results)
-        write_json(output_dir / "protocol_results.json", summary)
+        write_json(output_dir / PROTOCOL_RESULTS_NAME, summary)
         print(as_markdown(summary))
 
     # 4. Predict
@@ -105,7 +104,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
         model.to(accelerator.device).eval()
         counts = predict_shards(
             model,
-            texts.bank(model, runner.processor, class_names, is_kept=not args.do_train),
+            texts.bank(model, runner.processor, class_names),
             source,
             runner.processor,
             output_dir,
@@ -153,39 +152,6 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
                 f"--model {folder} --repo_id {repo_id}"
             ) from error
         accelerator.print(commit.commit_url)
-
-
-def make_accelerator(args: RunArguments) -> Accelerator:
-    """Device, processes, precision and trackers; only the main process speaks."""
-    trackers = parse_trackers(args.report_to)
-    try:
-        accelerator = Accelerator(
-            cpu=args.use_cpu,
-            mixed_precision=args.mixed_precision,
-            log_with=trackers or None,
-            project_dir=args.output_dir,
-            dataloader_config=DataLoaderConfiguration(non_blocking=True),
-        )
-    except ValueError as error:
-        raise ModelError(f"--mixed_precision {args.mixed_precision} cannot be used here: {error}") from error
-    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise ModelError("--mixed_precision fp16 needs a GPU. Give bf16, which CPUs have too, or no.")
-    if not accelerator.is_main_process:
-        transformers_logging.set_verbosity_error()
-        transformers_logging.get_logger("ezclip").setLevel(transformers_logging.ERROR)
-        transformers_logging.disable_progress_bar()
-    return accelerator
-
-
-def make_output_dir(path: str) -> Path:
-    """The folder for results, made before the work, so that none is lost for want of it."""
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise DataError(f"--output_dir {path} cannot be made or written ({error.strerror}). Give another.") from error
-    return Path(path)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,20 @@
-"""Packaging of ezclip: the flat modules of the root, which the Hub also gets, become modules of the package."""
+"""Packaging of ezclip: the package, and the top-level modules that a checkpoint on the Hub carries too."""
 
 import re
 from pathlib import Path
 
-from setuptools import setup
-from setuptools.command.build_py import build_py
+from setuptools import find_packages, setup
 
 
 ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ezclip" / "__init__.py").read_text(encoding="utf-8")).group(1)
+URL = "https://github.com/ezclip/ezclip"
 
-
-class BuildWithRootModules(build_py):
-    """Adds the root's `*_ezclip.py` to the package, except in an editable install, where they are read in place."""
-
-    def root_modules(self):
-        return [] if self.editable_mode else sorted(ROOT.glob("*_ezclip.py"))
-
-    def run(self):
-        super().run()
-        for source in self.root_modules():
-            self.copy_file(str(source), str(Path(self.build_lib) / "ezclip" / source.name))
-
-    def get_outputs(self, include_bytecode=1):
-        outputs = super().get_outputs(include_bytecode)
-        return outputs + [str(Path(self.build_lib) / "ezclip" / source.name) for source in self.root_modules()]
-
+PLOTS = ["matplotlib>=3.8"]
+APP = ["gradio>=6.31,<7", *PLOTS]
+COMPARE = ["scipy>=1.15"]
+REPORT = [*PLOTS, *COMPARE, "scikit-learn>=1.5", "jinja2>=3.1"]
+ONNX = ["onnx>=1.20", "onnxscript>=0.6", "onnxruntime>=1.23"]
 
 setup(
     name="ezclip",
@@ -34,8 +23,40 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    packages=["ezclip", "ezclip.report"],
-    package_data={"ezclip.report": ["page.*"]},
+    url=URL,
+    project_urls={
+        "Documentation": f"{URL}/tree/main/docs",
+        "Issues": f"{URL}/issues",
+        "Changelog": f"{URL}/blob/main/CHANGELOG.md",
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+    py_modules=[
+        "checkpoint_ezclip",
+        "configuration_ezclip",
+        "modeling_ezclip",
+        "pipeline_ezclip",
+        "processing_ezclip",
+        "run_video_zeroshot",
+        "video_ezclip",
+    ],
+    packages=find_packages(include=["ezclip", "ezclip.*"]),
+    package_data={
+        "": ["*.pyi"],
+        "ezclip": ["py.typed"],
+        "ezclip.configs": ["*.yaml", "datasets/*.yaml"],
+        "ezclip.hub": ["*.md"],
+        "ezclip.report": ["page.*"],
+    },
+    entry_points={"console_scripts": ["ezclip = ezclip.cli.main:main"]},
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.6",
@@ -49,33 +70,30 @@ setup(
         "Pillow>=10.0",
         "av>=17.0",
         "PyYAML>=6.0",
+        "lazy-loader>=0.4",
         "psutil>=5.9",
         "requests>=2.32.2",
     ],
     extras_require={
-        "plots": ["matplotlib>=3.8"],
-        "compare": ["scipy>=1.15"],
-        "app": ["gradio>=6.31,<7", "matplotlib>=3.8"],
-        "report": ["matplotlib>=3.8", "scipy>=1.15", "scikit-learn>=1.5", "jinja2>=3.1"],
-        "onnx": ["onnx>=1.20", "onnxscript>=0.6", "onnxruntime>=1.23"],
+        "plots": PLOTS,
+        "compare": COMPARE,
+        "app": APP,
+        "report": REPORT,
+        "onnx": ONNX,
         "test": [
+            *APP,
+            *REPORT,
+            *ONNX,
+            "basedpyright>=1.30",
+            "import-linter>=2.3",
+            "parameterized>=0.9",
+            "peft>=0.18",
             "pytest>=8.0",
             "pytest-xdist>=3.6",
             "ruff>=0.9",
             "setuptools>=64",
-            "wheel",
-            "matplotlib>=3.8",
             "tensorboard>=2.16",
-            "scipy>=1.15",
-            "scikit-learn>=1.5",
-            "jinja2>=3.1",
-            "gradio>=6.31,<7",
-            "onnx>=1.20",
-            "onnxruntime>=1.23",
-            "onnxscript>=0.6",
-            "parameterized>=0.9",
-            "peft>=0.18",
+            "wheel",
         ],
     },
-    cmdclass={"build_py": BuildWithRootModules},
 )

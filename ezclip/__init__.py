@@ -1,34 +1,32 @@
-"""Zero-shot video action recognition in transformers: a video and any list of labels in, the right label out."""
+"""Zero-shot video action recognition in transformers: give a video and any list of labels, get the label that fits."""
 
-from pathlib import Path
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
-
-# In a clone or an editable install the modules that the Hub also gets stand at the repository root; in an installed
-# package setup.py has put them beside this file.
-_root = Path(__file__).resolve().parent.parent
-if (_root / "setup.py").is_file() and (_root / "modeling_ezclip.py").is_file():
-    __path__.append(str(_root))
-
-from .class_bank_ezclip import ClassBank  # noqa: E402
-from .configuration_ezclip import PIPELINE_TASK, EZClipConfig, EZClipTextConfig, EZClipVisionConfig  # noqa: E402
-from .modeling_ezclip import EZClipModel, EZClipTextModel, EZClipVisionModel  # noqa: E402
-from .pipeline_ezclip import ZeroShotVideoClassificationPipeline  # noqa: E402
-from .processing_ezclip import EZClipProcessor  # noqa: E402
-from .video_ezclip import VideoReadError  # noqa: E402
+from configuration_ezclip import PIPELINE_TASK, EZClipConfig, EZClipTextConfig, EZClipVisionConfig
+from modeling_ezclip import EZClipModel, EZClipTextModel, EZClipVisionModel
+from pipeline_ezclip import ClassBank, ZeroShotVideoClassificationPipeline
+from processing_ezclip import EZClipProcessor
+from video_ezclip import VideoReadError
 
 
-# With this package at hand, its folders and repositories load without `trust_remote_code`.
-AutoConfig.register(EZClipConfig.model_type, EZClipConfig, exist_ok=True)
-AutoModel.register(EZClipConfig, EZClipModel, exist_ok=True)
-AutoProcessor.register(EZClipConfig, EZClipProcessor, exist_ok=True)
-PIPELINE_REGISTRY.register_pipeline(
-    PIPELINE_TASK, ZeroShotVideoClassificationPipeline, pt_model=AutoModel, type="multimodal"
-)
+if TYPE_CHECKING:
+    from ezclip.report import write_report
+    from ezclip.systems import load_model, load_processor
+    from ezclip.timeline import find_segments
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+# Imported on first use: each of these rooms has dependencies that `import ezclip` does not need.
+_LAZY = {
+    "find_segments": "ezclip.timeline",
+    "load_model": "ezclip.systems",
+    "load_processor": "ezclip.systems",
+    "write_report": "ezclip.report",
+}
 
 __all__ = [
     "ClassBank",
@@ -41,4 +39,26 @@ __all__ = [
     "EZClipVisionModel",
     "VideoReadError",
     "ZeroShotVideoClassificationPipeline",
+    "find_segments",
+    "load_model",
+    "load_processor",
+    "write_report",
 ]
+
+# With the package installed, its checkpoints load without `trust_remote_code=True`.
+AutoConfig.register(EZClipConfig.model_type, EZClipConfig, exist_ok=True)
+AutoModel.register(EZClipConfig, EZClipModel, exist_ok=True)
+AutoProcessor.register(EZClipConfig, EZClipProcessor, exist_ok=True)
+PIPELINE_REGISTRY.register_pipeline(
+    PIPELINE_TASK, ZeroShotVideoClassificationPipeline, pt_model=AutoModel, type="multimodal"
+)
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'ezclip' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,106 +1,13 @@
 #!/usr/bin/env python
-"""A page in the browser to try a model on: drop a video or use the webcam, type labels, see bars, the timeline and
-where the model looks.
+"""Run `ezclip app` from a clone."""
 
-    python scripts/app.py --model_name_or_path ezclip-vit-base-patch16
-
-Without `--model_name_or_path` it is the model of the demonstration, which needs no network. Ctrl-C ends it, and
-removes what visitors have uploaded.
-"""
-
-import argparse
-import importlib.util
-import math
-import os
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ezclip import ZeroShotVideoClassificationPipeline
-from ezclip.demo import TEMPLATE
-from ezclip.errors import DataError, ModelError
-from ezclip.loading import check_fit, load_model, load_processor
-from ezclip.signals import StopSignals
-
-
-DEMO_MODEL = "demo/with_temporal_prompts"
-DEMO_LABELS = "red cross moving left, red cross moving right"
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = make_parser()
-    args = parser.parse_args(argv)
-    try:
-        check_options(args)
-        return run(args)
-    except (DataError, ModelError) as error:
-        parser.exit(2, f"app.py: {error}\n")
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--model_name_or_path", help=f"model and processor: a folder, or a Hub name (default: {DEMO_MODEL})"
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, … (default: a GPU if there is one)")
-    parser.add_argument(
-        "--templates",
-        nargs="+",
-        help="sentences with {} (default: the 16 published ones; the demonstration's has its own)",
-    )
-    parser.add_argument("--max_size_mb", type=float, default=100.0, help="largest file, in MB (%(default)g)")
-    parser.add_argument("--max_seconds", type=float, default=120.0, help="longest video, in seconds (%(default)g)")
-    parser.add_argument(
-        "--server_name", help="address to listen at; 0.0.0.0 is every one (default: this machine only)"
-    )
-    parser.add_argument("--server_port", type=int, help="port to listen at (default: the first free one from 7860)")
-    return parser
-
-
-def check_options(args: argparse.Namespace):
-    """What would be found out only after the model is loaded."""
-    for name in ("max_size_mb", "max_seconds"):
-        if not 0.0 < (value := getattr(args, name)) < math.inf:
-            raise DataError(f"--{name} must be a number above 0, got {value}.")
-    for package in ("gradio", "matplotlib"):
-        if importlib.util.find_spec(package) is None:
-            raise DataError(f'The page needs {package}: `pip install "ezclip[app]"`.')
-    if args.model_name_or_path is None and not Path(DEMO_MODEL).is_dir():
-        raise DataError(
-            f"There is no {DEMO_MODEL}. Make it, without a network, with `accelerate launch run_video_zeroshot.py "
-            "--demo --output_dir demo`, or give another model with --model_name_or_path."
-        )
-
-
-def run(args: argparse.Namespace) -> int:
-    name, templates, labels = args.model_name_or_path, tuple(args.templates or ()), {}
-    if name is None:
-        name, templates, labels = DEMO_MODEL, templates or (TEMPLATE,), {"example_labels": DEMO_LABELS}
-    model, processor = load_model(name), load_processor(name)
-    check_fit(model, processor)
-    classifier = ZeroShotVideoClassificationPipeline(model=model, processor=processor, device=args.device)
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    with tempfile.TemporaryDirectory(prefix="ezclip-app-", dir=os.environ.get("GRADIO_TEMP_DIR")) as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        # Gradio reads its environment when it is imported.
-        from ezclip.app import KEPT_SECONDS, AppSettings, make_page, serve
-        from ezclip.app_uploads import remove_old_files
-
-        settings = AppSettings(args.max_size_mb, args.max_seconds, templates, **labels)
-        page = make_page(classifier, settings, Path(name).name, folder)
-        with StopSignals() as signals:
-            address = serve(page, settings, folder, server_name=args.server_name, server_port=args.server_port)
-            print(f"The page is at {address}. Ctrl-C ends it.", flush=True)
-            while not signals.received:
-                time.sleep(0.2)
-                # Uploads and pictures, and what is left of uploads that broke off
-                remove_old_files(folder, KEPT_SECONDS)
-        page.close()
-    return 0
+from ezclip.cli.app import main
 
 
 if __name__ == "__main__":

@@ -38,11 +38,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ezclip.configuration_ezclip import PRESETS
+from configuration_ezclip import PRESETS
 from ezclip.errors import DataError, ModelError
-from ezclip.video_ezclip import VideoReadError
 from scripts.benchmarks import cost, decode, end_to_end, memory, model, text
 from scripts.benchmarks.report import report
+from video_ezclip import VideoReadError
 
 
 COMMANDS = {

@@ -22,8 +22,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ezclip.errors import DataError
-from ezclip.files import write_json
-from scripts.benchmarks.report import as_markdown_table
+from ezclip.utils.files import write_json
+from ezclip.utils.tables import as_markdown_table
 
 
 @dataclass

@@ -18,10 +18,14 @@ from tqdm.auto import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ezclip import VideoReadError
-from ezclip.decoding_ezclip import BACKENDS
-from ezclip.sampling_ezclip import random_frame_indices, uniform_frame_indices
-from ezclip.video_ezclip import VideoFramesMetadata, read_frames
+from video_ezclip import (
+    BACKENDS,
+    VideoFramesMetadata,
+    VideoReadError,
+    random_frame_indices,
+    read_frames,
+    uniform_frame_indices,
+)
 
 
 SAMPLERS = {

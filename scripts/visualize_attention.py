@@ -1,139 +1,14 @@
 #!/usr/bin/env python
-"""Where a model looks in a video: frames, CLIP's attention below them and the model's below that.
+"""Run `ezclip attention` from a clone."""
 
-    python scripts/visualize_attention.py VIDEO --model_name_or_path FOLDER --labels archery yoga --output_dir maps
-
-writes `attention.png`; `attention.mp4`, the whole video under its maps; and for a model with temporal tokens
-`temporal_attention.png`, which frames they listen to, block by block. With `--labels` the maps show what speaks for
-each label, without them where the CLS token attends. CLIP is the model's own without what was added to it, or
-`--baseline`.
-"""
-
-import argparse
 import sys
 from pathlib import Path
-
-from accelerate import PartialState
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
-from transformers import AutoConfig, CLIPConfig
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ezclip import EZClipModel, EZClipProcessor
-from ezclip.attention_figures import draw_attention, draw_temporal_attention
-from ezclip.attention_of_video import (
-    MAX_LABELS,
-    METHODS,
-    VideoAttention,
-    describe_attention,
-    look_at_video,
-)
-from ezclip.attention_video import write_overlay
-from ezclip.configuration_ezclip import PRESETS
-from ezclip.files import replacing
-from ezclip.labels import split_labels
-from ezclip.loading import check_fit, load_model, load_processor
-
-
-SUFFIXES = (".png", ".mp4")
-
-
-def load_system(
-    name_or_path: str, preset: str | None, tokenizer_name: str | None = None
-) -> tuple[EZClipModel, EZClipProcessor]:
-    """A model on the machine's device, and its processor, which fit each other."""
-    model, processor = (
-        load_model(name_or_path, preset=preset),
-        load_processor(name_or_path, tokenizer_name, None, preset),
-    )
-    check_fit(model, processor)
-    return model.eval().to(PartialState().device), processor
-
-
-def load_baseline(name_or_path: str, tokenizer_name: str | None) -> tuple[EZClipModel, EZClipProcessor]:
-    """A system of ours as it is, or a plain CLIP for what it is."""
-    try:
-        is_clip = isinstance(AutoConfig.from_pretrained(name_or_path), CLIPConfig)
-    except (OSError, ValueError):
-        is_clip = False  # `load_system` says what is wrong
-    return load_system(name_or_path, "clip" if is_clip else None, tokenizer_name if is_clip else None)
-
-
-def save_picture(picture: Image.Image, path: Path, description: str):
-    """Write a PNG with a text that says what is on it."""
-    info = PngInfo()
-    info.add_itxt("Description", description)
-    with replacing(path) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=info)
-
-
-def write(attention: VideoAttention, video: str, output_dir: str | None, output_file: str | None) -> list[Path]:
-    """Write all pictures to a folder, or one of them to a file; the paths that were written."""
-    folder = Path(output_dir or "")
-    wanted = {suffix: folder / f"attention{suffix}" for suffix in SUFFIXES}
-    if output_file is not None:
-        wanted = {Path(output_file).suffix.lower(): Path(output_file)}
-    written = list(wanted.values())
-    if ".png" in wanted:
-        save_picture(draw_attention(attention), wanted[".png"], describe_attention(attention))
-    if output_file is None and attention.temporal is not None:
-        written.append(folder / "temporal_attention.png")
-        picture = draw_temporal_attention(attention.temporal)
-        save_picture(picture, written[-1], "What the temporal token of each frame takes of each frame, by block.")
-    if ".mp4" in wanted:
-        write_overlay(attention, video, wanted[".mp4"])
-    return written
-
-
-def main(argv: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("video", metavar="VIDEO", help="path or URL of a video file, or a folder of frames")
-    parser.add_argument("--model_name_or_path", required=True, help="folder, or name on the Hub")
-    parser.add_argument("--preset", choices=PRESETS, help="the system that plain CLIP weights are taken for")
-    parser.add_argument("--tokenizer_name", help="a tokenizer, if the model has none")
-    parser.add_argument("--baseline", help="folder or name of what stands above the model, if not its own CLIP")
-    parser.add_argument(
-        "--labels",
-        nargs="+",
-        help=f"at most {MAX_LABELS} labels, with maps of their own; one argument is split at its commas",
-    )
-    parser.add_argument("--templates", nargs="+", help="sentences with {} for the labels; the published 16 by default")
-    parser.add_argument(
-        "--method", choices=METHODS, help="relevance, the default with labels; last, the default without, or rollout"
-    )
-    parser.add_argument("--start", type=float, help="seconds: look at what is shown from then on")
-    parser.add_argument("--end", type=float, help="seconds: look at what is shown until then")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--output_dir", help="folder for all pictures")
-    where.add_argument("--output_file", help="file for one of them: PNG, or MP4 for the video")
-    parser.add_argument("--use_cpu", action="store_true", help="do not use an accelerator")
-    args = parser.parse_args(argv)
-    if args.output_file is not None and Path(args.output_file).suffix.lower() not in SUFFIXES:
-        parser.error(f"--output_file must end in {' or '.join(SUFFIXES)}, got {args.output_file!r}.")
-    PartialState(cpu=args.use_cpu)
-    try:
-        model, processor = load_system(args.model_name_or_path, args.preset, args.tokenizer_name)
-        attention = look_at_video(
-            args.video,
-            model,
-            processor,
-            None if args.labels is None else split_labels(args.labels),
-            args.method,
-            None if args.baseline is None else load_baseline(args.baseline, args.tokenizer_name),
-            args.templates,
-            start=args.start,
-            end=args.end,
-        )
-        print(describe_attention(attention))
-        for path in write(attention, args.video, args.output_dir, args.output_file):
-            print(path)
-    except (ValueError, ImportError) as error:
-        sys.exit(f"visualize_attention.py: {error}")
-    except OSError as error:
-        sys.exit(f"visualize_attention.py: {error.filename or 'The output'} cannot be written ({error.strerror}).")
+from ezclip.cli.attention import main
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,36 +3,17 @@
 import contextlib
 import functools
 import http.server
-import os
 import threading
-from pathlib import Path
 
-
-# Small models gain nothing from several threads, and lose much where other processes want the cores.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Nothing in the tests reaches the network.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from ezclip import EZClipConfig, EZClipModel, EZClipProcessor
-from ezclip.demo import word_tokenizer, write_video
-from ezclip.processing_ezclip import default_image_processor
-
-
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared"
-
-
-def shared_path(*parts: str) -> Path:
-    """A path in the reference data; the test is skipped where it is absent."""
-    path = SHARED.joinpath(*parts)
-    if not path.exists():
-        pytest.skip(f"needs the reference data ../shared/{'/'.join(parts)}, which is not here")
-    return path
+from ezclip import EZClipModel, EZClipProcessor
+from ezclip.cli.demo import word_tokenizer
+from ezclip.utils.synthetic_clips import write_video
+from processing_ezclip import default_image_processor
+from tests.helpers import WORDS, random_clip, tiny_config
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +21,6 @@ def fresh_accelerator_state():
     """Accelerate keeps the devices and precision of a process; each test has its own."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
-
-
-WORDS = ["a", "photo", "of", "red", "green", "blue", "circle", "square", "moving", "left", "right"]
 
 
 @pytest.fixture(scope="session")
@@ -55,24 +33,6 @@ def tiny_folder(tmp_path_factory):
     model.save_pretrained(folder)
     EZClipProcessor(default_image_processor(32), tokenizer).save_pretrained(folder)
     return folder
-
-
-def tiny_config(vocab_size: int = 30, vision_config: dict | None = None, **kwargs) -> EZClipConfig:
-    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return EZClipConfig(
-        vision_config={**tower, "image_size": 32, "patch_size": 16, **(vision_config or {})},
-        text_config={**tower, "vocab_size": vocab_size, "max_position_embeddings": 16, "eos_token_id": vocab_size - 1},
-        projection_dim=16,
-        **kwargs,
-    )
-
-
-def random_clip(seed: int, num_frames: int = 12, height: int = 48, width: int = 64) -> np.ndarray:
-    """Smooth coloured noise that a codec keeps nearly as it is, different in every frame: (T, H, W, 3) uint8."""
-    rng = np.random.default_rng(seed)
-    corners = torch.from_numpy(rng.uniform(0, 255, (num_frames, 3, 3, 4)).astype(np.float32))
-    frames = torch.nn.functional.interpolate(corners, size=(height, width), mode="bilinear")
-    return frames.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
 
 
 @pytest.fixture(scope="session")

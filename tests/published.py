@@ -3,8 +3,7 @@
 import torch
 
 from ezclip import EZClipConfig, EZClipModel
-
-from .conftest import tiny_config
+from tests.helpers import tiny_config
 
 
 def published_name(name: str) -> str:

@@ -8,8 +8,7 @@ import torch
 from transformers.utils import logging
 
 from ezclip import ClassBank, EZClipModel, EZClipProcessor
-
-from .conftest import WORDS
+from tests.helpers import WORDS
 
 
 LABELS = ["red_circle", "GreenSquare", "blue circle"]
@@ -99,7 +98,7 @@ def test_a_second_run_finds_the_embeddings(tiny_folder, processor, tmp_path, emb
 @pytest.fixture
 def few(monkeypatch):
     """Labels that are enough for the cache."""
-    monkeypatch.setattr("ezclip.class_bank_ezclip.MIN_CACHED_TEXTS", 20)
+    monkeypatch.setattr("pipeline_ezclip.MIN_CACHED_TEXTS", 20)
     return MANY[:30]
 
 
@@ -168,7 +167,7 @@ def test_the_cache_keeps_what_was_used_last(model, processor, tmp_path, few, mon
     first = build(few)
     os.utime(*first, (1, 1))
     room = 2 * max(path.stat().st_size for path in first)
-    monkeypatch.setattr("ezclip.text_cache_ezclip.MAX_CACHED_BYTES", room)
+    monkeypatch.setattr("text_cache_ezclip.MAX_CACHED_BYTES", room)
     second = build(few[1:]) - first
     os.utime(*second, (2, 2))
     assert build(few) == first | second  # used again

@@ -15,13 +15,12 @@ import av
 import numpy as np
 import pytest
 
-from ezclip import VideoReadError, decoding_ezclip
-from ezclip.isolation import IsolatedReader
-from ezclip.sampling_ezclip import uniform_frame_indices
-from ezclip.video_ezclip import read_frames
+import video_ezclip as decoding_ezclip
+from ezclip import VideoReadError
+from ezclip.data.isolated_reader import IsolatedReader
 from scripts.verify_decoding import compare, decode_in_sequence
-
-from .conftest import ROOT, SHARED, random_clip, shared_path
+from tests.helpers import ROOT, SHARED, random_clip, shared_path
+from video_ezclip import read_frames, uniform_frame_indices
 
 
 MANIFEST = SHARED / "clips" / "MANIFEST.json"
@@ -516,8 +515,8 @@ import sys
 from functools import partial
 from pathlib import Path
 from ezclip.isolation import IsolatedReader
-from ezclip.sampling_ezclip import uniform_frame_indices
-from ezclip.video_ezclip import VideoReadError, read_frames
+from video_ezclip import uniform_frame_indices
+from video_ezclip import VideoReadError, read_frames
 
 def resident(pid):
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()

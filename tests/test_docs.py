@@ -22,15 +22,15 @@ from torch.distributed.run import get_args_parser
 from transformers import CLIPConfig, CLIPModel
 
 from ezclip import EZClipProcessor
-from ezclip.demo import word_tokenizer, write_video
-from ezclip.loading import load_model
-from ezclip.processing_ezclip import default_image_processor
-
-from .conftest import ROOT, random_clip
-from .hub_server import LoopbackHub
-from .published import published_actionclip, published_checkpoint, published_vificlip, random_model
-from .test_generate_descriptions import chat_server, save_speaking_model
-from .test_push import connect
+from ezclip.cli.demo import word_tokenizer
+from ezclip.systems.loading import load_model
+from ezclip.utils.synthetic_clips import write_video
+from processing_ezclip import default_image_processor
+from tests.descriptions.test_descriptions import chat_server, save_speaking_model
+from tests.helpers import ROOT, random_clip
+from tests.hub.test_push import connect
+from tests.hub_server import LoopbackHub
+from tests.published import published_actionclip, published_checkpoint, published_vificlip, random_model
 
 
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]

@@ -3,11 +3,10 @@
 import pytest
 import torch
 
+from configuration_ezclip import PRESETS
 from ezclip import EZClipConfig, EZClipModel
-from ezclip.configuration_ezclip import PRESETS
-from ezclip.text_packing_ezclip import NODES_OF_A_ROW, PackedTexts
-
-from .conftest import tiny_config
+from modeling_ezclip import NODES_OF_A_ROW, PackedTexts
+from tests.helpers import tiny_config
 
 
 VARIANTS = {
@@ -145,7 +144,7 @@ def test_rows_are_filled_and_no_text_is_torn():
 
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
 def test_texts_in_several_rows(attn_implementation, monkeypatch):
-    monkeypatch.setattr("ezclip.text_packing_ezclip.NODES_OF_A_ROW", 9)
+    monkeypatch.setattr("modeling_ezclip.NODES_OF_A_ROW", 9)
     model = make_model(attn_implementation=attn_implementation)
     assert len(PackedTexts.pack(TEXTS, torch.device("cpu")).ends) > 1
     whole, alone = (model.get_text_features(**pad(TEXTS), output_last_hidden_state=wanted) for wanted in (True, False))

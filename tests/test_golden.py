@@ -8,11 +8,10 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
 from ezclip import ClassBank
-from ezclip.sampling_ezclip import uniform_frame_indices
-from ezclip.video_ezclip import read_frames
-from scripts import convert_checkpoint
-
-from .conftest import shared_path
+from ezclip.cli import convert as convert_checkpoint
+from ezclip.convert import conversion
+from tests.helpers import shared_path
+from video_ezclip import read_frames, uniform_frame_indices
 
 
 EZCLIP = ("ezclip_deep_8f", "ezclip_shallow_4f", "ezclip_adapters_only_8f", "ezclip_tadapter_8f")
@@ -50,9 +49,9 @@ class Golden:
             return {name.replace(".net.", "."): value for name, value in named.items()}
 
         if not stored("grad.model."):
-            return convert_checkpoint.convert_state_dict(stored("grad."))
-        head = convert_checkpoint.convert_head(stored("grad.fusion."))
-        return {**convert_checkpoint.convert_state_dict(stored("grad.model.")), **head}
+            return conversion.convert_state_dict(stored("grad."))
+        head = conversion.convert_head(stored("grad.fusion."))
+        return {**conversion.convert_state_dict(stored("grad.model.")), **head}
 
 
 @pytest.fixture(scope="module", params=EZCLIP + ACTIONCLIP)

@@ -10,10 +10,8 @@ from transformers import AutoConfig
 
 from ezclip import EZClipConfig, EZClipModel, EZClipVisionConfig
 from ezclip.errors import ModelError
-from ezclip.loading import load_model
-
-from .conftest import tiny_config
-from .test_modeling import make_clip
+from ezclip.systems.loading import load_model
+from tests.helpers import make_clip, tiny_config
 
 
 HUGE = 10**9

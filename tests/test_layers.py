@@ -5,11 +5,10 @@ import pytest
 import torch
 from transformers.activations import ACT2FN
 
+import modeling_ezclip as layers
 from ezclip import EZClipModel
-from ezclip import layers_ezclip as layers
-from ezclip.layers_ezclip import EZClipQuickGELU, draw_kept, dropout_attention_forward
-
-from .conftest import tiny_config
+from modeling_ezclip import EZClipQuickGELU, draw_kept, dropout_attention_forward
+from tests.helpers import tiny_config
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

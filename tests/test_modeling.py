@@ -7,13 +7,11 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel, CLIPConfig, CLIPModel
+from transformers import AutoModel
 
 from ezclip import EZClipConfig, EZClipModel, EZClipVisionModel
-from ezclip.layers_ezclip import EZClipDropPath
-from ezclip.modeling_ezclip import contrastive_loss, motion_loss, similarity_targets
-
-from .conftest import ROOT, shared_path, tiny_config
+from modeling_ezclip import EZClipDropPath, contrastive_loss, motion_loss, similarity_targets
+from tests.helpers import ROOT, make_clip, make_inputs, make_model, shared_path, tiny_config
 
 
 VIT_B16 = {"patch_size": 16}
@@ -32,26 +30,6 @@ VARIANTS = {
     "temporal adapter": {"temporal_prompt": "none", "use_temporal_adapter": True},
     "clip": {"temporal_prompt": "none", "use_adapter": False, "use_temporal_embedding": False},
 }
-
-
-def make_model(vision_config=None, seed=0, **kwargs):
-    torch.manual_seed(seed)
-    model = EZClipModel(tiny_config(vision_config=vision_config, **kwargs))
-    with torch.no_grad():  # fresh adapters and embeddings do nothing
-        for name, parameter in model.named_parameters():
-            if "adapter" in name or "temporal_embedding" in name:
-                parameter.normal_(std=0.3)
-    return model.eval()
-
-
-def make_inputs(batch_size=3, num_frames=8, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    input_ids = torch.randint(1, 28, (batch_size, 7), generator=generator)
-    input_ids[:, -1] = 29
-    return {
-        "pixel_values": torch.randn(batch_size, num_frames, 3, 32, 32, generator=generator),
-        "input_ids": input_ids,
-    }
 
 
 @pytest.mark.parametrize("name", PARAMETER_COUNTS)
@@ -86,18 +64,6 @@ def test_initial_values():
     # CLIP's own initialisation, which transformers skips for custom code
     query = model.vision_model.encoder.layers[0].self_attn.q_proj.weight
     assert query.std().item() == pytest.approx(256**-0.5 * (2 * 2) ** -0.5, rel=0.05)
-
-
-def make_clip(folder, seed=0, vocab_size=30):
-    """A plain CLIP of the tiny model's sizes, saved."""
-    config = tiny_config(vocab_size).to_dict()
-    names = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"}
-    names |= {"image_size", "patch_size", "max_position_embeddings", "eos_token_id"}
-    towers = {t: {k: v for k, v in config[t].items() if k in names} for t in ("vision_config", "text_config")}
-    torch.manual_seed(seed)
-    clip = CLIPModel(CLIPConfig(**towers, projection_dim=16)).eval()
-    clip.save_pretrained(folder)
-    return clip
 
 
 def test_plain_clip_weights_load(tmp_path):

@@ -7,12 +7,12 @@ import zipfile
 
 import pytest
 
-from .conftest import ROOT
+from tests.helpers import ROOT
 
 
 PROGRAM = """
 import ezclip, os
-print(os.path.dirname(ezclip.modeling_ezclip.__file__))
+print(os.path.dirname(modeling_ezclip.__file__))
 print(ezclip.EZClipConfig().model_type)
 """
 ROOT_MODULES = sorted(path.name for path in ROOT.glob("*_ezclip.py"))

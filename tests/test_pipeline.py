@@ -16,19 +16,11 @@ from transformers import CLIPConfig, CLIPModel, pipeline
 from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 from transformers.pipelines.pt_utils import KeyDataset
 
-from ezclip import (
-    ClassBank,
-    EZClipModel,
-    EZClipProcessor,
-    VideoReadError,
-    ZeroShotVideoClassificationPipeline,
-)
-from ezclip.demo import word_tokenizer
-from ezclip.loading import load_model, load_processor
-from ezclip.processing_ezclip import default_image_processor
-
-from .conftest import ROOT, WORDS, random_clip, shared_path, tiny_config
-from .test_script import ACTION_CLIPS, read_lines, run
+from ezclip import ClassBank, EZClipModel, EZClipProcessor, VideoReadError, ZeroShotVideoClassificationPipeline
+from ezclip.cli.demo import word_tokenizer
+from ezclip.systems.loading import load_model, load_processor
+from processing_ezclip import default_image_processor
+from tests.helpers import ACTION_CLIPS, ROOT, WORDS, random_clip, read_lines, run, shared_path, tiny_config
 
 
 TASK = "zero-shot-video-classification"
@@ -264,8 +256,8 @@ def embedded(monkeypatch):
 
 
 def test_many_labels_are_found_by_the_next_process(own_folder, clips, embedded, tmp_path, monkeypatch):
-    monkeypatch.setattr("ezclip.class_choice_ezclip.CACHE_DIR", tmp_path)
-    monkeypatch.setattr("ezclip.class_bank_ezclip.MIN_CACHED_TEXTS", 3 * 16)
+    monkeypatch.setattr("pipeline_ezclip.CACHE_DIR", tmp_path)
+    monkeypatch.setattr("pipeline_ezclip.MIN_CACHED_TEXTS", 3 * 16)
     expected = make(own_folder)(clips[0], LABELS)
     assert sum(embedded) == 3 * 16
     assert make(own_folder)(clips[0], LABELS) == expected

@@ -17,11 +17,10 @@ from transformers import AutoModel, BitsAndBytesConfig, TorchAoConfig
 from transformers.utils import is_flash_attn_2_available
 
 from ezclip import ClassBank, EZClipConfig, EZClipModel, EZClipProcessor
+from ezclip.cli import export as export_model
+from ezclip.cli.export import TextTower, VideoTower, export
 from ezclip.errors import ModelError
-from scripts import export_model
-from scripts.export_model import TextTower, VideoTower, export
-
-from .conftest import WORDS, random_clip
+from tests.helpers import WORDS, random_clip
 
 
 FRAMES = 4

@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor, AutoTokenizer, CLIPImageProcessorPil
 
 from ezclip import EZClipProcessor
-from ezclip.demo import word_tokenizer, write_video
-from ezclip.processing_ezclip import TEMPLATES, default_image_processor, label_key, label_to_words
-from ezclip.sampling_ezclip import tear_frame_indices, uniform_frame_indices
-from ezclip.tokenization import load_bpe_tokenizer
-
-from .conftest import WORDS, random_clip, shared_path, tiny_config
+from ezclip.cli.demo import word_tokenizer
+from ezclip.systems.bpe_tokenizer import load_bpe_tokenizer
+from ezclip.utils.synthetic_clips import write_video
+from processing_ezclip import TEMPLATES, default_image_processor, label_key, label_to_words
+from tests.helpers import WORDS, random_clip, shared_path, tiny_config
+from video_ezclip import tear_frame_indices, uniform_frame_indices
 
 
 def test_pixels_are_the_published():

@@ -5,15 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from ezclip.sampling_ezclip import (
+from tests.helpers import shared_path
+from video_ezclip import (
     UnavailableFramesError,
     random_frame_indices,
     select_frames,
     tear_frame_indices,
     uniform_frame_indices,
 )
-
-from .conftest import shared_path
 
 
 def sampling_cases():

@@ -4,13 +4,11 @@ import pytest
 import torch
 from transformers import AutoModel, CLIPModel
 
+from configuration_ezclip import PRESETS, TEMPORAL_HEADS
 from ezclip import EZClipConfig, EZClipModel, EZClipVisionConfig
-from ezclip.configuration_ezclip import PRESETS, TEMPORAL_HEADS
 from ezclip.errors import ModelError
-from ezclip.loading import digest_model, flatten_config, load_model, load_processor
-
-from .conftest import tiny_config
-from .test_modeling import make_clip, make_inputs
+from ezclip.systems.loading import digest_model, flatten_config, load_model, load_processor
+from tests.helpers import make_clip, make_inputs, tiny_config
 
 
 PLAIN = {"temporal_prompt": "none", "use_adapter": False, "use_temporal_embedding": False}

@@ -8,9 +8,8 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from ezclip import EZClipModel, EZClipProcessor
-from ezclip.demo import write_video
-
-from .conftest import ROOT, tiny_config
+from ezclip.utils.synthetic_clips import write_video
+from tests.helpers import ROOT, tiny_config
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,9 @@ import torch
 from PIL import Image
 
 from ezclip import VideoReadError
-from ezclip.demo import write_video
-from ezclip.sampling_ezclip import uniform_frame_indices
-from ezclip.video_ezclip import is_single_video, read_frames
-
-from .conftest import random_clip, shared_path
+from ezclip.utils.synthetic_clips import write_video
+from tests.helpers import random_clip, shared_path
+from video_ezclip import is_single_video, read_frames, uniform_frame_indices
 
 
 def eight(total_frames):

@@ -3,14 +3,14 @@
 import numpy as np
 from scipy.sparse import csr_array
 
-from ..video_ezclip import VideoReadError
-from . import matrices
-from .drawing import Picture
-from .frames import read_strip
-from .material import NO_LABELS, Material, count_of, number, percent
-from .measures import ConfusedPair, mistakes, most_confused
-from .ordering import ClassOrder, order_classes
-from .page import Cell, Samples, Table, Text
+from ezclip.report import matrices
+from ezclip.report.drawing import Picture
+from ezclip.report.frames import read_strip
+from ezclip.report.material import NO_LABELS, Material, count_of, number, percent
+from ezclip.report.measures import ConfusedPair, mistakes, most_confused
+from ezclip.report.ordering import ClassOrder, order_classes
+from ezclip.report.page import Cell, Samples, Table, Text
+from video_ezclip import VideoReadError
 
 
 MOST_CLASSES = 1000  # in a matrix
@@ -58,7 +58,7 @@ def matrix_items(one: Material, classes: np.ndarray, order: ClassOrder) -> list:
     elif not is_large:
         caption += " Numbers are videos."
     content = matrices.draw_matrix(one.lettering, counts, classes, order)
-    items.append(one.shown("confusion_matrix", content, alt, caption))
+    items.append(one.truncated_repr("confusion_matrix", content, alt, caption))
     if is_large and order.groups:
         names = "; ".join(
             f"{place}: {', '.join(one.run.class_names[index] for index in classes[order.order[start:end]])}"
@@ -66,7 +66,9 @@ def matrix_items(one: Material, classes: np.ndarray, order: ClassOrder) -> list:
         )
         content = matrices.draw_groups(one.lettering, counts, classes, order)
         caption = "Groups of classes with the most confusions inside them. Numbers are videos, shades parts of a row."
-        items.append(one.shown("confusion_groups", content, f"Confusions inside groups of classes. {names}.", caption))
+        items.append(
+            one.truncated_repr("confusion_groups", content, f"Confusions inside groups of classes. {names}.", caption)
+        )
     return items
 
 

@@ -11,7 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..lettering import Lettering
+from ezclip.utils.fonts import Lettering
 
 
 DPI = 150

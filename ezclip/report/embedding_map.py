@@ -5,8 +5,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from ..lettering import Lettering
-from .drawing import DARK, LIGHT, MARKERS, MIDDLE, drawing, new_figure
+from ezclip.report.drawing import DARK, LIGHT, MARKERS, MIDDLE, drawing, new_figure
+from ezclip.utils.fonts import Lettering
 
 
 LEAST_VIDEOS = 5

@@ -4,9 +4,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ..lettering import Lettering
-from .drawing import DARK, LIGHT, MARKERS, MIDDLE, drawing, new_figure
-from .measures import Calibration, ClassAccuracy
+from ezclip.report.drawing import DARK, LIGHT, MARKERS, MIDDLE, drawing, new_figure
+from ezclip.report.measures import Calibration, ClassAccuracy
+from ezclip.utils.fonts import Lettering
 
 
 MOST_NAMED = 60  # classes of which each has a line with its name

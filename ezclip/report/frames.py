@@ -8,8 +8,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from ..sampling_ezclip import uniform_frame_indices
-from ..video_ezclip import VideoReadError
+from video_ezclip import VideoReadError, uniform_frame_indices
 
 
 NUM_FRAMES = 3

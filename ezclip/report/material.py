@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from scipy.sparse import csr_array
 
-from ..lettering import Lettering
-from .drawing import Picture
-from .measures import ClassAccuracy, class_accuracies, confusion_counts
-from .page import Cell, Shown
-from .reading import EvaluationRun
+from ezclip.report.drawing import Picture
+from ezclip.report.measures import ClassAccuracy, class_accuracies, confusion_counts
+from ezclip.report.page import Cell, Shown
+from ezclip.report.reading import EvaluationRun
+from ezclip.utils.fonts import Lettering
 
 
 NO_LABELS = "predictions.jsonl gives no labels, so that nothing can be said of what is right."
@@ -43,7 +43,7 @@ class Material:
         self.counts: csr_array = confusion_counts(self.run)
         self.classes: list[ClassAccuracy] = class_accuracies(self.run, self.counts)
 
-    def shown(self, name: str, content: bytes, alt: str, caption: str) -> Shown:
+    def truncated_repr(self, name: str, content: bytes, alt: str, caption: str) -> Shown:
         return Shown(Picture(name + self.suffix, content, alt, caption))
 
     def name_of(self, index: int) -> Cell:

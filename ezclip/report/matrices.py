@@ -6,9 +6,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
-from ..lettering import Lettering
-from .drawing import DPI, SHADES, drawing, new_figure
-from .ordering import ClassOrder, row_parts
+from ezclip.report.drawing import DPI, SHADES, drawing, new_figure
+from ezclip.report.ordering import ClassOrder, row_parts
+from ezclip.utils.fonts import Lettering
 
 
 # Classes of which each has its name and its numbers

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
-from ..metrics import mean_per_class
-from ..significance import accuracy_interval, mean_per_class_interval
-from .reading import EvaluationRun
+from ezclip.evaluation.metrics import mean_per_class
+from ezclip.evaluation.statistics import accuracy_interval, mean_per_class_interval
+from ezclip.report.reading import EvaluationRun
 
 
 NUM_BINS = 10

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from .drawing import Picture
+from ezclip.report.drawing import Picture
 
 
 FOLDER = Path(__file__).resolve().parent

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from ..errors import DataError
-from ..evaluation import SETTINGS_NAME, VIDEO_EMBEDS_NAME
-from ..sources import UNKNOWN_LABEL
+from ezclip.constants import EVAL_RESULTS_NAME, EVAL_SETTINGS_NAME, PREDICTIONS_NAME, UNKNOWN_LABEL, VIDEO_EMBEDS_NAME
+from ezclip.errors import DataError
 
 
 NO_CLASS = -1
@@ -100,7 +99,7 @@ def read_run(path: str | Path, name: str | None = None) -> EvaluationRun:
         [`DataError`]: if there is no `predictions.jsonl`, or a line of it cannot be what was written there.
     """
     path = Path(path)
-    path = path / "predictions.jsonl" if path.is_dir() else path
+    path = path / PREDICTIONS_NAME if path.is_dir() else path
     if not path.is_file():
         raise DataError(
             f"{path} does not exist. Give the folder that run_video_zeroshot.py wrote with --do_eval or --do_predict."
@@ -217,7 +216,7 @@ def _read_json(path: Path) -> dict | None:
 
 def _read_settings(folder: Path, digest: str, named: set[str]) -> tuple[dict, list[str] | None]:
     """Settings of these predictions, and all the classes there were; those of other predictions are passed over."""
-    settings = _read_json(folder / SETTINGS_NAME)
+    settings = _read_json(folder / EVAL_SETTINGS_NAME)
     if settings is not None and settings.pop("predictions_sha256", None) != digest:
         settings = None
     if settings is None:
@@ -261,7 +260,7 @@ def _read_embeds(folder: Path, digest: str, num_videos: int, notes: list[str]) -
 
 def _check_results(run: EvaluationRun):
     """That `eval_results.json`, where it is there, is of these predictions."""
-    results = _read_json(run.folder / "eval_results.json")
+    results = _read_json(run.folder / EVAL_RESULTS_NAME)
     if results is None or not len(run.known):
         return
     top1, samples = results.get("eval_top1"), results.get("eval_samples")

@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 
-from . import embedding_map, figures
-from .confusions import choose_order, confused_items, matrix_items
-from .material import NO_LABELS, Material, count_of, number, percent
-from .measures import NUM_BINS, ClassAccuracy, calibrate, headline_figures
-from .page import Cards, Cell, Section, Table, Text
-from .reading import NO_CLASS, EvaluationRun
+from ezclip.report import embedding_map, figures
+from ezclip.report.confusions import choose_order, confused_items, matrix_items
+from ezclip.report.material import NO_LABELS, Material, count_of, number, percent
+from ezclip.report.measures import NUM_BINS, ClassAccuracy, calibrate, headline_figures
+from ezclip.report.page import Cards, Cell, Section, Table, Text
+from ezclip.report.reading import NO_CLASS, EvaluationRun
 
 
 MOST_LISTED = 500  # bad videos
@@ -84,7 +84,9 @@ def _accuracies(one: Material, places: dict[int, int]) -> list:
         f"({names[best.index]}), lowest {percent(worst.accuracy)} ({names[worst.index]}). The table below has all."
     )
     caption = f"Dashed: the mean of the classes, {percent(mean)}. After a name its number of videos."
-    picture = one.shown("class_accuracy", figures.draw_class_accuracies(one.lettering, tested, mean), alt, caption)
+    picture = one.truncated_repr(
+        "class_accuracy", figures.draw_class_accuracies(one.lettering, tested, mean), alt, caption
+    )
     columns = [
         "no.",
         "class",
@@ -130,7 +132,7 @@ def _predicted(one: Material) -> list:
     rows = [[number(index), one.name_of(index), number(int(counts[index]))] for index in classes]
     return [
         Text("How many videos are taken for each class, rightly or wrongly."),
-        one.shown("predicted_classes", content, alt, ""),
+        one.truncated_repr("predicted_classes", content, alt, ""),
         Table(["no.", "class", "videos"], rows, sortable=True),
     ]
 
@@ -147,7 +149,7 @@ def _calibration(one: Material) -> list:
     if not len(one.run.known):
         counts = np.histogram(scores, NUM_BINS, (0, 1))[0]
         alt = f"Histogram of the best score of {len(scores)} videos; mean {scores.mean():.2f}."
-        picture = one.shown("scores", figures.draw_scores(one.lettering, counts), alt, "")
+        picture = one.truncated_repr("scores", figures.draw_scores(one.lettering, counts), alt, "")
         return [Text(f"{NO_LABELS} These are the scores of the best class, mean {percent(scores.mean())}."), picture]
     found = calibrate(one.run)
     difference = found.confidence - found.accuracy
@@ -158,7 +160,10 @@ def _calibration(one: Material) -> list:
     )
     alt = f"Reliability diagram: accuracy over score in {int((found.counts > 0).sum())} bins. {text}"
     caption = "Bars are 95 % intervals (Wilson); below, the number of videos of each bin."
-    return [Text(text), one.shown("calibration", figures.draw_calibration(one.lettering, found), alt, caption)]
+    return [
+        Text(text),
+        one.truncated_repr("calibration", figures.draw_calibration(one.lettering, found), alt, caption),
+    ]
 
 
 def _map(one: Material) -> list:
@@ -193,7 +198,7 @@ def _map(one: Material) -> list:
     if right is not None:
         caption += " A cross is a video that is taken for another class."
         alt += f" {int((~right).sum())} are marked as wrong."
-    return [one.shown("embedding_map", content, alt, caption)]
+    return [one.truncated_repr("embedding_map", content, alt, caption)]
 
 
 def _bad_videos(one: Material) -> list:

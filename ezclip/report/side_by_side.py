@@ -5,15 +5,15 @@ from itertools import combinations
 
 import numpy as np
 
-from ..comparison import TOP_K, compare_ranks
-from ..errors import DataError
-from ..sources import UNKNOWN_LABEL
-from . import figures
-from .drawing import Picture
-from .material import Material, number, percent
-from .page import Cell, Section, Shown, Table, Text
-from .reading import EvaluationRun
-from .sections import settings_as_text
+from ezclip.constants import UNKNOWN_LABEL
+from ezclip.errors import DataError
+from ezclip.evaluation.comparison import TOP_K, compare_ranks
+from ezclip.report import figures
+from ezclip.report.drawing import Picture
+from ezclip.report.material import Material, number, percent
+from ezclip.report.page import Cell, Section, Shown, Table, Text
+from ezclip.report.reading import EvaluationRun
+from ezclip.report.sections import settings_as_text
 
 
 NUM_CLASSES = 30

@@ -4,15 +4,15 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import DataError
-from ..files import replacing
-from ..isolation import IsolatedReader
-from ..lettering import Lettering
-from .material import Material
-from .page import Section, Shown, render
-from .reading import EvaluationRun, align_runs, read_run
-from .sections import make_sections
-from .side_by_side import compare_section
+from ezclip.data.isolated_reader import IsolatedReader
+from ezclip.errors import DataError
+from ezclip.report.material import Material
+from ezclip.report.page import Section, Shown, render
+from ezclip.report.reading import EvaluationRun, align_runs, read_run
+from ezclip.report.sections import make_sections
+from ezclip.report.side_by_side import compare_section
+from ezclip.utils.files import replacing
+from ezclip.utils.fonts import Lettering
 
 
 REPORT_NAME = "report.html"

@@ -6,14 +6,12 @@ import copy
 import torch
 from torch import nn
 
-from ezclip import EZClipModel
-from ezclip.configuration_ezclip import PRESETS
-from ezclip.costs import count_macs, count_macs_of
-from ezclip.modeling_ezclip import EZClipTextModel
-from ezclip.text_packing_ezclip import PackedTexts
-
-from .models import embed, make_config, make_model, make_rivals, name_of_model
-from .report import as_markdown_table, describe_machine, machine_as_text
+from configuration_ezclip import PRESETS
+from ezclip.systems.macs import count_macs, count_macs_of
+from ezclip.utils.tables import as_markdown_table
+from ezclip.utils.timing import describe_machine, machine_as_text
+from modeling_ezclip import EZClipModel, EZClipTextModel, PackedTexts
+from scripts.benchmarks.models import embed, make_config, make_model, make_rivals, name_of_model
 
 
 # Tokens of a label in a sentence, such as "a video of juggling balls" with CLIP's beginning and end of text

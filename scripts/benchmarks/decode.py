@@ -12,13 +12,11 @@ import numpy as np
 import transformers
 from transformers.video_utils import load_video
 
-from ezclip import EZClipProcessor
-from ezclip.sampling_ezclip import FrameSampler
-from ezclip.sources import load_folder
-from ezclip.video_ezclip import VideoFramesMetadata, VideoReadError, read_frames
-
-from .report import as_markdown_table, describe_machine, machine_as_text
-from .timing import compare, measure, one_core, reason_of, summarize
+from ezclip.data.sources import load_folder
+from ezclip.utils.tables import as_markdown_table
+from ezclip.utils.timing import compare, describe_machine, machine_as_text, measure, one_core, reason_of, summarize
+from processing_ezclip import EZClipProcessor
+from video_ezclip import FrameSampler, VideoFramesMetadata, VideoReadError, read_frames
 
 
 # Mean difference in levels up to which two frames are the same but for the rounding of their colours.

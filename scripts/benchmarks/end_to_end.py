@@ -16,27 +16,22 @@ import torch
 import transformers
 from accelerate import Accelerator, PartialState
 
-from ezclip import ClassBank, EZClipModel, EZClipProcessor
-from ezclip.costs import count_macs
-from ezclip.isolation import IsolatedReader
-from ezclip.labels import read_label_list
-from ezclip.prediction import predict_shards
-from ezclip.sampling_ezclip import FrameSampler
-from ezclip.sources import VideoSplit, load_files
-
-from .decode import find_videos
-from .matrix import MatrixProducts, is_faster_in_bf16, rates_as_text, share_of
-from .models import describe_model, name_of_model, vision_shapes
-from .report import (
-    as_markdown_table,
-    describe_machine,
-    machine_as_text,
-    ratio_as_text,
-    share_as_text,
-    spread_as_text,
-)
-from .text import load, make_labels
-from .timing import compare, measure, summarize
+from ezclip.data.isolated_reader import IsolatedReader
+from ezclip.data.labels import read_label_list
+from ezclip.data.sources import VideoSplit, load_files
+from ezclip.evaluation.sharded_prediction import predict_shards
+from ezclip.systems.macs import count_macs
+from ezclip.utils.tables import as_markdown_table
+from ezclip.utils.timing import compare, describe_machine, machine_as_text, measure, summarize
+from modeling_ezclip import EZClipModel
+from pipeline_ezclip import ClassBank
+from processing_ezclip import EZClipProcessor
+from scripts.benchmarks.decode import find_videos
+from scripts.benchmarks.matrix import MatrixProducts, is_faster_in_bf16, rates_as_text, share_of
+from scripts.benchmarks.models import describe_model, name_of_model, vision_shapes
+from scripts.benchmarks.report import ratio_as_text, share_as_text, spread_as_text
+from scripts.benchmarks.text import load, make_labels
+from video_ezclip import FrameSampler
 
 
 OURS, LOOP = "ezclip", "PyAV in sequence + CLIPImageProcessor"

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from .report import as_markdown_table
-from .timing import Timing, measure, summarize
+from ezclip.utils.tables import as_markdown_table
+from ezclip.utils.timing import Timing, measure, summarize
 
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}

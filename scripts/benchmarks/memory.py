@@ -9,14 +9,14 @@ from concurrent.futures.process import BrokenProcessPool
 import torch
 from accelerate import Accelerator
 
-from ezclip.contrastive import backward
 from ezclip.errors import ModelError
-from ezclip.tracking import peak_memory_mb
-from ezclip.training import TrainingRecipe, enable_gradient_checkpointing, make_optimizer
-
-from .models import describe_model, make_batch, make_model, name_of_model
-from .report import as_markdown_table, describe_machine, machine_as_text
-from .timing import summarize
+from ezclip.training.gradient_cache import backward
+from ezclip.training.log import peak_memory_mb
+from ezclip.training.loop import enable_gradient_checkpointing, make_optimizer
+from ezclip.training.recipe import TrainingRecipe
+from ezclip.utils.tables import as_markdown_table
+from ezclip.utils.timing import describe_machine, machine_as_text, summarize
+from scripts.benchmarks.models import describe_model, make_batch, make_model, name_of_model
 
 
 def measure_step(args: argparse.Namespace, micro_batch_size: int, checkpointing: bool, all_weights: bool) -> dict:

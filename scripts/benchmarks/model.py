@@ -9,13 +9,15 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from ezclip import EZClipModel
-from ezclip.contrastive import backward
-from ezclip.costs import count_macs_of
-from ezclip.training import TrainingRecipe, make_optimizer
-
-from .matrix import MatrixProducts, rates_as_text, share_of
-from .models import (
+from ezclip.systems.macs import count_macs_of
+from ezclip.training.gradient_cache import backward
+from ezclip.training.loop import make_optimizer
+from ezclip.training.recipe import TrainingRecipe
+from ezclip.utils.tables import as_markdown_table
+from ezclip.utils.timing import Timing, compare, describe_machine, machine_as_text, measure, summarize
+from modeling_ezclip import EZClipModel
+from scripts.benchmarks.matrix import MatrixProducts, rates_as_text, share_of
+from scripts.benchmarks.models import (
     describe_model,
     embed,
     make_batch,
@@ -25,15 +27,7 @@ from .models import (
     train_all,
     vision_shapes,
 )
-from .report import (
-    as_markdown_table,
-    describe_machine,
-    machine_as_text,
-    ratio_as_text,
-    share_as_text,
-    spread_as_text,
-)
-from .timing import Timing, compare, measure, summarize
+from scripts.benchmarks.report import ratio_as_text, share_as_text, spread_as_text
 
 
 PASSES = ("forward", "step")

@@ -15,12 +15,12 @@ from transformers import (
     XCLIPVisionConfig,
 )
 
-from ezclip import EZClipConfig, EZClipModel
+from configuration_ezclip import EZClipConfig
 from ezclip.errors import ModelError
-from ezclip.loading import load_model
-from ezclip.presets import fields_of
-
-from .matrix import Shape
+from ezclip.systems.loading import load_model
+from ezclip.systems.presets import fields_of
+from modeling_ezclip import EZClipModel
+from scripts.benchmarks.matrix import Shape
 
 
 # Tokens of the text that goes with a clip in a training step

@@ -9,24 +9,19 @@ from itertools import product
 import torch
 from accelerate import Accelerator
 
-from ezclip import ClassBank, EZClipModel, EZClipProcessor, class_bank_ezclip
-from ezclip.demo import word_tokenizer
-from ezclip.labels import read_label_list
-from ezclip.loading import load_processor, load_tokenizer
-from ezclip.processing_ezclip import TEMPLATES, default_image_processor
-
-from .cost import count_bank_macs, count_text_macs
-from .matrix import DTYPES, MatrixProducts, rates_as_text, share_of
-from .models import layer_shapes, make_config, make_model, name_of_model
-from .report import (
-    as_markdown_table,
-    describe_machine,
-    machine_as_text,
-    ratio_as_text,
-    share_as_text,
-    spread_as_text,
-)
-from .timing import compare, measure, summarize
+import pipeline_ezclip as class_bank_ezclip
+from ezclip.cli.demo import word_tokenizer
+from ezclip.data.labels import read_label_list
+from ezclip.systems.loading import load_processor, load_tokenizer
+from ezclip.utils.tables import as_markdown_table
+from ezclip.utils.timing import compare, describe_machine, machine_as_text, measure, summarize
+from modeling_ezclip import EZClipModel
+from pipeline_ezclip import ClassBank
+from processing_ezclip import TEMPLATES, EZClipProcessor, default_image_processor
+from scripts.benchmarks.cost import count_bank_macs, count_text_macs
+from scripts.benchmarks.matrix import DTYPES, MatrixProducts, rates_as_text, share_of
+from scripts.benchmarks.models import layer_shapes, make_config, make_model, name_of_model
+from scripts.benchmarks.report import ratio_as_text, share_as_text, spread_as_text
 
 
 # Labels of two to four words, as data sets have them, where no list is given

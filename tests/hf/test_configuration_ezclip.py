@@ -4,8 +4,8 @@ import unittest
 
 import pytest
 
+from configuration_ezclip import EZClipTextConfig, EZClipVisionConfig
 from ezclip import EZClipConfig
-from ezclip.configuration_ezclip import EZClipTextConfig, EZClipVisionConfig
 
 from .testers import EZClipTester
 from .transformers_suite.test_configuration_common import ConfigTester

@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 from ezclip import EZClipModel
-from ezclip.modeling_ezclip import EZClipTextModel, EZClipVisionModel
+from modeling_ezclip import EZClipTextModel, EZClipVisionModel
 
 from .testers import EZClipTester, EZClipTextTester, EZClipVisionTester
 from .transformers_suite.test_modeling_common import ModelTesterMixin

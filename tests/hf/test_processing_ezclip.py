@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from ezclip import EZClipProcessor
-from ezclip.demo import word_tokenizer
-from ezclip.processing_ezclip import default_image_processor
+from ezclip.cli.demo import word_tokenizer
+from processing_ezclip import default_image_processor
 
 from .transformers_suite.test_processing_common import ProcessorTesterMixin
 

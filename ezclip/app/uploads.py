@@ -1,0 +1,120 @@
+"""Videos that visitors of a page give: what is looked at before any of it is decoded, and what they are told."""
+
+import contextlib
+import os
+import time
+
+import av
+
+from ezclip.app.guard import is_inside
+from ezclip.errors import DataError
+from video_ezclip import VideoReadError
+
+
+# Kinds of files, by FFmpeg's names, that hold their frames themselves: a playlist would name other files.
+FORMATS = ("mov", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "ogg", "asf")
+FORMATS_IN_WORDS = "MP4, MOV, WebM, Matroska, AVI, MPEG, FLV, Ogg and WMV"
+MAX_PIXELS = 4096 * 2304  # of a frame; several are in memory at a time
+MAX_RATE = 240  # frames per second: files whose times say nothing are no longer than that many frames
+
+
+def find_upload(upload, folder: str) -> str:
+    """
+    The file that a request names.
+
+    Args:
+        upload (`dict`):
+            What Gradio has for a file, `{"path": …}`; or whatever somebody sends instead.
+        folder (`str`):
+            Where uploads are.
+
+    Returns:
+        `str`: its path.
+
+    Raises:
+        [`DataError`]: if it is no uploaded file.
+    """
+    if upload is None:
+        raise DataError("There is no video: drop one, choose one, or record one.")
+    path = upload.get("path") if isinstance(upload, dict) else None
+    if not is_inside(path, folder) or not os.path.isfile(path):
+        raise DataError("The video is not here, or no longer: upload it again.")
+    return path
+
+
+def check_upload(path: str, max_seconds: float):
+    """
+    Look at a file that a visitor gave, without decoding it.
+
+    Length is what the packets of the file say, which take no decoding; what its header promises may be anything.
+
+    Args:
+        path (`str`):
+            The file, on this machine.
+        max_seconds (`float`):
+            The longest video that is taken.
+
+    Raises:
+        [`VideoReadError`]: if it is no video file of a kind that holds its frames itself.
+        [`DataError`]: if it is too long, or its frames are too large.
+    """
+    options = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
+    name = os.path.basename(path)
+    try:
+        container = av.open(os.path.abspath(path), options=options, metadata_errors="ignore")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VideoReadError(
+            name,
+            "cannot be opened: it is damaged, incomplete, or of a kind that is not taken.",
+            f"Give a file that a player plays, of one of these kinds: {FORMATS_IN_WORDS}.",
+        ) from error
+    with container:
+        stream = container.streams.best("video")
+        if stream is None or stream.codec_context is None:
+            raise VideoReadError(name, "has no video that FFmpeg can decode.", "Is it a sound file? Re-encode it.")
+        height, width = stream.codec_context.height, stream.codec_context.width
+        if height * width > MAX_PIXELS:
+            raise DataError(
+                f"The video has frames of {width} x {height} pixels, and {MAX_PIXELS:,} pixels are the most that is "
+                "taken. Give it smaller."
+            )
+        _check_length(container, stream, max_seconds)
+
+
+def _check_length(container, stream, max_seconds: float):
+    seconds, last = 0.0, None
+    try:
+        for number, packet in enumerate(container.demux(stream)):
+            if packet.dts is not None:
+                now = float(packet.dts * packet.time_base)
+                # Where times go back, as in recordings that were joined, they go on from there.
+                seconds += 0.0 if last is None else max(0.0, now - last)
+                last = now
+            if seconds > max_seconds or number > MAX_RATE * max_seconds:
+                raise DataError(
+                    f"The video is longer than {max_seconds:g} seconds, the most that is taken. Cut it, or run the "
+                    "program on a machine of yours with another limit."
+                )
+    except av.FFmpegError:
+        return  # What is damaged is told where it is decoded.
+
+
+def remove_old_files(folder: str, seconds: float):
+    """Remove the files of a folder, and of those in it, that are older than so many seconds."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)
+            with contextlib.suppress(FileNotFoundError):  # another may remove it
+                if time.time() - os.lstat(path).st_ctime > seconds:
+                    os.remove(path)
+
+
+def in_words(error: Exception, path: str) -> str:
+    """What a visitor is told of an error: a sentence that names nothing of this machine."""
+    text = f"The video {error.reason} {error.remedy}" if isinstance(error, VideoReadError) else str(error)
+    return without_folder(text, path)
+
+
+def without_folder(text: str, path: str) -> str:
+    """A text with the name of a file where its path on this machine stands."""
+    return text.replace(path, os.path.basename(path)).replace(os.path.dirname(path), "")

@@ -1,0 +1,207 @@
+"""Where a model looks, as pictures: frames with maps below them, and which frames the temporal tokens listen to."""
+
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from ezclip.attention.video_attention import AttentionRow, VideoAttention, look_at_video
+from modeling_ezclip import EZClipModel
+from processing_ezclip import EZClipProcessor
+
+
+MAX_COLUMNS = 12
+MAX_NUMBERED = 10  # frames of a matrix whose numbers can be read
+COLOURS = "cividis"  # dark to light, for every eye and in print
+DPI = 150
+SIDE, LABEL_WIDTH, MARGIN, GAP = 180, 260, 75, 6  # of a picture and around it, in pixels
+STRUCTURE = 0.5  # of the contours of a frame that is seen through its map
+WHAT = {
+    "last": "attention of the CLS token in the last block",
+    "rollout": "attention, by rollout",
+    "relevance": "relevance for the label",
+}
+
+
+def attention_figure(
+    video, model: EZClipModel, processor: EZClipProcessor, labels: Sequence[str] | None = None, **kwargs
+) -> Image.Image:
+    """[`draw_attention`] of [`look_at_video`], whose arguments these are."""
+    return draw_attention(look_at_video(video, model, processor, labels, **kwargs))
+
+
+def draw_attention(attention: VideoAttention) -> Image.Image:
+    """
+    The frames that were taken, as the model sees them, and below them their maps.
+
+    Light is much. Every row has a scale of its own, from the 1st to the 99th percentile of its values, which stand
+    beside it. Of more than `MAX_COLUMNS` frames some are shown, evenly spread.
+
+    Raises:
+        `ImportError`: if matplotlib is not installed.
+    """
+    num_frames = len(attention.frames)
+    shown = np.linspace(0, num_frames - 1, min(num_frames, MAX_COLUMNS)).round().astype(int)
+    left, top, right, bottom = map(round, attention.crop)
+    height = round(SIDE * (bottom - top) / (right - left))
+    page = _Page(
+        LABEL_WIDTH + (SIDE + GAP) * len(shown) + GAP, 2 * MARGIN + (height + GAP) * (1 + len(attention.rows))
+    )
+    for line, row in enumerate([None, *attention.rows]):
+        y = MARGIN + (height + GAP) * line
+        title = "frames"
+        if row is not None:
+            darkest, lightest = row.scale
+            title = "\n".join([row.heading, *_wrap(row.label, 24, 4), f"{darkest:.2g} to {lightest:.2g}"])
+        page.write(title, LABEL_WIDTH - 2 * GAP, y + height // 2, ha="right")
+        for column, number in enumerate(shown):
+            x = LABEL_WIDTH + (SIDE + GAP) * column
+            frame = attention.frames[number]
+            picture = frame if row is None else blend(frame, colour_map(attention, row, number))
+            page.show(picture[top:bottom, left:right], x, y, SIDE, height)
+            if row is None:
+                page.write(attention.when(number), x + SIDE // 2, y - 2 * GAP, ha="center")
+    y = page.height - MARGIN // 2
+    colours = np.rint(255 * _matplotlib().colormaps[COLOURS](np.linspace(0, 1, SIDE))[None, :, :3]).astype(np.uint8)
+    page.show(colours, LABEL_WIDTH, y - 8, SIDE, 16)
+    page.write("little", LABEL_WIDTH - 2 * GAP, y, ha="right")
+    some = "" if len(shown) == num_frames else f"; {len(shown)} of {num_frames} frames"
+    page.write(f"much {WHAT[attention.method]}{some}", LABEL_WIDTH + SIDE + 2 * GAP, y, ha="left")
+    return page.image()
+
+
+def draw_temporal_attention(temporal: np.ndarray) -> Image.Image:
+    """
+    Which frames the temporal tokens listen to: a matrix for each block, all on one scale.
+
+    Args:
+        temporal (`np.ndarray` of shape `(N, T, T)`):
+            See [`temporal_attention`].
+
+    Raises:
+        `ImportError`: if matplotlib is not installed.
+    """
+    num_layers, num_frames, _ = temporal.shape
+    columns = min(4, num_layers)
+    rows = -(-num_layers // columns)
+    figure = _matplotlib().figure.Figure(
+        figsize=(2.6 * columns + 0.9, 2.75 * rows + 0.5), dpi=DPI, layout="constrained"
+    )
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    most = max(float(temporal.max()), 2 / num_frames)  # equal shares are in the middle, or below
+    ticks = np.arange(num_frames) if num_frames <= MAX_NUMBERED else np.arange(0, num_frames, -(-num_frames // 8))
+    for number, axes in enumerate(panels.flat):
+        if number >= num_layers:
+            axes.set_visible(False)
+            continue
+        image = axes.imshow(temporal[number], cmap=COLOURS, vmin=0.0, vmax=most)
+        axes.set_title(f"block {number + 1}", fontsize=9)
+        axes.set_xticks(ticks, [str(tick + 1) for tick in ticks], fontsize=7)
+        axes.set_yticks(ticks, [str(tick + 1) for tick in ticks], fontsize=7)
+        if num_frames <= MAX_NUMBERED:
+            for (row, column), value in np.ndenumerate(temporal[number]):
+                ink = "black" if value > 0.55 * most else "white"
+                axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=6, color=ink)
+    figure.supxlabel("frame that is listened to", fontsize=9)
+    figure.supylabel("frame of the temporal token", fontsize=9)
+    bar = figure.colorbar(image, ax=panels, shrink=0.8, format=lambda value, _: f"{value:.0%}")
+    bar.ax.tick_params(labelsize=7)
+    bar.ax.axhline(1 / num_frames, color="black", linewidth=1.5)
+    bar.set_label(f"share of a row (all alike: {1 / num_frames:.1%})", fontsize=8)
+    return _as_image(figure).convert("RGB")
+
+
+def draw_title(row: AttentionRow, width: int, height: int) -> np.ndarray:
+    """Model and label, in white on black, as a picture of this size in pixels: `(height, width, 3)`, uint8."""
+    page = _Page(width, height, background=0)
+    page.write("\n".join([row.heading, *_wrap(row.label, max(12, width // 9), 1)]), GAP, height // 2, ha="left")
+    return np.asarray(page.image())
+
+
+def colour_map(
+    attention: VideoAttention, row: AttentionRow, number: int, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """
+    A map in colours, to be laid over a frame. What the model does not see is dark, behind a white line.
+
+    Args:
+        attention (`VideoAttention`):
+            What was found in the video.
+        row (`AttentionRow`):
+            The maps.
+        number (`int`):
+            The map, of the T.
+        size (`tuple[int, int]`, *optional*):
+            Height and width of the frame, if not those of the video.
+
+    Returns:
+        `np.ndarray` of shape `(height, width, 3)`: float32, 0 to 1.
+    """
+    height, width = size or attention.frames.shape[1:3]
+    down, across = height / attention.frames.shape[1], width / attention.frames.shape[2]
+    left, top, right, bottom = (round(v * f) for v, f in zip(row.covered, (across, down, across, down)))
+    values = Image.fromarray(row.scaled(number)).resize((right - left, bottom - top), Image.Resampling.BICUBIC)
+    coloured = np.full((height, width, 3), 0.1, dtype=np.float32)
+    coloured[max(0, top - 2) : bottom + 2, max(0, left - 2) : right + 2] = 1.0
+    coloured[top:bottom, left:right] = _matplotlib().colormaps[COLOURS](np.clip(values, 0, 1))[..., :3]
+    return coloured
+
+
+def blend(frame: np.ndarray, coloured: np.ndarray) -> np.ndarray:
+    """
+    A frame seen through what [`colour_map`] gives: `(height, width, 3)`, uint8.
+
+    Of the frame only differences from what is around are added: a white shirt is not to look like attention.
+    """
+    grey = Image.fromarray(frame).convert("L")
+    around = grey.filter(ImageFilter.BoxBlur(min(frame.shape[:2]) / 24))
+    structure = np.asarray(grey, dtype=np.float32) - np.asarray(around, dtype=np.float32)
+    return np.rint(255 * coloured + STRUCTURE * structure[..., None]).clip(0, 255).astype(np.uint8)
+
+
+class _Page:
+    """A picture on which others and texts are put, by pixels from its upper left corner."""
+
+    def __init__(self, width: int, height: int, background: int = 255):
+        self.width, self.height, self.ink = width, height, "white" if background < 128 else "black"
+        self.pixels, self.texts = Image.new("RGB", (width, height), (background,) * 3), []
+
+    def show(self, picture: np.ndarray, x: int, y: int, width: int, height: int):
+        self.pixels.paste(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS), (x, y))
+
+    def write(self, text: str, x: int, middle: int, ha: str):
+        self.texts.append((text, x / self.width, 1 - middle / self.height, ha))
+
+    def image(self) -> Image.Image:
+        from ezclip.utils.fonts import Lettering
+
+        figure = _matplotlib().figure.Figure((self.width / DPI, self.height / DPI), dpi=DPI, facecolor="none")
+        families = Lettering([text for text, *_ in self.texts]).families
+        for text, x, y, ha in self.texts:
+            # A label may hold a dollar sign.
+            figure.text(x, y, text, ha=ha, va="center", fontsize=8, color=self.ink, family=families, parse_math=False)
+        texts = _as_image(figure)
+        return Image.composite(texts.convert("RGB"), self.pixels, texts.getchannel("A"))
+
+
+def _as_image(figure) -> Image.Image:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba()))
+
+
+def _matplotlib():
+    try:
+        import matplotlib.figure  # without pyplot, no display is looked for
+    except ImportError as error:
+        raise ImportError("Pictures need matplotlib: `python -m pip install matplotlib`.") from error
+    return matplotlib
+
+
+def _wrap(label: str | None, width: int, max_lines: int) -> list[str]:
+    """A label in lines of so many characters; of a long one the beginning."""
+    lines = textwrap.wrap(label or "", width - 2)
+    return lines if len(lines) <= max_lines else [*lines[: max_lines - 1], f"{lines[max_lines - 1]} …"]

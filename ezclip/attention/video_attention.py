@@ -1,0 +1,261 @@
+"""Where a model looks in a video, and where CLIP does: frames read once, with the maps of each model and label."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from ezclip.attention.maps import (
+    ATTENTION_METHODS,
+    attention_maps,
+    evaluation_mode,
+    has_temporal_tokens,
+    plain_clip,
+    relevance_maps,
+    temporal_attention,
+)
+from ezclip.errors import DataError, ModelError
+from ezclip.systems.presets import is_plain
+from modeling_ezclip import EZClipModel
+from pipeline_ezclip import ClassBank
+from processing_ezclip import EZClipProcessor
+from video_ezclip import VideoFramesMetadata, describe_video, read_frames
+
+
+METHODS = (*ATTENTION_METHODS, "relevance")
+MAX_LABELS = 6  # each has two rows of a picture
+# Of a row, drawn darkest and lightest: a few patches may have many times the attention of all others.
+PERCENTILES = (1, 99)
+PLACES = (
+    ("at the upper left", "at the top", "at the upper right"),
+    ("at the left", "in the middle", "at the right"),
+    ("at the lower left", "at the bottom", "at the lower right"),
+)
+
+
+@dataclass
+class AttentionRow:
+    """
+    The maps of one model, for one label.
+
+    Args:
+        name (`str`):
+            Of the model.
+        maps (`np.ndarray` of shape `(T, rows, columns)`):
+            One for each frame, see [`attention_maps`] and [`relevance_maps`].
+        covered (`tuple[float, float, float, float]`):
+            Left, top, right and bottom of what a map covers of a frame, in its pixels.
+        label (`str`, *optional*):
+            The label, with `"relevance"`.
+        probability (`float`, *optional*):
+            What the model gives it, among several.
+    """
+
+    name: str
+    maps: np.ndarray
+    covered: tuple[float, float, float, float]
+    label: str | None = None
+    probability: float | None = None
+
+    @property
+    def heading(self) -> str:
+        """The model, and what it gives the label."""
+        return self.name if self.probability is None else f"{self.name} ({self.probability:.0%})"
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """The values that are drawn darkest and lightest."""
+        darkest, lightest = np.percentile(self.maps, PERCENTILES)
+        return float(darkest), float(lightest)
+
+    def scaled(self, number: int) -> np.ndarray:
+        """Map `number` from 0, the darkest, to 1, the lightest; of equal values all are between."""
+        darkest, lightest = self.scale
+        if lightest <= darkest:
+            return np.full(self.maps.shape[1:], 0.5, dtype=np.float32)
+        return np.clip((self.maps[number] - darkest) / (lightest - darkest), 0, 1).astype(np.float32)
+
+
+@dataclass
+class VideoAttention:
+    """
+    Where models look in the frames of a video.
+
+    Args:
+        name (`str`):
+            Of the video.
+        frames (`np.ndarray` of shape `(T, height, width, 3)`):
+            The frames that were taken, uint8, as they are in the video.
+        metadata ([`VideoFramesMetadata`]):
+            Which they are.
+        crop (`tuple[float, float, float, float]`):
+            Left, top, right and bottom of what the model sees of a frame, in its pixels.
+        method (`str`):
+            One of `METHODS`.
+        rows (`list[AttentionRow]`):
+            Maps, from above.
+        temporal (`np.ndarray` of shape `(N, T, T)`, *optional*):
+            See [`temporal_attention`], of a model that has temporal tokens.
+        read_options (`dict`):
+            `start`, `end` and the like, with which the video was read.
+    """
+
+    name: str
+    frames: np.ndarray
+    metadata: VideoFramesMetadata
+    crop: tuple[float, float, float, float]
+    method: str
+    rows: list[AttentionRow]
+    temporal: np.ndarray | None = None
+    read_options: dict = field(default_factory=dict)
+
+    def when(self, number: int) -> str:
+        """When a frame that was taken is shown; or which it is, where that is not known."""
+        if self.metadata.timestamps is None:
+            return f"frame {self.metadata.frames_indices[number]}"
+        return f"{self.metadata.timestamps[number]:.2f} s"
+
+
+def look_at_video(
+    video,
+    model: EZClipModel,
+    processor: EZClipProcessor,
+    labels: Sequence[str] | None = None,
+    method: str | None = None,
+    baseline: tuple[EZClipModel, EZClipProcessor] | None = None,
+    templates: str | Sequence[str] | None = None,
+    **read_options,
+) -> VideoAttention:
+    """
+    Where a model looks in a video, and where CLIP does.
+
+    Args:
+        video:
+            Whatever [`EZClipProcessor`] reads: a path, URL, `bytes`, array of frames, …
+        model ([`EZClipModel`]):
+            The model; it is left as it was.
+        processor ([`EZClipProcessor`]):
+            Its processor.
+        labels (`Sequence[str]`, *optional*):
+            At most `MAX_LABELS` class names, each with maps of its own.
+        method (`str`, *optional*):
+            `"relevance"`, see [`relevance_maps`], the default with labels; or without them `"last"`, the default
+            then, or `"rollout"`, see [`attention_maps`].
+        baseline (`tuple[EZClipModel, EZClipProcessor]`, *optional*):
+            What stands above the model, on the same frames. Defaults to its own CLIP, see [`plain_clip`], if it is
+            not CLIP itself.
+        templates (`str` or `Sequence[str]`, *optional*):
+            Sentences with `{}` for the labels, see [`EZClipProcessor.get_prompts`].
+        read_options:
+            `start`, `end`, `backend`, `allow_partial`: see [`EZClipProcessor`].
+
+    Raises:
+        [`VideoReadError`]: if the video cannot be read.
+        [`DataError`]: if labels are missing, too many or useless for the method.
+        [`ModelError`]: if the baseline does not take as many frames.
+        `ValueError`: if the model does not take such frames, or an argument makes no sense.
+    """
+    labels = [labels] if isinstance(labels, str) else list(labels or ())
+    method = method or ("relevance" if labels else "last")
+    _check_request(labels, method)
+    frames, metadata = read_frames(video, processor.get_sampler(), **read_options)
+    named = [("model", model, processor)]
+    if baseline is not None:
+        _check_baseline(baseline[0], len(frames))
+        named.insert(0, ("baseline", *baseline))
+    elif not is_plain(model.config):
+        name = "plain CLIP" if model.config.freeze_backbone else "its CLIP, trained"
+        named.insert(0, (name, plain_clip(model), processor))
+    rows = [_rows_of(name, *system, frames, labels, method, templates) for name, *system in named]
+    temporal = None
+    if has_temporal_tokens(model):
+        temporal = temporal_attention(model, processor.frames_to_pixels(frames)[None])[0]
+    return VideoAttention(
+        name=describe_video(video),
+        frames=frames,
+        metadata=metadata,
+        crop=_crop_box(processor, *frames.shape[1:3]),
+        method=method,
+        rows=[row for of_label in zip(*rows) for row in of_label],
+        temporal=temporal,
+        read_options=read_options,
+    )
+
+
+def describe_attention(attention: VideoAttention) -> str:
+    """What [`draw_attention`] shows, in words: of each row the strongest frame, and in it the strongest patch."""
+    lines = [
+        f"{len(attention.frames)} frames of {attention.name}, and where models look in them ({attention.method})."
+    ]
+    for row in attention.rows:
+        sums = row.maps.sum(axis=(1, 2))
+        strongest = int(sums.argmax())
+        y, x = np.unravel_index(row.maps[strongest].argmax(), row.maps.shape[1:])
+        height, width = row.maps.shape[1:]
+        place = PLACES[int(3 * (y + 0.5) / height)][int(3 * (x + 0.5) / width)]
+        share = sums[strongest] / max(sums.sum(), np.finfo(np.float32).tiny)
+        title = row.heading if row.label is None else f"{row.heading}, {row.label}"
+        lines.append(f"{title}: most at {attention.when(strongest)} ({share:.0%} of all), strongest {place}.")
+    return "\n".join(lines)
+
+
+def _check_request(labels: list[str], method: str):
+    if method not in METHODS:
+        raise DataError(f"`method` must be one of {', '.join(METHODS)}; got {method!r}.")
+    if method == "relevance" and not labels:
+        raise DataError("Relevance is that of patches for a label: give labels, or the method last or rollout.")
+    if method != "relevance" and labels:
+        raise DataError(f"The maps of {method} are the same for all labels: leave them out, or the method relevance.")
+    if len(labels) > MAX_LABELS:
+        raise DataError(f"{len(labels)} labels are more than a picture holds; give at most {MAX_LABELS}.")
+
+
+def _check_baseline(model: EZClipModel, num_frames: int):
+    config = model.config
+    if config.fixed_num_frames and config.vision_config.num_frames != num_frames:
+        raise ModelError(
+            f"The baseline takes {config.vision_config.num_frames} frames of a video and the model {num_frames}. Give "
+            "a baseline of as many frames, or a plain CLIP, which takes any number."
+        )
+
+
+def _rows_of(
+    name: str,
+    model: EZClipModel,
+    processor: EZClipProcessor,
+    frames: np.ndarray,
+    labels: list[str],
+    method: str,
+    templates: str | Sequence[str] | None,
+) -> list[AttentionRow]:
+    pixel_values = processor.frames_to_pixels(frames)[None]
+    crop = _crop_box(processor, *frames.shape[1:3])
+    covered = _covered_box(crop, processor.crop_size, model.config.vision_config.patch_size)
+    if method != "relevance":
+        return [AttentionRow(name, attention_maps(model, pixel_values, method)[0], covered)]
+    with evaluation_mode(model), torch.no_grad():
+        bank = ClassBank.build(model, processor, labels, templates)
+        pixel_values = pixel_values.to(model.device, model.dtype)
+        video_embeds = model.get_video_features(pixel_values, output_last_hidden_state=False).pooler_output
+    probabilities = bank.probabilities(video_embeds)[0].tolist() if len(labels) > 1 else [None]
+    maps = relevance_maps(model, pixel_values, bank.embeds.mean(dim=0))[0]
+    return [AttentionRow(name, own, covered, *of_label) for own, *of_label in zip(maps, labels, probabilities)]
+
+
+def _crop_box(processor: EZClipProcessor, height: int, width: int) -> tuple[float, float, float, float]:
+    """What is left of a frame of this size by the processor's centre crop, in pixels of the frame."""
+    short_side, (crop_height, crop_width) = processor.image_processor.size["shortest_edge"], processor.crop_size
+    resized_height, resized_width = (side * short_side // min(height, width) for side in (height, width))
+    top, left = round((resized_height - crop_height) / 2), round((resized_width - crop_width) / 2)
+    down, across = height / resized_height, width / resized_width
+    return left * across, top * down, (left + crop_width) * across, (top + crop_height) * down
+
+
+def _covered_box(
+    crop: tuple[float, float, float, float], crop_size: tuple[int, int], patch_size: int
+) -> tuple[float, float, float, float]:
+    """What patches cover of a crop: they begin at its upper left corner, and need not divide it."""
+    left, top, right, bottom = crop
+    down, across = (side // patch_size * patch_size / side for side in crop_size)
+    return left, top, left + (right - left) * across, top + (bottom - top) * down

@@ -1,0 +1,1 @@
+"""The command `ezclip`, one module for each subcommand."""

@@ -1,0 +1,460 @@
+"""Check every video of a folder, a list or a data set, and write a table (CSV) with a row for each.
+
+    python scripts/check_videos.py --video_dir videos
+    python scripts/check_videos.py --video_list test.txt --video_root UCF-101 --output_file ucf.csv
+    python scripts/check_videos.py --dataset_name someone/videos --split_name test
+
+A video is readable if all of it can be decoded, not only the frames that are sampled; "partly" if what is left of it
+can (`--allow_partial` of run_video_zeroshot.py). The same command goes on where it was stopped, and checks what is new
+or has changed since; to check all again, name another table. Exit status: 0 if all videos are readable, 1 if any is
+not, 2 if there is nothing to check, 130 if it was stopped.
+"""
+
+import argparse
+import contextlib
+import csv
+import io
+import os
+import queue
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from operator import getitem
+from threading import TIMEOUT_MAX
+
+import datasets
+import numpy as np
+import pyarrow
+import pyarrow.compute
+from tqdm.auto import tqdm
+
+from ezclip.data.isolated_reader import IsolatedReader
+from ezclip.data.sources import VideoSplit, load_folder, load_hub_dataset, load_list
+from ezclip.errors import DataError
+from video_ezclip import (
+    BACKENDS,
+    VideoFramesMetadata,
+    VideoReadError,
+    local_path,
+    require_backend,
+    uniform_frame_indices,
+)
+
+
+COLUMNS = (
+    "file",  # path, URL, or the name of a row that holds bytes
+    "codec",
+    "width",
+    "height",
+    "fps",
+    "frames",
+    "duration",  # seconds
+    "variable",  # whether frames are shown for different times
+    "backend",  # what decoded it
+    "access",  # "index" or "sequence"
+    "seconds",  # to read the frames of test sampling
+    "slow",
+    "readable",  # "yes", "partly" or "no"
+    "reason",  # why not
+    # By these two it is known whether a file has changed. They hold no line break: a line that ends with one is whole.
+    "bytes",
+    "modified",  # nanoseconds since 1970
+)
+SAMPLE = partial(uniform_frame_indices, num_frames=8)
+IMAGES_AT_A_TIME = 64
+MAX_SHOWN = 5
+
+Row = dict[str, str]
+
+
+@dataclass
+class Source:
+    """
+    A video to check.
+
+    Args:
+        number (`int`):
+            Its row of the data set.
+        num_bytes (`int`, *optional*):
+            How many bytes that row holds, if it holds the video itself and not a path.
+    """
+
+    number: int
+    num_bytes: int | None
+
+    def state(self, file: str) -> dict[str, str]:
+        """What changes with the video, as far as that can be known without fetching it: `bytes` and `modified`."""
+        if self.num_bytes is not None:
+            return {"bytes": str(self.num_bytes), "modified": ""}
+        path = local_path(file)
+        try:
+            stats = [os.stat(path)]
+            times = [stats[0].st_mtime_ns]
+            if os.path.isdir(path):  # frames
+                stats = [entry.stat() for entry in os.scandir(path)]
+                times += [stat.st_mtime_ns for stat in stats]
+        except (OSError, ValueError):  # a URL, not there, or no name of a file
+            return {"bytes": "", "modified": ""}
+        return {"bytes": str(sum(stat.st_size for stat in stats)), "modified": str(max(times))}
+
+
+def list_sources(videos: datasets.Dataset) -> dict[str, Source]:
+    """The videos by what the table calls them, each file once, without reading any."""
+    column = videos.data.column("video")
+    is_text = pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)
+    files = list(videos["video" if is_text else "name"])
+    if pyarrow.types.is_struct(column.type):
+        column = pyarrow.compute.struct_field(column, "bytes")
+    is_content = pyarrow.types.is_binary(column.type) or pyarrow.types.is_large_binary(column.type)
+    sizes = pyarrow.compute.binary_length(column).to_pylist() if is_content else [None] * len(files)
+    counts = Counter(file for file, size in zip(files, sizes) if size is not None)
+    sources = {}
+    for number, (file, size) in enumerate(zip(files, sizes)):
+        if size is not None and counts[file] > 1:  # out of several archives
+            file = f"{file} (row {number})"
+        sources.setdefault(file, Source(number, size))
+    return sources
+
+
+# ---- One video ----
+
+
+def check_video(read: IsolatedReader, video) -> dict[str, object]:
+    """
+    The columns `codec` to `reason` of a video, as far as they are known, but not `slow`.
+
+    Args:
+        read (`IsolatedReader`):
+            What reads it.
+        video (`str`, `bytes` or `dict`):
+            As for [`read_frames`].
+    """
+    with contextlib.suppress(VideoReadError):
+        read(b"")  # the start of its process is not timed
+    metadata = seconds = problem = None
+    started = time.perf_counter()
+    try:
+        frames, metadata = read(video, SAMPLE)
+        seconds = time.perf_counter() - started
+        started = time.perf_counter()
+        problem = check_whole(read, video, frames, metadata)
+        readable = "no" if problem else "yes"
+    except VideoReadError as error:
+        problem, readable = f"{error.reason} {error.remedy}", "no"
+        # Not again what is not there, or takes too long.
+        if error.backend is not None and time.perf_counter() - started < read.timeout:
+            with contextlib.suppress(Exception):  # the reason is known already
+                _, metadata = read(video, SAMPLE, in_sequence=True, allow_partial=True)
+                problem, readable = metadata.problem or problem, "partly"
+    except Exception as error:  # a fault of ours is not to cost the other videos
+        problem, readable = f"fails with {type(error).__name__}: {error}. Please report it.", "no"
+    row = {"readable": readable, "reason": problem, "seconds": seconds and round(seconds, 3)}
+    return row if metadata is None else {**row, **describe(metadata)}
+
+
+def check_whole(read: IsolatedReader, video, frames: np.ndarray, metadata: VideoFramesMetadata) -> str | None:
+    """
+    Decode all of a video of which a few frames have been read.
+
+    Returns:
+        `str`, *optional*: what is wrong with these frames.
+
+    Raises:
+        [`VideoReadError`]: if it cannot be decoded as a whole.
+    """
+    total = metadata.total_num_frames
+    if metadata.codec is None:  # a folder of frames; the first goes along because all must have its size
+        for first in range(0, total, IMAGES_AT_A_TIME):
+            indices = [0, *range(first, min(first + IMAGES_AT_A_TIME, total))]
+            read(video, partial(getitem, {total: indices}))
+    elif (metadata.video_backend, metadata.access) != ("pyav", "sequence"):
+        expected, whole = read(video, SAMPLE, in_sequence=True)
+        if whole.total_num_frames != total or not np.array_equal(frames, expected):
+            return "frames by index differ from those in sequence. Please report it."
+    return None
+
+
+def describe(metadata: VideoFramesMetadata) -> dict[str, object]:
+    return {
+        "codec": metadata.codec,
+        "width": metadata.width,
+        "height": metadata.height,
+        "fps": metadata.fps and round(metadata.fps, 3),
+        "frames": metadata.total_num_frames,
+        "duration": metadata.duration and round(metadata.duration, 3),
+        "variable": metadata.variable_rate if metadata.variable_rate is None else yes_or_no(metadata.variable_rate),
+        "backend": metadata.video_backend,
+        "access": metadata.access,
+    }
+
+
+def yes_or_no(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+# ---- All of them ----
+
+
+def check_videos(
+    split: VideoSplit, sources: dict[str, Source], args: argparse.Namespace, progress: Callable[[str, Row], None]
+):
+    """
+    Check videos, `args.num_workers` at a time.
+
+    Args:
+        split (`VideoSplit`):
+            What holds them.
+        sources (`dict[str, Source]`):
+            Those to check.
+        args (`argparse.Namespace`):
+            The options.
+        progress (`Callable[[str, Row], None]`):
+            Gets each row as it comes.
+    """
+    readers = [IsolatedReader(args.video_timeout, backend=args.video_backend) for _ in range(args.num_workers)]
+    idle, results, is_stopped = queue.SimpleQueue(), queue.SimpleQueue(), threading.Event()
+    for reader in readers:
+        idle.put(reader)
+
+    def check(file: str, source: Source, video):
+        read = idle.get()
+        try:
+            if not is_stopped.is_set():
+                row = {"file": file, **source.state(file), **check_video(read, video)}
+                results.put((file, as_row(row, args.slow_seconds)))
+        except Exception as error:  # a fault of ours: the run ends with it, rather than wait for this row
+            results.put(error)
+        finally:
+            idle.put(read)
+
+    def take_one():
+        if isinstance(result := results.get(), Exception):
+            raise result
+        progress(*result)
+
+    pool, pending = ThreadPoolExecutor(args.num_workers), 0
+    try:
+        for file, source in sources.items():
+            # No more than a few videos of a data set are in memory.
+            if pending == 2 * args.num_workers:
+                take_one()
+                pending -= 1
+            pool.submit(check, file, source, split.videos[source.number]["video"])
+            pending += 1
+        for _ in range(pending):
+            take_one()
+    finally:
+        # What is being read is given up; a thread may begin another read of the same video meanwhile. (Not by futures:
+        # Ctrl-C while one waits for them can leave their locks taken.)
+        is_stopped.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+        while idle.qsize() < len(readers):
+            for reader in readers:
+                reader.close()
+            time.sleep(0.05)
+        for reader in readers:
+            reader.close()
+
+
+# ---- The table ----
+
+
+def as_row(values: dict[str, object], slow_seconds: float) -> Row:
+    """A row of text, with `slow`."""
+    row = {column: "" if values.get(column) is None else str(values[column]) for column in COLUMNS}
+    return {**row, "slow": yes_or_no(float(row["seconds"]) > slow_seconds) if row["seconds"] else ""}
+
+
+def read_table(path: str) -> dict[str, Row]:
+    """
+    The rows of an earlier run by file, without what is not whole; none if there is no such table.
+
+    Raises:
+        [`DataError`]: if it cannot be read, or is another kind of file.
+    """
+    try:
+        with open_table(path, "r") as table:
+            text = table.read()
+        lines = list(csv.reader(io.StringIO(text, newline="")))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise DataError(f"--output_file {path} cannot be read ({error.strerror}). Give another.") from error
+    except csv.Error:
+        lines = [[]]
+    if lines and lines[0] != list(COLUMNS):
+        raise DataError(f"--output_file {path} is there and is not a table of this script. Give another.")
+    if not text.endswith("\n"):
+        lines = lines[:-1]
+    return {line[0]: dict(zip(COLUMNS, line)) for line in lines[1:] if len(line) == len(COLUMNS)}
+
+
+def write_table(path: str, rows: Iterable[Row]):
+    """Put a table with these rows, all at once, in place of what is there."""
+    unfinished = f"{path}.unfinished"
+    with naming_output_file(path):
+        with open_table(unfinished, "w") as table:
+            writer = csv.DictWriter(table, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(unfinished, path)
+
+
+def open_table(path: str, mode: str):
+    return open(path, mode, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+@contextlib.contextmanager
+def naming_output_file(path: str):
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"--output_file {path} cannot be written ({error.strerror}). Give another.") from error
+
+
+def is_unchanged(row: Row, state: dict[str, str]) -> bool:
+    """Whether a row still holds. Failures where a change could not be seen, such as those of URLs, are tried again."""
+    is_same = all(row[column] == value for column, value in state.items())
+    return is_same and (row["bytes"] != "" or row["readable"] == "yes")
+
+
+def summarise(rows: list[Row], args: argparse.Namespace) -> str:
+    readable, access = (Counter(row[column] for row in rows) for column in ("readable", "access"))
+    counts = (
+        f"{readable['yes']} of {len(rows)} videos are readable, {readable['partly']} partly, {readable['no']} not."
+    )
+    bad = [row for row in rows if row["readable"] != "yes"]
+    lines = [counts, *(f"  {row['file']!r}: {row['reason']}" for row in bad[:MAX_SHOWN])]
+    if len(bad) > MAX_SHOWN:
+        lines.append(f"  and {len(bad) - MAX_SHOWN} more")
+    slow, variable = (sum(row[column] == "yes" for row in rows) for column in ("slow", "variable"))
+    lines.append(
+        f"{access['index']} are read by index, {access['sequence']} in sequence; {slow} are slow (more than "
+        f"{args.slow_seconds:g} s for {SAMPLE.keywords['num_frames']} frames), {variable} of variable rate."
+    )
+    return "\n".join([*lines, f"{args.output_file} has a row for each."])
+
+
+# ---- The command ----
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    check_options(parser, args)
+    try:
+        return run(args)
+    except DataError as error:
+        parser.exit(2, f"check_videos.py: {error}\n")
+    except KeyboardInterrupt:
+        print(f"\ncheck_videos.py: stopped. The same command goes on from {args.output_file}.", file=sys.stderr)
+        return 130
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--video_dir", help="folder of class folders, or of videos")
+    source.add_argument("--video_list", help="published list: `path num_frames id` a line, or the path alone")
+    source.add_argument(
+        "--dataset_name", help="data set with a column of videos: a Hub name, or a folder of its files"
+    )
+    parser.add_argument("--video_root", help="folder in place of the list's own root")
+    parser.add_argument("--dataset_config_name", help="configuration of the data set")
+    parser.add_argument("--split_name", help="its split (default: the first of validation, test and train)")
+    parser.add_argument("--video_column_name", help="its column of videos")
+    parser.add_argument("--output_file", default="videos.csv", help="table to write, or go on with (%(default)s)")
+    parser.add_argument(
+        "--num_workers", type=int, default=os.cpu_count() or 1, help="videos at a time (default: one per core)"
+    )
+    parser.add_argument(
+        "--video_timeout", type=float, default=60.0, help="seconds after which a read is given up (%(default)g)"
+    )
+    parser.add_argument("--video_backend", default="auto", choices=BACKENDS, help="what decodes (%(default)s)")
+    parser.add_argument(
+        "--slow_seconds",
+        type=float,
+        default=1.0,
+        help="a video is slow if 8 frames take longer (%(default)g)",
+    )
+    return parser
+
+
+def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace):
+    """That numbers are in the range that makes sense of them, and options belong to the source."""
+    if args.num_workers < 1:
+        parser.error(f"--num_workers must be at least 1, got {args.num_workers}.")
+    for name in ("video_timeout", "slow_seconds"):
+        if not 0 < getattr(args, name) <= TIMEOUT_MAX:
+            parser.error(f"--{name} must be a number of seconds above 0, got {getattr(args, name)}.")
+    if args.video_root and not args.video_list:
+        parser.error("--video_root is for the paths of a --video_list.")
+    for name in ("dataset_config_name", "split_name", "video_column_name"):
+        if getattr(args, name) and not args.dataset_name:
+            parser.error(f"--{name} is of a data set: give --dataset_name.")
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        require_backend(args.video_backend)
+    except ImportError as error:
+        raise DataError(str(error)) from error
+    split = load_source(args)
+    sources = list_sources(split.videos)
+
+    earlier = read_table(args.output_file)
+    if earlier and not earlier.keys() & sources.keys():
+        first = next(iter(earlier))
+        raise DataError(f"--output_file {args.output_file} is of other videos, {first!r} for one. Give another.")
+    rows = {
+        file: as_row(row, args.slow_seconds)
+        for file, row in earlier.items()
+        if file in sources and is_unchanged(row, sources[file].state(file))
+    }
+    write_table(args.output_file, rows.values())
+
+    with (
+        open_table(args.output_file, "a") as table,
+        tqdm(desc="Checking", unit="video", initial=len(rows), total=len(sources)) as bar,
+    ):
+        writer, readable = csv.DictWriter(table, COLUMNS), Counter(row["readable"] for row in rows.values())
+
+        def add(file: str, row: Row):
+            rows[file] = row
+            with naming_output_file(args.output_file):
+                writer.writerow(row)
+                table.flush()
+            readable[row["readable"]] += 1
+            bar.set_postfix({"partly readable": readable["partly"], "not": readable["no"]})
+            bar.update()
+
+        check_videos(split, {file: source for file, source in sources.items() if file not in rows}, args, add)
+
+    rows = [rows[file] for file in sources]
+    write_table(args.output_file, rows)
+    print(summarise(rows, args))
+    return int(any(row["readable"] != "yes" for row in rows))
+
+
+def load_source(args: argparse.Namespace) -> VideoSplit:
+    """The videos of the option that is given."""
+    if args.video_dir:
+        split = load_folder(args.video_dir)
+    elif args.video_list:
+        split = load_list(args.video_list, video_root=args.video_root)
+    else:
+        split = load_hub_dataset(
+            args.dataset_name, args.dataset_config_name, args.split_name, args.video_column_name, label_column=None
+        )
+    if len(split) == 0:
+        raise DataError(f"{args.dataset_name} has no videos.")
+    return split
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""What scripts/compare.py is asked for: options of its command line, and the file of systems."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from transformers import HfArgumentParser
+
+from ezclip.cli.arguments import (
+    DataArguments,
+    ModelArguments,
+    RunArguments,
+    check_numbers,
+    explicit_options,
+    typed_options,
+)
+from ezclip.errors import DataError
+from ezclip.evaluation.comparison import TOP_K
+from ezclip.utils.files import check_folder_names
+from ezclip.utils.yaml_files import read_yaml
+
+
+MODEL_OPTIONS = tuple(field.name for field in dataclasses.fields(ModelArguments))
+TEXT_OPTIONS = ("templates", "class_descriptions", "include_label", "input_conditioning")
+SYSTEM_OPTIONS = (*MODEL_OPTIONS, *TEXT_OPTIONS, "ensemble")
+SOURCE_OPTIONS = ("validation_dir", "validation_list", "dataset_name")
+VIDEO_OPTIONS = (
+    *SOURCE_OPTIONS,
+    *("dataset_config_name", "eval_split_name", "video_column_name", "label_column_name"),
+    *("label_list", "class_subset", "list_root", "video_root", "max_eval_samples"),
+    *("num_clips", "num_crops", "video_backend", "video_timeout", "allow_partial"),
+)
+RUN_OPTIONS = (
+    *("output_dir", "per_device_eval_batch_size", "dataloader_num_workers"),
+    *("mixed_precision", "use_cpu", "seed"),
+)
+
+
+def pick_fields(of: type, names: tuple[str, ...]) -> type:
+    """A dataclass of some of the fields of another, none of which has a factory for its default."""
+    picked = [field for field in dataclasses.fields(of) if field.name in names]
+    own = {field.name: dataclasses.field(default=field.default, metadata=field.metadata) for field in picked}
+    return dataclasses.make_dataclass(of.__name__, [(field.name, field.type, own[field.name]) for field in picked])
+
+
+@dataclass
+class CompareArguments:
+    """The comparison."""
+
+    speed_rounds: int = dataclasses.field(
+        default=15, metadata={"help": "Rounds in which systems take turns at embedding; 0 leaves their speed out."}
+    )
+
+
+def parse_args(argv: list[str] | None = None) -> tuple[str, DataArguments, RunArguments, CompareArguments]:
+    """Options of the command line; exits with a message where they make no sense."""
+    groups = (
+        pick_fields(DataArguments, VIDEO_OPTIONS + TEXT_OPTIONS),
+        pick_fields(RunArguments, RUN_OPTIONS),
+        CompareArguments,
+    )
+    parser = HfArgumentParser(groups, description="Compare systems on the same videos.")
+    parser.add_argument("systems", metavar="SYSTEMS.yaml", help="the systems: a name, and options, for each")
+    try:
+        data_args, args, compare_args, rest = parser.parse_args_into_dataclasses(argv)
+    except ValueError as error:
+        parser.error(str(error))
+    data_args = DataArguments(**vars(data_args))
+    # A system that is finished is kept, as an experiment of a protocol is.
+    args = RunArguments(**vars(args), do_eval=True, protocol="zero_shot", resume_from_checkpoint="latest", top_k=TOP_K)
+    check_numbers(parser, ModelArguments(), data_args, args)
+    if args.output_dir is None:
+        parser.error("--output_dir is needed: the folder for everything that is written.")
+    if len(explicit_options(data_args, *SOURCE_OPTIONS)) != 1:
+        parser.error(f"Give one of {', '.join(f'--{name}' for name in SOURCE_OPTIONS)}.")
+    if data_args.label_list and data_args.validation_dir:
+        parser.error("--label_list names the ids of a list or data set; class folders name themselves.")
+    if compare_args.speed_rounds < 0:
+        parser.error(f"--speed_rounds must be at least 0, got {compare_args.speed_rounds}.")
+    return rest.systems, data_args, args, compare_args
+
+
+def read_systems(path: str) -> dict[str, dict]:
+    """
+    The systems of a file: typed options by name.
+
+    Raises:
+        [`DataError`]: if it is not such a file.
+    """
+    content = read_yaml(path)
+    if not isinstance(content, dict) or not content:
+        raise DataError(f"{path} must name systems, each with options such as model_name_or_path.")
+    check_folder_names(list(content), path, reserved=("comparison.json", "comparison.md"))
+    systems, parser = {}, HfArgumentParser((ModelArguments, DataArguments, RunArguments))
+    for name, options in content.items():
+        typed = typed_options(parser, options, f"{path}: {name}", SYSTEM_OPTIONS)
+        # One without a value has its default, whatever the command line says.
+        systems[name] = {option: typed.get(option, parser.get_default(option)) for option in options}
+        if systems[name].get("model_name_or_path") is None:
+            raise DataError(f"{path}: {name} has no model_name_or_path: a folder, or a name on the Hub.")
+    return systems

@@ -1,0 +1,342 @@
+"""One training, or none, and its tests: what `run_video_zeroshot.py` does for each experiment of a run."""
+
+import contextlib
+import gc
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from transformers.utils import logging
+
+from ezclip.cli.arguments import (
+    TEXT_OPTIONS,
+    VISION_OPTIONS,
+    DataArguments,
+    ModelArguments,
+    RunArguments,
+    explicit_options,
+)
+from ezclip.cli.plan import Plan, Texts, make_transform, save_draws
+from ezclip.constants import EVAL_RESULTS_NAME, EXPERIMENT_RESULTS_NAME
+from ezclip.data.dataset import VideoDataset, describe_split, digest
+from ezclip.data.isolated_reader import IsolatedReader
+from ezclip.data.sources import VideoSplit
+from ezclip.errors import DataError
+from ezclip.evaluation.predictions import Predictions, predict
+from ezclip.evaluation.protocols import SINGLE_VIEW, Experiment
+from ezclip.systems.loading import check_fit, flatten_config, load_model, load_processor
+from ezclip.training.checkpoints import check_settings, last_checkpoint, raise_on_all_ranks
+from ezclip.training.loop import train
+from ezclip.utils.files import write_json
+from modeling_ezclip import EZClipModel
+from processing_ezclip import distinct_texts
+
+
+logger = logging.get_logger("ezclip")
+
+TRAINING_SETTINGS = ("horizontal_flip", "color_jitter", "grayscale", "texts of train")
+DATA_SETTINGS = ("num_clips", "num_crops", "horizontal_flip", "color_jitter", "grayscale", "allow_partial")
+
+
+@dataclass
+class Runner:
+    """
+    Trains and tests models as the options say.
+
+    Args:
+        model_args ([`ModelArguments`]), data_args ([`DataArguments`]), args ([`RunArguments`]):
+            The options of the script.
+        plan ([`Plan`]):
+            The experiments and the texts of their classes.
+        accelerator (`Accelerator`):
+            Devices, processes, precision, trackers.
+    """
+
+    model_args: ModelArguments
+    data_args: DataArguments
+    args: RunArguments
+    plan: Plan
+    accelerator: Accelerator
+
+    def __post_init__(self):
+        names = (self.model_args.model_name_or_path, self.model_args.tokenizer_name, self.model_args.num_frames)
+        self.processor = load_processor(*names, preset=self.model_args.preset)
+        self.read = IsolatedReader(
+            self.data_args.video_timeout,
+            backend=self.data_args.video_backend,
+            allow_partial=self.data_args.allow_partial,
+        )
+
+    def load_model(self) -> EZClipModel:
+        """The model that every experiment starts from; its new weights come from the seed that was set."""
+        model = load_model(
+            self.model_args.model_name_or_path,
+            self.args.do_train,
+            vision_config=explicit_options(self.model_args, *VISION_OPTIONS),
+            text_config=explicit_options(self.model_args, *TEXT_OPTIONS),
+            preset=self.model_args.preset,
+            **explicit_options(self.model_args, "temporal_head"),
+        )
+        check_fit(model, self.processor)
+        return model
+
+    @property
+    def ensemble(self) -> str:
+        """How the prompts of a class are joined; of several texts per class there is one embedding by now."""
+        return self.args.ensemble or "probability"
+
+    def check(self, predicted: list[str] | None = None):
+        """
+        That every class has its texts, before the first step; says how many of them are cut.
+
+        Args:
+            predicted (`list[str]`, *optional*):
+                Classes to predict, besides those that are trained and tested on.
+
+        Raises:
+            [`DataError`]: if a class has none, or what is made of them or of the videos cannot be.
+        """
+        try:
+            self.processor.get_sampler(num_clips=self.data_args.num_clips)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        tested = [] if predicted is None else [(self.plan.train_texts, predicted)]
+        trained = []
+        for experiment in self.plan.experiments:
+            tested += [(self.plan.texts_of(name), split.class_names) for name, split in experiment.tests.items()]
+            if experiment.train is not None:
+                trained.append((self.plan.train_texts, experiment.train.class_names))
+        used = tested + trained
+        for number, (texts, class_names) in enumerate(used):
+            if (texts, class_names) in used[:number]:
+                continue
+            prompts = texts.prompts(self.processor, class_names)
+            by_probability = number < len(tested) and self.args.ensemble == "probability"
+            if by_probability and any(len(rows) > 1 for rows in prompts):
+                raise DataError(
+                    "--ensemble probability takes the probabilities of the classes prompt by prompt, which needs one "
+                    "text for each class; some have several. Leave it out, or give --ensemble embedding."
+                )
+            # Says how many are cut. Neither the batches of training nor the tests say it again.
+            self.processor(text=distinct_texts(prompts), padding=False)
+
+    def settings(self, experiment: Experiment) -> dict:
+        """What the results of an experiment depend on, as JSON gives it back."""
+        splits = {"train": experiment.train, **experiment.tests}
+        videos = {
+            f"videos of {name}": describe_split(split, split.class_names)
+            for name, split in splits.items()
+            if split is not None
+        }
+        texts = {
+            f"texts of {name or 'the test'}": digest(asdict(self.plan.texts_of(name))) for name in experiment.tests
+        }
+        settings = {
+            **self.args.settings(),
+            **asdict(self.model_args),
+            "model_name_or_path": _absolute(self.model_args.model_name_or_path),
+            **{name: getattr(self.data_args, name) for name in DATA_SETTINGS},
+            "seed": experiment.seed,
+            "ensemble": self.ensemble,
+            "sampling": self.processor.sampling,
+            "mixed_precision": self.accelerator.mixed_precision,
+            "num_processes": self.accelerator.num_processes,
+            "texts of train": digest(asdict(self.plan.train_texts)),
+            **videos,
+            **texts,
+        }
+        return json.loads(json.dumps(settings))
+
+    def test_settings(self, experiment: Experiment, name: str) -> dict:
+        """What the predictions of a test were made with, for those who look at them."""
+        texts, settings = self.plan.texts_of(name), self.settings(experiment)
+        if experiment.train is None:
+            of_training = {*self.args.settings(), *TRAINING_SETTINGS}
+            settings = {key: value for key, value in settings.items() if key not in of_training}
+        return settings | {
+            "num_frames": self.processor.num_frames,
+            "video_backend": self.data_args.video_backend,
+            "templates": texts.templates,
+            "include_label": texts.include_label,
+            "input_conditioning": texts.input_conditioning,
+            "top_k": self.args.top_k,
+        }
+
+    def run(self, experiment: Experiment) -> tuple[dict[str, dict], EZClipModel | None]:
+        """
+        Run one experiment, or read its results where an interrupted run has finished it.
+
+        Returns:
+            `tuple`: the metrics of each test, and the model; `None` if it was finished before.
+        """
+        folder = Path(self.args.output_dir, experiment.name)
+        is_protocol = self.args.protocol is not None
+        if is_protocol and (folder / EXPERIMENT_RESULTS_NAME).is_file():
+            if self.args.resume_from_checkpoint != "latest":
+                raise DataError(
+                    f"{folder} holds the results of an earlier run. Give --resume_from_checkpoint latest to go on "
+                    "with it, or another --output_dir."
+                )
+            saved = read_results(folder / EXPERIMENT_RESULTS_NAME)
+            check_settings(folder, saved["settings"], self.settings(experiment))
+            logger.warning(f"{folder} is finished and is not run again.")
+            return saved["results"], None
+        folder.mkdir(parents=True, exist_ok=True)
+        if experiment.name:
+            self.accelerator.print(f"{experiment.name}:")
+        set_seed(experiment.seed)
+        model = self.load_model()
+        base = model.config.base_model_name_or_path
+        if self.args.save_trained_only and base is not None and Path(base).resolve() == folder.resolve():
+            raise DataError(
+                f"--save_trained_only to {folder} would replace the base model that is there. Give another folder."
+            )
+        with _trackers(self.accelerator, folder, self.args):
+            num_steps = None if experiment.train is None else self.train(model, experiment, folder)
+            results = {}
+            for name, split in experiment.tests.items():
+                predictions = self.evaluate(model, split, self.plan.texts_of(name), name)
+                results[name] = predictions.metrics()
+                with raise_on_all_ranks(self.accelerator, folder / name):
+                    if self.accelerator.is_main_process:
+                        predictions.write(folder / name, self.args.top_k, self.test_settings(experiment, name))
+                        write_json(folder / name / EVAL_RESULTS_NAME, results[name])
+                self.print_summary(predictions, folder / name)
+                prefix = f"{name}/" if name else ""
+                values = {f"{prefix}{key}": value for key, value in results[name].items()}
+                self.accelerator.log(values, step=num_steps)
+        with raise_on_all_ranks(self.accelerator, folder):
+            if is_protocol and self.accelerator.is_main_process:
+                save_draws(experiment, folder)
+                write_json(
+                    folder / EXPERIMENT_RESULTS_NAME, {"settings": self.settings(experiment), "results": results}
+                )
+        gc.collect()  # of the optimizer, before the next experiment has its own
+        return results, model
+
+    def train(self, model: EZClipModel, experiment: Experiment, folder: Path) -> int:
+        """Train a model on the videos of an experiment, and save it with what it leaves; returns the steps taken."""
+        split, args = experiment.train, self.args
+        dataset = VideoDataset(
+            split,
+            self.processor,
+            self.plan.train_texts.prompts(self.processor, split.class_names),
+            experiment.seed,
+            make_transform(self.processor, split.class_names, self.data_args),
+            read=self.read,
+        )
+        first_test = next(iter(experiment.tests), None)
+
+        def evaluate() -> dict:
+            texts = self.plan.texts_of(first_test)
+            return self.evaluate(model, experiment.tests[first_test], texts, first_test).metrics()
+
+        # From here on, each process has dropout masks of its own.
+        set_seed(experiment.seed, device_specific=True)
+        result = train(
+            model,
+            dataset,
+            args,
+            self.accelerator,
+            args.dataloader_num_workers,
+            args.strict,
+            folder,
+            resume_from=args.resume_from_checkpoint,
+            settings={
+                "model_name_or_path": _absolute(self.model_args.model_name_or_path),
+                **{f"model.{name}": value for name, value in flatten_config(model.config).items()},
+                "mixed_precision": self.accelerator.mixed_precision,
+                "video_backend": self.data_args.video_backend,
+                "allow_partial": self.data_args.allow_partial,
+            },
+            evaluate=None if first_test is None else evaluate,
+        )
+        report = result.report
+        counts = {"train_bad_videos": len(report.bad_videos), "train_partial_videos": len(report.partial_videos)}
+        with raise_on_all_ranks(self.accelerator, folder):
+            if self.accelerator.is_main_process:
+                model.save_pretrained(folder, trained_only=args.save_trained_only)
+                self.processor.save_pretrained(folder)
+                recipe = {**args.settings(), "seed": experiment.seed}
+                recipe["mixed_precision"] = self.accelerator.mixed_precision
+                result.log.write(folder, **counts, recipe=recipe)
+                report.write(folder, split, prefix="train_")
+        return result.log.state.global_step
+
+    def evaluate(self, model: EZClipModel, split: VideoSplit, texts: Texts, name: str) -> Predictions:
+        """Predict the videos of a test, with as many views as asked for."""
+        model.to(self.accelerator.device).eval()
+        # Weights that were just trained are new to every cache.
+        bank = texts.bank(model, self.processor, split.class_names)
+        views = {"num_clips": self.data_args.num_clips, "num_crops": self.data_args.num_crops}
+        dataset = VideoDataset(split, self.processor, read=self.read, **({} if name == SINGLE_VIEW else views))
+        return predict(
+            model,
+            bank,
+            dataset,
+            self.accelerator,
+            batch_size=self.args.per_device_eval_batch_size,
+            num_workers=self.args.dataloader_num_workers,
+            ensemble=self.ensemble,
+            strict=self.args.strict,
+            desc=f"Evaluating {name}".strip(),
+            keep_embeds=self.args.report,
+        )
+
+    def print_summary(self, predictions: Predictions, folder: Path):
+        """
+        Say the results of a test.
+
+        Raises:
+            [`DataError`]: if no video could be read.
+        """
+        report = predictions.report
+        if len(predictions.indices) == 0:
+            raise DataError(
+                f"None of the {len(predictions.split)} videos could be read, see {folder / 'bad_videos.jsonl'}; the "
+                f"first: {next(iter(report.bad_videos.values()))}"
+            )
+        self.accelerator.print("\n".join(f"{name} = {value}" for name, value in predictions.metrics().items()))
+        if report.bad_videos:
+            self.accelerator.print(f"{len(report.bad_videos)} could not be read: {folder / 'bad_videos.jsonl'}")
+        if report.partial_videos:
+            self.accelerator.print(
+                f"{len(report.partial_videos)} were read in part: {folder / 'partial_videos.jsonl'}"
+            )
+
+
+def read_results(path: Path) -> dict:
+    """
+    Settings and results of a finished experiment.
+
+    Raises:
+        [`DataError`]: if the file is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {"settings": dict(content["settings"]), "results": dict(content["results"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error!r}). Remove it, and its experiment is run again.") from error
+
+
+def _absolute(name_or_path: str) -> str:
+    """One spelling for one folder."""
+    return str(Path(name_or_path).resolve()) if Path(name_or_path).is_dir() else name_or_path
+
+
+@contextlib.contextmanager
+def _trackers(accelerator: Accelerator, folder: Path, args: RunArguments):
+    """The trackers of one experiment."""
+    accelerator.project_configuration.logging_dir = str(folder)
+    # What was logged after the checkpoint that training goes on from comes again.
+    last = last_checkpoint(folder) if args.resume_from_checkpoint == "latest" else None
+    purge = {"tensorboard": {"purge_step": int(last.name.removeprefix("checkpoint-")) + 1}} if last else {}
+    accelerator.init_trackers("ezclip", config=args.settings(), init_kwargs=purge)
+    try:
+        yield
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
+        accelerator.trackers = []

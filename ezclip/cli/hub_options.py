@@ -1,0 +1,53 @@
+"""From the options of a training run to those of its push to the Hub."""
+
+from pathlib import Path
+
+from checkpoint_ezclip import TrainedCheckpoint
+from ezclip.cli.arguments import DataArguments, ModelArguments, RunArguments
+from ezclip.cli.plan import Plan, one_source
+from ezclip.errors import DataError, ModelError
+from ezclip.hub.model_card import CardFacts, is_hub_name
+from ezclip.hub.push import PushOptions, create_repository
+from ezclip.hub.staging import check_base
+
+
+def prepare_push(model_args: ModelArguments, data_args: DataArguments, args: RunArguments, plan: Plan) -> PushOptions:
+    """
+    The options of a push after training, with the repository made before it: what can be wrong with it is known then.
+
+    Args:
+        model_args ([`ModelArguments`]), data_args ([`DataArguments`]), args ([`RunArguments`]):
+            The options of the script.
+        plan ([`Plan`]):
+            What it trains.
+
+    Raises:
+        [`DataError`]: if that is not one model.
+        [`ModelError`]: if the repository cannot be made, or others could not load what would be pushed.
+    """
+    if len(plan.experiments) > 1:
+        raise DataError(
+            f"--push_to_hub pushes one model, and {len(plan.experiments)} are trained. Leave it out, and push the one "
+            "you choose with scripts/push_to_hub.py."
+        )
+    start, repo_id = model_args.model_name_or_path, args.hub_model_id or Path(args.output_dir).absolute().name
+    if args.save_trained_only:
+        try:
+            source = TrainedCheckpoint.find(start)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{start} cannot be loaded: {error}") from error
+        check_base(
+            start if source is None else source.base,
+            f"The model in {args.output_dir}",
+            "Leave out --save_trained_only, or start from a name on the Hub (--model_name_or_path).",
+        )
+    facts = CardFacts(repo_id, base_model=None if Path(start).is_dir() else start)
+    facts.check()
+    facts.repo_id = create_repository(repo_id, args.hub_private_repo)
+    dataset = data_args.dataset_name
+    if dataset is not None and not Path(dataset).exists() and is_hub_name(dataset):
+        if one_source(data_args, "train_dir", "train_list") == "dataset_name":
+            facts.train_datasets = [dataset]
+        if args.do_eval and one_source(data_args, "validation_dir", "validation_list") == "dataset_name":
+            facts.eval_dataset = dataset
+    return PushOptions(facts, private=args.hub_private_repo)

@@ -1,0 +1,354 @@
+"""What the options of `run_video_zeroshot.py` mean: videos and classes, experiments, prompts."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import HfArgumentParser
+from transformers.utils import logging
+
+from checkpoint_ezclip import list_some
+from ezclip.cli.arguments import DataArguments, RunArguments, explicit_options, typed_options
+from ezclip.data.labels import check_have_words, read_class_descriptions, read_label_list
+from ezclip.data.sources import VideoSplit, load_files, load_folder, load_hub_dataset, load_list
+from ezclip.data.splits import draw_classes, find_overlap, save_split, select_classes
+from ezclip.data.streaming import StreamedVideos, stream_hub_dataset
+from ezclip.data.transforms import TrainTransform
+from ezclip.errors import DataError
+from ezclip.evaluation import protocols
+from ezclip.evaluation.protocols import Experiment
+from ezclip.utils.files import check_folder_names
+from ezclip.utils.yaml_files import read_yaml
+from modeling_ezclip import EZClipModel
+from pipeline_ezclip import ClassBank
+from processing_ezclip import TEAR_TEMPLATES, TEMPLATES, EZClipProcessor, label_to_words
+from video_ezclip import is_url
+
+
+logger = logging.get_logger("ezclip")
+
+LIST_OPTIONS = ("train_list", "validation_list", "label_list", "train_label_list", "novel_list", "novel_label_list")
+LIST_OPTIONS += ("class_subset", "class_descriptions")
+EVAL_DATASET_OPTIONS = ("validation_dir", "validation_list", "label_list", "class_subset", "num_classes", "list_root")
+EVAL_DATASET_OPTIONS += ("video_root", "dataset_name", "dataset_config_name", "eval_split_name", "video_column_name")
+EVAL_DATASET_OPTIONS += ("label_column_name", "class_descriptions", "templates", "include_label")
+EVAL_DATASET_OPTIONS += ("input_conditioning", "max_eval_samples")
+# Not the descriptions, which are of other classes, but how texts are made of them
+INHERITED_OPTIONS = ("list_root", "eval_split_name", "video_column_name", "label_column_name", "num_classes")
+INHERITED_OPTIONS += ("max_eval_samples", "templates", "include_label", "input_conditioning")
+
+# What may be given in one word for all the templates of a paper
+TEMPLATE_SETS = {"published": TEMPLATES, "tear": TEAR_TEMPLATES}
+
+
+@dataclass
+class Texts:
+    """
+    What classes are described with; see [`~EZClipProcessor.get_prompts`].
+
+    Args:
+        templates (`list[str]`, *optional*):
+            Sentences with `{}`; by default the published ones, with descriptions `"{}"`.
+        descriptions (`dict[str, list[str]]`, *optional*):
+            Texts for each class, in place of its name.
+        include_label (`bool`, *optional*, defaults to `False`):
+            Whether the name of a class is a text beside its descriptions.
+        input_conditioning (`bool`, *optional*, defaults to `False`):
+            Whether the name of a class begins each of its descriptions.
+    """
+
+    templates: list[str] | None = None
+    descriptions: dict[str, list[str]] | None = None
+    include_label: bool = False
+    input_conditioning: bool = False
+
+    @classmethod
+    def of(cls, data_args: DataArguments) -> "Texts":
+        files, templates = data_args.class_descriptions, data_args.templates
+        if templates is not None and len(templates) == 1:
+            templates = list(TEMPLATE_SETS.get(templates[0], templates))
+        return cls(
+            templates,
+            read_class_descriptions(files) if files else None,
+            bool(data_args.include_label),
+            data_args.input_conditioning,
+        )
+
+    def prompts(self, processor: EZClipProcessor, class_names: list[str]) -> list[list[list[str]]]:
+        """The texts of classes, each in each template; what is wrong with them is found before the first step."""
+        check_have_words(class_names)
+        if len(set(class_names)) < len(class_names):
+            raise DataError(f"Classes must differ; got {class_names}.")
+        try:
+            return processor.get_prompts(class_names, *self._settings)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+
+    def bank(self, model: EZClipModel, processor: EZClipProcessor, class_names: list[str]) -> ClassBank:
+        """Embed the texts of `class_names`."""
+        return ClassBank.build(model, processor, class_names, *self._settings)
+
+    @property
+    def _settings(self) -> tuple:
+        return self.templates, self.descriptions, self.include_label, self.input_conditioning
+
+
+@dataclass
+class Plan:
+    """
+    What a run trains and tests, all of it read and checked.
+
+    Args:
+        experiments (`list[Experiment]`):
+            Trainings and tests; without a protocol one, of the name "" and with a test of the name "".
+        train_texts ([`Texts`]):
+            Texts to train with, and to test with.
+        test_texts (`dict[str, Texts]`):
+            Texts of the data sets of `--eval_datasets`, by name. Templates, and how descriptions are used, are those
+            of training where a data set has none of its own; the descriptions of training are of other classes.
+    """
+
+    experiments: list[Experiment]
+    train_texts: Texts
+    test_texts: dict[str, Texts]
+
+    def texts_of(self, test: str) -> Texts:
+        """The texts of a test."""
+        return self.test_texts.get(test.partition("/")[0], self.train_texts)
+
+
+def make_plan(data_args: DataArguments, args: RunArguments) -> Plan:
+    """
+    Read and check everything that a run trains and tests on.
+
+    Raises:
+        [`DataError`]: for whatever is wrong with the data.
+    """
+    data_args = in_list_root(data_args)
+    texts = Texts.of(data_args)
+    test_texts = {}
+    seeds = range(args.seed, args.seed + (args.num_seeds or 3))
+    if args.protocol is None:
+        train = one_of(load_train_splits(data_args), "--train_list") if args.do_train else None
+        tests = {"": one_of(load_eval_splits(data_args), "--validation_list")} if args.do_eval else {}
+        experiments = [Experiment("", args.seed, train, tests)]
+    elif args.protocol == "zero_shot":
+        train = one_of(load_train_splits(data_args), "--train_list") if args.do_train else None
+        datasets = {}
+        if data_args.eval_datasets:
+            for name, options in read_eval_datasets(data_args).items():
+                datasets[name] = load_eval_splits(options, seeds)
+                test_texts[name] = Texts.of(options)
+        else:
+            datasets["test"] = load_eval_splits(data_args, seeds)
+        experiments = protocols.zero_shot(train, datasets, args.seed)
+    else:
+        experiments = make_supervised_experiments(data_args, args, seeds)
+    for experiment in experiments:
+        for name, test in experiment.tests.items() if experiment.train is not None else ():
+            if overlap := find_overlap(experiment.train, test):
+                logger.warning(
+                    f"{len(overlap)} videos are both trained and tested on{f' ({name})' if name else ''}; the first: "
+                    f"{overlap[0]}."
+                )
+    return Plan(experiments, texts, test_texts)
+
+
+def make_supervised_experiments(data_args: DataArguments, args: RunArguments, seeds: range) -> list[Experiment]:
+    """The experiments of the protocols that test on the classes, or half of the classes, of training."""
+    test = one_of(load_eval_splits(data_args), "--validation_list")
+    trains = load_train_splits(data_args) if args.do_train else []
+    if args.protocol == "fully_supervised":
+        has_views = data_args.num_clips * data_args.num_crops > 1
+        return protocols.fully_supervised(
+            one_of(trains, "--train_list"), test, seeds[: args.num_seeds or 1], has_views
+        )
+    if args.protocol == "base_to_novel" and data_args.novel_list:
+        novel = load_list(data_args.novel_list, data_args.novel_label_list, data_args.video_root)
+        novel = novel.select(data_args.max_eval_samples)
+        require_labels(novel, data_args.novel_list, "evaluation")
+        return protocols.base_to_novel(trains, test, novel, seeds[: args.num_seeds or 1])
+    if args.protocol == "base_to_novel":
+        shots = args.num_shots or [protocols.BASE_TO_NOVEL_SHOTS]
+        if not args.do_train:
+            raise DataError("--protocol base_to_novel halves the classes of the training videos: add --do_train.")
+        if len(shots) > 1:
+            raise DataError(f"--num_shots takes one number for --protocol base_to_novel, got {shots}.")
+        return protocols.draw_base_to_novel(one_of(trains, "--train_list"), test, seeds, shots[0])
+    # Several lists are published draws; from one, shots are drawn where numbers of them are given.
+    if not args.num_shots:
+        return protocols.few_shot(trains, test, seeds[: args.num_seeds or 1])
+    return protocols.draw_few_shot(one_of(trains, "--train_list"), args.num_shots, seeds, test)
+
+
+def save_draws(experiment: Experiment, folder: Path):
+    """
+    Write the videos of an experiment and their classes: as a list and a label list that can be given again, or, of a
+    data set whose videos are no files, as the names that it has for them.
+    """
+    for name, split in {"train": experiment.train, **experiment.tests}.items():
+        if split is None:
+            continue
+        place = folder / "splits" / name
+        place.mkdir(parents=True, exist_ok=True)
+        if isinstance(split.videos[0]["video"], str):
+            save_split(split, place / "list.txt", place / "labels.csv")
+            continue
+        with open(place / "videos.jsonl", "w", encoding="utf-8") as file:
+            for video, label in zip(split.videos["name"], split.videos["label"]):
+                file.write(json.dumps({"video": video, "label": split.class_names[label]}) + "\n")
+
+
+def in_list_root(data_args: DataArguments) -> DataArguments:
+    """The same options, with the paths of lists relative to the working folder instead of `--list_root`."""
+    if data_args.list_root is None:
+        return data_args
+
+    def join(value):
+        return [join(item) for item in value] if isinstance(value, list) else str(Path(data_args.list_root, value))
+
+    changes = {name: join(value) for name in LIST_OPTIONS if (value := getattr(data_args, name)) is not None}
+    return dataclasses.replace(data_args, **changes)
+
+
+def read_eval_datasets(data_args: DataArguments) -> dict[str, DataArguments]:
+    """The options of each data set of `--eval_datasets`; a `video_root` of its own is relative to the run's."""
+    content, source = data_args.eval_datasets, "eval_datasets"
+    if isinstance(content, str):
+        content, source = read_yaml(content), content
+    if not isinstance(content, dict) or not all(isinstance(options, dict) for options in content.values()):
+        raise DataError(f"{source} must name data sets, each with options such as validation_list and label_list.")
+    check_folder_names(list(content), source)
+    found, parser = {}, HfArgumentParser(DataArguments)
+    for name, options in content.items():
+        options = typed_options(parser, options, f"{source}: {name}", EVAL_DATASET_OPTIONS)
+        if data_args.video_root is not None:
+            options = {**options, "video_root": str(Path(data_args.video_root, options.get("video_root", "")))}
+        found[name] = in_list_root(DataArguments(**{**explicit_options(data_args, *INHERITED_OPTIONS), **options}))
+    return found
+
+
+def load_train_splits(data_args: DataArguments) -> list[VideoSplit]:
+    """The videos to train on, from the one source that is given; of several lists each by itself."""
+    source = one_source(data_args, "train_dir", "train_list")
+    label_list = data_args.train_label_list or data_args.label_list
+    splits = load_source(data_args, source, data_args.train_split_name, label_list, data_args.max_train_samples)
+    for split in splits:
+        require_labels(split, source_name(data_args, source), "training")
+    return splits
+
+
+def load_eval_splits(data_args: DataArguments, seeds: Iterable[int] = ()) -> list[VideoSplit]:
+    """The videos to evaluate on, from the one source that is given: of several lists and subsets of classes, each."""
+    source = one_source(data_args, "validation_dir", "validation_list")
+    splits = load_source(
+        data_args, source, data_args.eval_split_name, data_args.label_list, data_args.max_eval_samples
+    )
+    for split in splits:
+        require_labels(split, source_name(data_args, source), "evaluation")
+    if data_args.class_subset:
+        subsets = [read_label_list(path) for path in data_args.class_subset]
+        return [select_classes(split, names) for split in splits for names in subsets]
+    if data_args.num_classes is not None:
+        drawn = [
+            (split, draw_classes(split.class_names, data_args.num_classes, seed)) for split in splits for seed in seeds
+        ]
+        return [select_classes(split, names) for split, names in drawn]
+    return splits
+
+
+def load_predict_source(data_args: DataArguments) -> VideoSplit | StreamedVideos:
+    """The videos to predict, from the one source that is given."""
+    data_args = in_list_root(data_args)
+    if data_args.streaming:
+        source = stream_hub_dataset(
+            data_args.dataset_name,
+            data_args.dataset_config_name,
+            data_args.eval_split_name,
+            data_args.video_column_name,
+            data_args.label_column_name,
+            data_args.label_list,
+        )
+        name = data_args.dataset_name
+    else:
+        option = one_source(data_args, "validation_dir", "validation_list", "videos")
+        name = source_name(data_args, option)
+        splits = load_source(
+            data_args, option, data_args.eval_split_name, data_args.label_list, data_args.max_eval_samples
+        )
+        source = one_of(splits, "--validation_list")
+    if not (data_args.candidate_labels or source.class_names):
+        raise DataError(f"There are no classes in {name}. Give --candidate_labels.")
+    return source
+
+
+def load_source(
+    data_args: DataArguments, source: str, split_name: str | None, label_list: str | None, max_samples: int | None
+) -> list[VideoSplit]:
+    """The videos of an option: a folder, files, a split of the data set, or those of each list."""
+    value = getattr(data_args, source)
+    if source == "videos":
+        if missing := [path for path in value if not (is_url(path) or os.path.exists(path))]:
+            raise DataError(
+                f"--videos: {list_some(missing)} {'is' if len(missing) == 1 else 'are'} neither file nor folder of "
+                "frames nor URL. Mend the path, or leave it out."
+            )
+        splits = [load_files(value)]
+    elif source in ("train_dir", "validation_dir"):
+        splits = [load_folder(value)]
+    elif source in ("train_list", "validation_list"):
+        part = "train" if source == "train_list" else "test"
+        splits = [load_list(path, label_list, data_args.video_root, part=part) for path in value]
+    else:
+        columns = (data_args.video_column_name, data_args.label_column_name)
+        splits = [load_hub_dataset(value, data_args.dataset_config_name, split_name, *columns, label_list)]
+    splits = [split.select(max_samples) for split in splits]
+    if any(len(split) == 0 for split in splits):
+        raise DataError(f"{source_name(data_args, source)} has no videos.")
+    return splits
+
+
+def source_name(data_args: DataArguments, source: str) -> str:
+    """What messages call the videos of an option."""
+    value = getattr(data_args, source)
+    return list_some(value) if isinstance(value, list) else value
+
+
+def one_of(splits: list[VideoSplit], option: str) -> VideoSplit:
+    """The only one of several lists that may be given."""
+    if len(splits) > 1:
+        raise DataError(f"{option} and --class_subset take one file here; got {len(splits)} splits.")
+    return splits[0]
+
+
+def one_source(data_args: DataArguments, *names: str) -> str:
+    """The one of the options that is given; a folder or list of its own goes before the data set."""
+    sources = [name for name in names if getattr(data_args, name)]
+    if not sources and data_args.dataset_name:
+        return "dataset_name"
+    if len(sources) != 1:
+        found = " and ".join(f"--{name}" for name in sources) or "none"
+        raise DataError(f"Give one of {', '.join(f'--{name}' for name in ('dataset_name', *names))}; got {found}.")
+    return sources[0]
+
+
+def make_transform(processor, class_names: list[str], data_args: DataArguments) -> TrainTransform:
+    """What makes training pixels; says so where it mirrors classes that a mirror makes wrong."""
+    sided = [name for name in class_names if {"left", "right"} & set(label_to_words(name).lower().split())]
+    if sided and data_args.horizontal_flip > 0:
+        logger.warning(
+            f"{len(sided)} classes tell left from right, {sided[0]!r} for one, and training mirrors clips. Give "
+            "--horizontal_flip 0."
+        )
+    return TrainTransform(processor.crop_size, data_args.horizontal_flip, data_args.color_jitter, data_args.grayscale)
+
+
+def require_labels(split: VideoSplit, source: str, purpose: str):
+    if split.class_names is None or min(split.videos["label"]) < 0:
+        raise DataError(
+            f"{source} has videos without a class, or class ids without names, which {purpose} needs. Use class "
+            "folders, or give a list or data set with class ids and its --label_list."
+        )

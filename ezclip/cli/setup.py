@@ -1,0 +1,45 @@
+"""Devices, processes and output folder of a run."""
+
+import tempfile
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
+from transformers.utils import logging as transformers_logging
+
+from ezclip.cli.arguments import RunArguments
+from ezclip.errors import DataError, ModelError
+from ezclip.training.log import parse_trackers
+
+
+def make_accelerator(args: RunArguments) -> Accelerator:
+    """Device, processes, precision and trackers; only the main process speaks."""
+    trackers = parse_trackers(args.report_to)
+    try:
+        accelerator = Accelerator(
+            cpu=args.use_cpu,
+            mixed_precision=args.mixed_precision,
+            log_with=trackers or None,
+            project_dir=args.output_dir,
+            dataloader_config=DataLoaderConfiguration(non_blocking=True),
+        )
+    except ValueError as error:
+        raise ModelError(f"--mixed_precision {args.mixed_precision} cannot be used here: {error}") from error
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ModelError("--mixed_precision fp16 needs a GPU. Give bf16, which CPUs have too, or no.")
+    if not accelerator.is_main_process:
+        transformers_logging.set_verbosity_error()
+        transformers_logging.get_logger("ezclip").setLevel(transformers_logging.ERROR)
+        transformers_logging.disable_progress_bar()
+    return accelerator
+
+
+def make_output_dir(path: str) -> Path:
+    """The folder for results, made before the work, so that none is lost for want of it."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise DataError(f"--output_dir {path} cannot be made or written ({error.strerror}). Give another.") from error
+    return Path(path)

@@ -1,0 +1,155 @@
+"""Say what a long video shows when: segments with start, end, label and score.
+
+    python scripts/timeline.py film.mp4 --model_name_or_path ezclip-vit-base-patch16 \\
+        --candidate_labels archery yoga --background_labels "a person talking" --output_file film.srt film.png
+
+The segments are printed, and written to files of the kinds that their endings say: .json (scores of all windows too),
+.csv, .srt, .vtt, .png, .svg. Ctrl-C ends the search, and what was found so far is written. Exit status: 0 if all of
+the video was looked at, or what is left of it with --allow_partial; 1 if it cannot be read, or not to its end (what
+was found before is written); 2 if an option is wrong; 130 if it was stopped.
+"""
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+
+import torch
+
+from ezclip.data.labels import read_class_descriptions, read_label_list, split_labels
+from ezclip.errors import DataError, ModelError
+from ezclip.systems.loading import check_fit, load_model, load_processor
+from ezclip.timeline.search import Timeline, check_output_file, find_segments
+from ezclip.training.stop_signals import StopSignals
+from ezclip.utils.memory import return_freed_memory
+from pipeline_ezclip import ENSEMBLES, ZeroShotVideoClassificationPipeline
+from video_ezclip import VideoReadError
+
+
+SEARCH_OPTIONS = ("window", "stride", "batch_size", "ensemble", "smoothing", "min_score", "min_duration")
+SEARCH_OPTIONS += ("allow_partial",)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    try:
+        check_options(args)
+        return run(args)
+    except VideoReadError as error:
+        print(f"timeline.py: {error}", file=sys.stderr)
+        if (found := getattr(error, "timeline", None)) is not None and len(found.starts):
+            report(found, args)
+        return 1
+    except (DataError, ModelError, ValueError) as error:
+        parser.exit(2, f"timeline.py: {error}\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("video", help="video file or its address; - is standard input")
+    model = parser.add_argument_group("model")
+    model.add_argument("--model_name_or_path", required=True, help="model and processor: a folder, or a Hub name")
+    model.add_argument("--tokenizer_name", help="tokenizer in place of the model's")
+    model.add_argument("--num_frames", type=int, help="frames of a window, if not those of the model")
+    model.add_argument("--device", help="cpu, cuda, cuda:1, mps, … (default: a GPU if there is one)")
+    classes = parser.add_argument_group("classes (default: the class bank beside the model)")
+    classes.add_argument("--candidate_labels", nargs="+", help="names of classes; one argument is split at its commas")
+    classes.add_argument("--label_list", help="file with them, in place of --candidate_labels")
+    classes.add_argument("--class_bank", help="folder or repository of a saved class bank")
+    classes.add_argument("--background_labels", nargs="+", help="what the video may show that is none of the classes")
+    classes.add_argument("--templates", nargs="+", help="sentences with {} (default: the 16 published ones)")
+    classes.add_argument("--class_descriptions", nargs="+", help="CSV or JSON files with texts for each class")
+    classes.add_argument("--ensemble", choices=ENSEMBLES, default="probability", help="of the texts of a class")
+    search = parser.add_argument_group("search")
+    search.add_argument("--window", type=float, default=2.0, help="seconds of a window (%(default)g)")
+    search.add_argument("--stride", type=float, default=1.0, help="seconds from window to window (%(default)g)")
+    search.add_argument("--batch_size", type=int, default=8, help="windows at a time (%(default)s)")
+    search.add_argument("--smoothing", type=int, default=3, help="windows to average, an odd number (%(default)s)")
+    search.add_argument(
+        "--min_score", type=float, default=0.0, help="least score of a segment's windows (%(default)g)"
+    )
+    search.add_argument("--min_duration", type=float, default=0.0, help="least seconds of a segment (%(default)g)")
+    search.add_argument(
+        "--allow_partial", action="store_true", help="go on with what can be decoded of a damaged file"
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--output_file", nargs="+", default=[], help="files to write, of the kinds their endings say")
+    output.add_argument("--output_dir", help="folder to write all kinds into: timeline.json, .csv, .srt, .vtt, .png")
+    return parser
+
+
+def check_options(args: argparse.Namespace):
+    """What would be found out only after the search, and what contradicts itself."""
+    for path in args.output_file:
+        check_output_file(path)
+    draws = args.output_dir or any(Path(path).suffix.lower() in (".png", ".svg") for path in args.output_file)
+    if draws and importlib.util.find_spec("matplotlib") is None:
+        raise DataError('A picture needs matplotlib: `pip install "ezclip[plots]"`.')
+    if args.candidate_labels and args.label_list:
+        raise DataError("--candidate_labels and --label_list are both classes: leave out one.")
+    if args.device is not None:
+        try:
+            torch.empty(0, device=args.device)
+        except (RuntimeError, AssertionError) as error:
+            raise DataError(f"--device {args.device} cannot be used ({str(error).splitlines()[0]}).") from error
+
+
+def run(args: argparse.Namespace) -> int:
+    # Blocks of pixels come and go for hours.
+    return_freed_memory()
+    processor = load_processor(args.model_name_or_path, args.tokenizer_name, args.num_frames)
+    model = load_model(args.model_name_or_path)
+    check_fit(model, processor)
+    classifier = ZeroShotVideoClassificationPipeline(model=model, processor=processor, device=args.device)
+    video = sys.stdin.buffer if args.video == "-" else args.video
+    search = {name: getattr(args, name) for name in SEARCH_OPTIONS}
+    with StopSignals() as signals:
+        timeline = find_segments(
+            classifier, video, **search, **class_options(args), should_stop=lambda: signals.received
+        )
+    report(timeline, args)
+    return 128 + signals.received if signals.received and timeline.problem else 0
+
+
+def class_options(args: argparse.Namespace) -> dict:
+    """Those of the pipeline."""
+    typed = {
+        name: split_labels(labels)
+        for name in ("candidate_labels", "background_labels")
+        if (labels := getattr(args, name)) is not None
+    }
+    options = {
+        **typed,
+        "class_bank": args.class_bank,
+        "hypothesis_template": args.templates,
+        "descriptions": read_class_descriptions(args.class_descriptions) if args.class_descriptions else None,
+    }
+    if args.label_list:
+        options["candidate_labels"] = read_label_list(args.label_list)
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def report(timeline: Timeline, args: argparse.Namespace):
+    """Print the segments, and write the files that are asked for."""
+    for path in args.output_file:
+        timeline.save(path)
+    if args.output_dir:
+        timeline.save_all(args.output_dir)
+    for one in timeline.segments:
+        print(f"{as_clock(one.start)}  {as_clock(one.end)}  {100 * one.score:5.1f} %  {one.label}")
+    looked_at = as_clock(timeline.ends[-1]) if len(timeline.ends) else "nothing"
+    print(f"{len(timeline.segments)} segments in {len(timeline.starts)} windows, up to {looked_at}.", file=sys.stderr)
+    if timeline.problem:
+        print(f"timeline.py: not all of {timeline.video}: {timeline.problem}", file=sys.stderr)
+
+
+def as_clock(seconds: float) -> str:
+    """`h:mm:ss.d`."""
+    minutes, rest = divmod(round(float(seconds), 1), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{rest:04.1f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

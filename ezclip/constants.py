@@ -1,0 +1,17 @@
+"""File names and values that several rooms share."""
+
+# What evaluation writes
+EVAL_RESULTS_NAME = "eval_results.json"
+EVAL_SETTINGS_NAME = "eval_settings.json"
+PREDICTIONS_NAME = "predictions.jsonl"
+PROTOCOL_RESULTS_NAME = "protocol_results.json"
+EXPERIMENT_RESULTS_NAME = "results.json"
+VIDEO_EMBEDS_NAME = "video_embeds.safetensors"
+
+# What training writes
+TRAIN_RESULTS_NAME = "train_results.json"
+TRAINER_STATE_NAME = "trainer_state.json"
+CHECKPOINT_SETTINGS_NAME = "settings.json"
+
+# The label of a video whose class is not known
+UNKNOWN_LABEL = -1

@@ -1,0 +1,250 @@
+"""Original checkpoints as EZClipModel."""
+
+import re
+
+import torch
+
+from configuration_ezclip import EZClipConfig
+from ezclip.convert.formats import Checkpoint
+from ezclip.errors import ModelError
+from modeling_ezclip import EZClipModel
+
+
+# (pattern in the checkpoint, replacement in the model), each applied in turn
+RENAMES = (
+    (r"^visual\.class_embedding$", "vision_model.embeddings.class_embedding"),
+    (r"^visual\.positional_embedding$", "vision_model.embeddings.position_embedding.weight"),
+    (r"^visual\.temporal_embedding$", "vision_model.temporal_embedding"),
+    (r"^visual\.conv1\.", "vision_model.embeddings.patch_embedding."),
+    (r"^visual\.ln_pre\.", "vision_model.pre_layrnorm."),
+    (r"^visual\.ln_post\.", "vision_model.post_layernorm."),
+    (r"^visual\.proj$", "visual_projection.weight"),
+    (r"^visual\.transformer\.resblocks\.", "vision_model.encoder.layers."),
+    (r"^positional_embedding$", "text_model.embeddings.position_embedding.weight"),
+    (r"^token_embedding\.", "text_model.embeddings.token_embedding."),
+    (r"^ln_final\.", "text_model.final_layer_norm."),
+    (r"^text_projection$", "text_projection.weight"),
+    (r"^transformer\.resblocks\.", "text_model.encoder.layers."),
+    (r"\.attn\.", ".self_attn."),
+    (r"\.ln_([12])\.", r".layer_norm\1."),
+    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
+    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
+    (r"\.T_Adapter\.", ".temporal_adapter."),
+    (r"\.Adapter\.", ".adapter."),
+    (r"\.D_fc1\.", ".down_proj."),
+    (r"\.D_fc2\.", ".up_proj."),
+)
+
+
+# The same for ActionCLIP's temporal heads
+HEAD_RENAMES = (
+    (r"^frame_position_embeddings\.", "position_embedding."),
+    (r"^transformer\.resblocks\.", "encoder.layers."),
+    (r"^transformer\.transformer_enc\.", "encoder."),
+    (r"^transformer\.cls_token$", "cls_token"),
+    (r"^transformer\.pos_embed$", "position_embedding"),
+    (r"^lstm_visual\.", "lstm."),
+    (r"^shift\.", "conv."),
+    (r"\.attn\.", ".self_attn."),
+    (r"\.ln_([12])\.", r".norm\1."),
+    (r"\.mlp\.c_fc\.", ".linear1."),
+    (r"\.mlp\.c_proj\.", ".linear2."),
+)
+
+
+PROMPTS = "visual.transformer.T_prompt_embeddings"
+
+
+TRANSPOSED = ("visual.proj", "text_projection")
+
+
+def infer_config(checkpoint: Checkpoint) -> EZClipConfig:
+    """
+    The architecture that the weights have, on the system's preset.
+
+    Heads are 64 wide, and end-of-text is the last of the vocabulary.
+    """
+    state_dict = checkpoint.state_dict
+
+    def tower(prefix, width):
+        return {
+            "hidden_size": width,
+            "intermediate_size": state_dict[f"{prefix}resblocks.0.mlp.c_fc.weight"].shape[0],
+            "num_hidden_layers": _depth(state_dict, f"{prefix}resblocks."),
+            "num_attention_heads": max(1, width // 64),
+        }
+
+    patch_embedding = state_dict["visual.conv1.weight"]  # [D, 3, patch, patch]
+    num_patches = state_dict["visual.positional_embedding"].shape[0] - 1
+    vocab_size, text_width = state_dict["token_embedding.weight"].shape
+    projection_dim = state_dict["visual.proj"].shape[1]
+    patch_size = patch_embedding.shape[-1]
+    vision_config = {
+        **tower("visual.transformer.", patch_embedding.shape[0]),
+        "patch_size": patch_size,
+        "image_size": patch_size * round(num_patches**0.5),
+        "projection_dim": projection_dim,
+    }
+    text_config = {
+        **tower("transformer.", text_width),
+        "vocab_size": vocab_size,
+        "max_position_embeddings": state_dict["positional_embedding"].shape[0],
+        "bos_token_id": vocab_size - 2,
+        "eos_token_id": vocab_size - 1,
+        "projection_dim": projection_dim,
+    }
+    head = {}
+    if checkpoint.system == "ezclip":
+        vision_config.update(_adapter(state_dict, "visual.transformer."), **_temporal_prompts(state_dict))
+        text_config.update(_adapter(state_dict, "transformer."))
+    elif checkpoint.system == "actionclip":
+        vision_config["use_temporal_shift"] = checkpoint.use_temporal_shift
+        head = _head(checkpoint)
+        if checkpoint.temporal_head == "transformer_cls":
+            vision_config["num_frames"] = checkpoint.head_state_dict["transformer.pos_embed"].shape[1] - 1
+    return EZClipConfig.from_preset(
+        checkpoint.system,
+        vision_config=vision_config,
+        text_config=text_config,
+        projection_dim=projection_dim,
+        **head,
+    )
+
+
+def _depth(state_dict, prefix: str) -> int:
+    numbers = [m.group(1) for key in state_dict if (m := re.match(rf"{re.escape(prefix)}(\d+)\.", key))]
+    return 1 + max(map(int, numbers))
+
+
+def _adapter(state_dict, prefix: str) -> dict:
+    """Fields of the adapters in one of EZ-CLIP's towers."""
+    adapter = state_dict.get(f"{prefix}resblocks.0.Adapter.D_fc1.weight")  # [D * ratio, D]
+    return {"use_adapter": False} if adapter is None else {"adapter_ratio": adapter.shape[0] / adapter.shape[1]}
+
+
+def _temporal_prompts(state_dict) -> dict:
+    """Fields of what EZ-CLIP's vision tower reads time with."""
+    temporal_embedding = state_dict.get("visual.temporal_embedding")  # [1, T, D]
+    prompts = state_dict.get(PROMPTS)  # [layers, T, D], or [1, T, D] where shallow
+    frames = [weight.shape[1] for weight in (prompts, temporal_embedding) if weight is not None]
+    return {
+        "temporal_prompt": "none" if prompts is None else "deep" if len(prompts) > 1 else "shallow",
+        "use_temporal_embedding": temporal_embedding is not None,
+        "use_temporal_adapter": "visual.transformer.resblocks.0.T_Adapter.D_fc1.weight" in state_dict,
+        **({"num_frames": frames[0]} if frames else {}),
+    }
+
+
+def _head(checkpoint: Checkpoint) -> dict:
+    """Fields of ActionCLIP's temporal head."""
+    fields = {"temporal_head": checkpoint.temporal_head}
+    if checkpoint.temporal_head == "transformer":
+        fields["temporal_head_layers"] = _depth(checkpoint.head_state_dict, "transformer.resblocks.")
+    elif checkpoint.temporal_head == "transformer_cls":
+        fields["temporal_head_layers"] = _depth(checkpoint.head_state_dict, "transformer.transformer_enc.layers.")
+    elif checkpoint.temporal_head == "conv1d":
+        fields["conv1d_scrambles_frames"] = True  # as it was trained
+    return fields
+
+
+def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights under the model's names and in its shapes."""
+    converted = {}
+    for key, value in state_dict.items():
+        if key == PROMPTS:
+            for layer, prompt in enumerate(value):
+                converted[f"vision_model.encoder.layers.{layer}.temporal_prompt"] = prompt
+            continue
+        name = key
+        for pattern, replacement in RENAMES:
+            name = re.sub(pattern, replacement, name)
+        if key in TRANSPOSED:
+            value = value.t()
+        elif key == "visual.temporal_embedding":
+            value = value[0]
+        if match := re.match(r"(.+\.self_attn\.)in_proj_(weight|bias)$", name):
+            for projection, part in zip("qkv", value.chunk(3)):
+                converted[f"{match.group(1)}{projection}_proj.{match.group(2)}"] = part
+        else:
+            converted[name] = value
+    return {name: value.contiguous() for name, value in converted.items()}
+
+
+def convert_head(head_state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of ActionCLIP's temporal head under the model's names."""
+    converted = {}
+    for name, value in head_state_dict.items():
+        for pattern, replacement in HEAD_RENAMES:
+            name = re.sub(pattern, replacement, name)
+        converted[f"temporal_head.{name}"] = value
+    return converted
+
+
+def convert(checkpoint: Checkpoint, num_frames: int | None = None) -> EZClipModel:
+    """
+    An [`EZClipModel`] with the weights of a checkpoint.
+
+    Args:
+        checkpoint (`Checkpoint`):
+            What [`read_checkpoint`] returns.
+        num_frames (`int`, *optional*):
+            Frames of a video, for a checkpoint that does not tell. Must agree with one that does.
+
+    Raises:
+        [`ModelError`]: if the architecture is unknown, or a tensor of the file or of the model is left over.
+    """
+    path, name = checkpoint.path, checkpoint.name
+    try:
+        config = infer_config(checkpoint)
+    except KeyError as error:
+        raise ModelError(f"{path} is not a checkpoint of {name}: it has no tensor {error.args[0]!r}.") from error
+    except (ArithmeticError, IndexError, TypeError, ValueError) as error:
+        raise ModelError(f"{path} is not a checkpoint of {name}: odd shapes ({error}).") from error
+    vision_config = config.vision_config
+    if num_frames is not None and num_frames < 1:
+        raise ModelError(f"--num_frames must be at least 1, got {num_frames}.")
+    if num_frames is not None and num_frames != vision_config.num_frames:
+        if config.fixed_num_frames:
+            raise ModelError(
+                f"--num_frames {num_frames} does not fit {path}, whose temporal weights have a row for each of "
+                f"{vision_config.num_frames} frames. Leave the option out."
+            )
+        try:
+            vision_config = {**vision_config.to_dict(), "num_frames": num_frames}
+            config = EZClipConfig(**{**config.to_dict(), "vision_config": vision_config})
+        except ValueError as error:
+            raise ModelError(str(error)) from error
+    try:
+        model = EZClipModel(config)
+        weights = {**convert_state_dict(checkpoint.state_dict), **convert_head(checkpoint.head_state_dict)}
+        model.load_state_dict(weights, strict=True)
+    except (ArithmeticError, RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"{path} is not a checkpoint of {name} that this script knows; it differs from the model:\n{error}"
+        ) from error
+    return model.eval()
+
+
+def describe(model: EZClipModel, checkpoint: Checkpoint) -> str:
+    """What was recognised, in a line, and what was left out, in another."""
+    config, vision_config = model.config, model.config.vision_config
+    frames = "frames" if config.fixed_num_frames else "frames (the weights do not tell)"
+    parts = [
+        f"{checkpoint.name}, {model.num_parameters():,} parameters",
+        f"{vision_config.num_frames} {frames} of {vision_config.image_size} pixels",
+    ]
+    if checkpoint.system == "ezclip":
+        parts.append(f"temporal prompts {vision_config.temporal_prompt}")
+        adapters = {
+            "temporal adapter": vision_config.use_temporal_adapter,
+            "vision adapter": vision_config.use_adapter,
+            "text adapter": config.text_config.use_adapter,
+        }
+        parts += [f"{'with' if present else 'no'} {name}" for name, present in adapters.items()]
+    else:
+        layers = f" of {config.temporal_head_layers} layers" if "transformer" in config.temporal_head else ""
+        scrambled = " (frames scrambled, as published)" if config.conv1d_scrambles_frames else ""
+        parts.append(f"temporal head {config.temporal_head}{layers}{scrambled}")
+        parts.append(f"{'with' if vision_config.use_temporal_shift else 'no'} temporal shift")
+    line = ", ".join(parts)
+    return f"{line}\nLeft out: {', '.join(checkpoint.left_out)}" if checkpoint.left_out else line

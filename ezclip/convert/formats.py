@@ -1,0 +1,245 @@
+"""The files that the authors' code of EZ-CLIP, ActionCLIP, ViFi-CLIP and CLIP writes, told apart by their keys."""
+
+import math
+import pickle
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ezclip.convert.inert_archive import ArchiveRefused, check_archive, read_archive
+from ezclip.errors import ModelError
+from ezclip.systems.loading import load_model
+
+
+SYSTEMS = {"ezclip": "EZ-CLIP / T2L", "actionclip": "ActionCLIP", "vificlip": "ViFi-CLIP", "clip": "CLIP"}
+# Entries of a file under which a system keeps its weights
+WEIGHTS = ("model_state_dict", "model")
+HEAD = "fusion_model_state_dict"
+EZCLIP_KEYS = ("T_prompt_embeddings", "Adapter.", "visual.temporal_embedding")
+# What ActionCLIP's temporal heads have in their keys
+HEAD_KEYS = {
+    "transformer": "transformer.resblocks.",
+    "lstm": "lstm_visual.",
+    "conv1d": "shift.",
+    "transformer_cls": "transformer.transformer_enc.",
+}
+BLOCKS = "visual.transformer.resblocks."
+SHIFTED_BLOCK = rf"^({re.escape(BLOCKS)}\d+\.)net\."
+# Tensors that are no weights of the model, and why
+CLIP_NUMBERS = {name: "the shapes tell it" for name in ("input_resolution", "context_length", "vocab_size")}
+CLASS_TEXTS = {"prompt_learner.complete_text_embeddings": "the class names it was trained on, embedded"}
+UNUSED_POSITIONS = {"frame_position_embeddings.weight": "no part of this temporal head"}
+
+
+@dataclass
+class Checkpoint:
+    """
+    What a file holds.
+
+    Args:
+        path (`str`):
+            The file.
+        system (`str`):
+            `"ezclip"`, `"actionclip"`, `"vificlip"` or `"clip"`, which are names of presets too.
+        state_dict (`dict[str, torch.Tensor]`):
+            The weights in float32, under the names that CLIP and EZ-CLIP give them.
+        temporal_head (`str`, *optional*, defaults to `"mean"`):
+            Which head it is, as the model's configuration names it.
+        head_state_dict (`dict[str, torch.Tensor]`, *optional*):
+            The head's weights in float32, under ActionCLIP's names.
+        use_temporal_shift (`bool`, *optional*, defaults to `False`):
+            Whether its blocks shift channels over time.
+        left_out (`list[str]`, *optional*):
+            What else is in the file, and why it is no part of the model.
+    """
+
+    path: str
+    system: str
+    state_dict: dict[str, torch.Tensor]
+    temporal_head: str = "mean"
+    head_state_dict: dict[str, torch.Tensor] = field(default_factory=dict)
+    use_temporal_shift: bool = False
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return SYSTEMS[self.system]
+
+    def leave_out(self, state_dict: dict[str, torch.Tensor], reasons: dict[str, str]):
+        for key in [key for key in state_dict if key in reasons]:
+            del state_dict[key]
+            self.left_out.append(f"{key} ({reasons[key]})")
+
+
+def read_checkpoint(path: str | Path, base_model_name_or_path: str | Path | None = None) -> Checkpoint:
+    """
+    The weights of a published checkpoint, and whose it is. Nothing that the file holds is run.
+
+    Files written on a GPU mix float16 and float32. State dicts are read with or without a "module." in front of every
+    key, and bare ones too.
+
+    Args:
+        path (`str` or `Path`):
+            The authors' file.
+        base_model_name_or_path (`str` or `Path`, *optional*):
+            The CLIP that a ViFi-CLIP was trained from, whose token embedding it left as it was and does not hold: a
+            folder, a name on the Hub, or OpenAI's `.pt` file.
+
+    Raises:
+        [`ModelError`]: if the file is no checkpoint, one of another system, or needs a base and has none.
+    """
+    content = _load(path)
+    weights = next((name for name in WEIGHTS if isinstance(content, dict) and name in content), None)
+    raw = _tensors(path, content if weights is None else content[weights])
+    checkpoint = Checkpoint(str(path), _recognise(raw, weights, HEAD in content), raw)
+    if weights is not None:
+        checkpoint.left_out += [str(name) for name in content if name not in (weights, HEAD)]
+    if any(re.match(r"(visual|image_encoder)\.layer1\.", key) for key in raw):
+        raise ModelError(
+            f"{path} is a CLIP with a ResNet for images, and only vision transformers are converted. Give a ViT."
+        )
+    if checkpoint.system == "clip":
+        checkpoint.leave_out(raw, CLIP_NUMBERS)
+    elif checkpoint.system == "actionclip":
+        _read_actionclip(checkpoint, content[HEAD])
+    elif checkpoint.system == "vificlip":
+        _read_vificlip(checkpoint, base_model_name_or_path)
+    if base_model_name_or_path is not None and checkpoint.system != "vificlip":
+        raise ModelError(
+            f"{path} is a checkpoint of {checkpoint.name}, which holds all of its weights. Leave out "
+            "--base_model_name_or_path."
+        )
+    for key in ("visual.conv1.weight", "token_embedding.weight"):
+        if key not in checkpoint.state_dict:
+            raise ModelError(
+                f"{path} is not a checkpoint of {', '.join(SYSTEMS.values())}: it has no `{key}`. Its first keys are "
+                f"{list(raw)[:3]}."
+            )
+    return checkpoint
+
+
+def _load(path: str | Path):
+    if not Path(path).is_file():
+        raise ModelError(f"{path} is not a file. Give the path of a checkpoint (.pt).")
+    try:
+        if check_archive(path):
+            return read_archive(path)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception:  # objects beside the tensors, or a damaged file, which can raise any
+            return read_archive(path)
+    except ArchiveRefused as error:
+        raise ModelError(f"{path} is refused: {error} Take the checkpoint from another source.") from error
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{path} cannot be read as a PyTorch checkpoint. Is it complete, and a checkpoint? One in the format "
+            "before PyTorch 1.6 that holds other objects than tensors and numbers is not loaded, because loading it "
+            "could run code: ask its author for the weights as safetensors, or saved by PyTorch 1.6 or later."
+        ) from error
+
+
+def _tensors(path: str | Path, state_dict) -> dict[str, torch.Tensor]:
+    if (
+        not isinstance(state_dict, dict)
+        or not state_dict
+        or not all(isinstance(value, torch.Tensor) for value in state_dict.values())
+    ):
+        raise ModelError(
+            f"{path} holds no state dict. A published checkpoint has one as `model_state_dict` or `model`, or is one."
+        )
+    tensors, num_elements, num_bytes = {}, 0, Path(path).stat().st_size
+    for key, value in state_dict.items():
+        key = re.sub(r"^module\.", "", str(key))
+        if key in tensors:
+            raise ModelError(f"{path} has {key!r} twice, with and without a 'module.' in front of it.")
+        if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_nested:
+            raise ModelError(f"{path}: {key!r} is a tensor of another kind ({value.dtype}, {value.layout}).")
+        # A view of a few bytes can have any shape, and many tensors can be views of the same.
+        own_elements = math.prod(value.shape)
+        num_elements += own_elements
+        num_stored = 0 if value.is_meta else value.untyped_storage().nbytes() // value.element_size()
+        if own_elements > num_stored or num_elements > num_bytes:
+            raise ModelError(
+                f"{path}: {key!r} has more elements, {tuple(value.shape)}, than the file holds. Take the checkpoint "
+                "from another source."
+            )
+        tensors[key] = value.float()
+        if not tensors[key].isfinite().all():
+            raise ModelError(f"{path}: {key!r} holds numbers that are not finite. Take an undamaged file.")
+    return tensors
+
+
+def _recognise(state_dict: dict[str, torch.Tensor], weights: str | None, has_head: bool) -> str:
+    if weights == "model" or any(key.startswith("image_encoder.") for key in state_dict):
+        return "vificlip"
+    if has_head:
+        return "actionclip"
+    return "ezclip" if any(part in key for key in state_dict for part in EZCLIP_KEYS) else "clip"
+
+
+def _read_actionclip(checkpoint: Checkpoint, head):
+    blocks = [key for key in checkpoint.state_dict if key.startswith(BLOCKS)]
+    shifted = [key for key in blocks if re.match(SHIFTED_BLOCK, key)]
+    if shifted and len(shifted) < len(blocks):
+        raise ModelError(f"{checkpoint.path} has the temporal shift in some blocks and not in all, which is unknown.")
+    checkpoint.use_temporal_shift = bool(shifted)
+    checkpoint.state_dict = {re.sub(SHIFTED_BLOCK, r"\1", key): value for key, value in checkpoint.state_dict.items()}
+    if not head:
+        return
+    head = _tensors(checkpoint.path, head)
+    kinds = [kind for kind, prefix in HEAD_KEYS.items() if any(key.startswith(prefix) for key in head)]
+    if len(kinds) != 1:
+        raise ModelError(
+            f"{checkpoint.path} has a temporal head (`{HEAD}`) that is none of ActionCLIP's. Its first keys are "
+            f"{list(head)[:3]}."
+        )
+    checkpoint.temporal_head, checkpoint.head_state_dict = kinds[0], head
+    if kinds[0] != "transformer":
+        checkpoint.leave_out(head, UNUSED_POSITIONS)
+
+
+def _read_vificlip(checkpoint: Checkpoint, base: str | Path | None):
+    path, state_dict = checkpoint.path, checkpoint.state_dict
+    prompt = next((key for key in state_dict if re.search(r"VPT|prompt_learner\.(ctx|token_prefix)", key)), None)
+    if prompt is not None:
+        raise ModelError(
+            f"{path} is a ViFi-CLIP with learned prompts (`{prompt}`), which this model does not have. Give one that "
+            "was trained whole."
+        )
+    class_texts = state_dict.get("prompt_learner.complete_text_embeddings")  # [C, L, D]
+    checkpoint.leave_out(state_dict, CLASS_TEXTS)
+    renamed = {re.sub(r"^image_encoder\.", "visual.", key): value for key, value in state_dict.items()}
+    checkpoint.state_dict = {re.sub(r"^text_encoder\.", "", key): value for key, value in renamed.items()}
+    if "token_embedding.weight" in checkpoint.state_dict:
+        if base is not None:
+            raise ModelError(f"{path} has a token embedding. Leave out --base_model_name_or_path.")
+        return
+    if "ln_final.weight" not in checkpoint.state_dict:
+        return  # no such checkpoint, as is said by whoever asks for its weights
+    if base is None:
+        raise ModelError(
+            f"{path} is a ViFi-CLIP checkpoint without the token embedding, which ViFi-CLIP leaves as it was in CLIP. "
+            "Give the CLIP it was trained from as --base_model_name_or_path: a folder, a name on the Hub, or OpenAI's "
+            ".pt file."
+        )
+    embedding = _token_embedding(base)
+    width = len(checkpoint.state_dict["ln_final.weight"])
+    if embedding.shape[1] != width:
+        raise ModelError(f"The tokens of {base} have {embedding.shape[1]} channels, the texts of {path} {width}.")
+    # Every text starts with the start-of-text token, the last but one. Those in the file may be rounded to float16.
+    if class_texts is not None and not torch.allclose(
+        class_texts.flatten()[:width], embedding[-2], rtol=1e-3, atol=1e-4
+    ):
+        raise ModelError(
+            f"{path} was trained from another CLIP than {base}: the start-of-text token of its class names is not the "
+            "one there. Give the CLIP it was trained from."
+        )
+    checkpoint.state_dict["token_embedding.weight"] = embedding
+
+
+def _token_embedding(base: str | Path) -> torch.Tensor:
+    if Path(base).is_file():
+        return read_checkpoint(base).state_dict["token_embedding.weight"]
+    return load_model(base, for_training=True).text_model.get_input_embeddings().weight.detach().float()

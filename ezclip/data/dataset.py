@@ -1,0 +1,243 @@
+"""Items and batches for training and evaluation."""
+
+import hashlib
+import json
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+
+from ezclip.data.sources import VideoSplit
+from ezclip.data.transforms import TrainTransform
+from ezclip.errors import DataError
+from ezclip.utils.memory import return_freed_memory
+from processing_ezclip import EZClipProcessor
+from video_ezclip import VideoReadError, random_frame_indices, read_frames
+
+
+class VideoDataset(torch.utils.data.Dataset):
+    """
+    Reads the videos of a split.
+
+    An item has `index`, `label`, and `frames` `(T, H, W, 3)`, or `(V, T, H, W, 3)` for V views: bytes, which
+    [`~EZClipProcessor.normalize`] makes the model's pixels of, best where it runs. `bad_videos` is the list of (index,
+    [`VideoReadError`]) of videos that could not be read, and `partial_videos` the list of (index, reason) of those
+    read in part. For evaluation the frames of an unreadable video are zeros; for training the next readable one takes
+    its place, so that batches stay full.
+
+    Args:
+        split ([`VideoSplit`]):
+            What to read.
+        processor ([`EZClipProcessor`]):
+            Makes pixels of it.
+        prompts (`list[list[list[str]]]`, *optional*):
+            The texts of each class, see [`~EZClipProcessor.get_prompts`]. With them the data set is for training:
+            frames are drawn as published, and each item has a `text`, drawn from all those of its class. All that is
+            drawn depends on (seed, epoch, index) alone.
+        seed (`int`, *optional*, defaults to 0):
+            See `prompts`. The epoch is that of the last `set_epoch` before the workers of a loader start.
+        transform ([`TrainTransform`], *optional*):
+            What crops and changes frames for training. By default they are those of evaluation.
+        num_clips (`int`, *optional*, defaults to 1), num_crops (`int`, *optional*, defaults to 1):
+            Views of a video in evaluation, see [`EZClipProcessor`].
+        read (`Callable`, *optional*):
+            Reads frames in the way of [`read_frames`], which is the default; or [`IsolatedReader`].
+    """
+
+    def __init__(
+        self,
+        split: VideoSplit,
+        processor: EZClipProcessor,
+        prompts: list[list[list[str]]] | None = None,
+        seed: int = 0,
+        transform: TrainTransform | None = None,
+        num_clips: int = 1,
+        num_crops: int = 1,
+        read: Callable = read_frames,
+    ):
+        if prompts is not None and len(prompts) != len(split.class_names or prompts):
+            raise ValueError(f"`prompts` must be of the {len(split.class_names)} classes, are of {len(prompts)}.")
+        self.split, self.processor, self.transform = split, processor, transform
+        # Of each class all its texts in all templates
+        self.texts = prompts and [[prompt for row in rows for prompt in row] for rows in prompts]
+        self.num_clips, self.num_crops, self.read = num_clips, num_crops, read
+        self.seed, self.epoch = seed, 0
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+
+    def settings(self) -> dict:
+        """What the items depend on, but for the pixels of the videos: short enough to be kept in a file."""
+        return {
+            "seed": self.seed,
+            "videos": describe_split(self.split),
+            "texts": digest(self.texts),
+            "num_frames": self.processor.num_frames,
+            "transform": repr(self.transform),
+        }
+
+    def __getitem__(self, index: int) -> dict:
+        bad_videos = []
+        for candidate in range(index, index + len(self)) if self.texts else [index]:
+            candidate %= len(self)
+            row = self.split.videos[candidate]
+            try:
+                item = self._train_item(row, candidate) if self.texts else self._eval_item(row)
+            except VideoReadError as error:
+                # A copy: the traceback of the error itself would keep all that this call holds in memory.
+                bad_videos.append((candidate, VideoReadError(*error.args)))
+                continue
+            problem = item.pop("problem")
+            partial_videos = [(candidate, problem)] if problem else []
+            item |= {"bad_videos": bad_videos, "partial_videos": partial_videos}
+            return {"index": candidate, "label": row["label"], **item}
+        if self.texts:
+            raise DataError(f"None of the {len(self)} training videos can be read; the last: {bad_videos[-1][1]}")
+        views = () if self.num_clips * self.num_crops == 1 else (self.num_clips * self.num_crops,)
+        frames = torch.zeros(*views, self.processor.num_frames, *self.processor.crop_size, 3, dtype=torch.uint8)
+        report = {"bad_videos": bad_videos, "partial_videos": []}
+        return {"index": index, "label": row["label"], "frames": frames, **report}
+
+    def _eval_item(self, row: dict) -> dict:
+        frames, metadata = self.read(row["video"], self.processor.get_sampler(num_clips=self.num_clips))
+        frames = self.processor.crop_frames(frames, self.num_clips, self.num_crops)
+        return {"frames": torch.tensor(frames), "problem": metadata.problem}
+
+    def _train_item(self, row: dict, index: int) -> dict:
+        seed = (self.seed, self.epoch, index)
+        rng = np.random.default_rng(seed)
+        texts = self.texts[row["label"]]
+        text = texts[rng.integers(len(texts))]
+        sample = partial(random_frame_indices, num_frames=self.processor.num_frames, seed=(*seed, 1))
+        frames, metadata = self.read(row["video"], sample)
+        frames = self.processor.crop_frames(frames) if self.transform is None else self.transform(frames, rng)
+        return {"text": text, "frames": torch.tensor(frames), "problem": metadata.problem}
+
+
+def describe_split(split: VideoSplit, class_names: list[str] | None = None) -> str:
+    """How many videos a split has, and a digest of their names, labels and classes."""
+    content = hashlib.sha256(json.dumps(class_names).encode())
+    for batch in split.videos.select_columns(["name", "label"]).iter(batch_size=10_000):
+        content.update(json.dumps([batch["name"], batch["label"]]).encode())
+    return f"{len(split)} videos, digest {content.hexdigest()[:16]}"
+
+
+def digest(content) -> str:
+    """A short name for what can be written as JSON."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+class VideoCollator:
+    """Items of a [`VideoDataset`] as one batch, texts tokenized and padded to the longest."""
+
+    def __init__(self, processor: EZClipProcessor):
+        self.processor = processor
+
+    def __call__(self, items: list[dict]) -> dict:
+        batch = {
+            "index": torch.tensor([item["index"] for item in items]),
+            "labels": torch.tensor([item["label"] for item in items]),
+            "frames": torch.stack([item["frames"] for item in items]),
+            "bad_videos": [bad for item in items for bad in item["bad_videos"]],
+            "partial_videos": [partial for item in items for partial in item["partial_videos"]],
+        }
+        if "text" in items[0]:
+            texts = [item["text"] for item in items]
+            # Those that are cut are counted before the first step, not in each batch.
+            batch.update(self.processor(text=texts, truncation=True, return_tensors="pt"))
+        return batch
+
+
+def make_loader(dataset: VideoDataset, batch_size: int, num_workers: int = 0, **kwargs) -> torch.utils.data.DataLoader:
+    """
+    A loader of batches of a [`VideoDataset`], whose workers keep their memory flat.
+
+    Args:
+        dataset ([`VideoDataset`]):
+            Has `processor`.
+        batch_size (`int`):
+            Videos of a batch.
+        num_workers (`int`, *optional*, defaults to 0):
+            Processes that decode.
+        kwargs:
+            Those of [`~torch.utils.data.DataLoader`].
+    """
+    return torch.utils.data.DataLoader(
+        dataset,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        collate_fn=VideoCollator(dataset.processor),
+        worker_init_fn=_start_worker,
+        # It seeds workers, which draw by seeds of their own. Taken from the common generator, that would make dropout
+        # depend on how often a training is evaluated.
+        generator=torch.Generator().manual_seed(0),
+        **kwargs,
+    )
+
+
+def _start_worker(worker_id: int):
+    # A signal to all processes of a job is for the main one to answer, which needs its workers to the end of a step.
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    return_freed_memory()
+
+
+@dataclass
+class ReadReport:
+    """
+    Which videos of a split were not read, or only in part.
+
+    Args:
+        bad_videos (`dict[int, VideoReadError]`):
+            Why, by position in the split, for each video that was not read.
+        partial_videos (`dict[int, str]`):
+            What is wrong, by position, with each video that was read in part.
+    """
+
+    bad_videos: dict[int, VideoReadError] = field(default_factory=dict)
+    partial_videos: dict[int, str] = field(default_factory=dict)
+
+    def take(self, batch: dict, strict: bool = False):
+        """
+        Take over the reports of a batch.
+
+        Raises:
+            [`VideoReadError`]: with `strict`, for the first unreadable video.
+        """
+        self.bad_videos.update(batch.pop("bad_videos"))
+        self.partial_videos.update(batch.pop("partial_videos"))
+        if strict and self.bad_videos:
+            raise next(iter(self.bad_videos.values()))
+
+    def gather(self):
+        """Take over the reports of all processes."""
+        self.bad_videos = dict(gather_object(list(self.bad_videos.items())))
+        self.partial_videos = dict(gather_object(list(self.partial_videos.items())))
+
+    def write(self, output_dir: str | Path, split: VideoSplit, prefix: str = ""):
+        """
+        Write `bad_videos.jsonl` and `partial_videos.jsonl`, a line per video with its name and the reason.
+
+        Each is written where there is such a video, and removed where one stands from an earlier run.
+        """
+        reasons = {index: f"{error.reason} {error.remedy}" for index, error in self.bad_videos.items()}
+        names = split.videos["name"][:]
+        for kind, content in (("bad", reasons), ("partial", self.partial_videos)):
+            path = Path(output_dir) / f"{prefix}{kind}_videos.jsonl"
+            path.unlink(missing_ok=True)
+            lines = [
+                json.dumps({"video": names[index], "reason": reason}, ensure_ascii=False)
+                for index, reason in sorted(content.items())
+            ]
+            if lines:
+                path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,219 @@
+"""Reading videos in a process of their own, so that a file that hangs or crashes a decoder costs one video."""
+
+import contextlib
+import os
+import pickle
+import select
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from ezclip.utils.memory import return_freed_memory
+from video_ezclip import VideoFramesMetadata, VideoReadError, describe_video, read_frames
+
+
+# Seconds in which the child must have started.
+START_LIMIT = 120.0
+# The child is this package without its `__init__`: what reads videos needs neither torch nor transformers, and starts
+# in a fifth of a second.
+_START = """
+import signal, sys, types
+for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # the parent decides what a signal to all of its processes means
+    if hasattr(signal, name):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+sys.path.append(sys.argv[1])  # the folder of the root modules, in a clone
+package = types.ModuleType("ezclip")
+package.__path__ = [sys.argv[2]]
+sys.modules["ezclip"] = package
+from ezclip.data.isolated_reader import serve
+serve()
+"""
+
+
+class IsolatedReader:
+    """
+    [`read_frames`] in another process, with a time limit.
+
+    Each process that calls it, such as the workers of a data loader, has a child of its own, which starts with the
+    first video and again after a video that has ended it.
+
+    Args:
+        timeout (`float`, *optional*, defaults to 60):
+            Seconds for one video.
+        kwargs:
+            For [`read_frames`], each time: `backend`, `allow_partial` and others.
+
+    Example:
+
+    ```python
+    >>> from ezclip.isolation import IsolatedReader
+
+    >>> with IsolatedReader(timeout=10) as read:
+    ...     frames, metadata = read("upload.mp4", processor.get_sampler())
+    ```
+    """
+
+    _child, _owner = None, None
+
+    def __init__(self, timeout: float = 60.0, **kwargs):
+        if not 0 < timeout <= threading.TIMEOUT_MAX:
+            raise ValueError(f"`timeout` must be a number of seconds above 0, got {timeout}.")
+        self.timeout, self.kwargs = timeout, kwargs
+
+    def __call__(self, video, sample=None, **kwargs) -> tuple[np.ndarray, VideoFramesMetadata]:
+        """
+        [`read_frames`] of one video; `sample` and the video are pickled.
+
+        Raises:
+            [`VideoReadError`]: if it cannot be read, ends the decoder, or takes longer than the limit. `TypeError`: if
+            the other process cannot be sent the video or `sample`.
+        """
+        kwargs = {**self.kwargs, **kwargs}
+        if not isinstance(video, (str, os.PathLike, bytes, bytearray, dict)):
+            if not hasattr(video, "read"):
+                return read_frames(video, sample, **kwargs)  # frames need no decoder
+            video = {"path": describe_video(video), "bytes": video.read()}
+        try:
+            request = pickle.dumps((os.getcwd(), video, sample, kwargs))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise TypeError(
+                f"`sample` goes to another process, and cannot ({error}). Give a function of an installed module, or "
+                "a `functools.partial` of one."
+            ) from error
+        child, answer = self._start(), None
+        try:
+            with (
+                _time_limit(self.timeout, child) as is_late,
+                contextlib.suppress(OSError, EOFError, pickle.PickleError),
+            ):
+                pickle.dump(request, child.stdin)
+                child.stdin.flush()
+                answer = pickle.load(child.stdout)
+        finally:
+            if answer is None or is_late():
+                # An answer that was not waited for would be taken for the next one's.
+                exit_status = self._end(child)
+        if answer is None:
+            if is_late():
+                reason, remedy = f"takes longer than {self.timeout:g} seconds to read.", "raise the time limit"
+            else:
+                reason, remedy = f"crashes the decoder ({_describe_exit(exit_status)}).", "re-encode it"
+            backend = kwargs.get("backend", "auto")
+            raise VideoReadError(describe_video(video), reason, f"Leave it out, or {remedy}.", backend)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def close(self):
+        """End the child."""
+        child, self._child = self._child, None
+        if child is not None and self._owner == os.getpid():
+            child.kill()
+            child.wait()
+            child.stdout.close()
+            with contextlib.suppress(OSError):  # what it has not read
+                child.stdin.close()
+
+    def _end(self, child: subprocess.Popen) -> int:
+        """End the child after a video that was not read; returns its exit status, its own if it has one."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=0.5)
+        self.close()
+        return child.wait()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def __del__(self):
+        self.close()
+
+    def __getstate__(self):
+        return {**self.__dict__, "_child": None, "_owner": None}
+
+    def _start(self) -> subprocess.Popen:
+        if self._child is None or self._owner != os.getpid():
+            package = Path(__file__).resolve().parent.parent
+            self._owner = os.getpid()
+            self._child = subprocess.Popen(
+                # Without -P a file "signal.py" in the working folder would be taken for Python's.
+                [sys.executable, "-P", "-c", _START, str(package.parent), str(package)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,  # until it ignores signals, they do not reach it
+            )
+            with _time_limit(START_LIMIT, self._child):
+                has_started = self._child.stdout.read(1) == b"+"
+            if not has_started:
+                self.close()
+                raise RuntimeError("The process that reads videos does not start; see above for its error.")
+        return self._child
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float, child: subprocess.Popen):
+    """Ends the child after so many seconds; gives a function that says whether it has."""
+    expired = threading.Event()
+
+    def stop():
+        expired.set()
+        child.kill()
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield expired.is_set
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def serve():
+    """Read videos, as asked on the standard input, until it ends."""
+    return_freed_memory()
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not come between the answers
+    answers.write(b"+")
+    answers.flush()
+    if hasattr(select, "poll"):
+        threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    while True:
+        try:
+            request = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            folder, video, sample, kwargs = pickle.loads(request)
+            os.chdir(folder)  # that relative paths are relative to
+            answer = read_frames(video, sample, **kwargs)
+        except BaseException as error:
+            answer = _as_exception(error)
+        pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
+        answers.flush()
+
+
+def _end_with_the_parent():
+    """Ends this process when nobody can write to it any more, even if it hangs in a decoder."""
+    poll = select.poll()
+    poll.register(sys.stdin.fileno(), 0)  # of the end one is told in any case
+    poll.poll()
+    os._exit(0)
+
+
+def _as_exception(error: BaseException) -> Exception:
+    """An error as it can be sent: not all can be pickled, or read back."""
+    with contextlib.suppress(Exception):
+        if isinstance(pickle.loads(pickle.dumps(error)), Exception):
+            return error
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _describe_exit(status: int) -> str:
+    return signal.Signals(-status).name if status < 0 else f"exit status {status}"

@@ -1,0 +1,347 @@
+"""Labelled videos from where people keep them: folders, published lists, data sets of the Hub.
+
+Rows come as a `datasets.Dataset` with the columns `video` (a path, or `{"path", "bytes"}`), `label` (an index into the
+class names, -1 where unknown) and `name` (what messages and results call the video).
+"""
+
+import logging
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import datasets
+import pyarrow
+import pyarrow.compute
+
+from ezclip.constants import UNKNOWN_LABEL
+from ezclip.data.labels import read_numbered_labels
+from ezclip.data.lists import check_no_video_twice, first_id_of, name_classes, read_list
+from ezclip.errors import DataError
+from processing_ezclip import label_key
+from video_ezclip import describe_video, is_frame, is_url
+
+
+logger = logging.getLogger(__name__)
+
+VIDEO_EXTENSIONS = (
+    *(".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"),
+    *(".flv", ".ts", ".mts", ".m2ts", ".3gp", ".ogv", ".vob", ".divx", ".gif"),
+)
+
+
+@dataclass
+class VideoSplit:
+    """
+    Videos of one split and the classes they are of.
+
+    Args:
+        videos (`datasets.Dataset`):
+            Rows with `video`, `label` and `name`.
+        class_names (`list[str]`, *optional*):
+            Names of the classes; `None` where the source has no labels.
+    """
+
+    videos: datasets.Dataset
+    class_names: list[str] | None
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def select(self, max_samples: int | None) -> "VideoSplit":
+        """The first `max_samples` videos, or all."""
+        if max_samples is None or max_samples >= len(self):
+            return self
+        return VideoSplit(self.videos.select(range(max_samples)), self.class_names)
+
+
+def load_folder(folder: str | Path) -> VideoSplit:
+    """
+    A folder of class folders, each with video files or folders of frame images, at any depth. A folder of videos
+    without class folders has no labels.
+
+    (Not `datasets`' `videofolder`: it loses folders with brackets in their name, takes a file with "test" in its name
+    for another split and knows five kinds of file.)
+
+    Raises:
+        [`DataError`]: if there is no video.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder.")
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    classes = [path for path in classes if not _is_frame_folder(path)]
+    roots = list(enumerate(classes)) if classes else [(UNKNOWN_LABEL, folder)]
+    ignored = Counter()
+    found = [(str(video), label) for label, root in roots for video in _walk_videos(root, ignored)]
+    if classes:
+        stray = sum(path.suffix.lower() in VIDEO_EXTENSIONS or _is_frame_folder(path) for path in folder.iterdir())
+        if stray:
+            logger.warning(f"{folder}: {stray} videos beside the class folders have no class and are left out.")
+    if ignored:
+        logger.warning(f"{folder}: left out files that are not videos by their ending: {dict(ignored)}.")
+    if not found:
+        raise DataError(f"{folder} holds no video. Expected {folder}/CLASS NAME/VIDEO, ending in {VIDEO_EXTENSIONS}.")
+    names = [path.name for path in classes] or None
+    return VideoSplit(_rows(found), names)
+
+
+def load_files(paths: list[str]) -> VideoSplit:
+    """Video files by path or URL, without labels."""
+    return VideoSplit(_rows([(path, UNKNOWN_LABEL) for path in paths]), None)
+
+
+def load_list(
+    list_file: str | Path,
+    label_list: str | Path | None = None,
+    video_root: str | Path | None = None,
+    part: str = "test",
+) -> VideoSplit:
+    """
+    A published list: a line per video with its path, its number of frames (not needed) and its class id.
+
+    Args:
+        list_file (`str` or `Path`):
+            The list. Paths may hold blanks. Lines without a number of frames, or with the path alone, are read too: in
+            the latter the folder of a video names its class. The official files of HMDB-51, one for each class, are
+            read by a pattern: `FOLDER/*_test_split1.txt`.
+        label_list (`str` or `Path`, *optional*):
+            Class names, see [`read_label_list`]. Without it the folders name the classes if each id has its own.
+        video_root (`str` or `Path`, *optional*):
+            Folder that takes the place of the list's own root. The longest end of a path that exists below it is
+            taken, as a video file or a folder of frames, whatever its ending, in a folder of its class too. Without it
+            paths are relative to the working folder or to the list's.
+        part (`str`, *optional*, defaults to `"test"`):
+            Which clips of the official files of HMDB-51, `"train"` or `"test"`: each file has both.
+
+    Raises:
+        [`DataError`]: if a line has another form, an id is out of range, a video with a class is there twice, the
+        files of a class are named after another class, or no video is found at all. A warning says how many are
+        missing.
+    """
+    entries = read_list(list_file, part)
+    labels, class_names = name_classes(entries, list_file, label_list)
+    resolve = _Resolver(video_root if video_root is not None else Path(list_file).parent, strip=video_root is not None)
+    names = [class_names[label] if class_names and label != UNKNOWN_LABEL else None for label in labels]
+    videos = [resolve(entry.path, name) for entry, name in zip(entries, names)]
+    exists = [is_url(video) or os.path.exists(video) for video in videos]
+    if not all(exists):
+        number, first = len(videos), exists.index(False)
+        example = f"the first is {entries[first].path!r}, looked for as {videos[first]!r}"
+        if not any(exists):
+            raise DataError(
+                f"None of the {number} videos of {list_file} exists; {example}. Give the folder that holds them as "
+                "--video_root."
+            )
+        logger.warning(f"{exists.count(False)} of the {number} videos of {list_file} do not exist; {example}.")
+    if class_names is not None:
+        # Those that do not exist are told apart by what the list calls them.
+        places = [video if found else entry.path for entry, video, found in zip(entries, videos, exists)]
+        check_no_video_twice(entries, places, labels, class_names, list_file)
+    return VideoSplit(_rows(list(zip(videos, labels))), class_names)
+
+
+def load_hub_dataset(
+    name: str,
+    config_name: str | None = None,
+    split: str | None = None,
+    video_column: str | None = None,
+    label_column: str | None = "label",
+    label_list: str | Path | None = None,
+) -> VideoSplit:
+    """
+    A data set of the Hub, or a local folder of its files, with a column of videos.
+
+    Args:
+        name (`str`):
+            As for `datasets.load_dataset`.
+        config_name (`str`, *optional*):
+            Its configuration.
+        split (`str`, *optional*):
+            The split. Defaults to the first of validation, test and train that there is.
+        video_column (`str`, *optional*):
+            Column of `Video`s, paths or `{"path", "bytes"}`. Defaults to the first of type `Video`, or `video`.
+        label_column (`str`, *optional*, defaults to `"label"`):
+            Column of class labels, names or ids; `None` for videos without labels.
+        label_list (`str` or `Path`, *optional*):
+            Class names for ids without names.
+
+    Raises:
+        [`DataError`]: if it cannot be loaded, split or video column are missing, or labels are of another kind.
+    """
+    try:
+        splits = datasets.load_dataset(name, config_name)
+    except Exception as error:  # the readers of many formats have errors of their own
+        raise loading_error(name, error) from None
+    rows = splits[choose_split(splits, split, name)]
+    video_column = choose_video_column(rows.features, rows.column_names, video_column, name)
+    if isinstance(rows.features[video_column], datasets.Video):
+        rows = rows.cast_column(video_column, datasets.Video(decode=False))
+    class_names, first_id = read_numbered_labels(label_list) if label_list is not None else (None, 0)
+    if label_column not in rows.column_names:
+        labels, class_names = [UNKNOWN_LABEL] * len(rows), None
+    else:
+        labels, class_names = _read_labels(rows, label_column, class_names, first_id, name)
+    names = _read_names(rows.data.column(video_column))
+    rows = rows.select_columns([video_column])
+    if video_column != "video":
+        rows = rows.rename_column(video_column, "video")
+    return VideoSplit(rows.add_column("label", labels).add_column("name", names), class_names)
+
+
+class _Resolver:
+    """Finds the file or folder of frames that a path of a list means. Each folder is listed once."""
+
+    def __init__(self, root: str | Path, strip: bool):
+        self.root, self.strip = str(root), strip
+        self.depth = -1  # where the last path that was found began: there a missing one is named
+        self.children, self.class_folders = {}, {}
+
+    def __call__(self, path: str, class_name: str | None) -> str:
+        if is_url(path):
+            return path
+        if not self.strip:
+            candidates = [Path(path), Path(self.root, path)]
+            found = (self.find(str(candidate.parent), candidate.name) for candidate in candidates)
+            return str(Path(next(filter(None, found), candidates[-1])))
+        parts = PurePosixPath(path.replace("\\", "/").lstrip("/")).parts
+        for depth in range(len(parts)):
+            folder = os.path.join(self.root, *parts[depth:-1])
+            found = self.find(folder, parts[-1]) or self.find_in_class(folder, class_name, parts[-1])
+            if found is not None:
+                self.depth = depth
+                return found
+        return os.path.join(self.root, *(parts[self.depth :] or parts[-1:]))
+
+    def find(self, folder: str, name: str) -> str | None:
+        """What has this name, or with a video's ending more (frames listed, files kept) or less (the reverse)."""
+        names = self.list(folder)
+        path = os.path.join(folder, name)
+        if name in names:
+            return path
+        frames, ending = os.path.splitext(name)
+        if ending.lower() in VIDEO_EXTENSIONS and frames in names and _is_frame_folder(Path(folder, frames)):
+            return os.path.join(folder, frames)
+        variant = next((ending for ending in VIDEO_EXTENSIONS if name + ending in names), None)
+        if variant is not None:
+            return path + variant
+        # A file system may take other letters for the same.
+        return path if names and os.path.exists(path) else None
+
+    def find_in_class(self, folder: str, class_name: str | None, name: str) -> str | None:
+        """The same in the folder of a class, which many published lists leave out."""
+        if class_name is None:
+            return None
+        if folder not in self.class_folders:
+            self.class_folders[folder] = {label_key(child): child for child in self.list(folder)}
+        child = self.class_folders[folder].get(label_key(class_name))
+        return self.find(os.path.join(folder, child), name) if child is not None else None
+
+    def list(self, folder: str) -> set[str]:
+        if folder not in self.children:
+            try:
+                self.children[folder] = set(os.listdir(folder))
+            except OSError:
+                self.children[folder] = set()
+        return self.children[folder]
+
+
+def loading_error(name: str, error: BaseException) -> DataError:
+    """What to say of a data set that cannot be loaded: all causes, and the way out of one that is not plain."""
+    reasons = [str(error)]
+    while (error := error.__cause__ or error.__context__) is not None:
+        reasons.append(str(error))
+    hint = ""
+    if any("torchcodec" in reason for reason in reasons):
+        hint = " A torchcodec that cannot be imported breaks data sets of videos: uninstall it, or mend it."
+    return DataError(f"--dataset_name {name}: {': '.join(dict.fromkeys(reasons))}{hint}")
+
+
+def choose_split(splits, split: str | None, name: str) -> str:
+    """`split`, or the first of validation, test and train that there is."""
+    if split is None:
+        split = next((candidate for candidate in ("validation", "test", "train") if candidate in splits), None)
+    if split not in splits:
+        raise DataError(f"{name} has no split {split!r}; it has {list(splits)}.")
+    return split
+
+
+def choose_video_column(features: dict, columns: list[str], column: str | None, name: str) -> str:
+    """`column`, or the first of type `Video`, or `video`."""
+    if column is None:
+        column = next((key for key, feature in features.items() if isinstance(feature, datasets.Video)), "video")
+    if column not in columns:
+        raise DataError(f"{name} has no column {column!r}; it has {columns}. Name it.")
+    return column
+
+
+def _read_names(column: pyarrow.ChunkedArray) -> list[str]:
+    """Paths of a column of paths or `{"path", "bytes"}`, without reading the bytes; "row 7" where there is none."""
+    if pyarrow.types.is_struct(column.type):
+        column = pyarrow.compute.struct_field(column, "path")
+    is_text = pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)
+    paths = column.to_pylist() if is_text else [None] * len(column)
+    return [path or f"row {index}" for index, path in enumerate(paths)]
+
+
+def names_of_classes(feature: datasets.ClassLabel, class_names: list[str] | None, name: str) -> list[str]:
+    """The class names of a label list for the classes of a column, which must be the same; without one their own."""
+    if class_names is not None and [label_key(n) for n in feature.names] != [label_key(n) for n in class_names]:
+        raise DataError(f"The classes of {name} are not those of the label list, in its order. Leave that out.")
+    return class_names or feature.names
+
+
+def _read_labels(
+    rows, column: str, class_names: list[str] | None, first_id: int, name: str
+) -> tuple[list[int], list[str] | None]:
+    feature, values = rows.features[column], list(rows[column])
+    kind = getattr(feature, "dtype", "")
+    if isinstance(feature, datasets.ClassLabel):
+        class_names = names_of_classes(feature, class_names, name)
+    elif kind in ("string", "large_string"):
+        class_names = class_names or sorted({value for value in values if value is not None})
+        ids = {label_key(class_name): i for i, class_name in enumerate(class_names)}
+        unknown = sorted({value for value in values if value is not None and label_key(value) not in ids})
+        if unknown:
+            raise DataError(f"{name} has labels that the label list does not name: {unknown[:10]}.")
+        values = [None if value is None else ids[label_key(value)] for value in values]
+    elif "int" not in kind:
+        raise DataError(f"Column {column!r} of {name} is of type {feature}; labels are class names or ids.")
+    else:
+        first_id = first_id_of([value for value in values if value not in (None, UNKNOWN_LABEL)], first_id)
+        values = [value if value in (None, UNKNOWN_LABEL) else value - first_id for value in values]
+    values = [UNKNOWN_LABEL if value is None else value for value in values]
+    outside = [value for value in values if not UNKNOWN_LABEL <= value < len(class_names)] if class_names else []
+    if outside:
+        raise DataError(f"{name} has class id {outside[0]}, the label list ids 0 to {len(class_names) - 1}.")
+    return values, class_names
+
+
+def _walk_videos(root: Path, ignored: Counter) -> list[Path]:
+    """Video files and folders of frames below `root`, in order; `ignored` counts the endings of other files."""
+    videos = []
+    for path in sorted(root.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            videos += [path] if _is_frame_folder(path) else _walk_videos(path, ignored)
+        elif path.suffix.lower() in VIDEO_EXTENSIONS:
+            videos.append(path)
+        else:
+            ignored[path.suffix.lower() or path.name] += 1
+    return videos
+
+
+def _is_frame_folder(path: Path) -> bool:
+    """Whether a path is a folder that is a video by its frames: it has pictures, and neither videos nor folders."""
+    children = list(path.iterdir()) if path.is_dir() else []
+    return any(map(is_frame, children)) and not any(
+        child.suffix.lower() in VIDEO_EXTENSIONS or child.is_dir() for child in children
+    )
+
+
+def _rows(found: list[tuple[str, int]]) -> datasets.Dataset:
+    names = [describe_video(path) for path, _ in found]
+    # A data set cannot hold the name of a file that is no UTF-8; a URL can.
+    videos = [path if name == path else Path(path).absolute().as_uri() for (path, _), name in zip(found, names)]
+    return datasets.Dataset.from_dict({"video": videos, "label": [label for _, label in found], "name": names})

@@ -1,0 +1,266 @@
+"""Texts of classes by a language model, in TEAR's three kinds: what is asked, and what is accepted."""
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, replace
+
+from processing_ezclip import label_key, label_to_words
+
+
+EXAMPLE_LABEL = "winding a clock"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """
+    A kind of class text.
+
+    Args:
+        name (`str`):
+            TEAR's name of it.
+        request (`str`):
+            What the language model is asked for.
+        form (`str`):
+            How many numbered lines it shall answer with, in words.
+        example (`tuple[str, ...]`):
+            A right answer, for the label "winding a clock".
+        num_texts (`tuple[int, int]`):
+            The least and the greatest number of texts.
+        max_words (`int`):
+            Words of a text; with the class name in front they fit CLIP's 77 tokens.
+    """
+
+    name: str
+    request: str
+    form: str
+    example: tuple[str, ...]
+    num_texts: tuple[int, int]
+    max_words: int
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            name="decomposition",
+            request=(
+                "Tell in exactly 3 steps how this action runs in a video, from its beginning to its end. Each step is "
+                "one movement that a viewer sees, in at most 12 words."
+            ),
+            form="exactly 3 numbered lines",
+            example=(
+                "A hand opens the glass in front of the clock face",
+                "The fingers turn a small key round and round",
+                "The hand takes the key out and closes the glass",
+            ),
+            num_texts=(3, 3),
+            max_words=12,
+        ),
+        Kind(
+            name="description",
+            request=(
+                "Say in one sentence of at most 40 words what a viewer of such a video sees: who acts, how they move, "
+                "and what they hold or touch. Leave out purposes, feelings and all else that a camera cannot show."
+            ),
+            form="exactly 1 numbered line",
+            example=(
+                "A person stands close to an old clock, holds its case with one hand and turns a key in its face with "
+                "slow twists of the other.",
+            ),
+            num_texts=(1, 1),
+            max_words=40,
+        ),
+        Kind(
+            name="context",
+            request=(
+                "Name first the place where this action is mostly seen, then 2 to 4 things that are mostly in the "
+                "picture, one thing a line. Each line has at most 8 words."
+            ),
+            form="3 to 5 numbered lines",
+            example=("a living room with an old clock", "clock", "key", "hand"),
+            num_texts=(3, 5),
+            max_words=8,
+        ),
+    )
+}
+MAX_CHARACTERS_PER_WORD = 8  # for scripts that put no blanks between words
+MAX_QUOTED = 1000  # characters of a refused answer that the language model is shown again
+
+REQUEST = """\
+"{label}" is the label of an action in a collection of videos. {request}
+Answer with {form} and nothing else: no heading, no remark.
+
+For the label "{example_label}" the answer would be:
+{example}
+
+Now answer for the label "{label}"."""
+COMPLAINT = 'This cannot be used: {problem}. Answer again for the label "{label}", with {form} and nothing else.'
+
+ITEM = re.compile(r"\W{0,3}(?:(?:step\s*)?\d{1,2}\W{0,2}[.):](?!\d)|[-*•–]\s)[*_\s]*(?P<text>.*)", re.IGNORECASE)
+HEADING = re.compile(r"(?:\w+\s+){0,2}\w+\s*:")
+MARKUP = re.compile(r"[{}<>|]|```")
+REMARK = re.compile(
+    r"(?:sure|certainly|of course|okay|here (?:is|are)|here[’']s|as an ai|as a language model|"
+    r"i (?:cannot|can[’']t|am)|i[’']m|sorry|unfortunately)\b",
+    re.IGNORECASE,
+)
+
+
+def prompts_digest() -> str:
+    """Changes with every word of what is asked and every number of what is accepted."""
+    content = [REQUEST, COMPLAINT, EXAMPLE_LABEL, MAX_CHARACTERS_PER_WORD, *map(asdict, KINDS.values())]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+
+
+class FormError(ValueError):
+    """An answer is not in the asked form; the message says why, for the language model and for the user."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """
+    What a language model is asked.
+
+    Args:
+        kind (`Kind`):
+            The kind of text.
+        class_name (`str`):
+            The class; the language model gets its name in words.
+        attempt (`int`, *optional*, defaults to 0):
+            How often this was asked before.
+        problem (`str`, *optional*):
+            Why the last answer was refused, or did not come.
+        refused (`str`, *optional*):
+            That answer, if there was one.
+    """
+
+    kind: Kind
+    class_name: str
+    attempt: int = 0
+    problem: str | None = None
+    refused: str | None = None
+
+    @property
+    def label(self) -> str:
+        return label_to_words(self.class_name)
+
+    def messages(self) -> list[dict[str, str]]:
+        """The conversation: the request and, where an answer was refused, that answer and why."""
+        example = "\n".join(f"{number}. {text}" for number, text in enumerate(self.kind.example, start=1))
+        request = REQUEST.format(
+            label=self.label,
+            request=self.kind.request,
+            form=self.kind.form,
+            example_label=EXAMPLE_LABEL,
+            example=example,
+        )
+        messages = [{"role": "user", "content": request}]
+        if self.refused:
+            complaint = COMPLAINT.format(problem=self.problem, label=self.label, form=self.kind.form)
+            messages += [
+                {"role": "assistant", "content": self.refused[:MAX_QUOTED]},
+                {"role": "user", "content": complaint},
+            ]
+        return messages
+
+    def seed(self, seed: int) -> int:
+        """A seed of 31 bits for this question in a run of that seed, whatever else the run asks."""
+        text = json.dumps([seed, self.kind.name, self.class_name, self.attempt])
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+    def again(self, problem: str, refused: str | None) -> "Question":
+        """The same question after an answer that was refused, or none."""
+        return replace(self, attempt=self.attempt + 1, problem=problem, refused=refused)
+
+    def read(self, answer: str) -> list[str]:
+        """
+        The texts of an answer.
+
+        Raises:
+            [`FormError`]: if it is not in the asked form.
+        """
+        texts = split_answer(answer)
+        check_texts(texts, self.kind, self.label)
+        return texts
+
+
+def without_thoughts(answer: str) -> str:
+    """An answer without what reasoning models put in front of it, up to `</think>`: nothing if they did not end."""
+    _, _, answer = answer.rpartition("</think>")
+    return "" if answer.lstrip().startswith("<think>") else answer
+
+
+def split_answer(answer: str) -> list[str]:
+    """
+    The texts in an answer: a JSON array of strings, or numbered or bulleted lines; else all its lines.
+
+    Of numbered lines, a line below one belongs to it, and what stands before them or after a blank line is a remark.
+
+    Raises:
+        [`FormError`]: if the JSON is none, or no array of strings.
+    """
+    if fenced := re.search(r"```\w*\n(.*?)```", answer, re.DOTALL):
+        answer = fenced.group(1)
+    answer = answer.strip()
+    if answer.startswith("["):
+        try:
+            texts, _ = json.JSONDecoder().raw_decode(answer)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise FormError(f"it begins like JSON and is none ({error})") from error
+        if not all(isinstance(text, str) for text in texts):
+            raise FormError("it is a JSON array of other things than strings")
+        return [_clean(text) for text in texts]
+    lines = [line.strip() for line in answer.splitlines()]
+    items, is_inside = [], False
+    for line in lines:
+        if ITEM.fullmatch(line):
+            items.append(line)
+        elif is_inside and line:
+            items[-1] += f" {line}"
+        is_inside = bool(items and line)
+    return [_clean(text) for text in items or filter(None, lines)]
+
+
+def _clean(text: str) -> str:
+    """A text in one line, without its number, emphasis and quotation marks."""
+    text = " ".join(text.split())
+    if item := ITEM.fullmatch(text):
+        text = item["text"]
+    text = text.replace("**", "")
+    quoted = re.fullmatch(r"([\"'`“‘*_])((?:(?!\1).)+)[\"'`”’*_]", text)
+    return quoted[2].strip() if quoted else text
+
+
+def check_texts(texts: list[str], kind: Kind, label: str):
+    """
+    Raises:
+        [`FormError`]: if these are not texts of that kind for the label.
+    """
+    least, most = kind.num_texts
+    if not least <= len(texts) <= most:
+        wanted = f"{least}" if least == most else f"{least} to {most}"
+        raise FormError(f"it has {len(texts)} text{'' if len(texts) == 1 else 's'}, not {wanted}")
+    for number, text in enumerate(texts, start=1):
+        if not any(character.isalpha() for character in text):
+            raise FormError(f"text {number} is empty or has no letters")
+        if "\ufffd" in text or not text.isprintable():
+            raise FormError(f"text {number} has characters that cannot be shown")
+        if markup := MARKUP.search(text):
+            raise FormError(f"text {number} has {markup.group()!r}, which is no plain text")
+        words = len(text.split())
+        if words > kind.max_words:
+            raise FormError(f"text {number} has {words} words, and {kind.max_words} are the most")
+        if len(text) > (limit := kind.max_words * MAX_CHARACTERS_PER_WORD):
+            raise FormError(f"text {number} has {len(text)} characters, and {limit} are the most")
+        if heading := HEADING.match(text):
+            raise FormError(f"text {number} begins with the heading {heading.group()!r}")
+        if REMARK.match(text):
+            raise FormError(f"text {number} is a remark ({text[:40]!r}) and not of the video")
+        # Things in the picture may have the name of the class: the ball of "basketball".
+        if label_key(text) == label_key(label) and (number == 1 or kind.name != "context"):
+            raise FormError(f"text {number} is only the label")
+    if label_key(texts[0]) == label_key(kind.example[0]) and label_key(label) != label_key(EXAMPLE_LABEL):
+        raise FormError("it is a copy of the example")
+    if len({label_key(text) for text in texts}) < len(texts):
+        raise FormError("a text is there twice")

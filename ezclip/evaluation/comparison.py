@@ -1,0 +1,119 @@
+"""What systems made of the same videos: accuracies with their intervals, and which differences are no chance."""
+
+import json
+from dataclasses import asdict
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from ezclip.constants import PREDICTIONS_NAME
+from ezclip.data.sources import VideoSplit
+from ezclip.errors import DataError
+from ezclip.evaluation.metrics import mean_per_class
+from ezclip.evaluation.statistics import (
+    CONFIDENCE_LEVEL,
+    accuracy_interval,
+    holm,
+    mcnemar,
+    mean_per_class_interval,
+)
+
+
+TOP_K = 5
+UNREAD = -1
+
+
+def read_ranks(folder: str | Path, split: VideoSplit, num_read: int) -> np.ndarray:
+    """
+    The place of the right class in each line of a `predictions.jsonl` with `TOP_K` labels a video.
+
+    Args:
+        folder (`str` or `Path`):
+            The folder of `predictions.jsonl`.
+        split ([`VideoSplit`]):
+            The N videos that were predicted.
+        num_read (`int`):
+            How many of them were read.
+
+    Returns:
+        `np.ndarray` of shape `(N,)`: 0 where the right class is the first, `TOP_K` where it is not among the labels,
+        `UNREAD` for videos without a line, which could not be read.
+
+    Raises:
+        [`DataError`]: if the file is missing, damaged, or of other videos.
+    """
+    path, names = Path(folder, PREDICTIONS_NAME), split.videos["name"][:]
+    labels = [split.class_names[label] for label in split.videos["label"][:]]
+    ranks, position = np.full(len(names), UNREAD), 0
+    try:
+        with open(path, encoding="utf-8") as file:
+            for line in map(json.loads, file):
+                position = names.index(line["video"], position)  # lines have the order of the videos
+                ranked = [prediction["label"] for prediction in line["predictions"]]
+                ranks[position] = ranked.index(labels[position]) if labels[position] in ranked else TOP_K
+                position += 1
+        if (num_lines := int((ranks != UNREAD).sum())) != num_read:
+            raise ValueError(f"{num_lines} videos instead of {num_read}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is not what was written there ({error}). Remove {folder}, and it is predicted again."
+        ) from error
+    return ranks
+
+
+def compare_ranks(ranks: dict[str, np.ndarray], labels: np.ndarray, seed: int = 0) -> dict:
+    """
+    Accuracies of systems and the significance of their differences, on the videos that all of them could read: a
+    system that fails on hard videos is to gain nothing by it.
+
+    Args:
+        ranks (`dict[str, np.ndarray]`):
+            For each system the place of the right class of each of N videos; see [`read_ranks`].
+        labels (`np.ndarray` of shape `(N,)`):
+            Class indices of the videos.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of the bootstrap.
+
+    Returns:
+        `dict`: JSON: numbers of videos and classes; `systems`, by name `num_read_videos`, and `top1`, `top5` and
+        `mean_class_top1` as `{"value", "interval"}` (fractions; see `ezclip/significance.py`); and `pairs`, McNemar's
+        exact test of the top-1 of each two, with Holm's correction for the number of pairs.
+
+    Raises:
+        [`DataError`]: if there is no video that all systems could read.
+    """
+    common = np.all([system != UNREAD for system in ranks.values()], axis=0)
+    if not common.any():
+        raise DataError("There is no video that all systems could read, so there is nothing to compare them on.")
+    labels, systems, hits = labels[common], {}, {}
+    for name, system in ranks.items():
+        hits[name], among_five = system[common] == 0, system[common] < TOP_K
+        systems[name] = {
+            "num_read_videos": int((system != UNREAD).sum()),
+            "top1": {"value": float(hits[name].mean()), "interval": accuracy_interval(hits[name])},
+            "top5": {"value": float(among_five.mean()), "interval": accuracy_interval(among_five)},
+            "mean_class_top1": {
+                "value": float(mean_per_class(hits[name], labels)),
+                "interval": mean_per_class_interval(hits[name], labels, seed),
+            },
+        }
+    pairs = list(combinations(ranks, 2))
+    tests = [mcnemar(hits[first], hits[second]) for first, second in pairs]
+    corrected = holm([test.p_value for test in tests])
+    return {
+        "num_videos": len(common),
+        "num_compared_videos": len(labels),
+        "num_classes": len(np.unique(labels)),
+        "confidence_level": CONFIDENCE_LEVEL,
+        "systems": systems,
+        "pairs": [
+            {
+                "systems": list(pair),
+                "top1_difference": systems[pair[0]]["top1"]["value"] - systems[pair[1]]["top1"]["value"],
+                **asdict(test),
+                "p_value_holm": p_value,
+            }
+            for pair, test, p_value in zip(pairs, tests, corrected)
+        ],
+    }

@@ -1,0 +1,316 @@
+"""Predictions for data of any size: spread over processes and nodes, written as they come, continued when cut off."""
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import distributed
+from tqdm.auto import tqdm
+
+from ezclip.constants import UNKNOWN_LABEL
+from ezclip.data.dataset import ReadReport, VideoDataset, describe_split, digest, make_loader
+from ezclip.data.sources import VideoSplit
+from ezclip.data.streaming import StreamedVideos, VideoRow
+from ezclip.errors import DataError
+from ezclip.evaluation.prediction_files import PredictionCounts, PredictionFolder, Progress
+from ezclip.evaluation.predictions import view_probabilities
+from ezclip.systems.loading import digest_model
+from modeling_ezclip import EZClipModel
+from pipeline_ezclip import ClassBank
+from processing_ezclip import EZClipProcessor
+from video_ezclip import read_frames
+
+
+# Processes wait for each other once, at the end, and one may have hours more to do than another.
+LONGEST_WAIT = timedelta(days=365)
+
+
+@torch.no_grad()
+def predict_shards(
+    model: EZClipModel,
+    bank: ClassBank,
+    source: VideoSplit | StreamedVideos,
+    processor: EZClipProcessor,
+    output_dir: str | Path,
+    settings: dict,
+    accelerator: Accelerator | None = None,
+    *,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    ensemble: str = "probability",
+    top_k: int = 5,
+    part_size: int = 256,
+    strict: bool = False,
+    num_clips: int = 1,
+    num_crops: int = 1,
+    read: Callable = read_frames,
+) -> PredictionCounts:
+    """
+    Predict all videos of a source into the [`PredictionFolder`] of `output_dir`, and go on with what is there.
+
+    The videos of each shard of the source are cut into parts of `part_size`. Which video is in which part and batch
+    depends on neither the number of processes nor interruptions, so the scores do not either. Processes share the
+    shards that are not complete; where there are fewer of these than processes, several share the parts of one, and
+    each of them reads through it. When all is done, the main process writes `predictions.jsonl` and the lists of
+    videos that could not be read, or only in part.
+
+    Args:
+        model ([`EZClipModel`]):
+            What embeds the videos. It is put in evaluation mode.
+        bank ([`ClassBank`]):
+            The classes.
+        source ([`VideoSplit`] or [`StreamedVideos`]):
+            The videos. A split is one shard.
+        processor ([`EZClipProcessor`]):
+            Makes pixels of them.
+        output_dir (`str` or `Path`):
+            The output folder, which all processes share.
+        settings (`dict`):
+            What else decides the scores: model, texts of the classes, how videos are read. What is there is gone on
+            with only where these are the same. What this function is given is added, but for `batch_size`,
+            `num_workers` and `strict`: a run that ran out of memory may go on with smaller batches, which give the
+            same scores but for rounding.
+        accelerator (`Accelerator`, *optional*):
+            Spreads the work over its processes.
+        batch_size (`int`, *optional*, defaults to 8):
+            Videos per process at a time.
+        num_workers (`int`, *optional*, defaults to 0):
+            Processes that decode, for each process.
+        ensemble (`str`, *optional*, defaults to `"probability"`):
+            See [`~ClassBank.probabilities`].
+        top_k (`int`, *optional*, defaults to 5):
+            Labels that are written of each video.
+        part_size (`int`, *optional*, defaults to 256):
+            Videos of a file, and what a process that is cut off loses at most.
+        strict (`bool`, *optional*, defaults to `False`):
+            Whether the first unreadable video ends the run.
+        num_clips (`int`, *optional*, defaults to 1), num_crops (`int`, *optional*, defaults to 1):
+            Views of a video, see [`EZClipProcessor`]; their mean is written.
+        read (`Callable`, *optional*):
+            Reads frames in the way of [`read_frames`], which is the default; or [`IsolatedReader`].
+
+    Returns:
+        [`PredictionCounts`], on all processes.
+
+    Raises:
+        [`DataError`]: if the folder was written with other settings, or cannot be written, or the source cannot be
+        read, or none of its videos can. [`VideoReadError`]: with `strict`, for the first unreadable video.
+    """
+    accelerator = accelerator or Accelerator()
+    shards = _SplitShards(source) if isinstance(source, VideoSplit) else source
+    folder, processes = PredictionFolder(output_dir, part_size), _Processes(accelerator)
+    model = accelerator.unwrap_model(model).to(accelerator.device).eval()
+
+    def begin() -> Progress:
+        used = {"class_names": bank.labels, "ensemble": ensemble, "top_k": top_k, "num_frames": processor.num_frames}
+        used |= {"num_clips": num_clips, "num_crops": num_crops, "mixed_precision": accelerator.mixed_precision}
+        used |= {"part_size": part_size, "num_shards": shards.num_shards, "videos": _describe_videos(source)}
+        return folder.begin({**settings, **used, "weights": digest_model(model)})
+
+    progress = processes.share(begin)
+    reader = _RowReader(processor, num_clips=num_clips, num_crops=num_crops, read=read)
+    work = _deal(progress, shards.num_shards, accelerator.num_processes, accelerator.process_index)
+    batches = _Batches(shards, work, folder, batch_size)
+    rows, report = [], ReadReport()
+    with _progress_bar(shards.num_videos, progress.num_videos, accelerator) as bar:
+        for inputs in make_loader(reader, 1, num_workers, batch_sampler=batches):
+            batch = batches.drawn.popleft()
+            report.take(inputs, strict)
+            views = processor.normalize(inputs["frames"].to(accelerator.device, non_blocking=True))
+            scores = view_probabilities(model, bank, views, ensemble, accelerator).cpu().numpy()
+            rows += [_as_row(*item, report, bank.labels, top_k) for item in zip(batch.positions, batch.rows, scores)]
+            if batch.ends_part:
+                folder.write_part(batch.shard, batch.part, rows, batch.ends_shard)
+                rows, report = [], ReadReport()
+            bar.update(len(batch.rows))
+    processes.wait()
+    return processes.share(lambda: _end(folder, shards.num_shards, strict))
+
+
+def _end(folder: PredictionFolder, num_shards: int, strict: bool) -> PredictionCounts:
+    counts = folder.merge(num_shards, strict)
+    if 0 < counts.num_videos == counts.num_bad_videos:
+        path = folder.output_dir / "bad_videos.jsonl"
+        with open(path, encoding="utf-8") as file:
+            first = json.loads(file.readline())
+        raise DataError(
+            f"None of the {counts.num_videos} videos could be read, see {path}; the first: {first['video']}: "
+            f"{first['reason']}"
+        )
+    return counts
+
+
+class _SplitShards:
+    """A split as a source of one shard, whose videos can be read in any order."""
+
+    num_shards = 1
+
+    def __init__(self, split: VideoSplit):
+        self.split, self.num_videos = split, len(split)
+
+    def open_shard(self, shard: int) -> "_SplitShards":
+        return self
+
+    def has(self, position: int) -> bool:
+        return position < self.num_videos
+
+    def row(self, position: int) -> VideoRow:
+        row, class_names = self.split.videos[position], self.split.class_names
+        is_known = class_names is not None and row["label"] != UNKNOWN_LABEL
+        return VideoRow(row["video"], row["name"], class_names[row["label"]] if is_known else None)
+
+
+class _RowReader(torch.utils.data.Dataset):
+    """Reads videos that are given as (position, video) rather than found by index, as a [`VideoDataset`] does."""
+
+    def __init__(self, processor: EZClipProcessor, **kwargs):
+        self.processor, self.kwargs = processor, kwargs
+
+    def __getitem__(self, key: tuple[int, Any]) -> dict:
+        position, video = key
+        row = {"video": video, "label": UNKNOWN_LABEL}
+        item = VideoDataset(VideoSplit([row], None), self.processor, **self.kwargs)[0]
+        reports = {kind: [(position, what) for _, what in item[kind]] for kind in ("bad_videos", "partial_videos")}
+        return {**item, "index": position, **reports}
+
+
+@dataclass
+class _Batch:
+    """Videos that are predicted together: their rows, without content, and what ends with them."""
+
+    shard: int
+    part: int
+    positions: range
+    rows: list[VideoRow]
+    ends_part: bool
+    ends_shard: bool
+
+
+class _Batches:
+    """
+    Batches of a process, in the order of its work, as keys for a [`_RowReader`].
+
+    A loader draws them ahead of what it returns, in the same order; `drawn` holds those that it has not returned. One
+    loader goes through all parts, so its workers do not pause between them, and no more rows are in memory than it
+    has drawn.
+    """
+
+    def __init__(self, shards, work: Iterator[tuple[int, Iterator[int]]], folder: PredictionFolder, batch_size: int):
+        self.shards, self.work, self.folder, self.batch_size = shards, work, folder, batch_size
+        self.drawn: deque[_Batch] = deque()
+
+    def __iter__(self) -> Iterator[list[tuple[int, Any]]]:
+        for shard, parts in self.work:
+            reader = self.shards.open_shard(shard)
+            for part in parts:
+                position = part * self.folder.part_size
+                if not reader.has(position):
+                    if part == 0:  # an empty shard is complete too
+                        self.folder.write_part(shard, part, [], is_last=True)
+                    break
+                yield from self._cut_part(reader, shard, part, position)
+
+    def _cut_part(self, reader, shard: int, part: int, start: int) -> Iterator[list[tuple[int, Any]]]:
+        stop, ends_part = start + self.folder.part_size, False
+        while not ends_part:
+            rows = []
+            for position in range(start, min(start + self.batch_size, stop)):
+                if not reader.has(position):
+                    break
+                rows.append(reader.row(position))
+            positions = range(start, start + len(rows))
+            ends_shard = not reader.has(positions.stop)
+            ends_part = ends_shard or positions.stop == stop
+            kept = [row._replace(video=None) for row in rows]
+            self.drawn.append(_Batch(shard, part, positions, kept, ends_part, ends_shard))
+            yield [(position, row.video) for position, row in zip(positions, rows)]
+            start = positions.stop
+
+
+def _deal(
+    progress: Progress, num_shards: int, num_processes: int, process_index: int
+) -> Iterator[tuple[int, Iterator[int]]]:
+    """
+    The work of a process: shards, each with the parts to predict of it, which do not end where its end is not known.
+
+    Each process reads whole shards while there are enough; otherwise every n-th part of one.
+    """
+    open_shards = [shard for shard in range(num_shards) if not progress.is_complete(shard)]
+    if not open_shards:
+        return
+    group = process_index % len(open_shards)
+    place, size = process_index // len(open_shards), len(range(group, num_processes, len(open_shards)))
+    for shard in open_shards[group::num_processes]:
+        numbers = range(progress.ends[shard]) if shard in progress.ends else count()
+        written = progress.parts.get(shard, ())
+        missing = (part for part in numbers if part not in written)
+        yield shard, islice(missing, place, None, size)
+
+
+class _Processes:
+    """What the processes of a run tell each other, and wait for longer than they would for a step of training."""
+
+    def __init__(self, accelerator: Accelerator):
+        self.is_main, self.group = accelerator.is_main_process, None
+        if accelerator.num_processes > 1:
+            self.group = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+
+    def wait(self):
+        if self.group is not None:
+            distributed.barrier(self.group)
+
+    def share(self, work: Callable[[], Any]):
+        """What `work` returns, or the [`DataError`] it raises, on the main process: on all of them."""
+        outcome = [None, None]
+        if self.is_main:
+            try:
+                outcome = [work(), None]
+            except DataError as error:
+                outcome = [None, error]
+        if self.group is not None:
+            distributed.broadcast_object_list(outcome, group=self.group)
+        result, error = outcome
+        if error is not None:
+            raise error
+        return result
+
+
+def _progress_bar(num_videos: int | None, num_done: int, accelerator: Accelerator) -> tqdm:
+    """A bar of the videos of one process, which are about as many as those of another."""
+    num_processes = accelerator.num_processes
+    return tqdm(
+        desc="Predicting" if num_processes == 1 else f"Predicting (1 of {num_processes} processes)",
+        unit="video",
+        total=None if num_videos is None else -(-num_videos // num_processes),
+        initial=num_done // num_processes,
+        disable=not accelerator.is_local_main_process,
+    )
+
+
+def _as_row(
+    position: int, row: VideoRow, scores: np.ndarray, report: ReadReport, labels: list[str], top_k: int
+) -> dict:
+    """A row of the Parquet files."""
+    if (error := report.bad_videos.get(position)) is not None:
+        predictions, problem = None, f"{error.reason} {error.remedy}"
+    else:
+        best = np.argsort(-scores, kind="stable")[:top_k]
+        predictions = [{"label": labels[i], "score": scores[i]} for i in best]
+        problem = report.partial_videos.get(position)
+    return {"video": row.name, "label": row.label, "predictions": predictions, "error": problem}
+
+
+def _describe_videos(source: VideoSplit | StreamedVideos) -> str:
+    """What tells a source from one that has other videos, or the same in another order."""
+    if isinstance(source, VideoSplit):
+        return describe_split(source)
+    content = [source.files, source.video_column, source.label_column]
+    return f"{len(source.files)} files of {source.name}, digest {digest(content)}"

@@ -1,0 +1,190 @@
+"""What training and evaluation have left in a folder, as a model card tells it."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ezclip.constants import (
+    CHECKPOINT_SETTINGS_NAME,
+    EVAL_RESULTS_NAME,
+    EXPERIMENT_RESULTS_NAME,
+    PROTOCOL_RESULTS_NAME,
+    TRAIN_RESULTS_NAME,
+    TRAINER_STATE_NAME,
+)
+from ezclip.errors import DataError
+from ezclip.evaluation.protocols import PROTOCOLS, as_markdown
+from ezclip.training.checkpoints import last_checkpoint
+
+
+TRAIN_VIDEOS = "videos of train"  # among the settings of an experiment that trains
+
+
+@dataclass
+class Outcome:
+    """
+    The result of one test.
+
+    Args:
+        dataset (`str`, *optional*):
+            Name of the data set, where it is known.
+        test (`str`):
+            Which part of it: "split1", "base", "novel", …, or "".
+        metrics (`dict`):
+            The content of `eval_results.json`: `eval_top1` and, if they are known, `eval_top5` (fractions),
+            `eval_samples` and `eval_bad_videos`.
+    """
+
+    dataset: str | None
+    test: str
+    metrics: dict
+
+
+@dataclass
+class RunRecords:
+    """
+    What is known of the training and the tests of a model; `None` or nothing where it is not.
+
+    Args:
+        results (`list[Outcome]`):
+            Of its tests.
+        protocol (`str`, *optional*):
+            The protocol that it was trained and tested by.
+        num_experiments (`int`):
+            Models of that protocol.
+        protocol_table (`str`, *optional*):
+            What they reached together, where they are several.
+        recipe (`dict`):
+            Options of its training.
+        steps (`int`, *optional*), epochs (`float`, *optional*), batch_size (`int`, *optional*):
+            How long it was trained; videos of a step, of all processes, if `run_video_zeroshot.py` trained it.
+        loss (`float`, *optional*), runtime (`float`, *optional*), device (`str`, *optional*):
+            The last loss that was logged; seconds of the last run, and where it ran.
+        num_processes (`int`), bad_train_videos (`int`):
+            Processes; training videos that could not be read.
+    """
+
+    results: list[Outcome] = field(default_factory=list)
+    protocol: str | None = None
+    num_experiments: int = 0
+    protocol_table: str | None = None
+    recipe: dict = field(default_factory=dict)
+    steps: int | None = None
+    epochs: float | None = None
+    batch_size: int | None = None
+    loss: float | None = None
+    runtime: float | None = None
+    device: str | None = None
+    num_processes: int = 1
+    bad_train_videos: int = 0
+
+    @classmethod
+    def read(cls, folder: str | Path, eval_dataset: str | None = None) -> "RunRecords":
+        """
+        What is not in the files, as in those of `transformers.Trainer` (`save_metrics`, `save_state`) much is not, is
+        not known.
+
+        Args:
+            folder (`str` or `Path`):
+                The folder of a model, where a run wrote it.
+            eval_dataset (`str`, *optional*):
+                Name of the data set of tests that do not name one.
+
+        Raises:
+            [`DataError`]: if a file is not what training and evaluation write.
+        """
+        folder, records = Path(folder).resolve(), cls()
+        path = folder
+        try:
+            path = folder / EVAL_RESULTS_NAME
+            if (metrics := _read(path)) is not None:
+                records.results = _outcomes([(eval_dataset, "", metrics)])
+            path = folder / EXPERIMENT_RESULTS_NAME
+            if (content := _read(path)) is not None:
+                if TRAIN_VIDEOS in content["settings"]:
+                    records.recipe = content["settings"]
+                records.results = _outcomes(
+                    (eval_dataset, test, metrics) for test, metrics in content["results"].items()
+                )
+            for parent in (folder, *folder.parents[:2]):  # experiments are at most "16_shots/seed1"
+                path = parent / PROTOCOL_RESULTS_NAME
+                if (content := _read(path)) is not None:
+                    name = "" if parent == folder else folder.relative_to(parent).as_posix()
+                    records._take_protocol(content, name)
+                    break
+            path = folder / TRAINER_STATE_NAME
+            if (content := _read(path)) is not None:
+                records.steps, records.epochs = int(content["global_step"]), content.get("epoch")
+                records.batch_size = content.get("train_batch_size")
+                losses = [float(entry["loss"]) for entry in content["log_history"] if "loss" in entry]
+                records.loss = losses[-1] if losses else None
+            path = folder / TRAIN_RESULTS_NAME
+            if (content := _read(path)) is not None:
+                records._take_training(content)
+            else:
+                records.batch_size = None
+            if not records.recipe and (checkpoint := last_checkpoint(folder)) is not None:
+                path = checkpoint / CHECKPOINT_SETTINGS_NAME
+                records.recipe = _read(path) or {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{path} is not what training and evaluation write ({type(error).__name__}: {error}). Run them again, "
+                "or remove the file: the model card says nothing of it then."
+            ) from error
+        return records
+
+    def _take_protocol(self, content: dict, experiment: str):
+        """Of a protocol's results those of one of its experiments."""
+        if content["protocol"] not in PROTOCOLS or experiment not in content["experiments"]:
+            return  # of other models that stand there
+        self.protocol, self.num_experiments = content["protocol"], len(content["experiments"])
+        tests = content["experiments"][experiment]
+        if self.protocol == "zero_shot":  # whose tests are "hmdb51/split1"
+            self.results = _outcomes((*_split_test(test), metrics) for test, metrics in tests.items())
+        if self.num_experiments > 1:
+            self.protocol_table = as_markdown(content)
+
+    def _take_training(self, content: dict):
+        performance = content.get("performance")
+        self.bad_train_videos = int(content.get("train_bad_videos", 0))
+        if performance is None:  # of transformers' `Trainer`, whose batches are those of one process
+            self.batch_size, performance = None, content
+        self.num_processes, self.device = performance.get("num_processes", 1), performance.get("device")
+        if (runtime := performance.get("train_runtime")) is not None:
+            self.runtime = float(runtime)
+        if self.batch_size is not None:
+            self.batch_size *= self.num_processes
+        self.recipe = self.recipe or content.get("recipe", {})
+
+
+def _read(path: Path) -> dict | None:
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("it holds no mapping")
+    return content
+
+
+def _outcomes(tests: Iterable[tuple[str | None, str, dict]]) -> list[Outcome]:
+    """The tests of which an accuracy is known; raises for values that are none."""
+    outcomes = []
+    for dataset, test, metrics in tests:
+        for name in ("eval_top1", "eval_top5"):
+            value = metrics.get(name, 0.0)
+            if not (isinstance(value, (int, float)) and math.isfinite(value) and 0 <= value <= 1):
+                raise ValueError(f"{name} is a part of the videos, from 0 to 1, and not {value}")
+        for name in ("eval_samples", "eval_bad_videos"):
+            value = metrics.get(name, 0)
+            if not (isinstance(value, int) and value >= 0):
+                raise ValueError(f"{name} is a number of videos, and not {value}")
+        if "eval_top1" in metrics:
+            outcomes.append(Outcome(dataset, test, metrics))
+    return outcomes
+
+
+def _split_test(test: str) -> tuple[str, str]:
+    dataset, _, split = test.rpartition("/")
+    return dataset or split, split if dataset else ""

@@ -1,0 +1,137 @@
+"""Which published systems a configuration is, in words, and what they ask to be cited as."""
+
+from dataclasses import dataclass
+
+from configuration_ezclip import EZClipConfig
+
+
+CITATIONS = {
+    "ezclip": """\
+@article{ahmad2023ezclip,
+  title   = {EZ-CLIP: Efficient Zeroshot Video Action Recognition},
+  author  = {Ahmad, Shahzad and Chanda, Sukalpa and Rawat, Yogesh S.},
+  journal = {arXiv preprint arXiv:2312.08010},
+  year    = {2023}
+}
+@article{ahmad2025t2l,
+  title   = {T2L: Efficient Zero-Shot Action Recognition with Temporal Token Learning},
+  author  = {Ahmad, Shahzad and Chanda, Sukalpa and Rawat, Yogesh S.},
+  journal = {Transactions on Machine Learning Research},
+  year    = {2025}
+}""",
+    "actionclip": """\
+@article{wang2021actionclip,
+  title   = {ActionCLIP: A New Paradigm for Video Action Recognition},
+  author  = {Wang, Mengmeng and Xing, Jiazheng and Liu, Yong},
+  journal = {arXiv preprint arXiv:2109.08472},
+  year    = {2021}
+}""",
+    "vificlip": """\
+@inproceedings{rasheed2023vificlip,
+  title     = {Fine-tuned CLIP Models are Efficient Video Learners},
+  author    = {Rasheed, Hanoona and Khattak, Muhammad Uzair and Maaz, Muhammad and Khan, Salman and
+               Khan, Fahad Shahbaz},
+  booktitle = {CVPR},
+  year      = {2023}
+}""",
+    "tear": """\
+@article{bosetti2024tear,
+  title   = {Text-Enhanced Zero-Shot Action Recognition: A training-free approach},
+  author  = {Bosetti, Massimo and Zhang, Shibingfeng and Liberatori, Benedetta and Zara, Giacomo and Ricci, Elisa and
+             Rota, Paolo},
+  journal = {arXiv preprint arXiv:2408.16412},
+  year    = {2024}
+}""",
+}
+
+
+@dataclass
+class SystemDescription:
+    """
+    A system in words.
+
+    Args:
+        presets (`list[str]`):
+            The published systems that have this architecture, by their presets; none for a mixture of several.
+        text (`str`):
+            A paragraph.
+        citations (`list[str]`):
+            BibTeX entries of those whose parts it has.
+    """
+
+    presets: list[str]
+    text: str
+    citations: list[str]
+
+
+def describe_system(config: EZClipConfig, sampling: str | None = None) -> SystemDescription:
+    """
+    What a model is, as far as its configuration says.
+
+    Args:
+        config ([`EZClipConfig`]):
+            The configuration.
+        sampling (`str`, *optional*):
+            The rule by which its processor takes frames: TEAR is plain CLIP with one of its own.
+    """
+    ezclip = _ezclip_parts(config)
+    actionclip = _actionclip_parts(config)
+    backbone = "CLIP stays frozen" if config.freeze_backbone else "all of CLIP is trained"
+    if ezclip and actionclip:
+        presets, cited = [], ["ezclip", "actionclip"]
+        text = f"CLIP with parts of EZ-CLIP and ActionCLIP: {backbone}; {'; '.join(ezclip + actionclip)}."
+    elif ezclip:
+        presets, cited = ["ezclip"], ["ezclip"]
+        motion = "; the loss of its training rewards motion" if config.motion_loss_weight > 0 else ""
+        text = f"EZ-CLIP (published again as T2L): {backbone}; {'; '.join(ezclip)}{motion}."
+    elif actionclip:
+        presets, cited = ["actionclip"], ["actionclip"]
+        text = f"ActionCLIP: {backbone}; {'; '.join(actionclip)}."
+    elif not config.freeze_backbone:
+        presets, cited = ["vificlip", "actionclip"], ["vificlip", "actionclip"]
+        text = (
+            "CLIP trained on videos, all of it, with the embeddings of the frames averaged: the architecture of "
+            "ViFi-CLIP, and of ActionCLIP without a temporal head."
+        )
+    elif sampling == "tear":
+        presets, cited = ["tear"], ["tear"]
+        text = (
+            "Plain CLIP as TEAR uses it, without training: the embeddings of the frames are averaged, and compared "
+            "with several texts for each class."
+        )
+    else:
+        presets, cited = ["clip"], []
+        text = "Plain CLIP on videos: the embeddings of the frames are averaged."
+    opening = "Zero-shot video action recognition: it says which of any list of labels fits a video. "
+    return SystemDescription(presets, opening + text, [CITATIONS[name] for name in cited])
+
+
+def _ezclip_parts(config: EZClipConfig) -> list[str]:
+    vision, text = config.vision_config, config.text_config
+    where = {"deep": "every vision block", "shallow": "the first vision block"}
+    parts = []
+    if vision.temporal_prompt in where:
+        parts.append(f"a temporal token joins the tokens of every frame in {where[vision.temporal_prompt]}")
+    if vision.use_temporal_adapter:
+        parts.append("every vision block attends over time through an adapter")
+    if vision.use_adapter or text.use_adapter:
+        towers = "both towers" if vision.use_adapter and text.use_adapter else "the vision tower"
+        parts.append(f"adapters stand in {towers if vision.use_adapter else 'the text tower'}")
+    return parts
+
+
+def _actionclip_parts(config: EZClipConfig) -> list[str]:
+    heads = {
+        "transformer": f"a transformer of {config.temporal_head_layers} layers",
+        "lstm": "an LSTM",
+        "conv1d": "a convolution over time",
+        "transformer_cls": f"a transformer of {config.temporal_head_layers} layers with a CLS token",
+    }
+    parts = []
+    if config.vision_config.use_temporal_shift:
+        parts.append("channels of the patches are shifted over time in every vision block")
+    if config.vision_config.use_joint_attention:
+        parts.append("the patches of all frames attend to each other")
+    if config.temporal_head in heads:
+        parts.append(f"{heads[config.temporal_head]} joins the embeddings of the frames")
+    return parts

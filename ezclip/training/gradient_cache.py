@@ -1,0 +1,147 @@
+"""The loss of a whole batch and its exact gradient, with the batch on many processes and in micro-batches.
+
+Every video is compared with the texts of the whole batch, wherever they are: the embeddings, which are small, are
+gathered from all processes, and each of them computes the loss of all. A batch whose activations do not fit into
+memory is embedded twice: first without a graph, for the loss and its gradient by the embeddings, then micro-batch by
+micro-batch with one, with the same dropout masks, for the gradient of the weights (Gao et al., "Scaling Deep
+Contrastive Learning Batch Size under Memory Limited Setup", 2021).
+
+A text that several videos share is embedded once. Not so where the text tower draws dropout: there each has a mask of
+its own, as published.
+"""
+
+from contextlib import nullcontext
+
+import torch
+from accelerate import Accelerator
+
+from modeling_ezclip import EZClipModel, video_text_losses
+
+
+EMBEDDINGS = ("video_embeds", "text_embeds", "frame_embeds")
+TEXT_INPUTS = ("input_ids", "attention_mask")
+
+
+def backward(
+    model: EZClipModel, batch: dict, accelerator: Accelerator, micro_batch_size: int | None = None
+) -> dict[str, torch.Tensor]:
+    """
+    Add the gradient of the loss of the whole batch to that of the weights.
+
+    Args:
+        model ([`EZClipModel`]):
+            The model, as `accelerator` prepared it.
+        batch (`dict`):
+            This process's part of the batch, as many videos as on any other: `pixel_values`, `input_ids`,
+            `attention_mask` and `labels`.
+        accelerator (`Accelerator`):
+            Processes and precision.
+        micro_batch_size (`int`, *optional*):
+            Videos whose activations are held at a time. By default all of this process's.
+
+    Returns:
+        `dict`: `loss`, `loss_video`, `loss_text` and `loss_motion` of the whole batch, equal on all processes.
+    """
+    labels = batch["labels"]
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    if micro_batch_size is None or micro_batch_size >= len(labels):
+        embeddings = _embed(model, *_share_texts(inputs, accelerator.unwrap_model(model)))
+        scale = accelerator.unwrap_model(model).logit_scale.exp()
+        losses = _losses_of_all(model, embeddings, scale, labels, accelerator)
+        accelerator.backward(losses["loss"])
+    else:
+        losses = _backward_in_chunks(model, inputs, labels, accelerator, micro_batch_size)
+    return {name: value.detach() for name, value in losses.items()}
+
+
+def _share_texts(inputs: dict, model: EZClipModel) -> tuple[dict, list[int] | None]:
+    """Inputs with each different text once, and which of them is each video's; `None` if there is one for each."""
+    text = model.text_model
+    draws_masks = text.training and (text.config.attention_dropout > 0 or text.config.drop_path_rate > 0)
+    texts = [*map(str, torch.cat([inputs[name] for name in TEXT_INPUTS], dim=1).tolist())]
+    if draws_masks or len(set(texts)) == len(texts):
+        return inputs, None
+    first = {row: number for number, row in reversed([*enumerate(texts)])}
+    kept = sorted(first.values())
+    shared = {name: inputs[name][kept] for name in TEXT_INPUTS}
+    return {**inputs, **shared}, [kept.index(first[row]) for row in texts]
+
+
+def _embed(model: EZClipModel, inputs: dict, text_of_video: list[int] | None) -> dict[str, torch.Tensor]:
+    """The embeddings of videos, and of each its text."""
+    outputs = model(**inputs, output_last_hidden_state=False)
+    embeddings = {name: outputs[name] for name in EMBEDDINGS}
+    if text_of_video is not None:
+        embeddings["text_embeds"] = embeddings["text_embeds"][text_of_video]
+    return embeddings
+
+
+def _losses_of_all(
+    model: EZClipModel, embeddings: dict, logit_scale: torch.Tensor, labels: torch.Tensor, accelerator: Accelerator
+) -> dict[str, torch.Tensor]:
+    if accelerator.num_processes > 1:
+        embeddings = {name: _Gather.apply(value, accelerator) for name, value in embeddings.items()}
+        labels = accelerator.gather(labels)
+    logits_per_video = logit_scale * embeddings["video_embeds"].float() @ embeddings["text_embeds"].float().t()
+    weight = accelerator.unwrap_model(model).config.motion_loss_weight
+    return video_text_losses(logits_per_video, embeddings["frame_embeds"], labels, weight)
+
+
+def _backward_in_chunks(
+    model: EZClipModel, inputs: dict, labels: torch.Tensor, accelerator: Accelerator, size: int
+) -> dict[str, torch.Tensor]:
+    starts = range(0, len(labels), size)
+    chunks = [{name: value[start : start + size] for name, value in inputs.items()} for start in starts]
+    chunks = [_share_texts(chunk, accelerator.unwrap_model(model)) for chunk in chunks]
+    states, embedded = [], []
+    with torch.no_grad():
+        for chunk in chunks:
+            states.append(_get_random_states(accelerator.device))
+            embedded.append(_embed(model, *chunk))
+    leaves = {name: torch.cat([part[name] for part in embedded]).requires_grad_() for name in EMBEDDINGS}
+    # A weight used outside of the model's forward: its gradient, too, is put in its place below.
+    logit_scale = accelerator.unwrap_model(model).logit_scale
+    scale = logit_scale.detach().exp().requires_grad_()
+    losses = _losses_of_all(model, leaves, scale, labels, accelerator)
+    accelerator.backward(losses["loss"])  # scales it, for float16
+
+    for number, (start, chunk, state) in enumerate(zip(starts, chunks, states)):
+        is_last = number == len(chunks) - 1
+        with nullcontext() if is_last else accelerator.no_sync(model):
+            _set_random_states(state, accelerator.device)
+            surrogate = sum(
+                (value * leaves[name].grad[start : start + size].to(value.dtype)).sum()
+                for name, value in _embed(model, *chunk).items()
+            )
+            if is_last and logit_scale.requires_grad:
+                surrogate = surrogate + logit_scale.exp() * scale.grad
+            surrogate.backward()  # of a gradient that is scaled already
+    return losses
+
+
+class _Gather(torch.autograd.Function):
+    """The rows of all processes, in their order. Each of them has the loss of all, so gradients add up over them."""
+
+    @staticmethod
+    def forward(ctx, tensor: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
+        ctx.accelerator, ctx.size = accelerator, len(tensor)
+        return accelerator.gather(tensor.contiguous())
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor):
+        gradient = ctx.accelerator.reduce(gradient, reduction="sum")
+        start = ctx.accelerator.process_index * ctx.size
+        return gradient[start : start + ctx.size], None
+
+
+def _get_random_states(device: torch.device) -> list[torch.Tensor]:
+    states = [torch.get_rng_state()]
+    if device.type != "cpu":
+        states.append(torch.get_device_module(device).get_rng_state(device))
+    return states
+
+
+def _set_random_states(states: list[torch.Tensor], device: torch.device):
+    torch.set_rng_state(states[0])
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(states[1], device)

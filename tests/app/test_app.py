@@ -1,0 +1,290 @@
+"""The page: right answers, sentences for what is wrong, nothing of the server to be had; and once in a browser."""
+
+import http.client
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+
+from ezclip import ZeroShotVideoClassificationPipeline
+from ezclip.cli.app import main
+from ezclip.systems.loading import load_model, load_processor
+from ezclip.utils.synthetic_clips import write_video
+from tests.helpers import ROOT, random_clip
+
+
+LABELS = ["red circle", "green square", "blue circle"]
+TYPED = "red circle, green square\nblue circle"
+CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if os.path.exists(path)), None)
+OPTIONS = ["--max_size_mb", "0.5", "--max_seconds", "5", "--templates", "a {}", "a photo of {}"]
+FILE = {"_type": "gradio.FileData"}
+
+
+@pytest.fixture(scope="module")
+def page(tiny_folder, tmp_path_factory):
+    """The address of a page, in a process of its own, and its folder for uploads."""
+    pytest.importorskip("gradio", reason="the page needs gradio")
+    folder = tmp_path_factory.mktemp("uploads")
+    environment = {**os.environ, "GRADIO_TEMP_DIR": str(folder), "NO_PROXY": "127.0.0.1"}
+    command = [sys.executable, str(ROOT / "scripts" / "app.py"), "--model_name_or_path", str(tiny_folder), *OPTIONS]
+    # Gradio takes the first free port after 7860.
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if found := re.search(r"The page is at (http://127\.0\.0\.1:\d+)", line):
+            break
+    else:
+        pytest.fail(f"no page: {lines}")
+    threading.Thread(target=process.stdout.read, daemon=True).start()
+    yield found[1], folder
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    assert not list(folder.iterdir())  # what visitors gave is gone
+
+
+@pytest.fixture(scope="module")
+def answers(tiny_folder, clips):
+    """The pipeline's, clip by clip: label to score, the most likely first."""
+    classifier = ZeroShotVideoClassificationPipeline(
+        model=load_model(tiny_folder), processor=load_processor(tiny_folder)
+    )
+    options = {"candidate_labels": LABELS, "hypothesis_template": ["a {}", "a photo of {}"]}
+    return [{one["label"]: one["score"] for one in classifier(str(path), **options)} for path in clips]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Three clips of noise."""
+    folder = tmp_path_factory.mktemp("clips")
+    paths = [folder / f"{number}.mp4" for number in range(3)]
+    for number, path in enumerate(paths):
+        write_video(path, random_clip(number))
+    return paths
+
+
+def upload(url: str, path) -> str:
+    with open(path, "rb") as file:
+        answer = requests.post(f"{url}/gradio_api/upload", files={"files": (Path(path).name, file)}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return answer.json()[0]
+
+
+def call(url: str, video, labels=TYPED, background="", window=0.5, stride=0.5, partial=False) -> str:
+    """What the page answers to a request: its events, as text."""
+    data = [video, labels, background, "", window, stride, partial]
+    answer = requests.post(f"{url}/gradio_api/call/classify", json={"data": data}, timeout=30)
+    if answer.status_code != 200:
+        return f"{answer.status_code} {answer.text}"
+    return requests.get(f"{url}/gradio_api/call/classify/{answer.json()['event_id']}", timeout=60).text
+
+
+def ask(url: str, path, **kwargs) -> str:
+    return call(url, {"path": upload(url, path), "meta": FILE}, **kwargs)
+
+
+def test_answers_are_those_of_the_pipeline_for_each_of_three_visitors(page, clips, answers):
+    gradio_client = pytest.importorskip("gradio_client")
+    url, _ = page
+
+    def visit(path):
+        client = gradio_client.Client(url, verbose=False, download_files=False)
+        return client.predict(
+            gradio_client.handle_file(path),
+            TYPED,
+            "",
+            "",
+            0.5,
+            0.5,
+            False,
+            api_name="/classify",
+        )
+
+    with ThreadPoolExecutor(3) as visitors:
+        replies = list(visitors.map(visit, clips))
+    for path, answer, (scores, segments, _, attention, words) in zip(clips, answers, replies):
+        found = {one["label"]: one["confidence"] for one in scores["confidences"]}
+        assert found == pytest.approx(answer, abs=1e-4) and scores["label"] == next(iter(answer))
+        assert "<td>0.00 s</td>" in segments and str(path.parent) not in segments
+        assert words.startswith(f"8 frames of {path.name}, ")
+        assert attention["alt_text"] == words
+
+
+def test_background_is_none_of_these(page, clips):
+    answer = ask(page[0], clips[0], labels="red circle", background="green square, <b>left</b>")
+    assert "none of these" in answer and "event: complete" in answer
+
+
+@pytest.mark.parametrize("kind", ["garbage", "cut", "damaged", "playlist", "long"])
+def test_bad_videos_get_a_sentence(page, clips, tmp_path, kind):
+    path, content = tmp_path / "bad.mp4", bytearray(clips[0].read_bytes())
+    if kind == "garbage":
+        path.write_bytes(b"no video " * 100)
+    elif kind == "cut":
+        path.write_bytes(content[:900])
+    elif kind == "damaged":
+        start = content.index(b"mdat") + 800
+        content[start : start + 900] = bytes(range(250)) * 3 + bytes(150)
+        path.write_bytes(content)
+    elif kind == "playlist":
+        path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{clips[1]}\n#EXT-X-ENDLIST\n")
+    else:
+        write_video(path, random_clip(5, num_frames=48, height=32, width=32))
+    sentence = {"damaged": "cannot be decoded", "long": "longer than 5 seconds"}.get(kind, "cannot be opened")
+    answer = ask(page[0], path)
+    assert f"The video is {sentence}" in answer or f"The video {sentence}" in answer
+    assert str(page[1]) not in answer and "Traceback" not in answer and "event: complete" not in answer
+
+
+def test_what_is_missing_or_senseless_gets_a_sentence(page, clips):
+    url, _ = page
+    assert "There is no video" in call(url, None)
+    assert "There are no labels" in ask(url, clips[0], labels=" , \n")
+    assert "201 labels" in ask(url, clips[0], labels=",".join(f"a{number}" for number in range(201)))
+    assert "300 characters" in ask(url, clips[0], labels="a" * 300)
+    assert "among the" in ask(url, clips[0], labels="red, blue", background="red")
+    for options in ({"stride": 0.01}, {"window": 1e9}):
+        assert "Windows are 30 seconds at most" in ask(url, clips[0], **options)
+    assert "texts" in ask(url, clips[0], labels=7)
+    assert "numbers" in ask(url, clips[0], window="2")
+
+
+def endless_form():
+    """The beginning of a form with a file, in pieces that tell no length."""
+    yield b'--x\r\nContent-Disposition: form-data; name="files"; filename="big.mp4"\r\n\r\n'
+    for _ in range(64):
+        yield bytes(2**16)
+
+
+def test_large_files_are_refused_and_not_kept(page):
+    url, folder = page
+    before = {path for path in folder.rglob("*") if path.is_file()}
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+    connection.putrequest("POST", "/gradio_api/upload")
+    connection.putheader("Content-Length", str(2 * 2**30))
+    connection.putheader("Content-Type", "multipart/form-data; boundary=x")
+    connection.endheaders()
+    answer = connection.getresponse()  # before any of it is sent
+    assert answer.status == 413 and b"larger than 0.5 MB" in answer.read()
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = requests.post(f"{url}/gradio_api/upload", data=endless_form(), headers=form, timeout=30)
+    assert answer.status_code == 413
+    assert {path for path in folder.rglob("*") if path.is_file()} == before
+    assert requests.post(f"{url}/gradio_api/queue/join", data=b" " * 2**19, timeout=30).status_code == 413
+
+
+def test_old_files_are_removed_and_new_ones_are_not(page, clips):
+    from ezclip.app.uploads import remove_old_files
+
+    path = Path(upload(page[0], clips[1]))
+    remove_old_files(str(page[1]), 60)
+    assert path.is_file()
+    remove_old_files(str(page[1]), -1)
+    assert not any(path.is_file() for path in page[1].rglob("*"))
+    answer = call(page[0], {"path": str(path), "meta": FILE})
+    assert "upload it again" in answer
+
+
+def test_no_file_and_no_address_but_uploads(page, clips, loopback_server, tmp_path):
+    url, folder = page
+    (tmp_path / "clip.mp4").write_bytes(clips[0].read_bytes())
+    link = folder / "link.mp4"
+    link.symlink_to(clips[0])
+    with loopback_server(tmp_path) as address:
+        for path in (
+            clips[0],
+            "/etc/passwd",
+            f"{folder}/../clip.mp4",
+            link,
+            f"{address}/clip.mp4",
+            "file:///etc/passwd",
+        ):
+            for field in (
+                {"path": str(path), "meta": FILE},
+                {"path": str(path), "url": f"{address}/clip.mp4", "meta": FILE},
+            ):
+                assert "400 The request names a file" in call(url, field)
+            # in place of labels too, which are no files
+            assert "400 The request names a file" in call(url, None, labels={"path": str(path), "meta": FILE})
+            assert "event: error" in call(url, str(path))
+        foreign = (
+            f"file={address}/clip.mp4",
+            f"proxy={address}/clip.mp4",
+            f"file={clips[0]}",
+            "file=/etc/passwd",
+            f"file={link}",
+        )
+        for path in (*foreign, "file=../../etc/passwd", "process_recording", "vibe-code", "run-history/records"):
+            assert requests.get(f"{url}/gradio_api/{path}", timeout=30).status_code == 404, path
+    link.unlink()
+    for path in ("/monitoring", "/monitoring/summary", "/file=/etc/passwd", "/gradio_api/openapi.json"):
+        assert requests.get(url + path, timeout=30).status_code == 404, path
+    uploaded = upload(url, clips[0])
+    assert requests.get(f"{url}/gradio_api/file={uploaded}", timeout=30).content == clips[0].read_bytes()
+
+
+def test_command_says_what_is_wrong(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("gradio", reason="the page needs gradio")
+    monkeypatch.chdir(tmp_path)
+    for argv, sentence in (
+        ([], "accelerate launch run_video_zeroshot.py --demo --output_dir demo"),
+        (["--max_seconds", "0"], "--max_seconds must be a number above 0"),
+        (["--max_size_mb", "nan"], "--max_size_mb must be a number above 0"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(argv)
+        assert ended.value.code == 2 and sentence in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_page_in_a_browser(page, clips, answers, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium (`apt-get install chromium`)")
+    url, folder = page
+    bad, big = tmp_path / "bad.mp4", tmp_path / "big.mp4"
+    bad.write_bytes(clips[0].read_bytes()[:900])
+    with open(big, "wb") as file:
+        file.truncate(2 * 2**30)
+    asked = []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+        def visit():
+            tab = browser.new_context().new_page()
+            tab.on("request", lambda request: asked.append(request.url))
+            tab.goto(url)
+            tab.wait_for_selector("#classify")
+            return tab
+
+        def give(tab, path, labels=TYPED):
+            tab.locator("#video input[type=file]").first.set_input_files(path)
+            tab.wait_for_selector("#video video")
+            tab.locator("#labels textarea").fill(labels)
+            tab.locator("#classify").click()
+
+        tabs = [visit() for _ in clips]
+        for tab, path in zip(tabs, clips):
+            give(tab, path)
+        for tab, path, answer in zip(tabs, clips, answers):
+            tab.wait_for_function("document.querySelector('#words textarea').value.length > 10")
+            assert f"8 frames of {path.name}" in tab.locator("#words textarea").input_value()
+            assert tab.locator("#scores h2").inner_text() == next(iter(answer))
+            assert tab.locator("#timeline img").count() == tab.locator("#attention img").count() == 1
+        tab = visit()
+        give(tab, bad)
+        tab.get_by_text("The video cannot be opened").wait_for()
+        tab = visit()
+        before = sum(path.is_file() for path in folder.rglob("*"))
+        tab.locator("#video input[type=file]").first.set_input_files(big)
+        tab.get_by_text("exceed the maximum allowed size").wait_for()
+        assert sum(path.is_file() for path in folder.rglob("*")) == before
+        browser.close()
+    assert all(address.startswith((url, "data:", "blob:")) for address in asked)

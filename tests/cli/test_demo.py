@@ -1,0 +1,172 @@
+"""The demonstration: its clips and pictures quickly, the whole of it as a slow test."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from ezclip.cli import demo
+from tests.helpers import ROOT
+from video_ezclip import read_frames
+
+
+def test_left_is_right_backwards():
+    clips = {}
+    for direction in ("left", "right"):
+        clips[direction] = demo.draw_clip(np.random.default_rng(3), "red", "triangle", direction)
+    assert clips["left"].shape == (8, 64, 64, 3)
+    assert np.array_equal(clips["left"], clips["right"][::-1])
+    assert not np.array_equal(clips["left"][0], clips["left"][-1])
+
+
+@pytest.mark.parametrize("shape", demo.SHAPES)
+def test_shapes_are_of_like_size_and_do_not_leave_the_picture(shape):
+    frames = demo.draw("red", shape, np.array([[0.5, 0.5]]), 0.2, 0.0)
+    area = (frames[0, ..., 0] > 115).mean()
+    assert 0.05 < area < 0.17
+    rng = np.random.default_rng(0)
+    for direction in demo.DIRECTIONS:
+        clip = demo.draw_clip(rng, "red", shape, direction)
+        lit = (clip[..., 0].astype(int) - clip[:, :1, :1, 0]) > 100
+        counts = lit.sum(axis=(1, 2))
+        assert counts.min() > 0.9 * counts.max()
+
+
+def test_rendered_files_are_what_was_drawn(tmp_path):
+    frames = demo.draw_clip(np.random.default_rng(0), "blue", "cross", "up")
+    demo.write_video(tmp_path / "clip.mp4", frames)
+    decoded, metadata = read_frames(tmp_path / "clip.mp4")
+    assert metadata.frames_indices == list(range(8))
+    assert np.abs(decoded.astype(int) - frames).mean() < 4
+
+
+def test_captions_of_stills_say_where_the_shape_is():
+    rng = np.random.default_rng(0)
+    captions = set()
+    for _ in range(200):
+        frames, caption = demo.draw_still(rng)
+        assert frames.shape == (1, 64, 64, 3)
+        captions.add(re.sub(r"^a \w+ \w+ at the ", "", caption))
+    rows, columns = ("up", "", "down"), ("left", "", "right")
+    assert captions == {f"{row} {column}".strip() or "middle" for row in rows for column in columns}
+
+
+def test_word_tokenizer():
+    tokenizer = demo.word_tokenizer(["a", "red", "circle"])
+    inputs = tokenizer(["a Red circle", "a ghost"], padding=True, return_tensors="pt")
+    assert inputs.input_ids.tolist() == [[5, 2, 3, 4, 6], [5, 2, 1, 6, 0]]
+    assert inputs.attention_mask.sum(dim=1).tolist() == [5, 4]
+
+
+def test_table_and_scores():
+    results = {"chance": demo.score(0.02, 0.06), "with_temporal_prompts": demo.score(0.9, 0.6)}
+    assert results["with_temporal_prompts"]["harmonic_mean"] == pytest.approx(0.72)
+    assert demo.score(0.0, 0.0)["harmonic_mean"] == 0.0
+    assert "with temporal prompts        90.0 %   60.0 %          72.0 %" in demo.as_table(results)
+
+
+@pytest.fixture
+def small_demo(monkeypatch):
+    """The demonstration with little of everything: the same road, and nothing is learnt."""
+    for name, size in {"CLIPS_PER_CLASS": {"train": 2, "base": 1, "novel": 1}, "NUM_STILLS": 128}.items():
+        monkeypatch.setattr(demo, name, size)
+    monkeypatch.setattr(demo, "COLOURS", {name: demo.COLOURS[name] for name in ("red", "green")})
+    monkeypatch.setattr(demo, "DIRECTIONS", {name: demo.DIRECTIONS[name] for name in ("left", "right")})
+    monkeypatch.setattr(demo, "PRETRAINING_STEPS", 1)
+    recipe = replace(demo.RECIPE, max_train_steps=1, per_device_train_batch_size=8)
+    monkeypatch.setattr(demo, "RECIPE", recipe)
+
+
+def test_several_seeds(small_demo, tmp_path, capsys):
+    accelerator = Accelerator(cpu=True)
+    (tmp_path / "seed6").mkdir()
+    (tmp_path / "seed6" / "demo_results.json").write_text('{"chance": {"base": 0.08')  # cut off: to be run again
+    results = demo.run_demo(tmp_path, accelerator, seed=5, num_seeds=2)
+    assert results == json.loads((tmp_path / "demo_results.json").read_text())
+    runs = {seed: json.loads((tmp_path / seed / "demo_results.json").read_text()) for seed in ("seed5", "seed6")}
+    assert set(results) == {"chance", "with_temporal_prompts", "without_temporal_prompts"}
+    for name, row in results.items():
+        assert row["runs"] == {seed: run[name] for seed, run in runs.items()}
+        values = [run[name]["novel"] for run in runs.values()]
+        assert row["novel"]["mean"] == pytest.approx(np.mean(values))
+        assert row["novel"]["std"] == pytest.approx(np.std(values, ddof=1))
+    shown = capsys.readouterr().out
+    assert "Seeds 5 to 6, mean ± standard deviation" in shown
+    assert re.search(r"\nchance  +8\.3 ± 0\.0 %  +25\.0 ± 0\.0 %  +12\.5 ± 0\.0 %\n", shown)
+    # Another seed is another demonstration, down to its clips.
+    clips = [(tmp_path / seed / "videos/base/red circle moving left/00.mp4").read_bytes() for seed in runs]
+    assert clips[0] != clips[1]
+
+    # What is done is not done again.
+    done = {name: demo.score(0.5, 0.25) for name in results}
+    (tmp_path / "seed5" / "demo_results.json").write_text(json.dumps(done))
+    again = demo.run_demo(tmp_path, accelerator, seed=5, num_seeds=2)
+    for name, row in again.items():
+        assert row["runs"] == {"seed5": done[name], "seed6": runs["seed6"][name]}
+    shown = capsys.readouterr().out
+    assert "Seed 5 was run before" in shown and "Seed 6 was run before" in shown and "EZ-CLIP" not in shown
+
+
+def test_table_of_several_seeds():
+    runs = {"seed0": demo.score(0.8, 0.9), "seed1": demo.score(0.9, 1.0)}
+    names = ("chance", "with_temporal_prompts", "without_temporal_prompts")
+    summary = demo.over_seeds({seed: {name: run for name in names} for seed, run in runs.items()})
+    assert summary["chance"]["base"] == {
+        "mean": pytest.approx(0.85),
+        "std": pytest.approx(0.05 * 2**0.5),
+        "num_runs": 2,
+    }
+    assert demo.as_table(summary).splitlines()[:2] == [
+        "top-1 accuracy                       base          novel   harmonic mean",
+        "chance                       85.0 ± 7.1 %   95.0 ± 7.1 %    89.7 ± 7.1 %",
+    ]
+
+
+@pytest.fixture(scope="module")
+def demo_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    command = [sys.executable, "-m", "accelerate.commands.launch", str(ROOT / "run_video_zeroshot.py"), "--demo"]
+    result = subprocess.run(
+        [*command, "--output_dir", "demo"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "harmonic mean" in result.stdout
+    return folder / "demo"
+
+
+@pytest.mark.slow
+def test_demo_reads_time_through_temporal_prompts(demo_folder):
+    results = json.loads((demo_folder / "demo_results.json").read_text())
+    assert results["chance"]["base"] == pytest.approx(1 / 48) and results["chance"]["novel"] == pytest.approx(1 / 16)
+    with_prompts, without = results["with_temporal_prompts"], results["without_temporal_prompts"]
+    assert with_prompts["novel"] >= 0.7
+    assert with_prompts["novel"] - without["novel"] >= 0.4
+    for part, number in {"base": 240, "novel": 240}.items():
+        lines = (demo_folder / "with_temporal_prompts" / part / "predictions.jsonl").read_text().splitlines()
+        predictions = [json.loads(line) for line in lines]
+        hits = sum(line["predictions"][0]["label"] == line["label"] for line in predictions)
+        assert len(predictions) == number and hits / number == pytest.approx(with_prompts[part])
+
+
+@pytest.mark.slow
+def test_readme_classifies_a_clip_of_the_demo(demo_folder):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    result = subprocess.run(
+        [sys.executable, "-c", block],
+        cwd=demo_folder.parent,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},  # also where the package is not installed
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    scores = json.loads(result.stdout.replace("'", '"'))
+    assert set(scores) == {"red cross moving left", "red cross moving right"}
+    assert torch.tensor(list(scores.values())).sum().item() == pytest.approx(1.0, abs=1e-4)

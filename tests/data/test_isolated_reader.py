@@ -1,0 +1,201 @@
+"""That a file which hangs or crashes a decoder costs one video."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+import torch
+
+from ezclip import EZClipProcessor, VideoReadError
+from ezclip.data.dataset import VideoDataset
+from ezclip.data.isolated_reader import IsolatedReader
+from ezclip.data.sources import load_files
+from ezclip.utils.synthetic_clips import write_video
+from tests.helpers import ROOT, random_clip
+from video_ezclip import read_frames, uniform_frame_indices
+
+
+eight = partial(uniform_frame_indices, num_frames=8)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    write_video(path, random_clip(0))
+    return str(path)
+
+
+@pytest.fixture
+def silent_url():
+    """An address that accepts and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/never.mp4"
+
+
+def test_frames_are_the_same_as_without(clip):
+    with IsolatedReader() as read:
+        for video in (clip, open(clip, "rb").read(), {"path": clip, "bytes": None}, random_clip(1)):  # noqa: SIM115
+            frames, metadata = read(video, eight)
+            expected, expected_metadata = read_frames(video, eight)
+            assert np.array_equal(frames, expected) and metadata == expected_metadata
+        frames, metadata = read(clip, start=0.5, fps=4)
+        assert metadata.timestamps == [0.5, 0.75, 1.0, 1.25]
+
+
+def test_errors_are_the_same_as_without(clip):
+    with IsolatedReader() as read:
+        with pytest.raises(VideoReadError, match="nowhere.mp4: does not exist"):
+            read("nowhere.mp4", eight)
+        with pytest.raises(ValueError, match="`fps` must be greater than 0"):
+            read(clip, fps=0)
+        with pytest.raises(TypeError, match="got int"):
+            read(3, eight)
+        assert read(clip, eight)[1].total_num_frames == 12
+
+
+def test_a_video_that_hangs_is_given_up(clip, silent_url):
+    with IsolatedReader(timeout=1.0) as read:
+        assert read(clip, eight)[1].total_num_frames == 12
+        with pytest.raises(VideoReadError, match=r"never.mp4: takes longer than 1 seconds to read\. .*raise the time"):
+            read(silent_url, eight)
+        assert read(clip, eight)[1].total_num_frames == 12
+
+
+def children(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(child) for child in file.read().split()]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="processes are listed in /proc, which is not here")
+def test_a_crash_costs_one_video(clip, silent_url):
+    before = children(os.getpid())
+    with IsolatedReader() as read:
+        read(clip, eight)
+        (child,) = set(children(os.getpid())) - set(before)
+
+        def crash():
+            time.sleep(0.5)
+            os.kill(child, signal.SIGSEGV)
+
+        threading.Thread(target=crash).start()
+        with pytest.raises(VideoReadError, match=r"never.mp4: crashes the decoder \(SIGSEGV\)"):
+            read(silent_url, eight)
+        assert read(clip, eight)[1].total_num_frames == 12
+    assert children(os.getpid()) == before
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_run_goes_on_with_workers(clip, silent_url, tiny_folder, num_workers):
+    split = load_files([clip, silent_url, clip, clip])
+    dataset = VideoDataset(split, EZClipProcessor.from_pretrained(tiny_folder), read=IsolatedReader(timeout=2.0))
+    loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=num_workers)
+    items = list(loader)
+    assert [len(item["bad_videos"]) for item in items] == [0, 1, 0, 0]
+    assert "takes longer" in items[1]["bad_videos"][0][1].reason
+    assert torch.equal(items[0]["frames"], items[3]["frames"])
+
+
+def read_and_report(read, clip, queue):
+    queue.put(read(clip, eight)[1].total_num_frames)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_each_process_has_its_own(clip, method):
+    context = get_context(method)
+    with IsolatedReader() as read:
+        read(clip, eight)
+        queue = context.Queue()
+        processes = [context.Process(target=read_and_report, args=(read, clip, queue)) for _ in range(2)]
+        for process in processes:
+            process.start()
+        assert [queue.get(timeout=60) for _ in processes] == [12, 12]
+        for process in processes:
+            process.join()
+        assert read(clip, eight)[1].total_num_frames == 12
+
+
+def test_what_cannot_be_sent_is_named_and_leaves_the_reader_as_it_was(clip):
+    with IsolatedReader() as read:
+        with pytest.raises(TypeError, match="`sample` goes to another process, and cannot .* of an installed module"):
+            read(clip, lambda total: [0])
+        assert read(clip, eight)[1].total_num_frames == 12
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+def test_a_time_limit_must_be_positive(timeout):
+    with pytest.raises(ValueError, match="`timeout` must be a number of seconds above 0"):
+        IsolatedReader(timeout)
+
+
+@pytest.mark.parametrize(("kind", "message"), [("exit", "SystemExit: 3"), ("exception", "Unpicklable: gone")])
+def test_an_error_of_the_sampler_is_not_called_a_crash(clip, kind, message, tmp_path, monkeypatch):
+    (tmp_path / "samplers.py").write_text(
+        "class Unpicklable(Exception):\n"
+        "    def __init__(self, what, why):\n"
+        "        super().__init__(what)\n"
+        "def fail(total_frames, kind):\n"
+        "    raise SystemExit(3) if kind == 'exit' else Unpicklable('gone', 'because')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    import samplers
+
+    with IsolatedReader() as read:
+        with pytest.raises(RuntimeError, match=message):
+            read(clip, partial(samplers.fail, kind=kind))
+        assert read(clip, eight)[1].total_num_frames == 12
+
+
+def test_files_in_the_working_folder_are_not_taken_for_modules(clip, tmp_path, monkeypatch):
+    for name in ("signal", "av", "numpy"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('not this one')")
+    monkeypatch.chdir(tmp_path)
+    with IsolatedReader() as read:
+        assert read(clip, eight)[1].total_num_frames == 12
+
+
+def test_relative_paths_are_relative_to_the_working_folder_of_the_moment(clip, tmp_path, monkeypatch):
+    with IsolatedReader() as read:
+        for folder in (os.path.dirname(clip), tmp_path):
+            monkeypatch.chdir(folder)
+            assert read(os.path.relpath(clip), eight)[1].total_num_frames == 12
+
+
+ORPHAN = """
+import sys
+from ezclip.isolation import IsolatedReader
+read = IsolatedReader()
+read(sys.argv[1])
+print(read._child.pid, flush=True)
+read(sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_process_outlives_the_one_that_reads(clip, silent_url, number):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", ORPHAN, clip, silent_url],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    child = int(parent.stdout.readline())
+    time.sleep(0.5)  # it waits for an answer from the network
+    parent.send_signal(number)
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"process {child} is still there")

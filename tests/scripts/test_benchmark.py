@@ -1,0 +1,361 @@
+"""scripts/benchmark.py: what it reports and what it refuses. How fast anything is, is no matter of tests."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import XCLIPModel
+
+from ezclip import EZClipModel
+from ezclip.systems.macs import count_macs
+from ezclip.utils.synthetic_clips import write_video
+from processing_ezclip import TEMPLATES
+from scripts import benchmark
+from scripts.benchmarks import decode, end_to_end, matrix
+from tests.helpers import ROOT, random_clip
+
+
+READERS = {
+    "ezclip": None,
+    "load_video + CLIPImageProcessor": "ezclip",
+    "ezclip frames": None,
+    "PyAV in sequence": "ezclip frames",
+    "decord by index": "ezclip frames",
+}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    paths = [tmp_path_factory.mktemp("videos") / name for name in ("a.mp4", "b|c.mkv")]
+    for seed, path in enumerate(paths):
+        write_video(path, random_clip(seed))
+    return [str(path) for path in paths]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, videos):
+    """What the command writes."""
+    folder = tmp_path_factory.mktemp("out") / "new"
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "decode", *videos, "--output_dir", str(folder)]
+    result = subprocess.run(
+        [*command, "--rounds", "2", "--num_frames", "4"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert (folder / "decode.md").read_text(encoding="utf-8") == result.stdout
+    return folder
+
+
+def test_decode_reports_machine_files_and_readers(folder, videos):
+    result = json.loads((folder / "decode.json").read_text(encoding="utf-8"))
+    assert (result["num_frames"], result["rounds"]) == (4, 2)
+    assert {"processor", "cores", "threads", "accelerator", "system", "versions"} == result["machine"].keys()
+    assert result["machine"]["threads"] == 1
+    assert {"python", "torch", "transformers", "av", "decord", "libavcodec"} <= result["machine"]["versions"].keys()
+    assert [video["video"] for video in result["videos"]] == videos
+    for video in result["videos"]:
+        assert (video["width"], video["height"], video["codec"], video["total_num_frames"]) == (64, 48, "h264", 12)
+        assert video["access"] in ("index", "sequence") and video["duration"] == pytest.approx(12 / 8, abs=1)
+        assert video["bytes"] == Path(video["video"]).stat().st_size
+        assert list(video["readers"]) == list(READERS)
+        assert video["readers"]["PyAV in sequence"]["same_frames"] is True
+
+
+def test_ratios_are_quotients_of_medians(folder):
+    for video in json.loads((folder / "decode.json").read_text(encoding="utf-8"))["videos"]:
+        readers = {name: reader for name, reader in video["readers"].items() if "failed" not in reader}
+        for name, reader in readers.items():
+            for clock in ("cpu_ms", "wall_ms"):
+                rounds = reader[clock]["rounds"]
+                assert len(rounds) == 2 and reader[clock]["median"] == pytest.approx(np.median(rounds))
+                assert min(rounds) <= reader[clock]["quartiles"][0] <= reader[clock]["quartiles"][1] <= max(rounds)
+            assert reader["clips_per_second_per_core"] == pytest.approx(1000 / reader["cpu_ms"]["median"])
+            if READERS[name] is None:
+                assert "against" not in reader
+                continue
+            against, baseline = reader["against"], readers[READERS[name]]
+            assert against["reader"] == READERS[name]
+            assert against["ratio"] == pytest.approx(reader["cpu_ms"]["median"] / baseline["cpu_ms"]["median"])
+            rounds = [a / b for a, b in zip(reader["cpu_ms"]["rounds"], baseline["cpu_ms"]["rounds"])]
+            assert against["range"] == pytest.approx([min(rounds), max(rounds)])
+
+
+def test_table_has_a_row_per_reader(folder, videos):
+    text = (folder / "decode.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + len(videos) * len(READERS)
+    assert {line.replace(r"\|", "").count("|") for line in rows} == {8}
+    assert r"b\|c.mkv: 64 × 48, h264, 12 frames" in text
+
+
+def test_a_rival_that_fails_or_errs_is_reported(tmp_path, videos, monkeypatch, capsys):
+    def fail(path, sample):
+        raise RuntimeError("no such codec\nstack trace")
+
+    monkeypatch.setattr(decode, "read_with_decord", fail)
+    monkeypatch.setattr(decode, "read_in_sequence", lambda path, sample: np.zeros((4, 48, 64, 3), np.uint8))
+    benchmark.main(["decode", videos[0], "--rounds", "1", "--num_frames", "4", "--output_dir", str(tmp_path)])
+    (video,) = json.loads((tmp_path / "decode.json").read_text(encoding="utf-8"))["videos"]
+    assert video["readers"]["decord by index"] == {"result": "frames", "failed": "no such codec"}
+    assert video["readers"]["PyAV in sequence"]["same_frames"] is False
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.endswith("| failed: no such codec |") for line in lines)
+    assert any("PyAV in sequence" in line and line.endswith("| wrong frames |") for line in lines)
+
+
+def test_decode_takes_folders(tmp_path, videos, capsys):
+    folder = Path(videos[0]).parent
+    benchmark.main(["decode", str(folder), videos[1], "--rounds", "1", "--output_dir", str(tmp_path)])
+    result = json.loads((tmp_path / "decode.json").read_text(encoding="utf-8"))
+    assert [video["video"] for video in result["videos"]] == [videos[0], videos[1]]
+
+
+# Models
+
+
+@pytest.fixture
+def small_products(monkeypatch):
+    """The rate of a small matrix product, which is measured at once."""
+    monkeypatch.setattr(matrix, "SQUARES", (256,))
+    monkeypatch.setattr(matrix, "LEAST_SECONDS", 0.0)
+
+
+def run(tmp_path, command: str, *options) -> dict:
+    """What a command writes as JSON; its Markdown has as many cells in each row of a table."""
+    benchmark.main([command, *map(str, options), "--output_dir", str(tmp_path / "out")])
+    for table in (tmp_path / "out" / f"{command}.md").read_text(encoding="utf-8").split("\n\n"):
+        rows = [line for line in table.splitlines() if line.startswith("|")]
+        assert len({row.replace(r"\|", "").count("|") for row in rows}) <= 1
+    return json.loads((tmp_path / "out" / f"{command}.json").read_text(encoding="utf-8"))
+
+
+def check_rates(rates: dict, precisions: set[str]):
+    assert rates.keys() == precisions
+    for rate in rates.values():
+        assert rate["flops_per_second"]["median"] == max(rate["shapes"].values()) > 0
+        assert len(rate["shape"]) == 3
+
+
+def test_cost_counts_systems_and_their_rivals(tmp_path):
+    systems = ["ezclip", "vificlip", "clip"]
+    result = run(tmp_path, "cost", "--patch_size", 32, "--presets", *systems)
+    rows = {row["model"]: row for row in result["models"]}
+    assert list(rows) == [*systems, "CLIPVisionModel", "XCLIPModel"]
+    assert rows["ezclip"]["num_trained_parameters"] < 0.04 * rows["ezclip"]["num_parameters"]
+    assert rows["vificlip"]["num_frames"] == 32 and rows["vificlip"]["num_trained_parameters"] == 151_277_313
+    # EZClipModel projects each frame, CLIPVisionModel does not.
+    floor = rows["CLIPVisionModel"]["macs_per_clip"]
+    assert rows["clip"]["macs_per_clip"] == floor + 8 * 768 * 512
+    assert rows["vificlip"]["macs_per_clip"] == 4 * rows["clip"]["macs_per_clip"]
+    assert 1.0 < rows["XCLIPModel"]["macs_per_clip"] / floor < 1.05
+    # Of each token and block 12 products of 512 x 512, and 2 of 512 x 128 in the adapters; of each two tokens the
+    # scores and the sums; the projection
+    texts = [(model, length) for model in ("ezclip", "CLIP") for length in (77, 8)]
+    assert [(text["model"], text["length"]) for text in result["texts"]] == texts
+    for text in result["texts"]:
+        length, adapters = text["length"], 2 * 512 * 128 * (text["model"] == "ezclip")
+        assert text["macs"] == 12 * (length * (12 * 512**2 + adapters) + 2 * length**2 * 512) + 512**2
+
+
+def test_cost_of_a_folder(tmp_path, tiny_folder):
+    result = run(tmp_path, "cost", "--model_name_or_path", tiny_folder)
+    ours = result["models"][0]
+    model = EZClipModel.from_pretrained(tiny_folder)
+    assert ours["model"] == tiny_folder.name and ours["macs_per_clip"] == count_macs(model)
+    assert ours["macs_of_embedding_alone"] == count_macs(model, output_last_hidden_state=False)
+    assert all(row["macs_of_embedding_alone"] == row["macs_per_clip"] for row in result["models"][1:])  # the rivals
+    assert ours["num_trained_parameters"] == model.num_parameters(only_trainable=True)
+
+
+def test_model_compares_with_rivals_and_the_matrix_product(tmp_path, tiny_folder, small_products):
+    options = ["--model_name_or_path", tiny_folder, "--use_cpu", "--rounds", 2, "--batch_sizes", 1, 2]
+    result = run(tmp_path, "model", *options, "--precisions", "float32", "autocast")
+    assert [batch["batch_size"] for batch in result["batches"]] == [1, 2] and result["rounds"] == 2
+    for batch in result["batches"]:
+        check_rates(batch["matrix"], {"float32", "bf16"})
+        rows = {(row["model"], row["pass"], row["precision"]): row for row in batch["rows"]}
+        ours = tiny_folder.name
+        assert len(rows) == len(batch["rows"]) == 2 * 3 + 2 * 4
+        assert not any("failed" in row for row in rows.values())
+        assert rows[ours, "forward", "float32"]["macs_per_clip"] == count_macs(
+            EZClipModel.from_pretrained(tiny_folder), output_last_hidden_state=False
+        )
+        for (name, way, precision), row in rows.items():
+            seconds = row["seconds"]["median"]
+            assert row["clips_per_second"] == pytest.approx(batch["batch_size"] / seconds)
+            assert row["flops_per_second"] == pytest.approx(2 * row["macs_per_clip"] * row["clips_per_second"])
+            limit = batch["matrix"]["float32" if precision == "float32" else "bf16"]["flops_per_second"]["median"]
+            assert row["share_of_matrix_rate"] == pytest.approx(row["flops_per_second"] / limit)
+            assert 0 < row["share_of_matrix_rate"] < 1.5
+            baselines = {
+                "clip": ("CLIPVisionModel", way, precision),
+                "clip_float32": ("CLIPVisionModel", way, "float32"),
+                "xclip": ("XCLIPModel", way, precision),
+                "own_forward": (name.removesuffix(", all weights trained"), "forward", precision),
+            }
+            expected = {key: rows[other] for key, other in baselines.items() if other != (name, way, precision)}
+            assert row["against"].keys() == expected.keys()
+            for key, other in expected.items():
+                rounds = np.divide(row["seconds"]["rounds"], other["seconds"]["rounds"])
+                assert row["against"][key]["ratio"] == pytest.approx(seconds / other["seconds"]["median"])
+                assert row["against"][key]["range"] == pytest.approx([rounds.min(), rounds.max()])
+        # What is frozen has no gradient of its own to compute.
+        trained = rows[f"{ours}, all weights trained", "step", "float32"]["macs_per_clip"]
+        assert (
+            rows[ours, "forward", "float32"]["macs_per_clip"]
+            < rows[ours, "step", "float32"]["macs_per_clip"]
+            < trained
+        )
+
+
+def test_a_model_that_fails_is_reported(tmp_path, tiny_folder, small_products, monkeypatch, capsys):
+    def fail(self, pixel_values):
+        if pixel_values.device.type == "meta":  # where it is counted
+            return get_video_features(self, pixel_values=pixel_values)
+        raise RuntimeError("no kernel\nstack trace")
+
+    get_video_features = XCLIPModel.get_video_features
+    monkeypatch.setattr(XCLIPModel, "get_video_features", fail)
+    options = ["--model_name_or_path", tiny_folder, "--use_cpu", "--rounds", 1, "--batch_sizes", 1]
+    result = run(tmp_path, "model", *options, "--passes", "forward", "--precisions", "bf16")
+    ours, clip, xclip = result["batches"][0]["rows"]
+    assert xclip["failed"] == "no kernel" and "seconds" not in xclip
+    assert ours["against"].keys() == {"clip"} and clip["clips_per_second"] > 0
+    assert "| failed: no kernel |" in capsys.readouterr().out
+
+
+def test_text_compares_the_bank_with_padding(tmp_path, tiny_folder, small_products):
+    options = ["--model_name_or_path", tiny_folder, "--use_cpu", "--rounds", 2, "--num_labels", 64]
+    result = run(tmp_path, "text", *options)
+    check_rates(result["matrix"], {"float32", "bf16"})
+    assert (result["num_labels"], result["num_templates"], result["longest"]) == (64, 16, 16)
+    rows = {(row["way"], row["precision"]): row for row in result["rows"]}
+    padded, bank, half, cached = rows.values()
+    assert next(iter(rows)) == ("padded to 16 tokens", "float32")
+    assert not any("failed" in row for row in rows.values())
+    assert bank["largest_difference"] < 1e-6 and cached["largest_difference"] < 1e-6
+    assert 1e-6 < half["largest_difference"] < 0.1
+    assert bank["macs"] == half["macs"] < padded["macs"]
+    for row in (bank, half, cached):
+        medians = padded["seconds"]["median"] / row["seconds"]["median"]
+        assert row["times_faster"]["ratio"] == pytest.approx(medians)
+    for row in (padded, bank, half):
+        rate = result["matrix"][row["precision"]]["flops_per_second"]["median"]
+        assert row["share_of_matrix_rate"] == pytest.approx(2 * row["macs"] / row["seconds"]["median"] / rate)
+
+
+def test_text_of_a_list_of_labels(tmp_path, tiny_folder, small_products):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("id,name\n0,red circle\n1,blue square\n2,yoga\n")
+    options = ["--model_name_or_path", tiny_folder, "--label_list", labels, "--num_labels", 2]
+    result = run(tmp_path, "text", *options, "--use_cpu", "--rounds", 1)
+    assert result["num_labels"] == 2 and result["tokenizer"] == str(tiny_folder)
+    # Beginning and end of text, two words, and those of a template
+    tokens = [4 + len(re.findall(r"\w+|[^\w\s]+", template.replace("{}", ""))) for template in TEMPLATES]
+    assert result["mean_tokens"] == pytest.approx(np.mean(tokens))
+
+
+@pytest.mark.slow  # of ViT-B
+def test_text_without_a_model(tmp_path, small_products):
+    result = run(tmp_path, "text", "--num_labels", 2, "--use_cpu", "--rounds", 1)
+    assert (result["tokenizer"], result["longest"]) == ("a token a word", 77)
+    padded, bank, _ = result["rows"]  # so few are not kept
+    assert bank["largest_difference"] < 1e-5 and bank["macs"] < padded["macs"] / 4
+
+
+def test_end_to_end_predicts_what_the_loop_does(tmp_path, tiny_folder, videos, small_products):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(Path(videos[0]).read_bytes()[:900])
+    labels = tmp_path / "labels.csv"
+    labels.write_text("id,name\n0,red circle\n1,blue square\n2,green circle moving left\n")
+    options = ["--model_name_or_path", tiny_folder, "--use_cpu", "--rounds", 2, "--label_list", labels]
+    options += ["--mixed_precision", "no", "--num_workers", 0]
+    result = run(tmp_path, "end-to-end", *videos, broken, *options)
+    check_rates(result["matrix"], {"float32"})
+    ours, loop = result["rows"]
+    assert result["num_clips"] == 3 and ours["num_read"] == loop["num_read"] == 2
+    assert result["agreement"] == {"num_compared": 2, "num_same": 2, "different": [], "read_by_one": []}
+    assert ours["times_faster"]["ratio"] == pytest.approx(loop["seconds"]["median"] / ours["seconds"]["median"])
+    assert ours["clips_per_second"] == pytest.approx(3 / ours["seconds"]["median"])
+    assert 0 < ours["share_of_matrix_rate"] < 1.5
+
+
+def test_end_to_end_says_where_predictions_differ(tmp_path, tiny_folder, videos, small_products, monkeypatch, capsys):
+    read_all = end_to_end.read_all
+
+    def misread(path, sample):
+        if path == videos[1]:
+            raise IndexError("no frame")
+        return [255 - frame for frame in read_all(path, sample)]
+
+    monkeypatch.setattr(end_to_end, "read_all", misread)
+    monkeypatch.setattr(end_to_end, "TOP_K", 1)
+    options = ["--model_name_or_path", tiny_folder, "--use_cpu", "--rounds", 1, "--num_labels", 40]
+    result = run(tmp_path, "end-to-end", *videos, *options, "--mixed_precision", "no", "--num_workers", 0)
+    assert result["agreement"]["read_by_one"] == [videos[1]] and result["agreement"]["num_compared"] == 1
+    assert f"{Path(videos[1]).name}: read by one of them alone." in capsys.readouterr().out
+
+
+# Usage
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "required: command"),
+        (["decode"], "required: VIDEO"),
+        (["decode", "a.mp4", "--rounds", "0"], "--rounds must be at least 1, got 0."),
+        (["decode", "a.mp4", "--num_frames", "-1"], "--num_frames must be at least 1, got -1."),
+        (["memory", "--micro_batch_sizes", "4", "0"], "--micro_batch_sizes must be at least 1, got 0."),
+        (["model", "--batch_sizes", "4", "0"], "--batch_sizes must be at least 1, got 0."),
+        (["model", "--precisions", "fp8"], "invalid choice: 'fp8'"),
+        (["text", "--num_labels", "0"], "--num_labels must be at least 1, got 0."),
+        (["text", "--label_list", "none.csv"], "none.csv"),
+        (["cost", "--preset", "clip", "--presets", "tear"], "--preset and --presets say the same"),
+        (["cost", "--model_name_or_path", "x", "--patch_size", "16"], "--patch_size is for random weights"),
+        (["cost", "--model_name_or_path", "none/there"], "No model at 'none/there'"),
+        (["end-to-end", "none.mp4"], "none.mp4: is not a file"),
+        (["end-to-end", "a.mp4", "--num_workers", "-1"], "--num_workers must be at least 0, got -1."),
+    ],
+)
+def test_wrong_usage_is_named(argv, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        benchmark.main(argv)
+    assert caught.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.slow  # a process for each row
+def test_memory_of_micro_batches(tmp_path):
+    # Of a process of its own: on Linux the most memory of a new process is at least what its parent has.
+    options = ["--batch_size", "2", "--patch_size", "32", "--num_frames", "2", "--rounds", "1", "--use_cpu"]
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "memory", *options, "--output_dir"]
+    subprocess.run([*command, str(tmp_path)], capture_output=True, check=True)
+    rows = json.loads((tmp_path / "memory.json").read_text(encoding="utf-8"))["rows"]
+    steps = [(row["all_weights_trained"], row["micro_batch_size"], row["gradient_checkpointing"]) for row in rows]
+    assert steps == [(True, 2, False), (False, 2, False), (False, 1, False), (False, 2, True), (False, 1, True)]
+    for row in rows:
+        assert row["peak_memory_mb"] > row["memory_before_mb"] > 500
+        assert row["part_of_all_weights"] == row["peak_memory_mb"] / rows[0]["peak_memory_mb"]
+    assert max(row["part_of_all_weights"] for row in rows[1:]) < 0.8
+
+
+def test_a_file_that_is_no_video_is_named(tmp_path, videos, capsys):
+    text = tmp_path / "notes.mp4"
+    text.write_text("not a video")
+    for path, reason in (
+        (text, "is not a video file"),
+        (tmp_path / "x", "is not a file"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            benchmark.main(["decode", str(path), "--rounds", "1"])
+        assert caught.value.code == 2 and f"benchmark.py: {path}: {reason}" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit) as caught:
+        benchmark.main(["decode", str(tmp_path / "empty"), "--rounds", "1"])
+    assert caught.value.code == 2 and "empty holds no video" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        benchmark.main(["decode", videos[0], "--rounds", "1", "--output_dir", str(text)])
+    assert caught.value.code == 2 and f"--output_dir {text} is a file. Give a folder." in capsys.readouterr().err
