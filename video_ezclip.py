@@ -692,7 +692,8 @@ def _by_index(file: VideoFile, choose: Chooser) -> DecodedVideo:
 
 def _in_sequence(file: VideoFile, choose: Chooser, claimed: np.ndarray) -> DecodedVideo:
     """Decode all frames. Only then it is known which there are: they are chosen by what is `claimed`, and once more
-    where that was wrong."""
+    where that was wrong.
+    """
     claims = [claimed, claimed[:-1]] if file.has_guessed_times else [claimed]
     wanted = set()
     for claim in claims:

@@ -43,7 +43,7 @@ class Material:
         self.counts: csr_array = confusion_counts(self.run)
         self.classes: list[ClassAccuracy] = class_accuracies(self.run, self.counts)
 
-    def truncated_repr(self, name: str, content: bytes, alt: str, caption: str) -> Shown:
+    def shown(self, name: str, content: bytes, alt: str, caption: str) -> Shown:
         return Shown(Picture(name + self.suffix, content, alt, caption))
 
     def name_of(self, index: int) -> Cell:

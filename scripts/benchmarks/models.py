@@ -99,7 +99,7 @@ def xclip_config(config: EZClipConfig) -> XCLIPConfig:
 
 
 def make_rivals(config: EZClipConfig, eager: bool = False) -> dict[str, nn.Module]:
-    """transformers' models of the same size, by the name of their class; `eager` for counting without weights."""
+    """Transformers' models of the same size, by the name of their class; `eager` for counting without weights."""
     options = {"attn_implementation": "eager"} if eager else {}
     return {
         "CLIPVisionModel": CLIPVisionModel._from_config(clip_vision_config(config), **options),

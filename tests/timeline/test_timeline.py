@@ -81,7 +81,7 @@ def look(classifier, video, bank, **options) -> Timeline:
     return find_segments(classifier, video, class_bank=bank, disable_tqdm=True, **options)
 
 
-def truncated_repr(timeline: Timeline) -> list[tuple]:
+def shown(timeline: Timeline) -> list[tuple]:
     return [(one.label, one.start, one.end) for one in timeline.segments]
 
 
@@ -124,10 +124,10 @@ def test_windows_reach_from_the_first_frame_to_the_end(classifier, bank, film):
 def test_video_shorter_than_a_window_is_one(classifier, bank, tmp_path):
     write_video(tmp_path / "short.mp4", colours(("green", 0.5)), RATE)
     timeline = look(classifier, tmp_path / "short.mp4", bank, window=10)
-    assert truncated_repr(timeline) == [("green", 0, pytest.approx(0.5))]
+    assert shown(timeline) == [("green", 0, pytest.approx(0.5))]
     # Nothing of it is in a window of the grid.
     write_timed(tmp_path / "between.mkv", colours(("blue", 0.4)), [0.6, 0.65, 0.7])
-    assert truncated_repr(look(classifier, tmp_path / "between.mkv", bank, window=0.5, stride=3)) == [
+    assert shown(look(classifier, tmp_path / "between.mkv", bank, window=0.5, stride=3)) == [
         ("blue", pytest.approx(0.6), pytest.approx(0.75))
     ]
 
@@ -170,7 +170,7 @@ def test_none_of_these_by_background_and_by_score(classifier, bank, tmp_path):
     write_video(tmp_path / "film.mp4", colours(("red", 4), ("grey", 4), ("blue", 4)), RATE)
     timeline = look(classifier, tmp_path / "film.mp4", bank, background_labels=["grey", "green"])
     assert timeline.labels == ["red", "blue", None]
-    assert truncated_repr(timeline) == [
+    assert shown(timeline) == [
         ("red", 0, pytest.approx(4, abs=1)),
         ("blue", pytest.approx(8, abs=1), pytest.approx(12)),
     ]
@@ -263,7 +263,7 @@ def test_a_pipe_of_unknown_length_is_read_as_it_goes(classifier, bank, film, tmp
     threading.Thread(target=write, daemon=True).start()
     with open(reading, "rb") as pipe:
         timeline = look(classifier, pipe, bank)
-    assert truncated_repr(timeline) == truncated_repr(expected) and [one.label for one in timeline.segments] == [
+    assert shown(timeline) == shown(expected) and [one.label for one in timeline.segments] == [
         "red",
         "blue",
     ]
@@ -301,7 +301,7 @@ def test_a_pause_of_hours_is_no_time(classifier, bank, tmp_path):
         look(classifier, tmp_path / "wrong.mkv", bank)
     assert caught.value.timeline.ends.tolist() == [2, 3]
     timeline = look(classifier, tmp_path / "wrong.mkv", bank, allow_partial=True)
-    assert truncated_repr(timeline) == [("red", 0, pytest.approx(4))] and "no frame from 3.9 s" in timeline.problem
+    assert shown(timeline) == [("red", 0, pytest.approx(4))] and "no frame from 3.9 s" in timeline.problem
 
 
 def damaged_copy(film, path):
