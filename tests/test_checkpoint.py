@@ -94,7 +94,7 @@ def test_the_file_holds_what_was_trained_and_no_more(trained, saved, clip):
     assert set(weights) == set(expected) == {name for name in trained.state_dict() if is_trained(name)}
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
     assert json.loads((saved / "config.json").read_text())["base_model_name_or_path"] == str(clip.resolve())
-    assert (saved / "modeling_ezclip.py").is_file() and (saved / "adapters_ezclip.py").is_file()
+    assert (saved / "modeling_ezclip.py").is_file() and (saved / "checkpoint_ezclip.py").is_file()
 
 
 def test_of_vit_b16_that_is_21_mb():
@@ -475,7 +475,9 @@ def test_remote_code_loads_and_saves_it_without_this_package(elsewhere, trained)
 def test_what_was_trained_alone_is_pushed(elsewhere, saved, place, tmp_path):
     _, hub = elsewhere
     files = hub.files(*place)
-    assert {"config.json", "model.safetensors", "modeling_ezclip.py", "adapters_ezclip.py", "README.md"} <= set(files)
+    assert {"config.json", "model.safetensors", "modeling_ezclip.py", "checkpoint_ezclip.py", "README.md"} <= set(
+        files
+    )
     (tmp_path / "model.safetensors").write_bytes(files["model.safetensors"])
     with (
         safe_open(tmp_path / "model.safetensors", "pt") as pushed,

@@ -1,7 +1,6 @@
 """Class embeddings: made once, saved, and turned into probabilities."""
 
 import itertools
-import os
 
 import pytest
 import torch
@@ -71,107 +70,6 @@ def embedded(monkeypatch):
 
 
 MANY = [f"{first} {second} {third}" for first, second, third in itertools.product(WORDS, repeat=3)]
-
-
-def test_a_second_run_finds_the_embeddings(tiny_folder, processor, tmp_path, embedded):
-    def build(labels=MANY, **kwargs):
-        # As another process has it
-        fresh = EZClipModel.from_pretrained(tiny_folder)
-        return ClassBank.build(fresh, processor, labels, "{}", cache_dir=tmp_path, **kwargs), len(embedded)
-
-    bank, num_calls = build()
-    again, num_calls_again = build()
-    assert num_calls_again == num_calls > 0
-    assert torch.equal(again.embeds, bank.embeds)
-    assert torch.equal(
-        ClassBank.build(EZClipModel.from_pretrained(tiny_folder), processor, MANY, "{}").embeds, bank.embeds
-    )
-    # The order of the classes is theirs, whatever stands in the cache.
-    turned, _ = build(MANY[::-1])
-    torch.testing.assert_close(turned.embeds, bank.embeds.flip(1))
-    # Few are embedded sooner than they are found.
-    del embedded[:]
-    build(LABELS), build(LABELS)
-    assert sum(embedded) == 6
-
-
-@pytest.fixture
-def few(monkeypatch):
-    """Labels that are enough for the cache."""
-    monkeypatch.setattr("pipeline_ezclip.MIN_CACHED_TEXTS", 20)
-    return MANY[:30]
-
-
-def test_other_weights_texts_or_precision_find_nothing(tiny_folder, processor, tmp_path, embedded, few):
-    def is_found(change, labels=few):
-        model = change(EZClipModel.from_pretrained(tiny_folder))
-        del embedded[:]
-        bank = ClassBank.build(model, processor, labels, "{}", cache_dir=tmp_path)
-        found = not embedded
-        assert torch.equal(bank.embeds, ClassBank.build(model, processor, labels, "{}").embeds)
-        return found
-
-    def with_another_text_weight(model):
-        model.text_model.encoder.layers[1].adapter.up_proj.bias.data[3] += 1e-3
-        return model
-
-    def with_another_activation(model):
-        # Of the same weights
-        model.config.text_config.hidden_act = "relu"
-        return EZClipModel.from_pretrained(tiny_folder, config=model.config)
-
-    def with_another_video_weight(model):
-        model.vision_model.post_layernorm.bias.data += 1
-        return model
-
-    def with_a_hook(model):
-        model.text_projection.register_forward_hook(lambda module, args, output: 2 * output + 1)
-        return model
-
-    assert not is_found(lambda model: model) and is_found(lambda model: model)
-    assert not is_found(with_another_text_weight)
-    assert not is_found(with_another_activation)
-    assert not is_found(lambda model: model.bfloat16())
-    assert not is_found(lambda model: model, few[1:])
-    assert not is_found(with_a_hook) and not is_found(with_a_hook)
-    assert is_found(lambda model: model) and is_found(with_another_video_weight)
-    training = EZClipModel.from_pretrained(tiny_folder).train()
-    first, second = (ClassBank.build(training, processor, few, "{}", cache_dir=tmp_path) for _ in range(2))
-    assert not torch.equal(first.embeds, second.embeds)
-
-
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "folder"])
-def test_a_damaged_cache_is_made_anew(model, processor, tmp_path, embedded, few, damage):
-    bank = ClassBank.build(model, processor, few, "{}", cache_dir=tmp_path)
-    (path,) = tmp_path.iterdir()
-    content = bytearray(path.read_bytes())
-    if damage == "flipped":
-        content[-3] ^= 1
-    path.write_bytes(content[: {"cut": 500, "empty": 0}.get(damage)])
-    if damage == "folder":  # nothing can be written either
-        path.unlink()
-        path.mkdir()
-    del embedded[:]
-    assert torch.equal(ClassBank.build(model, processor, few, "{}", cache_dir=tmp_path).embeds, bank.embeds)
-    assert sum(embedded) == len(few)
-    ClassBank.build(model, processor, few, "{}", cache_dir=tmp_path)
-    assert sum(embedded) == len(few) * (2 if damage == "folder" else 1)
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_the_cache_keeps_what_was_used_last(model, processor, tmp_path, few, monkeypatch):
-    def build(labels):
-        ClassBank.build(model, processor, labels, "{}", cache_dir=tmp_path)
-        return set(tmp_path.iterdir())
-
-    first = build(few)
-    os.utime(*first, (1, 1))
-    room = 2 * max(path.stat().st_size for path in first)
-    monkeypatch.setattr("text_cache_ezclip.MAX_CACHED_BYTES", room)
-    second = build(few[1:]) - first
-    os.utime(*second, (2, 2))
-    assert build(few) == first | second  # used again
-    assert not second & build(few[2:]) and first <= set(tmp_path.iterdir())
 
 
 def test_several_texts_of_a_class_have_one_embedding(model, processor):

@@ -15,7 +15,7 @@ import av
 import numpy as np
 import pytest
 
-import video_ezclip as decoding_ezclip
+import video_ezclip
 from ezclip import VideoReadError
 from ezclip.data.isolated_reader import IsolatedReader
 from scripts.verify_decoding import compare, decode_in_sequence
@@ -169,7 +169,7 @@ def test_decord_gives_the_same_frames_or_says_that_it_cannot(name):
 
 def test_torchcodec_gives_the_same_frames_or_says_that_it_cannot():
     try:
-        decoding_ezclip.require_backend("torchcodec")
+        video_ezclip.require_backend("torchcodec")
     except ImportError as error:
         pytest.skip(str(error))
     for name in READABLE:
@@ -397,7 +397,7 @@ def test_frames_in_any_order_and_repeated(tmp_path):
 
 def test_big_files_are_not_kept_in_memory(tmp_path, monkeypatch):
     encode(tmp_path / "a.mp4", "libx264", options=ENCODINGS["closed groups"][2])
-    monkeypatch.setattr(decoding_ezclip, "MAX_KEPT_BYTES", 1000)
+    monkeypatch.setattr(video_ezclip, "MAX_KEPT_BYTES", 1000)
     metadata = assert_same_as_in_sequence(tmp_path / "a.mp4", "big")
     assert metadata.access == "index"
     content = io.BytesIO((tmp_path / "a.mp4").read_bytes())
@@ -514,7 +514,7 @@ MEMORY_OF_READS = """
 import sys
 from functools import partial
 from pathlib import Path
-from ezclip.isolation import IsolatedReader
+from ezclip.data.isolated_reader import IsolatedReader
 from video_ezclip import uniform_frame_indices
 from video_ezclip import VideoReadError, read_frames
 

@@ -215,7 +215,7 @@ def stage(clip_files, tmp_path_factory):
     )
     write_clips(root)
     write_lists(root)
-    shutil.copytree(ROOT / "configs", root / "configs")
+    shutil.copytree(ROOT / "ezclip" / "configs", root / "ezclip" / "configs")
     return root
 
 
@@ -247,9 +247,11 @@ def write_lists(root: Path):
     write_texts(root / "ucf101_all.json")
     lines = (root / "test.txt").read_text().splitlines()
     for config in ("zero_shot", "base_to_novel_ucf101"):
-        content = yaml.safe_load((ROOT / "configs" / f"{config}.yaml").read_text(encoding="utf-8"))
+        content = yaml.safe_load((ROOT / "ezclip" / "configs" / f"{config}.yaml").read_text(encoding="utf-8"))
         if "eval_datasets" in content:
-            content = yaml.safe_load((ROOT / "configs" / content["eval_datasets"]).read_text(encoding="utf-8"))
+            content = yaml.safe_load(
+                (ROOT / "ezclip" / "configs" / content["eval_datasets"]).read_text(encoding="utf-8")
+            )
         else:
             content = {"": content}
         for option, names in ((option, names) for options in content.values() for option, names in options.items()):
@@ -433,7 +435,7 @@ MESSAGES_OF_OTHERS = {
 @pytest.fixture(scope="module")
 def messages():
     """The texts in the source of this package, with … where values go."""
-    paths = [*ROOT.glob("*_ezclip.py"), *(ROOT / "ezclip").glob("*.py"), *(ROOT / "scripts").glob("*.py")]
+    paths = [*ROOT.glob("*_ezclip.py"), *(ROOT / "ezclip").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]
     return [text for path in paths for text in texts_in(path)]
 
 

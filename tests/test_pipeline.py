@@ -255,17 +255,6 @@ def embedded(monkeypatch):
     return calls
 
 
-def test_many_labels_are_found_by_the_next_process(own_folder, clips, embedded, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline_ezclip.CACHE_DIR", tmp_path)
-    monkeypatch.setattr("pipeline_ezclip.MIN_CACHED_TEXTS", 3 * 16)
-    expected = make(own_folder)(clips[0], LABELS)
-    assert sum(embedded) == 3 * 16
-    assert make(own_folder)(clips[0], LABELS) == expected
-    assert sum(embedded) == 3 * 16
-    make(own_folder)(clips[0], LABELS[:2])  # too few
-    assert sum(embedded) == 5 * 16 and len([*tmp_path.iterdir()]) == 1
-
-
 def test_labels_are_embedded_once_for_all_videos_and_calls(own_folder, clips, embedded):
     classifier = make(own_folder)
     first = classifier(clips, LABELS)

@@ -92,23 +92,6 @@ def test_strict_stops_at_the_first_unreadable_video(evaluation, capsys, num_work
     assert "Traceback" not in message
 
 
-def test_a_second_evaluation_finds_the_embeddings_of_the_classes(evaluation, tmp_path, monkeypatch):
-    embedded, embed = [], EZClipModel.get_text_features
-
-    def counting(self, input_ids, attention_mask=None, **kwargs):
-        if attention_mask is not None:  # which a bank's probe has not
-            embedded.append(len(input_ids))
-        return embed(self, input_ids, attention_mask, **kwargs)
-
-    monkeypatch.setattr(EZClipModel, "get_text_features", counting)
-    monkeypatch.setattr("ezclip.cli.plan.CACHE_DIR", tmp_path / "cache")
-    monkeypatch.setattr("pipeline_ezclip.MIN_CACHED_TEXTS", 4)
-    first = (run(*evaluation, "--max_eval_samples", 3) / "predictions.jsonl").read_text()
-    assert sum(embedded) == 4
-    assert (run(*evaluation, "--max_eval_samples", 3) / "predictions.jsonl").read_text() == first
-    assert sum(embedded) == 4
-
-
 def test_ensembles_and_descriptions(evaluation, tmp_path):
     expected = read_lines(run(*evaluation) / "predictions.jsonl")
     by_embedding = read_lines(run(*evaluation, "--ensemble", "embedding") / "predictions.jsonl")

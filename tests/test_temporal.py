@@ -65,7 +65,7 @@ def test_a_head_reads_the_order_of_the_frames_of_its_own_video(head):
 def test_a_head_is_saved_and_loads_with_its_own_code(head, tmp_path):
     model, inputs = make_model(temporal_head=head), make_inputs()
     model.save_pretrained(tmp_path)
-    assert (tmp_path / "heads_ezclip.py").is_file()
+    assert (tmp_path / "modeling_ezclip.py").is_file()
     loaded = AutoModel.from_pretrained(tmp_path, trust_remote_code=True)
     assert torch.equal(
         embed(loaded, inputs["pixel_values"]).pooler_output, embed(model, inputs["pixel_values"]).pooler_output

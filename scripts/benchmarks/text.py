@@ -2,20 +2,19 @@
 
 import argparse
 import copy
-import tempfile
 from collections.abc import Callable
 from itertools import product
 
 import torch
 from accelerate import Accelerator
 
-import pipeline_ezclip as class_bank_ezclip
 from ezclip.cli.demo import word_tokenizer
 from ezclip.data.labels import read_label_list
 from ezclip.systems.loading import load_processor, load_tokenizer
 from ezclip.utils.tables import as_markdown_table
 from ezclip.utils.timing import compare, describe_machine, machine_as_text, measure, summarize
 from modeling_ezclip import EZClipModel
+from pipeline_ezclip import BATCH_SIZE as CLASS_BANK_BATCH_SIZE
 from pipeline_ezclip import ClassBank
 from processing_ezclip import TEMPLATES, EZClipProcessor, default_image_processor
 from scripts.benchmarks.cost import count_bank_macs, count_text_macs
@@ -113,33 +112,28 @@ def run(args: argparse.Namespace) -> dict:
     def keeping(name: str, embed: Callable[[], torch.Tensor]) -> Callable[[], None]:
         return lambda: results.update({name: embed()})
 
-    with tempfile.TemporaryDirectory() as cache_dir:
-        ways = {
-            (padded, "float32"): lambda: embed_padded(models["float32"], processor, texts),
-            ("class bank", "float32"): lambda: ClassBank.build(models["float32"], processor, labels).embeds,
-            ("class bank", "bf16"): lambda: ClassBank.build(models["bf16"], processor, labels).embeds,
-        }
-        if len(set(texts)) >= class_bank_ezclip.MIN_CACHED_TEXTS:
-            ways["class bank, from its cache", "float32"] = lambda: (
-                ClassBank.build(models["float32"], processor, labels, cache_dir=cache_dir).embeds
-            )
-        config = model.config.text_config
-        shapes = layer_shapes(config.hidden_size, config.intermediate_size, BATCH_SIZE * longest)
-        products = MatrixProducts(shapes, DTYPES, device)
-        contenders = {way: keeping(way, embed) for way, embed in ways.items()}
-        timings = measure(
-            {**contenders, **products.contenders()},
-            args.rounds,
-            device,
-            may_fail=True,
-            warm_up={(padded, "float32"): lambda: embed_padded(models["float32"], processor, texts[:BATCH_SIZE])},
-        )
+    ways = {
+        (padded, "float32"): lambda: embed_padded(models["float32"], processor, texts),
+        ("class bank", "float32"): lambda: ClassBank.build(models["float32"], processor, labels).embeds,
+        ("class bank", "bf16"): lambda: ClassBank.build(models["bf16"], processor, labels).embeds,
+    }
+    config = model.config.text_config
+    shapes = layer_shapes(config.hidden_size, config.intermediate_size, BATCH_SIZE * longest)
+    products = MatrixProducts(shapes, DTYPES, device)
+    contenders = {way: keeping(way, embed) for way, embed in ways.items()}
+    timings = measure(
+        {**contenders, **products.contenders()},
+        args.rounds,
+        device,
+        may_fail=True,
+        warm_up={(padded, "float32"): lambda: embed_padded(models["float32"], processor, texts[:BATCH_SIZE])},
+    )
     rates = products.rates(timings)
     reference = results[padded, "float32"].unflatten(0, (len(labels), -1)).transpose(0, 1)  # [P, C, D]
     tokens = processor(text=list(dict.fromkeys(texts)), padding=False, truncation=True)["input_ids"]
     macs = {
         padded: len(texts) * count_text_macs(model.config, longest),
-        "class bank": count_bank_macs(model.config, tokens, class_bank_ezclip.BATCH_SIZE),
+        "class bank": count_bank_macs(model.config, tokens, CLASS_BANK_BATCH_SIZE),
     }
     rows = []
     for way, precision in ways:

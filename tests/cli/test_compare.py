@@ -87,9 +87,9 @@ def test_bootstrap_of_the_mean_per_class():
 
 def test_without_scipy_the_way_out_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
-    monkeypatch.delitem(sys.modules, "ezclip.significance")
+    monkeypatch.delitem(sys.modules, "ezclip.evaluation.statistics")
     with pytest.raises(ImportError, match=r"pip install 'ezclip\[compare\]'"):
-        importlib.import_module("ezclip.significance")
+        importlib.import_module("ezclip.evaluation.statistics")
 
 
 def test_systems_are_compared_on_the_videos_that_all_read():

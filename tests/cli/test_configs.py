@@ -15,7 +15,7 @@ from tests.data.test_lists import load_beside_one_video
 from tests.helpers import ROOT, shared_path
 
 
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "ezclip" / "configs").glob("*.yaml"))
 # Lists of the authors' repository that the reference data leaves out, and one that they do not publish
 ABSENT = ("dataset_splits/K-400/", "dataset_splits/SSv2/", "kinetic_400_txt/train.txt")
 # Videos of each list
@@ -60,7 +60,7 @@ NUM_CLASSES = {
 
 
 def read(name: str) -> dict:
-    return yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load((ROOT / "ezclip" / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def in_list_root(name: str) -> Path:
@@ -77,7 +77,7 @@ def data_sets_of(content: dict) -> dict[str, dict]:
     """The options of each data set to test on."""
     if "eval_datasets" not in content:
         return {"": content}
-    return yaml.safe_load((ROOT / "configs" / content["eval_datasets"]).read_text(encoding="utf-8"))
+    return yaml.safe_load((ROOT / "ezclip" / "configs" / content["eval_datasets"]).read_text(encoding="utf-8"))
 
 
 def load(tmp_path, name: str, label_list: str):
@@ -184,7 +184,13 @@ def test_zero_shot_configurations_test_on_the_same_videos(config):
 @pytest.mark.parametrize("config", ZERO_SHOT)
 def test_data_sets_are_found_beside_the_configuration(config, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    arguments = [str(ROOT / "configs" / f"{config}.yaml"), "--model_name_or_path", "model", "--output_dir", "out"]
+    arguments = [
+        str(ROOT / "ezclip" / "configs" / f"{config}.yaml"),
+        "--model_name_or_path",
+        "model",
+        "--output_dir",
+        "out",
+    ]
     _, data_args, args = parse_args(arguments)
     datasets = read_eval_datasets(data_args)
     assert set(datasets) == set(data_sets_of(read(config)))

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from ezclip.cli import demo
+from ezclip.utils import synthetic_clips
 from tests.helpers import ROOT
 from video_ezclip import read_frames
 
@@ -20,28 +21,28 @@ from video_ezclip import read_frames
 def test_left_is_right_backwards():
     clips = {}
     for direction in ("left", "right"):
-        clips[direction] = demo.draw_clip(np.random.default_rng(3), "red", "triangle", direction)
+        clips[direction] = synthetic_clips.draw_clip(np.random.default_rng(3), "red", "triangle", direction)
     assert clips["left"].shape == (8, 64, 64, 3)
     assert np.array_equal(clips["left"], clips["right"][::-1])
     assert not np.array_equal(clips["left"][0], clips["left"][-1])
 
 
-@pytest.mark.parametrize("shape", demo.SHAPES)
+@pytest.mark.parametrize("shape", synthetic_clips.SHAPES)
 def test_shapes_are_of_like_size_and_do_not_leave_the_picture(shape):
-    frames = demo.draw("red", shape, np.array([[0.5, 0.5]]), 0.2, 0.0)
+    frames = synthetic_clips.draw("red", shape, np.array([[0.5, 0.5]]), 0.2, 0.0)
     area = (frames[0, ..., 0] > 115).mean()
     assert 0.05 < area < 0.17
     rng = np.random.default_rng(0)
-    for direction in demo.DIRECTIONS:
-        clip = demo.draw_clip(rng, "red", shape, direction)
+    for direction in synthetic_clips.DIRECTIONS:
+        clip = synthetic_clips.draw_clip(rng, "red", shape, direction)
         lit = (clip[..., 0].astype(int) - clip[:, :1, :1, 0]) > 100
         counts = lit.sum(axis=(1, 2))
         assert counts.min() > 0.9 * counts.max()
 
 
 def test_rendered_files_are_what_was_drawn(tmp_path):
-    frames = demo.draw_clip(np.random.default_rng(0), "blue", "cross", "up")
-    demo.write_video(tmp_path / "clip.mp4", frames)
+    frames = synthetic_clips.draw_clip(np.random.default_rng(0), "blue", "cross", "up")
+    synthetic_clips.write_video(tmp_path / "clip.mp4", frames)
     decoded, metadata = read_frames(tmp_path / "clip.mp4")
     assert metadata.frames_indices == list(range(8))
     assert np.abs(decoded.astype(int) - frames).mean() < 4
@@ -51,7 +52,7 @@ def test_captions_of_stills_say_where_the_shape_is():
     rng = np.random.default_rng(0)
     captions = set()
     for _ in range(200):
-        frames, caption = demo.draw_still(rng)
+        frames, caption = synthetic_clips.draw_still(rng)
         assert frames.shape == (1, 64, 64, 3)
         captions.add(re.sub(r"^a \w+ \w+ at the ", "", caption))
     rows, columns = ("up", "", "down"), ("left", "", "right")
@@ -77,8 +78,11 @@ def small_demo(monkeypatch):
     """The demonstration with little of everything: the same road, and nothing is learnt."""
     for name, size in {"CLIPS_PER_CLASS": {"train": 2, "base": 1, "novel": 1}, "NUM_STILLS": 128}.items():
         monkeypatch.setattr(demo, name, size)
-    monkeypatch.setattr(demo, "COLOURS", {name: demo.COLOURS[name] for name in ("red", "green")})
-    monkeypatch.setattr(demo, "DIRECTIONS", {name: demo.DIRECTIONS[name] for name in ("left", "right")})
+    monkeypatch.setattr(synthetic_clips, "CLIPS_PER_CLASS", demo.CLIPS_PER_CLASS)
+    monkeypatch.setattr(synthetic_clips, "COLOURS", {name: synthetic_clips.COLOURS[name] for name in ("red", "green")})
+    monkeypatch.setattr(
+        synthetic_clips, "DIRECTIONS", {name: synthetic_clips.DIRECTIONS[name] for name in ("left", "right")}
+    )
     monkeypatch.setattr(demo, "PRETRAINING_STEPS", 1)
     recipe = replace(demo.RECIPE, max_train_steps=1, per_device_train_batch_size=8)
     monkeypatch.setattr(demo, "RECIPE", recipe)

@@ -256,7 +256,7 @@ def test_files_of_options_that_make_no_sense(options, tmp_path, capsys, content,
     assert message in refusal(tmp_path / "run.yaml", *options, output_dir=tmp_path / "out", capsys=capsys)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "ezclip" / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_script_reads_every_configuration(path):
     arguments = [str(path), "--output_dir", "out", "--model_name_or_path", "model"]
     model_args, data_args, args = parse_args(arguments)

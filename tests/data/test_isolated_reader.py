@@ -171,7 +171,7 @@ def test_relative_paths_are_relative_to_the_working_folder_of_the_moment(clip, t
 
 ORPHAN = """
 import sys
-from ezclip.isolation import IsolatedReader
+from ezclip.data.isolated_reader import IsolatedReader
 read = IsolatedReader()
 read(sys.argv[1])
 print(read._child.pid, flush=True)

@@ -120,7 +120,7 @@ for name in ("me/whole", "me/trained"):
     classifier = pipeline("zero-shot-video-classification", model=name, **trust)
     (best, _) = classifier("video.mp4", candidate_labels=labels, hypothesis_template="a {}")
     answers[name + " pipeline"] = best["label"]
-bank = get_class_from_dynamic_module("class_bank_ezclip.ClassBank", "me/whole").from_pretrained("me/whole")
+bank = get_class_from_dynamic_module("pipeline_ezclip.ClassBank", "me/whole").from_pretrained("me/whole")
 answers["bank"] = bank.labels
 json.dump(answers, open(sys.argv[1], "w"))
 """
@@ -237,7 +237,9 @@ def test_what_a_run_leaves_beside_a_model_stays_here(whole, tmp_path):
     (whole / "predictions.jsonl").write_text('{"video": "/home/me/secret.mp4"}')
     run("--model", whole, "--repo_id", "me/whole", "--dry_run", tmp_path / "look")
     pushed = {path.relative_to(tmp_path / "look").as_posix() for path in (tmp_path / "look").rglob("*")}
-    assert not [name for name in pushed if "checkpoint" in name or "best" in name or name.endswith((".png", "jsonl"))]
+    assert not [
+        name for name in pushed if "checkpoint-" in name or "best_model" in name or name.endswith((".png", "jsonl"))
+    ]
 
 
 # Whole, or what was trained alone
