@@ -26,7 +26,8 @@ from ezclip.data.dataset import VideoDataset
 from ezclip.data.sources import VideoSplit, load_files, load_hub_dataset
 from ezclip.data.streaming import StreamedVideos, stream_hub_dataset
 from ezclip.errors import DataError
-from ezclip.evaluation.predictions import predict, prediction_files
+from ezclip.evaluation import prediction_files
+from ezclip.evaluation.predictions import predict
 from ezclip.evaluation.sharded_prediction import predict_shards
 from ezclip.utils.synthetic_clips import write_video
 from tests.helpers import ROOT, cut_off, random_clip
