@@ -68,7 +68,7 @@ class VideoDataset(torch.utils.data.Dataset):
         read: Callable = read_frames,
     ):
         if prompts is not None and len(prompts) != len(split.class_names or prompts):
-            raise ValueError(f"`prompts` must have one entry for each of the {len(split.class_names)} classes, got {len(prompts)}.")
+            raise ValueError(f"`prompts` must have an entry for {len(split.class_names)} classes, got {len(prompts)}.")
         self.split, self.processor, self.transform = split, processor, transform
         # All texts of each class, flattened over its templates
         self.texts = prompts and [[prompt for row in rows for prompt in row] for rows in prompts]
@@ -108,7 +108,7 @@ class VideoDataset(torch.utils.data.Dataset):
             item |= {"bad_videos": bad_videos, "partial_videos": partial_videos}
             return {"index": candidate, "label": row["label"], **item}
         if self.texts:
-            raise DataError(f"None of the {len(self)} training videos can be read. The last: {bad_videos[-1][1]}")
+            raise DataError(f"None of the {len(self)} training videos can be read; the last: {bad_videos[-1][1]}")
         views = () if self.num_clips * self.num_crops == 1 else (self.num_clips * self.num_crops,)
         frames = torch.zeros(*views, self.processor.num_frames, *self.processor.crop_size, 3, dtype=torch.uint8)
         report = {"bad_videos": bad_videos, "partial_videos": []}
@@ -150,6 +150,7 @@ class VideoCollator:
         self.processor = processor
 
     def __call__(self, items: list[dict]) -> dict:
+        """Return `index`, `labels`, `frames`, `bad_videos`, `partial_videos`, and the tokens of any texts."""
         batch = {
             "index": torch.tensor([item["index"] for item in items]),
             "labels": torch.tensor([item["label"] for item in items]),

@@ -17,7 +17,7 @@ from video_ezclip import VideoFramesMetadata, VideoReadError, describe_video, re
 
 
 START_TIMEOUT = 120.0  # seconds
-# The child imports this package without its `__init__`: reading videos needs neither torch nor transformers, so that it
+# The child imports this package without its `__init__`: reading videos needs neither torch nor transformers, and it
 # starts in a fifth of a second.
 _START = """
 import signal, sys, types
