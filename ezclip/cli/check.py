@@ -250,8 +250,8 @@ def check_videos(
         for _ in range(pending):
             take_one()
     finally:
-        # Abort the running reads; a thread may meanwhile begin another read of its video. (Waiting for futures is not an
-        # option: Ctrl-C can leave their locks taken.)
+        # Abort the running reads; a thread may meanwhile begin another read of its video. (Do not wait for futures:
+        # Ctrl-C can leave their locks taken.)
         is_stopped.set()
         pool.shutdown(wait=False, cancel_futures=True)
         while idle.qsize() < len(readers):

@@ -79,7 +79,10 @@ def _visible(name: str) -> str:
 
 def _warn_once_per_script(letters: set[str]):
     # Python knows no scripts, but the names of letters begin with them: CJK, HANGUL, DEVANAGARI.
-    scripts = {unicodedata.name(letter, "unknown").split()[0].capitalize() for letter in letters}
+    scripts = {
+        unicodedata.name(letter, "unknown").split()[0] if unicodedata.category(letter)[0] in "LM" else "of symbols"
+        for letter in letters
+    }
     if new := sorted(scripts - _reported_scripts):
         _reported_scripts.update(new)
         logger.warning(
