@@ -74,18 +74,10 @@ Row = dict[str, str]
 
 @dataclass
 class Source:
-    """
-    A video to check.
+    """A video to check."""
 
-    Args:
-        number (`int`):
-            Its row of the dataset.
-        num_bytes (`int`, *optional*):
-            Its size, if the row holds the video itself and not a path.
-    """
-
-    number: int
-    num_bytes: int | None
+    number: int  # its row of the dataset
+    num_bytes: int | None  # its size, if the row holds the video itself and not a path
 
     def state(self, file: str) -> dict[str, str]:
         """Return `bytes` and `modified`, which change with the video, as far as they are known without fetching it."""
@@ -125,15 +117,7 @@ def list_sources(videos: datasets.Dataset) -> dict[str, Source]:
 
 
 def check_video(read: IsolatedReader, video) -> dict[str, object]:
-    """
-    Return the known columns from `codec` to `reason` of a video, except `slow`.
-
-    Args:
-        read (`IsolatedReader`):
-            The reader.
-        video (`str`, `bytes` or `dict`):
-            As for [`read_frames`].
-    """
+    """Return the known columns from `codec` to `reason` of a video, except `slow`."""
     with contextlib.suppress(VideoReadError):
         read(b"")  # do not time the start of its process
     metadata = seconds = problem = None
@@ -159,10 +143,7 @@ def check_video(read: IsolatedReader, video) -> dict[str, object]:
 
 def check_whole(read: IsolatedReader, video, frames: np.ndarray, metadata: VideoFramesMetadata) -> str | None:
     """
-    Decode all of a video and compare it with the sampled `frames`.
-
-    Returns:
-        `str`, *optional*: the problem, if the frames differ.
+    Decode all of a video and return the problem if the sampled `frames` differ from it.
 
     Raises:
         [`VideoReadError`]: if the video cannot be decoded as a whole.
@@ -204,19 +185,7 @@ def _yes_or_no(value: bool) -> str:
 def check_videos(
     split: VideoSplit, sources: dict[str, Source], args: argparse.Namespace, progress: Callable[[str, Row], None]
 ):
-    """
-    Check videos, `args.num_workers` at a time.
-
-    Args:
-        split (`VideoSplit`):
-            The split that holds them.
-        sources (`dict[str, Source]`):
-            The videos to check.
-        args (`argparse.Namespace`):
-            The options.
-        progress (`Callable[[str, Row], None]`):
-            Called with the file and row of each checked video.
-    """
+    """Check videos, `args.num_workers` at a time, and call `progress` with the file and row of each."""
     readers = [IsolatedReader(args.video_timeout, backend=args.video_backend) for _ in range(args.num_workers)]
     idle, results, is_stopped = queue.SimpleQueue(), queue.SimpleQueue(), threading.Event()
     for reader in readers:
@@ -404,10 +373,7 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace):
 
 def run(args: argparse.Namespace) -> int:
     """
-    Check the videos and write the table.
-
-    Returns:
-        `int`: 0 if all videos are readable, else 1.
+    Check the videos, write the table, and return 0 if all are readable, else 1.
 
     Raises:
         [`DataError`]: if there is nothing to check, or the table cannot be used.
@@ -466,7 +432,3 @@ def load_source(args: argparse.Namespace) -> VideoSplit:
     if len(split) == 0:
         raise DataError(f"{args.dataset_name} has no videos.")
     return split
-
-
-if __name__ == "__main__":
-    sys.exit(main())

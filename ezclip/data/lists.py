@@ -61,22 +61,10 @@ def name_classes(
     entries: list[ListEntry], list_file: str | Path, label_list: str | Path | None
 ) -> tuple[list[int], list[str] | None]:
     """
-    Find the class of each entry of a list.
+    Return the class index of each entry of a list, from 0, -1 if unknown; and the class names, if there are any.
 
     With a label list, ids are looked up in it, and entries without ids belong to the class that their folder is named
     after. Without a label list, folders name the classes if each id has its own folder.
-
-    Args:
-        entries (`list[ListEntry]`):
-            The entries, from [`read_list`].
-        list_file (`str` or `Path`):
-            The list, for messages.
-        label_list (`str` or `Path`, *optional*):
-            Class names, see [`read_label_list`].
-
-    Returns:
-        `tuple[list[int], list[str] | None]`: the class index of each entry, from 0, -1 if unknown; and the class
-        names, or `None`.
 
     Raises:
         [`DataError`]: if an id is out of range, a folder is no class while others are, or the files of a class are

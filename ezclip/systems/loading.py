@@ -19,8 +19,10 @@ from processing_ezclip import EZClipProcessor, default_image_processor
 
 
 # Fields that name the origin of a model and do not change what it computes
-ORIGIN_FIELDS = ("_name_or_path", "architectures", "auto_map", "base_model_name_or_path", "custom_pipelines", "dtype")
-ORIGIN_FIELDS += ("transformers_version",)
+ORIGIN_FIELDS = (
+    *("_name_or_path", "architectures", "auto_map", "base_model_name_or_path", "custom_pipelines", "dtype"),
+    "transformers_version",
+)
 
 
 def load_tokenizer(name_or_path: str | Path):

@@ -9,8 +9,10 @@ from ezclip.errors import ModelError
 
 
 # The fields in which systems differ
-VISION_FIELDS = ("temporal_prompt", "use_temporal_embedding", "use_temporal_adapter", "use_temporal_shift")
-VISION_FIELDS += ("use_joint_attention", "use_adapter")
+VISION_FIELDS = (
+    *("temporal_prompt", "use_temporal_embedding", "use_temporal_adapter", "use_temporal_shift"),
+    *("use_joint_attention", "use_adapter"),
+)
 TEXT_FIELDS = ("use_adapter",)
 
 
@@ -23,11 +25,11 @@ def make_config(
     **fields,
 ) -> EZClipConfig:
     """
-    Build the configuration for loading saved weights.
+    Build the configuration for loading the weights of a plain CLIP or an EZ-CLIP model.
 
     Args:
         saved ([`PretrainedConfig`]):
-            The saved configuration, of a plain CLIP or an EZ-CLIP model.
+            The saved configuration.
         name_or_path (`str` or `Path`):
             The source of `saved`, for messages.
         preset (`str`, *optional*):

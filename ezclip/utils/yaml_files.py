@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import YAMLError
 
 from ezclip.errors import DataError
 from ezclip.utils.files import read_text
@@ -20,9 +20,8 @@ def read_yaml(path: str | Path):
     try:
         content = YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError) as error:  # ValueError: an impossible date
-        reason = error
-        if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
-            reason = f"{error.problem}, line {error.problem_mark.line + 1}"
+        mark = getattr(error, "problem_mark", None)
+        reason = error if mark is None else f"{error.problem}, line {mark.line + 1}"
         raise DataError(f"{path} is not valid YAML: {reason}") from error
     _check_keys(content, path)
     return content
