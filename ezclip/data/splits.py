@@ -60,7 +60,7 @@ def count_shots(split: VideoSplit) -> int:
     other = [f"{name!r} ({count})" for name, count in counts.items() if count != num_shots]
     if other:
         raise DataError(
-            f"A few-shot list must have the same number of videos of each class; most have {num_shots}, not "
+            f"A few-shot list must have as many videos of each class as of any other; most have {num_shots}, not "
             f"{', '.join(other[:10])}."
         )
     return num_shots

@@ -70,7 +70,7 @@ def check_folder_names(names: list[str], source: str | Path, reserved: tuple[str
         if len(name.encode()) > MAX_NAME_BYTES:
             raise DataError(f"{source}: the name {name[:40]!r}… is longer than {MAX_NAME_BYTES} bytes. Shorten it.")
         if name.casefold() in reserved:
-            raise DataError(f"{source}: {name!r} is the name of an output file. Use another name.")
+            raise DataError(f"{source}: {name!r} is the name of a file that is written here. Rename it.")
         if keys[name.casefold()] > 1:
             raise DataError(
                 f"{source}: {name!r} is there in two spellings, which are one folder on some systems. Rename one."
