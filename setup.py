@@ -69,7 +69,7 @@ setup(
         "safetensors>=0.4.3",
         "Pillow>=10.0",
         "av>=17.0",
-        "PyYAML>=6.0",
+        "ruamel.yaml>=0.18",
         "lazy-loader>=0.4",
         "psutil>=5.9",
         "requests>=2.32.2",

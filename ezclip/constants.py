@@ -1,6 +1,6 @@
 """File names and values that several rooms share."""
 
-# What evaluation writes
+# Written by evaluation
 EVAL_RESULTS_NAME = "eval_results.json"
 EVAL_SETTINGS_NAME = "eval_settings.json"
 PREDICTIONS_NAME = "predictions.jsonl"
@@ -8,10 +8,9 @@ PROTOCOL_RESULTS_NAME = "protocol_results.json"
 EXPERIMENT_RESULTS_NAME = "results.json"
 VIDEO_EMBEDS_NAME = "video_embeds.safetensors"
 
-# What training writes
+# Written by training
 TRAIN_RESULTS_NAME = "train_results.json"
 TRAINER_STATE_NAME = "trainer_state.json"
 CHECKPOINT_SETTINGS_NAME = "settings.json"
 
-# The label of a video whose class is not known
-UNKNOWN_LABEL = -1
+UNKNOWN_LABEL = -1  # the label of a video whose class is not known

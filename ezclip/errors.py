@@ -1,14 +1,14 @@
-"""Errors for the user of the tools: their messages say what is wrong and what to do."""
+"""Errors for users: each message says what is wrong and how to fix it."""
 
 
 class DataError(ValueError):
-    """The data given to the script cannot be used; the message says why and what to do."""
+    """Data, labels or options cannot be used."""
 
 
 class ModelError(ValueError):
-    """A model, processor or tokenizer cannot be used; the message says why and what to do."""
+    """A model, processor or tokenizer cannot be used."""
 
 
 def first_line(error: object) -> str:
-    """Of what an error says the first line that is not empty, and the name of its class if there is none."""
+    """Return the first non-empty line of an error message, or the exception's class name."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

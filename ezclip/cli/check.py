@@ -1,13 +1,13 @@
-"""Check every video of a folder, a list or a data set, and write a table (CSV) with a row for each.
+"""Check every video of a folder, a list or a dataset, and write a table (CSV) with a row for each.
 
-    python scripts/check_videos.py --video_dir videos
-    python scripts/check_videos.py --video_list test.txt --video_root UCF-101 --output_file ucf.csv
-    python scripts/check_videos.py --dataset_name someone/videos --split_name test
+    ezclip check --video_dir videos
+    ezclip check --video_list test.txt --video_root UCF-101 --output_file ucf.csv
+    ezclip check --dataset_name someone/videos --split_name test
 
-A video is readable if all of it can be decoded, not only the frames that are sampled; "partly" if what is left of it
-can (`--allow_partial` of run_video_zeroshot.py). The same command goes on where it was stopped, and checks what is new
-or has changed since; to check all again, name another table. Exit status: 0 if all videos are readable, 1 if any is
-not, 2 if there is nothing to check, 130 if it was stopped.
+A video is readable if all of it can be decoded, not only the sampled frames. It is "partly" readable if its undamaged
+part can be decoded (`ezclip run --allow_partial`). The same command continues a stopped check, and checks new and
+changed videos again. To check all again, give another --output_file. The exit status is 0 if all videos are readable,
+1 if any is not, 2 if there is nothing to check, and 130 if the command was stopped.
 """
 
 import argparse
@@ -54,19 +54,19 @@ COLUMNS = (
     "fps",
     "frames",
     "duration",  # seconds
-    "variable",  # whether frames are shown for different times
-    "backend",  # what decoded it
+    "variable",  # whether frames have different durations
+    "backend",  # the decoder
     "access",  # "index" or "sequence"
-    "seconds",  # to read the frames of test sampling
+    "seconds",  # time to read the frames of test sampling
     "slow",
     "readable",  # "yes", "partly" or "no"
-    "reason",  # why not
-    # By these two it is known whether a file has changed. They hold no line break: a line that ends with one is whole.
+    "reason",  # why it is not readable
+    # These two show whether a file has changed. They hold no line break, so a line that ends with one is whole.
     "bytes",
     "modified",  # nanoseconds since 1970
 )
 SAMPLE = partial(uniform_frame_indices, num_frames=8)
-IMAGES_AT_A_TIME = 64
+IMAGES_PER_READ = 64
 MAX_SHOWN = 5
 
 Row = dict[str, str]
@@ -74,21 +74,13 @@ Row = dict[str, str]
 
 @dataclass
 class Source:
-    """
-    A video to check.
+    """A video to check."""
 
-    Args:
-        number (`int`):
-            Its row of the data set.
-        num_bytes (`int`, *optional*):
-            How many bytes that row holds, if it holds the video itself and not a path.
-    """
-
-    number: int
-    num_bytes: int | None
+    number: int  # its row of the dataset
+    num_bytes: int | None  # its size, if the row holds the video itself and not a path
 
     def state(self, file: str) -> dict[str, str]:
-        """What changes with the video, as far as that can be known without fetching it: `bytes` and `modified`."""
+        """Return `bytes` and `modified`, which change with the video, as far as they are known without fetching it."""
         if self.num_bytes is not None:
             return {"bytes": str(self.num_bytes), "modified": ""}
         path = local_path(file)
@@ -98,13 +90,13 @@ class Source:
             if os.path.isdir(path):  # frames
                 stats = [entry.stat() for entry in os.scandir(path)]
                 times += [stat.st_mtime_ns for stat in stats]
-        except (OSError, ValueError):  # a URL, not there, or no name of a file
+        except (OSError, ValueError):  # a URL, a missing file, or an invalid name
             return {"bytes": "", "modified": ""}
         return {"bytes": str(sum(stat.st_size for stat in stats)), "modified": str(max(times))}
 
 
 def list_sources(videos: datasets.Dataset) -> dict[str, Source]:
-    """The videos by what the table calls them, each file once, without reading any."""
+    """Return the videos by their names in the table, each file once, without reading any."""
     column = videos.data.column("video")
     is_text = pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)
     files = list(videos["video" if is_text else "name"])
@@ -115,7 +107,7 @@ def list_sources(videos: datasets.Dataset) -> dict[str, Source]:
     counts = Counter(file for file, size in zip(files, sizes) if size is not None)
     sources = {}
     for number, (file, size) in enumerate(zip(files, sizes)):
-        if size is not None and counts[file] > 1:  # out of several archives
+        if size is not None and counts[file] > 1:  # files of several archives
             file = f"{file} (row {number})"
         sources.setdefault(file, Source(number, size))
     return sources
@@ -125,17 +117,9 @@ def list_sources(videos: datasets.Dataset) -> dict[str, Source]:
 
 
 def check_video(read: IsolatedReader, video) -> dict[str, object]:
-    """
-    The columns `codec` to `reason` of a video, as far as they are known, but not `slow`.
-
-    Args:
-        read (`IsolatedReader`):
-            What reads it.
-        video (`str`, `bytes` or `dict`):
-            As for [`read_frames`].
-    """
+    """Return the known columns from `codec` to `reason` of a video, except `slow`."""
     with contextlib.suppress(VideoReadError):
-        read(b"")  # the start of its process is not timed
+        read(b"")  # do not time the start of its process
     metadata = seconds = problem = None
     started = time.perf_counter()
     try:
@@ -146,12 +130,12 @@ def check_video(read: IsolatedReader, video) -> dict[str, object]:
         readable = "no" if problem else "yes"
     except VideoReadError as error:
         problem, readable = f"{error.reason} {error.remedy}", "no"
-        # Not again what is not there, or takes too long.
+        # Do not retry a missing video or one that takes too long.
         if error.backend is not None and time.perf_counter() - started < read.timeout:
-            with contextlib.suppress(Exception):  # the reason is known already
+            with contextlib.suppress(Exception):  # the reason is already known
                 _, metadata = read(video, SAMPLE, in_sequence=True, allow_partial=True)
                 problem, readable = metadata.problem or problem, "partly"
-    except Exception as error:  # a fault of ours is not to cost the other videos
+    except Exception as error:  # a bug must not cost the other videos
         problem, readable = f"fails with {type(error).__name__}: {error}. Please report it.", "no"
     row = {"readable": readable, "reason": problem, "seconds": seconds and round(seconds, 3)}
     return row if metadata is None else {**row, **describe(metadata)}
@@ -159,18 +143,15 @@ def check_video(read: IsolatedReader, video) -> dict[str, object]:
 
 def check_whole(read: IsolatedReader, video, frames: np.ndarray, metadata: VideoFramesMetadata) -> str | None:
     """
-    Decode all of a video of which a few frames have been read.
-
-    Returns:
-        `str`, *optional*: what is wrong with these frames.
+    Decode all of a video and return the problem if the sampled `frames` differ from it.
 
     Raises:
-        [`VideoReadError`]: if it cannot be decoded as a whole.
+        [`VideoReadError`]: if the video cannot be decoded as a whole.
     """
     total = metadata.total_num_frames
-    if metadata.codec is None:  # a folder of frames; the first goes along because all must have its size
-        for first in range(0, total, IMAGES_AT_A_TIME):
-            indices = [0, *range(first, min(first + IMAGES_AT_A_TIME, total))]
+    if metadata.codec is None:  # a folder of frames; frame 0 is in each read because all must have its size
+        for first in range(0, total, IMAGES_PER_READ):
+            indices = [0, *range(first, min(first + IMAGES_PER_READ, total))]
             read(video, partial(getitem, {total: indices}))
     elif (metadata.video_backend, metadata.access) != ("pyav", "sequence"):
         expected, whole = read(video, SAMPLE, in_sequence=True)
@@ -180,6 +161,7 @@ def check_whole(read: IsolatedReader, video, frames: np.ndarray, metadata: Video
 
 
 def describe(metadata: VideoFramesMetadata) -> dict[str, object]:
+    """Return the columns from `codec` to `access`."""
     return {
         "codec": metadata.codec,
         "width": metadata.width,
@@ -187,13 +169,13 @@ def describe(metadata: VideoFramesMetadata) -> dict[str, object]:
         "fps": metadata.fps and round(metadata.fps, 3),
         "frames": metadata.total_num_frames,
         "duration": metadata.duration and round(metadata.duration, 3),
-        "variable": metadata.variable_rate if metadata.variable_rate is None else yes_or_no(metadata.variable_rate),
+        "variable": metadata.variable_rate if metadata.variable_rate is None else _yes_or_no(metadata.variable_rate),
         "backend": metadata.video_backend,
         "access": metadata.access,
     }
 
 
-def yes_or_no(value: bool) -> str:
+def _yes_or_no(value: bool) -> str:
     return "yes" if value else "no"
 
 
@@ -203,19 +185,7 @@ def yes_or_no(value: bool) -> str:
 def check_videos(
     split: VideoSplit, sources: dict[str, Source], args: argparse.Namespace, progress: Callable[[str, Row], None]
 ):
-    """
-    Check videos, `args.num_workers` at a time.
-
-    Args:
-        split (`VideoSplit`):
-            What holds them.
-        sources (`dict[str, Source]`):
-            Those to check.
-        args (`argparse.Namespace`):
-            The options.
-        progress (`Callable[[str, Row], None]`):
-            Gets each row as it comes.
-    """
+    """Check videos, `args.num_workers` at a time, and call `progress` with the file and row of each."""
     readers = [IsolatedReader(args.video_timeout, backend=args.video_backend) for _ in range(args.num_workers)]
     idle, results, is_stopped = queue.SimpleQueue(), queue.SimpleQueue(), threading.Event()
     for reader in readers:
@@ -227,7 +197,7 @@ def check_videos(
             if not is_stopped.is_set():
                 row = {"file": file, **source.state(file), **check_video(read, video)}
                 results.put((file, as_row(row, args.slow_seconds)))
-        except Exception as error:  # a fault of ours: the run ends with it, rather than wait for this row
+        except Exception as error:  # a bug ends the run: else it would wait for this row for ever
             results.put(error)
         finally:
             idle.put(read)
@@ -240,7 +210,7 @@ def check_videos(
     pool, pending = ThreadPoolExecutor(args.num_workers), 0
     try:
         for file, source in sources.items():
-            # No more than a few videos of a data set are in memory.
+            # Keep only a few videos of a dataset in memory.
             if pending == 2 * args.num_workers:
                 take_one()
                 pending -= 1
@@ -249,8 +219,8 @@ def check_videos(
         for _ in range(pending):
             take_one()
     finally:
-        # What is being read is given up; a thread may begin another read of the same video meanwhile. (Not by futures:
-        # Ctrl-C while one waits for them can leave their locks taken.)
+        # Abort the running reads; a thread may meanwhile begin another read of its video. (Do not wait for futures:
+        # Ctrl-C can leave their locks taken.)
         is_stopped.set()
         pool.shutdown(wait=False, cancel_futures=True)
         while idle.qsize() < len(readers):
@@ -265,14 +235,14 @@ def check_videos(
 
 
 def as_row(values: dict[str, object], slow_seconds: float) -> Row:
-    """A row of text, with `slow`."""
+    """Return a row as text, with `slow` filled in."""
     row = {column: "" if values.get(column) is None else str(values[column]) for column in COLUMNS}
-    return {**row, "slow": yes_or_no(float(row["seconds"]) > slow_seconds) if row["seconds"] else ""}
+    return {**row, "slow": _yes_or_no(float(row["seconds"]) > slow_seconds) if row["seconds"] else ""}
 
 
 def read_table(path: str) -> dict[str, Row]:
     """
-    The rows of an earlier run by file, without what is not whole; none if there is no such table.
+    Read the complete rows of an earlier run by file; none if there is no table.
 
     Raises:
         [`DataError`]: if it cannot be read, or is another kind of file.
@@ -284,18 +254,18 @@ def read_table(path: str) -> dict[str, Row]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise DataError(f"--output_file {path} cannot be read ({error.strerror}). Give another.") from error
+        raise DataError(f"--output_file {path} cannot be read ({error.strerror}). Give another file.") from error
     except csv.Error:
         lines = [[]]
     if lines and lines[0] != list(COLUMNS):
-        raise DataError(f"--output_file {path} is there and is not a table of this script. Give another.")
+        raise DataError(f"--output_file {path} is not a table of `ezclip check`. Give another file.")
     if not text.endswith("\n"):
         lines = lines[:-1]
     return {line[0]: dict(zip(COLUMNS, line)) for line in lines[1:] if len(line) == len(COLUMNS)}
 
 
 def write_table(path: str, rows: Iterable[Row]):
-    """Put a table with these rows, all at once, in place of what is there."""
+    """Write a table and replace an earlier one at once."""
     unfinished = f"{path}.unfinished"
     with naming_output_file(path):
         with open_table(unfinished, "w") as table:
@@ -306,24 +276,27 @@ def write_table(path: str, rows: Iterable[Row]):
 
 
 def open_table(path: str, mode: str):
+    """Open a table whose file names need not be UTF-8."""
     return open(path, mode, encoding="utf-8", errors="surrogateescape", newline="")
 
 
 @contextlib.contextmanager
 def naming_output_file(path: str):
+    """Turn an `OSError` into a [`DataError`] that names `--output_file`."""
     try:
         yield
     except OSError as error:
-        raise DataError(f"--output_file {path} cannot be written ({error.strerror}). Give another.") from error
+        raise DataError(f"--output_file {path} cannot be written ({error.strerror}). Give another file.") from error
 
 
 def is_unchanged(row: Row, state: dict[str, str]) -> bool:
-    """Whether a row still holds. Failures where a change could not be seen, such as those of URLs, are tried again."""
+    """Return whether a row is still valid. Failures that show no change (URLs) are tried again."""
     is_same = all(row[column] == value for column, value in state.items())
     return is_same and (row["bytes"] != "" or row["readable"] == "yes")
 
 
 def summarise(rows: list[Row], args: argparse.Namespace) -> str:
+    """Return the counts and the first unreadable videos as text."""
     readable, access = (Counter(row[column] for row in rows) for column in ("readable", "access"))
     counts = (
         f"{readable['yes']} of {len(rows)} videos are readable, {readable['partly']} partly, {readable['no']} not."
@@ -335,71 +308,76 @@ def summarise(rows: list[Row], args: argparse.Namespace) -> str:
     slow, variable = (sum(row[column] == "yes" for row in rows) for column in ("slow", "variable"))
     lines.append(
         f"{access['index']} are read by index, {access['sequence']} in sequence; {slow} are slow (more than "
-        f"{args.slow_seconds:g} s for {SAMPLE.keywords['num_frames']} frames), {variable} of variable rate."
+        f"{args.slow_seconds:g} s for {SAMPLE.keywords['num_frames']} frames), {variable} have a variable rate."
     )
-    return "\n".join([*lines, f"{args.output_file} has a row for each."])
+    return "\n".join([*lines, f"Table: {args.output_file}"])
 
 
 # ---- The command ----
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run `ezclip check` and return its exit status."""
     parser = make_parser()
     args = parser.parse_args(argv)
     check_options(parser, args)
     try:
         return run(args)
     except DataError as error:
-        parser.exit(2, f"check_videos.py: {error}\n")
+        parser.exit(2, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:
-        print(f"\ncheck_videos.py: stopped. The same command goes on from {args.output_file}.", file=sys.stderr)
+        print(f"\n{parser.prog}: stopped. Run the same command to continue {args.output_file}.", file=sys.stderr)
         return 130
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Return the parser of the options."""
+    parser = argparse.ArgumentParser(
+        prog="ezclip check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--video_dir", help="folder of class folders, or of videos")
-    source.add_argument("--video_list", help="published list: `path num_frames id` a line, or the path alone")
-    source.add_argument(
-        "--dataset_name", help="data set with a column of videos: a Hub name, or a folder of its files"
-    )
-    parser.add_argument("--video_root", help="folder in place of the list's own root")
-    parser.add_argument("--dataset_config_name", help="configuration of the data set")
-    parser.add_argument("--split_name", help="its split (default: the first of validation, test and train)")
-    parser.add_argument("--video_column_name", help="its column of videos")
-    parser.add_argument("--output_file", default="videos.csv", help="table to write, or go on with (%(default)s)")
+    source.add_argument("--video_list", help="published list with lines `path num_frames id`, or the path alone")
+    source.add_argument("--dataset_name", help="dataset with a column of videos: a Hub name or a folder of its files")
+    parser.add_argument("--video_root", help="folder that replaces the root of the list")
+    parser.add_argument("--dataset_config_name", help="configuration of the dataset")
+    parser.add_argument("--split_name", help="split of the dataset (default: the first of validation, test and train)")
+    parser.add_argument("--video_column_name", help="column of videos of the dataset")
+    parser.add_argument("--output_file", default="videos.csv", help="table to write or continue (%(default)s)")
     parser.add_argument(
-        "--num_workers", type=int, default=os.cpu_count() or 1, help="videos at a time (default: one per core)"
+        "--num_workers", type=int, default=os.cpu_count() or 1, help="videos checked at a time (default: one per core)"
     )
     parser.add_argument(
-        "--video_timeout", type=float, default=60.0, help="seconds after which a read is given up (%(default)g)"
+        "--video_timeout", type=float, default=60.0, help="time limit for one read, in seconds (%(default)g)"
     )
-    parser.add_argument("--video_backend", default="auto", choices=BACKENDS, help="what decodes (%(default)s)")
+    parser.add_argument("--video_backend", default="auto", choices=BACKENDS, help="decoder (%(default)s)")
     parser.add_argument(
-        "--slow_seconds",
-        type=float,
-        default=1.0,
-        help="a video is slow if 8 frames take longer (%(default)g)",
+        "--slow_seconds", type=float, default=1.0, help="a video is slow if 8 frames take longer (%(default)g)"
     )
     return parser
 
 
 def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace):
-    """That numbers are in the range that makes sense of them, and options belong to the source."""
+    """Exit with an error if a number is out of range, or an option does not belong to the source."""
     if args.num_workers < 1:
         parser.error(f"--num_workers must be at least 1, got {args.num_workers}.")
     for name in ("video_timeout", "slow_seconds"):
         if not 0 < getattr(args, name) <= TIMEOUT_MAX:
             parser.error(f"--{name} must be a number of seconds above 0, got {getattr(args, name)}.")
     if args.video_root and not args.video_list:
-        parser.error("--video_root is for the paths of a --video_list.")
+        parser.error("--video_root needs --video_list.")
     for name in ("dataset_config_name", "split_name", "video_column_name"):
         if getattr(args, name) and not args.dataset_name:
-            parser.error(f"--{name} is of a data set: give --dataset_name.")
+            parser.error(f"--{name} needs --dataset_name.")
 
 
 def run(args: argparse.Namespace) -> int:
+    """
+    Check the videos, write the table, and return 0 if all are readable, else 1.
+
+    Raises:
+        [`DataError`]: if there is nothing to check, or the table cannot be used.
+    """
     try:
         require_backend(args.video_backend)
     except ImportError as error:
@@ -410,7 +388,7 @@ def run(args: argparse.Namespace) -> int:
     earlier = read_table(args.output_file)
     if earlier and not earlier.keys() & sources.keys():
         first = next(iter(earlier))
-        raise DataError(f"--output_file {args.output_file} is of other videos, {first!r} for one. Give another.")
+        raise DataError(f"--output_file {args.output_file} is of other videos, such as {first!r}. Give another file.")
     rows = {
         file: as_row(row, args.slow_seconds)
         for file, row in earlier.items()
@@ -442,7 +420,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def load_source(args: argparse.Namespace) -> VideoSplit:
-    """The videos of the option that is given."""
+    """Load the videos of the source option."""
     if args.video_dir:
         split = load_folder(args.video_dir)
     elif args.video_list:
@@ -454,7 +432,3 @@ def load_source(args: argparse.Namespace) -> VideoSplit:
     if len(split) == 0:
         raise DataError(f"{args.dataset_name} has no videos.")
     return split
-
-
-if __name__ == "__main__":
-    sys.exit(main())

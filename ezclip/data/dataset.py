@@ -1,4 +1,4 @@
-"""Items and batches for training and evaluation."""
+"""Datasets, batches and loaders for training and evaluation."""
 
 import hashlib
 import json
@@ -22,31 +22,38 @@ from video_ezclip import VideoReadError, random_frame_indices, read_frames
 
 class VideoDataset(torch.utils.data.Dataset):
     """
-    Reads the videos of a split.
+    A dataset of the videos of a split.
 
-    An item has `index`, `label`, and `frames` `(T, H, W, 3)`, or `(V, T, H, W, 3)` for V views: bytes, which
-    [`~EZClipProcessor.normalize`] makes the model's pixels of, best where it runs. `bad_videos` is the list of (index,
-    [`VideoReadError`]) of videos that could not be read, and `partial_videos` the list of (index, reason) of those
-    read in part. For evaluation the frames of an unreadable video are zeros; for training the next readable one takes
-    its place, so that batches stay full.
+    An item has:
+    - `index` and `label`;
+    - `frames`, uint8 `(T, H, W, 3)`, or `(V, T, H, W, 3)` for V views. [`~EZClipProcessor.normalize`] turns them into
+      the model's pixels, fastest on the model's device;
+    - `bad_videos`, a list of (index, [`VideoReadError`]) of videos that could not be read;
+    - `partial_videos`, a list of (index, reason) of videos that were read in part.
+
+    In evaluation the frames of an unreadable video are zeros. In training the next readable video replaces it, so that
+    batches stay full.
 
     Args:
         split ([`VideoSplit`]):
-            What to read.
+            The videos to read.
         processor ([`EZClipProcessor`]):
-            Makes pixels of it.
+            Samples and crops frames.
         prompts (`list[list[list[str]]]`, *optional*):
-            The texts of each class, see [`~EZClipProcessor.get_prompts`]. With them the data set is for training:
-            frames are drawn as published, and each item has a `text`, drawn from all those of its class. All that is
-            drawn depends on (seed, epoch, index) alone.
+            The texts of each class, see [`~EZClipProcessor.get_prompts`]. With them the dataset is for training:
+            frames are drawn at random as published, and each item has a `text` drawn from all texts of its class.
+            Draws depend on (seed, epoch, index) alone.
         seed (`int`, *optional*, defaults to 0):
-            See `prompts`. The epoch is that of the last `set_epoch` before the workers of a loader start.
+            The seed of the draws. The epoch is the last `set_epoch` before the workers of a loader start.
         transform ([`TrainTransform`], *optional*):
-            What crops and changes frames for training. By default they are those of evaluation.
+            Crops and augments training frames. Defaults to the crop of evaluation.
         num_clips (`int`, *optional*, defaults to 1), num_crops (`int`, *optional*, defaults to 1):
             Views of a video in evaluation, see [`EZClipProcessor`].
         read (`Callable`, *optional*):
-            Reads frames in the way of [`read_frames`], which is the default; or [`IsolatedReader`].
+            Reads frames like [`read_frames`], the default, or [`IsolatedReader`].
+
+    Raises:
+        `ValueError`: if `prompts` has not one entry for each class.
     """
 
     def __init__(
@@ -61,9 +68,9 @@ class VideoDataset(torch.utils.data.Dataset):
         read: Callable = read_frames,
     ):
         if prompts is not None and len(prompts) != len(split.class_names or prompts):
-            raise ValueError(f"`prompts` must be of the {len(split.class_names)} classes, are of {len(prompts)}.")
+            raise ValueError(f"`prompts` must have an entry for {len(split.class_names)} classes, got {len(prompts)}.")
         self.split, self.processor, self.transform = split, processor, transform
-        # Of each class all its texts in all templates
+        # All texts of each class, flattened over its templates
         self.texts = prompts and [[prompt for row in rows for prompt in row] for rows in prompts]
         self.num_clips, self.num_crops, self.read = num_clips, num_crops, read
         self.seed, self.epoch = seed, 0
@@ -72,10 +79,11 @@ class VideoDataset(torch.utils.data.Dataset):
         return len(self.split)
 
     def set_epoch(self, epoch: int):
+        """Set the epoch that the next draws depend on."""
         self.epoch = epoch
 
     def settings(self) -> dict:
-        """What the items depend on, but for the pixels of the videos: short enough to be kept in a file."""
+        """Return what the items depend on, except for the pixels of the videos. A checkpoint stores it."""
         return {
             "seed": self.seed,
             "videos": describe_split(self.split),
@@ -92,7 +100,7 @@ class VideoDataset(torch.utils.data.Dataset):
             try:
                 item = self._train_item(row, candidate) if self.texts else self._eval_item(row)
             except VideoReadError as error:
-                # A copy: the traceback of the error itself would keep all that this call holds in memory.
+                # A copy: the traceback of the error itself would keep all objects of this call in memory.
                 bad_videos.append((candidate, VideoReadError(*error.args)))
                 continue
             problem = item.pop("problem")
@@ -123,7 +131,7 @@ class VideoDataset(torch.utils.data.Dataset):
 
 
 def describe_split(split: VideoSplit, class_names: list[str] | None = None) -> str:
-    """How many videos a split has, and a digest of their names, labels and classes."""
+    """Return the number of videos of a split and a digest of their names, labels and classes."""
     content = hashlib.sha256(json.dumps(class_names).encode())
     for batch in split.videos.select_columns(["name", "label"]).iter(batch_size=10_000):
         content.update(json.dumps([batch["name"], batch["label"]]).encode())
@@ -131,17 +139,18 @@ def describe_split(split: VideoSplit, class_names: list[str] | None = None) -> s
 
 
 def digest(content) -> str:
-    """A short name for what can be written as JSON."""
+    """Return a short digest of anything that can be written as JSON."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 class VideoCollator:
-    """Items of a [`VideoDataset`] as one batch, texts tokenized and padded to the longest."""
+    """A collate function: items of a [`VideoDataset`] to one batch, texts tokenized and padded to the longest."""
 
     def __init__(self, processor: EZClipProcessor):
         self.processor = processor
 
     def __call__(self, items: list[dict]) -> dict:
+        """Return `index`, `labels`, `frames`, `bad_videos`, `partial_videos`, and the tokens of any texts."""
         batch = {
             "index": torch.tensor([item["index"] for item in items]),
             "labels": torch.tensor([item["label"] for item in items]),
@@ -151,24 +160,24 @@ class VideoCollator:
         }
         if "text" in items[0]:
             texts = [item["text"] for item in items]
-            # Those that are cut are counted before the first step, not in each batch.
+            # No warning of cut texts here: training counts them once, before the first step.
             batch.update(self.processor(text=texts, truncation=True, return_tensors="pt"))
         return batch
 
 
 def make_loader(dataset: VideoDataset, batch_size: int, num_workers: int = 0, **kwargs) -> torch.utils.data.DataLoader:
     """
-    A loader of batches of a [`VideoDataset`], whose workers keep their memory flat.
+    Create a loader of batches of a [`VideoDataset`] whose workers keep their memory flat.
 
     Args:
         dataset ([`VideoDataset`]):
-            Has `processor`.
+            The dataset.
         batch_size (`int`):
             Videos of a batch.
         num_workers (`int`, *optional*, defaults to 0):
             Processes that decode.
         kwargs:
-            Those of [`~torch.utils.data.DataLoader`].
+            Arguments of [`~torch.utils.data.DataLoader`].
     """
     return torch.utils.data.DataLoader(
         dataset,
@@ -177,15 +186,15 @@ def make_loader(dataset: VideoDataset, batch_size: int, num_workers: int = 0, **
         pin_memory=torch.cuda.is_available(),
         collate_fn=VideoCollator(dataset.processor),
         worker_init_fn=_start_worker,
-        # It seeds workers, which draw by seeds of their own. Taken from the common generator, that would make dropout
-        # depend on how often a training is evaluated.
+        # Otherwise each new iterator takes a worker seed from the global generator, and dropout would depend on how
+        # often a training is evaluated. Items do not use worker seeds.
         generator=torch.Generator().manual_seed(0),
         **kwargs,
     )
 
 
 def _start_worker(worker_id: int):
-    # A signal to all processes of a job is for the main one to answer, which needs its workers to the end of a step.
+    # When a job's processes all get a signal, the main one answers it, and needs its workers to the end of the step.
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -195,13 +204,13 @@ def _start_worker(worker_id: int):
 @dataclass
 class ReadReport:
     """
-    Which videos of a split were not read, or only in part.
+    The videos of a split that were not read, or only in part.
 
     Args:
         bad_videos (`dict[int, VideoReadError]`):
-            Why, by position in the split, for each video that was not read.
+            The error of each unreadable video, by its position in the split.
         partial_videos (`dict[int, str]`):
-            What is wrong, by position, with each video that was read in part.
+            The reason for each video that was read in part, by its position.
     """
 
     bad_videos: dict[int, VideoReadError] = field(default_factory=dict)
@@ -209,7 +218,7 @@ class ReadReport:
 
     def take(self, batch: dict, strict: bool = False):
         """
-        Take over the reports of a batch.
+        Move the reports of a batch to this report.
 
         Raises:
             [`VideoReadError`]: with `strict`, for the first unreadable video.
@@ -220,15 +229,15 @@ class ReadReport:
             raise next(iter(self.bad_videos.values()))
 
     def gather(self):
-        """Take over the reports of all processes."""
+        """Merge the reports of all processes."""
         self.bad_videos = dict(gather_object(list(self.bad_videos.items())))
         self.partial_videos = dict(gather_object(list(self.partial_videos.items())))
 
     def write(self, output_dir: str | Path, split: VideoSplit, prefix: str = ""):
         """
-        Write `bad_videos.jsonl` and `partial_videos.jsonl`, a line per video with its name and the reason.
+        Write `bad_videos.jsonl` and `partial_videos.jsonl`: a line for each video with its name and the reason.
 
-        Each is written where there is such a video, and removed where one stands from an earlier run.
+        A file without lines is not written. Files of an earlier run are removed.
         """
         reasons = {index: f"{error.reason} {error.remedy}" for index, error in self.bad_videos.items()}
         names = split.videos["name"][:]

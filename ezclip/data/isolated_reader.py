@@ -1,4 +1,4 @@
-"""Reading videos in a process of their own, so that a file that hangs or crashes a decoder costs one video."""
+"""Video reading in a child process: a file that hangs or crashes a decoder costs one video."""
 
 import contextlib
 import os
@@ -16,13 +16,12 @@ from ezclip.utils.memory import return_freed_memory
 from video_ezclip import VideoFramesMetadata, VideoReadError, describe_video, read_frames
 
 
-# Seconds in which the child must have started.
-START_LIMIT = 120.0
-# The child is this package without its `__init__`: what reads videos needs neither torch nor transformers, and starts
-# in a fifth of a second.
+START_TIMEOUT = 120.0  # seconds
+# The child imports this package without its `__init__`: reading videos needs neither torch nor transformers, and it
+# starts in a fifth of a second.
 _START = """
 import signal, sys, types
-for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # the parent decides what a signal to all of its processes means
+for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # the parent decides what a signal to all processes means
     if hasattr(signal, name):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
 sys.path.append(sys.argv[1])  # the folder of the root modules, in a clone
@@ -36,21 +35,24 @@ serve()
 
 class IsolatedReader:
     """
-    [`read_frames`] in another process, with a time limit.
+    [`read_frames`] in a child process, with a time limit.
 
-    Each process that calls it, such as the workers of a data loader, has a child of its own, which starts with the
-    first video and again after a video that has ended it.
+    Each calling process, such as a worker of a data loader, has its own child. The child starts with the first video,
+    and again after a video that ended it.
 
     Args:
         timeout (`float`, *optional*, defaults to 60):
-            Seconds for one video.
+            Time limit for one video, in seconds.
         kwargs:
-            For [`read_frames`], each time: `backend`, `allow_partial` and others.
+            Default arguments of [`read_frames`]: `backend`, `allow_partial` and others.
+
+    Raises:
+        `ValueError`: if `timeout` is not above 0.
 
     Example:
 
     ```python
-    >>> from ezclip.isolation import IsolatedReader
+    >>> from ezclip.data import IsolatedReader
 
     >>> with IsolatedReader(timeout=10) as read:
     ...     frames, metadata = read("upload.mp4", processor.get_sampler())
@@ -66,11 +68,11 @@ class IsolatedReader:
 
     def __call__(self, video, sample=None, **kwargs) -> tuple[np.ndarray, VideoFramesMetadata]:
         """
-        [`read_frames`] of one video; `sample` and the video are pickled.
+        Read one video as [`read_frames`] does. The video and `sample` are pickled.
 
         Raises:
-            [`VideoReadError`]: if it cannot be read, ends the decoder, or takes longer than the limit. `TypeError`: if
-            the other process cannot be sent the video or `sample`.
+            [`VideoReadError`]: if the video cannot be read, crashes the decoder, or exceeds the time limit.
+            `TypeError`: if the video or `sample` cannot be pickled.
         """
         kwargs = {**self.kwargs, **kwargs}
         if not isinstance(video, (str, os.PathLike, bytes, bytearray, dict)):
@@ -81,8 +83,8 @@ class IsolatedReader:
             request = pickle.dumps((os.getcwd(), video, sample, kwargs))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise TypeError(
-                f"`sample` goes to another process, and cannot ({error}). Give a function of an installed module, or "
-                "a `functools.partial` of one."
+                f"`sample` must be picklable, got {sample!r} ({error}). Give a function of an installed module, or a "
+                "`functools.partial` of one."
             ) from error
         child, answer = self._start(), None
         try:
@@ -95,7 +97,7 @@ class IsolatedReader:
                 answer = pickle.load(child.stdout)
         finally:
             if answer is None or is_late():
-                # An answer that was not waited for would be taken for the next one's.
+                # A late answer would be taken for that of the next video.
                 exit_status = self._end(child)
         if answer is None:
             if is_late():
@@ -119,7 +121,7 @@ class IsolatedReader:
                 child.stdin.close()
 
     def _end(self, child: subprocess.Popen) -> int:
-        """End the child after a video that was not read; returns its exit status, its own if it has one."""
+        """End the child after a failed video and return its exit status: its own if it ended by itself."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(timeout=0.5)
         self.close()
@@ -146,19 +148,19 @@ class IsolatedReader:
                 [sys.executable, "-P", "-c", _START, str(package.parent), str(package)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                start_new_session=True,  # until it ignores signals, they do not reach it
+                start_new_session=True,  # no signal reaches it before it ignores them
             )
-            with _time_limit(START_LIMIT, self._child):
+            with _time_limit(START_TIMEOUT, self._child):
                 has_started = self._child.stdout.read(1) == b"+"
             if not has_started:
                 self.close()
-                raise RuntimeError("The process that reads videos does not start; see above for its error.")
+                raise RuntimeError("The process that reads videos did not start. Its error is printed above.")
         return self._child
 
 
 @contextlib.contextmanager
 def _time_limit(seconds: float, child: subprocess.Popen):
-    """Ends the child after so many seconds; gives a function that says whether it has."""
+    """Kill the child after `seconds`. Yields a function that returns whether that has happened."""
     expired = threading.Event()
 
     def stop():
@@ -176,14 +178,14 @@ def _time_limit(seconds: float, child: subprocess.Popen):
 
 
 def serve():
-    """Read videos, as asked on the standard input, until it ends."""
+    """Answer requests from standard input on standard output until the input ends."""
     return_freed_memory()
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints must not come between the answers
+    os.dup2(2, 1)  # what a library prints must not mix with the answers
     answers.write(b"+")
     answers.flush()
     if hasattr(select, "poll"):
-        threading.Thread(target=_end_with_the_parent, daemon=True).start()
+        threading.Thread(target=_exit_with_parent, daemon=True).start()
     while True:
         try:
             request = pickle.load(sys.stdin.buffer)
@@ -191,7 +193,7 @@ def serve():
             return
         try:
             folder, video, sample, kwargs = pickle.loads(request)
-            os.chdir(folder)  # that relative paths are relative to
+            os.chdir(folder)  # relative paths are relative to the parent's working folder
             answer = read_frames(video, sample, **kwargs)
         except BaseException as error:
             answer = _as_exception(error)
@@ -199,16 +201,16 @@ def serve():
         answers.flush()
 
 
-def _end_with_the_parent():
-    """Ends this process when nobody can write to it any more, even if it hangs in a decoder."""
+def _exit_with_parent():
+    """End this process when its parent is gone, even if it hangs in a decoder."""
     poll = select.poll()
-    poll.register(sys.stdin.fileno(), 0)  # of the end one is told in any case
+    poll.register(sys.stdin.fileno(), 0)  # a hang-up is reported without asking for it
     poll.poll()
     os._exit(0)
 
 
 def _as_exception(error: BaseException) -> Exception:
-    """An error as it can be sent: not all can be pickled, or read back."""
+    """Return an error that can be sent: not all can be pickled and unpickled."""
     with contextlib.suppress(Exception):
         if isinstance(pickle.loads(pickle.dumps(error)), Exception):
             return error

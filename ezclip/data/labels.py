@@ -1,4 +1,4 @@
-"""Class names and class descriptions from the files in which they are published."""
+"""Class names and class descriptions from published files."""
 
 import csv
 import io
@@ -15,8 +15,10 @@ from processing_ezclip import label_key, label_to_words
 
 def read_label_list(path: str | Path) -> list[str]:
     """
-    Class names from the published files: CSV with the header `id,name` or none and ids 0 to N - 1, or `1 Name` a line
-    with ids 1 to N, as in UCF-101's classInd.txt.
+    Read class names from a published file.
+
+    Its form is CSV with ids 0 to N - 1, with or without the header `id,name`; or lines `1 Name` with ids 1 to N, as in
+    UCF-101's classInd.txt.
 
     Raises:
         [`DataError`]: if ids have gaps, or ids or names repeat.
@@ -25,7 +27,7 @@ def read_label_list(path: str | Path) -> list[str]:
 
 
 def read_numbered_labels(path: str | Path) -> tuple[list[str], int]:
-    """Class names, see [`read_label_list`], and the id of the first of them."""
+    """Read class names as [`read_label_list`] does, and return them with the id of the first."""
     text = read_text(path)
     rows, first_id = _read_csv(path, text), 0
     if rows and [cell.strip().lower() for cell in rows[0]] == ["id", "name"]:
@@ -38,7 +40,8 @@ def read_numbered_labels(path: str | Path) -> tuple[list[str], int]:
         if len(row) != 2 or not row[0].strip().isdigit():
             raise DataError(f"{path}: entry {number} is {','.join(row)!r}; each must be {form}.")
         if int(row[0]) in names:
-            raise DataError(f"{path}: id {row[0]} is there twice ({names[int(row[0])]!r} and {row[1].strip()!r}).")
+            first = names[int(row[0])]
+            raise DataError(f"{path}: id {row[0]} is there twice ({first!r} and {row[1].strip()!r}). Remove one.")
         names[int(row[0])] = row[1].strip()
     expected = range(first_id, first_id + len(names))
     if sorted(names) != list(expected) or not names:
@@ -53,41 +56,45 @@ def read_numbered_labels(path: str | Path) -> tuple[list[str], int]:
 
 def split_labels(labels: list[str]) -> list[str]:
     """
-    Class names as they are typed: one text holds several between commas, as in the pipeline; of several each is one.
+    Split class names as typed on a command line.
+
+    A single argument is split at commas, as in the pipeline. Several arguments are one name each.
 
     Raises:
-        [`DataError`]: if there is none, or one that is no name.
+        [`DataError`]: if there is no name, or an argument is not one.
     """
     if len(labels) == 1:
         labels = [label.strip() for label in labels[0].split(",") if label.strip()]
     if not labels:
-        raise DataError("there is no label. Give at least one name.")
+        raise DataError("there is no label. Give at least one.")
     check_have_words(labels)
-    if lopsided := [label for label in labels if label.strip().startswith(",") or label.strip().endswith(",")]:
+    if with_comma := [label for label in labels if label.strip().startswith(",") or label.strip().endswith(",")]:
         raise DataError(
-            f"{lopsided[0]!r} begins or ends with a comma. Give labels as separate arguments, those of several words "
-            "in quotes; or all of them in one, between commas."
+            f"{with_comma[0]!r} begins or ends with a comma. Give labels as separate arguments, quoted if they have "
+            "several words; or as one argument, separated by commas."
         )
     return labels
 
 
 def check_have_words(names: Iterable[str]):
     """
-    That something is left of each class name in a sentence.
+    Raise if a class name leaves no words for a sentence.
 
     Raises:
-        [`DataError`]: if nothing is.
+        [`DataError`]: if a name has no letters or digits.
     """
     for name in names:
         if not label_to_words(name):
-            raise DataError(f"A class is called {name!r}, which leaves no words for a sentence. Name it.")
+            raise DataError(f"A class is called {name!r}, which leaves no words for a sentence. Rename it.")
 
 
 def read_class_descriptions(paths: list[str | Path]) -> dict[str, list[str]]:
     """
-    Written texts for each class, from EZ-CLIP's CSV files (`SNo,Class Name,GPT3 discription`) or JSON objects from
-    class name to text, or to a list of texts, as TEAR has them. A class that several files have, whatever the case,
-    blanks and punctuation of its name, has the texts of all of them: TEAR's three kinds together are its `all`.
+    Read written texts for each class.
+
+    A file is EZ-CLIP's CSV (`SNo,Class Name,GPT3 discription`), or a JSON object from class name to a text or a list
+    of texts, as TEAR has them. A class gets the texts of all files, in their order; case, spaces and punctuation of
+    its name do not matter. TEAR's three kinds together are its `all`.
 
     Raises:
         [`DataError`]: if a file has another form, a class without text, or two different entries for one class.
@@ -104,10 +111,10 @@ def read_class_descriptions(paths: list[str | Path]) -> dict[str, list[str]]:
             # The published texts begin with two line breaks, and some have more inside.
             texts = [" ".join(text.split()) for text in texts]
             if not all(texts) or not texts:
-                raise DataError(f"{path}: {name!r} has an empty text, or none. Write one, or remove the class.")
+                raise DataError(f"{path}: {name!r} has an empty text, or none. Write one or remove the class.")
             other, first = found.setdefault(label_key(name), (name, texts))
             if first != texts:
-                raise DataError(f"{path}: {other!r} and {name!r} are one class, of different texts. Remove one.")
+                raise DataError(f"{path}: {other!r} and {name!r} are one class with different texts. Remove one.")
         for key, (name, texts) in found.items():
             by_key.setdefault(key, (name, []))[1].extend(texts)
     return dict(by_key.values())
@@ -115,7 +122,7 @@ def read_class_descriptions(paths: list[str | Path]) -> dict[str, list[str]]:
 
 def _read_json_descriptions(path: str | Path, text: str) -> list[tuple[str, list[str]]]:
     try:
-        # Objects as tuples of pairs, in which a key that is there twice is seen
+        # Objects become tuples of pairs, so that repeated keys are not lost.
         content = json.loads(text, object_pairs_hook=tuple)
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is not JSON ({error}).") from error
@@ -140,11 +147,11 @@ def _check_names(names, source):
     keys = Counter(label_key(name) for name in names)
     repeated = [name for name in names if keys[label_key(name)] > 1]
     if repeated:
-        raise DataError(f"{source}: classes of the same name: {repeated[:10]}.")
+        raise DataError(f"{source}: classes of the same name: {repeated[:10]}. Rename or remove one of each.")
 
 
 def _read_csv(path: str | Path, text: str) -> list[list[str]]:
-    """The rows that are not empty; a field may hold line breaks."""
+    """Return the rows that are not empty. A field may hold line breaks."""
     try:
         return [row for row in csv.reader(io.StringIO(text, newline="")) if row]
     except csv.Error as error:

@@ -1,4 +1,4 @@
-"""Lists of videos as they are published: the forms they have, the classes they mean, and what can be wrong in them."""
+"""Published lists of videos: their forms, their classes and their errors."""
 
 import re
 from collections import Counter, defaultdict
@@ -12,11 +12,11 @@ from ezclip.utils.files import read_text
 from processing_ezclip import label_key, label_to_words
 
 
-HMDB51_PARTS = {"train": 1, "test": 2}  # 0 are the clips of neither
+HMDB51_PARTS = {"train": 1, "test": 2}  # clips marked 0 are in neither
 
 
 class ListEntry(NamedTuple):
-    """A line of a list: where it stands ("line 7"), the path as written, and its id, -1 where there is none."""
+    """A line of a list: its place ("line 7"), the path as written, and its class id, -1 without one."""
 
     place: str
     path: str
@@ -25,24 +25,24 @@ class ListEntry(NamedTuple):
 
 def read_list(list_file: str | Path, part: str = "test") -> list[ListEntry]:
     """
-    The entries of a list, in its order.
+    Read the entries of a list, in order.
 
     Args:
         list_file (`str` or `Path`):
-            A file with a line per video, `path num_frames id`, `path id` or `path`: how many numbers end most of the
-            lines, so many must end each. Or the official files of HMDB-51, one for each class, as a pattern:
+            A file with a line for each video, `path num_frames id`, `path id` or `path`. The form of most lines is
+            required of all. Or a pattern of the official files of HMDB-51, one for each class:
             `FOLDER/*_test_split1.txt`.
         part (`str`, *optional*, defaults to `"test"`):
-            Which clips of the files of HMDB-51, `"train"` or `"test"`: each file has both.
+            The clips to take from the files of HMDB-51, `"train"` or `"test"`. Each file has both.
 
     Raises:
-        [`DataError`]: if there is no such file, it is empty, or a line has another form.
+        [`DataError`]: if the file cannot be read or is empty, or a line has another form.
     """
     if "*" in Path(list_file).name:
         return _read_hmdb51_files(Path(list_file), HMDB51_PARTS[part])
     lines = _lines(list_file)
     if not lines:
-        raise DataError(f"{list_file} is empty.")
+        raise DataError(f"{list_file} is empty. Give a list with a line for each video.")
     forms = {n: re.compile(r"(.*\S)" + r"\s+(\d+)" * n) for n in (2, 1, 0)}
     votes = Counter(next(n for n, form in forms.items() if form.fullmatch(line)) for _, line in lines)
     numbers = votes.most_common(1)[0][0]
@@ -61,22 +61,10 @@ def name_classes(
     entries: list[ListEntry], list_file: str | Path, label_list: str | Path | None
 ) -> tuple[list[int], list[str] | None]:
     """
-    What the entries of a list are of.
+    Return the class index of each entry of a list, from 0, -1 if unknown; and the class names, if there are any.
 
-    With a label list its ids are looked up; entries without ids are of the class whose name their folder has. Without
-    a label list the folders name the classes if each id has a folder of its own.
-
-    Args:
-        entries (`list[ListEntry]`):
-            The entries, from [`read_list`].
-        list_file (`str` or `Path`):
-            Their list, for messages.
-        label_list (`str` or `Path`, *optional*):
-            Class names, see [`read_label_list`].
-
-    Returns:
-        `tuple[list[int], list[str] | None]`: the class of each entry, counted from 0, -1 where it is not known; and
-        the names of the classes, or `None`.
+    With a label list, ids are looked up in it, and entries without ids belong to the class that their folder is named
+    after. Without a label list, folders name the classes if each id has its own folder.
 
     Raises:
         [`DataError`]: if an id is out of range, a folder is no class while others are, or the files of a class are
@@ -101,7 +89,7 @@ def name_classes(
 
 
 def first_id_of(ids: list[int], first_id: int) -> int:
-    """What ids count from: as their label list does (`first_id`), but one that uses 0 counts from 0."""
+    """Return the number that `ids` count from: 0 if they use it, else `first_id` of their label list."""
     return 0 if min(ids, default=0) < first_id else first_id
 
 
@@ -109,7 +97,7 @@ def check_file_names(
     entries: list[ListEntry], labels: list[int], names: list[str], list_file: str | Path, label_list: str | Path
 ):
     """
-    That classes are those that the files are named after, in lists where most files are named after a class.
+    Raise if the files of a class are named after another class. Only lists that name most files so are checked.
 
     Raises:
         [`DataError`]: if most videos of a class are named after another class and not after their own.
@@ -128,8 +116,8 @@ def check_file_names(
     entry, other = videos[0]
     shifts = {other - c for c, found in wrong.items() for _, other in found}
     reason = (
-        f"The list and {label_list} number classes differently, as the two numberings of HMDB-51 do. Use the label "
-        "list that belongs to the list; without one, folders that are classes name them."
+        f"The list and {label_list} number classes differently, as the two numberings of HMDB-51 do. Give the label "
+        "list that belongs to the list, or none, if its folders are named after the classes."
     )
     if len(wrong) > 1 and shifts in ({-1}, {1}):
         reason = f"Do the ids of the list count from {0 if shifts == {1} else 1}, unlike those of {label_list}?"
@@ -137,7 +125,7 @@ def check_file_names(
     raise DataError(
         f"{list_file}: {len(videos)} of the {total[label]} videos of class {names[label]!r} (id {entry.label}) are "
         f"named after another class, the first ({entry.place}, {entry.path!r}) after {names[other]!r}"
-        + (f"; so it is with {', '.join(others)}{' …' if len(wrong) > 6 else ''}" if others else "")
+        + (f"; likewise {', '.join(others)}{' …' if len(wrong) > 6 else ''}" if others else "")
         + f". {reason}"
     )
 
@@ -146,10 +134,10 @@ def check_no_video_twice(
     entries: list[ListEntry], videos: list[str], labels: list[int], names: list[str], list_file: str | Path
 ):
     """
-    That no video is there twice.
+    Raise if two entries of a list are the same video.
 
     Raises:
-        [`DataError`]: if two entries mean one of `videos`; it names both, and their classes where those differ.
+        [`DataError`]: names both entries, and their classes if those differ.
     """
     seen = {}
     for entry, video, label in zip(entries, videos, labels):
@@ -161,18 +149,18 @@ def check_no_video_twice(
             first, second = (repr(names[i]) for i in (other_label, label))
             raise DataError(f"{message}, of class {first} and of class {second}. Correct one and remove the other.")
         raise DataError(
-            f"{message}. Remove one; if they are two videos of the same name, --video_root must hold them in the "
-            "folders that the list names."
+            f"{message}. Remove one. If they are two videos of the same name, keep them in the folders of "
+            "the list below --video_root."
         )
 
 
 def _lines(path: str | Path) -> list[tuple[int, str]]:
-    """The lines that are not blank, with their numbers."""
+    """Return the lines that are not blank, with their numbers."""
     return [(n, line.strip()) for n, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
 
 
 def _read_hmdb51_files(pattern: Path, wanted: int) -> list[ListEntry]:
-    """Clips of the official files, `clip 0|1|2` a line, as `CLASS/clip`; what `*` stands for is the class."""
+    """Read the official files, whose lines are `clip 0|1|2`, as paths `CLASS/clip`. `*` stands for the class."""
     before, _, after = pattern.name.partition("*")
     files = sorted(path for path in pattern.parent.glob(pattern.name) if path.is_file())
     entries = []
@@ -185,7 +173,7 @@ def _read_hmdb51_files(pattern: Path, wanted: int) -> list[ListEntry]:
             if int(match.group(2)) == wanted:
                 entries.append(ListEntry(f"{file.name}, line {number}", f"{folder}/{match.group(1)}", UNKNOWN_LABEL))
     if not entries:
-        raise DataError(f"{pattern}: {len(files)} files fit, and none has a clip marked {wanted}.")
+        raise DataError(f"{pattern} matches {len(files)} files, and none has a clip marked {wanted}. Correct it.")
     return entries
 
 
@@ -198,7 +186,7 @@ def _folder(path: str) -> str:
 
 
 def _classes_of_folders(entries: list[ListEntry]) -> tuple[list[int], list[str] | None]:
-    """Folders as class names, in the order of their ids, if there are several and each id has its own."""
+    """Return folders as class names, ordered by id, if there are several and each id has its own folder."""
     pairs = sorted({(entry.label, _folder(entry.path)) for entry in entries})
     ids, folders = [label for label, _ in pairs], [folder for _, folder in pairs]
     if len(pairs) < 2 or not len(set(ids)) == len(set(folders)) == len(pairs):
@@ -210,14 +198,14 @@ def _classes_of_folders(entries: list[ListEntry]) -> tuple[list[int], list[str] 
 def _labels_of_folders(
     entries: list[ListEntry], names: list[str], list_file: str | Path, label_list: str | Path
 ) -> list[int]:
-    """The class that the folder of each entry has the name of; unknown for all if no folder is a class."""
+    """Return the class that the folder of each entry is named after; unknown for all if no folder is a class."""
     ids = {label_key(name): i for i, name in enumerate(names)}
     labels = [ids.get(label_key(_folder(entry.path)), UNKNOWN_LABEL) for entry in entries]
     if min(labels) == UNKNOWN_LABEL < max(labels):
         entry = entries[labels.index(UNKNOWN_LABEL)]
         raise DataError(
             f"{list_file}, {entry.place}: folder {_folder(entry.path)!r} of {entry.path!r} is not a class of "
-            f"{label_list}, as other folders are."
+            f"{label_list}, as other folders are. Add it there or rename the folder."
         )
     return labels
 
@@ -225,20 +213,22 @@ def _labels_of_folders(
 def _reason_out_of_range(entries: list[ListEntry], number: int) -> str:
     ids = {entry.label for entry in entries}
     if min(ids) > 0 and max(ids) == number:
-        return "Do the ids of the list count from 1? Those of the label list count from 0."
-    return "Is it the label list of this data set?"
+        return "Do the ids of the list count from 1? The label list counts from 0."
+    return "Is it the label list of this dataset?"
 
 
 def _named_classes(paths: list[str], names: list[str]) -> list[set[int]]:
     """
-    The classes that each path names, below the folder that all share: runs of whole words that are a class name when
-    case, blanks and punctuation are not looked at ("v_HandStandPushups_g01_c01" names "HandstandPushups"). Of names
-    within each other the longest counts ("…_kick_ball_f_cm" names "kick ball", not "kick").
+    Return the classes that each path names, below the folder that all paths share.
+
+    A class is named by whole words that are its name without case, spaces and punctuation:
+    "v_HandStandPushups_g01_c01" names "HandstandPushups". Of nested names the longest counts: "…_kick_ball_f_cm" names
+    "kick ball", not "kick".
     """
     ids = {label_key(name): i for i, name in enumerate(names)}
     longest = max(map(len, ids))
     parts = [_parts(path) for path in paths]
-    # Of the list's own root only what differs says something.
+    # The root that all paths share names no class.
     levels = list(zip(*(part[:-1] for part in parts)))
     shared = next((depth for depth, folders in enumerate(levels) if len(set(folders)) > 1), len(levels))
     named = []

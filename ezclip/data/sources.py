@@ -1,8 +1,4 @@
-"""Labelled videos from where people keep them: folders, published lists, data sets of the Hub.
-
-Rows come as a `datasets.Dataset` with the columns `video` (a path, or `{"path", "bytes"}`), `label` (an index into the
-class names, -1 where unknown) and `name` (what messages and results call the video).
-"""
+"""Labelled videos from folders, published lists and datasets of the Hub."""
 
 import logging
 import os
@@ -33,13 +29,14 @@ VIDEO_EXTENSIONS = (
 @dataclass
 class VideoSplit:
     """
-    Videos of one split and the classes they are of.
+    The videos of a split and their classes.
 
     Args:
         videos (`datasets.Dataset`):
-            Rows with `video`, `label` and `name`.
+            Rows with `video` (a path, or `{"path", "bytes"}`), `label` (an index into the class names, -1 if unknown)
+            and `name` (the name in messages and results).
         class_names (`list[str]`, *optional*):
-            Names of the classes; `None` where the source has no labels.
+            Names of the classes; `None` if the source has no labels.
     """
 
     videos: datasets.Dataset
@@ -49,7 +46,7 @@ class VideoSplit:
         return len(self.videos)
 
     def select(self, max_samples: int | None) -> "VideoSplit":
-        """The first `max_samples` videos, or all."""
+        """Return a split of the first `max_samples` videos, or of all."""
         if max_samples is None or max_samples >= len(self):
             return self
         return VideoSplit(self.videos.select(range(max_samples)), self.class_names)
@@ -57,14 +54,14 @@ class VideoSplit:
 
 def load_folder(folder: str | Path) -> VideoSplit:
     """
-    A folder of class folders, each with video files or folders of frame images, at any depth. A folder of videos
-    without class folders has no labels.
+    Load a folder of class folders, each with video files or folders of frame images, at any depth.
 
-    (Not `datasets`' `videofolder`: it loses folders with brackets in their name, takes a file with "test" in its name
-    for another split and knows five kinds of file.)
+    A folder of videos without class folders has no labels. The `videofolder` of `datasets` is not used: it loses
+    folders with brackets in their names, takes a file with "test" in its name for another split, and knows five kinds
+    of file.
 
     Raises:
-        [`DataError`]: if there is no video.
+        [`DataError`]: if there is no folder or no video.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -77,17 +74,17 @@ def load_folder(folder: str | Path) -> VideoSplit:
     if classes:
         stray = sum(path.suffix.lower() in VIDEO_EXTENSIONS or _is_frame_folder(path) for path in folder.iterdir())
         if stray:
-            logger.warning(f"{folder}: {stray} videos beside the class folders have no class and are left out.")
+            logger.warning(f"{folder}: {stray} videos beside the class folders have no class and are skipped.")
     if ignored:
-        logger.warning(f"{folder}: left out files that are not videos by their ending: {dict(ignored)}.")
+        logger.warning(f"{folder}: skipped files whose suffix is not a video's: {dict(ignored)}.")
     if not found:
-        raise DataError(f"{folder} holds no video. Expected {folder}/CLASS NAME/VIDEO, ending in {VIDEO_EXTENSIONS}.")
+        raise DataError(f"{folder} holds no video. Expected {folder}/CLASS/VIDEO with a suffix of {VIDEO_EXTENSIONS}.")
     names = [path.name for path in classes] or None
     return VideoSplit(_rows(found), names)
 
 
 def load_files(paths: list[str]) -> VideoSplit:
-    """Video files by path or URL, without labels."""
+    """Return a split of video files by path or URL, without labels."""
     return VideoSplit(_rows([(path, UNKNOWN_LABEL) for path in paths]), None)
 
 
@@ -98,26 +95,27 @@ def load_list(
     part: str = "test",
 ) -> VideoSplit:
     """
-    A published list: a line per video with its path, its number of frames (not needed) and its class id.
+    Load a published list: a line for each video with its path, number of frames (unused) and class id.
+
+    A warning counts the videos that do not exist.
 
     Args:
         list_file (`str` or `Path`):
-            The list. Paths may hold blanks. Lines without a number of frames, or with the path alone, are read too: in
-            the latter the folder of a video names its class. The official files of HMDB-51, one for each class, are
-            read by a pattern: `FOLDER/*_test_split1.txt`.
+            The list. Paths may hold spaces. The number of frames, or both numbers, may be missing: without an id, the
+            folder of a video names its class. The official files of HMDB-51, one for each class, are given as a
+            pattern: `FOLDER/*_test_split1.txt`.
         label_list (`str` or `Path`, *optional*):
-            Class names, see [`read_label_list`]. Without it the folders name the classes if each id has its own.
+            Class names, see [`read_label_list`]. Without it, folders name the classes if each id has its own folder.
         video_root (`str` or `Path`, *optional*):
-            Folder that takes the place of the list's own root. The longest end of a path that exists below it is
-            taken, as a video file or a folder of frames, whatever its ending, in a folder of its class too. Without it
-            paths are relative to the working folder or to the list's.
+            Folder that replaces the root of the list. The longest end of a path that exists below it is taken: a video
+            file of any suffix or a folder of frames, also in a folder of its class. Without it, paths are relative to
+            the working folder or to the folder of the list.
         part (`str`, *optional*, defaults to `"test"`):
-            Which clips of the official files of HMDB-51, `"train"` or `"test"`: each file has both.
+            The clips to take from the official files of HMDB-51, `"train"` or `"test"`. Each file has both.
 
     Raises:
         [`DataError`]: if a line has another form, an id is out of range, a video with a class is there twice, the
-        files of a class are named after another class, or no video is found at all. A warning says how many are
-        missing.
+        files of a class are named after another class, or no video exists.
     """
     entries = read_list(list_file, part)
     labels, class_names = name_classes(entries, list_file, label_list)
@@ -129,13 +127,10 @@ def load_list(
         number, first = len(videos), exists.index(False)
         example = f"the first is {entries[first].path!r}, looked for as {videos[first]!r}"
         if not any(exists):
-            raise DataError(
-                f"None of the {number} videos of {list_file} exists; {example}. Give the folder that holds them as "
-                "--video_root."
-            )
+            raise DataError(f"None of the {number} videos of {list_file} exists; {example}. Give their --video_root.")
         logger.warning(f"{exists.count(False)} of the {number} videos of {list_file} do not exist; {example}.")
     if class_names is not None:
-        # Those that do not exist are told apart by what the list calls them.
+        # Missing videos are compared by their paths in the list.
         places = [video if found else entry.path for entry, video, found in zip(entries, videos, exists)]
         check_no_video_twice(entries, places, labels, class_names, list_file)
     return VideoSplit(_rows(list(zip(videos, labels))), class_names)
@@ -150,28 +145,28 @@ def load_hub_dataset(
     label_list: str | Path | None = None,
 ) -> VideoSplit:
     """
-    A data set of the Hub, or a local folder of its files, with a column of videos.
+    Load a dataset of the Hub, or of a local folder of its files, with a column of videos.
 
     Args:
         name (`str`):
             As for `datasets.load_dataset`.
         config_name (`str`, *optional*):
-            Its configuration.
+            The configuration of the dataset.
         split (`str`, *optional*):
-            The split. Defaults to the first of validation, test and train that there is.
+            The split. Defaults to the first of validation, test and train that exists.
         video_column (`str`, *optional*):
             Column of `Video`s, paths or `{"path", "bytes"}`. Defaults to the first of type `Video`, or `video`.
         label_column (`str`, *optional*, defaults to `"label"`):
-            Column of class labels, names or ids; `None` for videos without labels.
+            Column of class ids or names; `None` for videos without labels.
         label_list (`str` or `Path`, *optional*):
             Class names for ids without names.
 
     Raises:
-        [`DataError`]: if it cannot be loaded, split or video column are missing, or labels are of another kind.
+        [`DataError`]: if it cannot be loaded, its split or video column is missing, or labels are of another type.
     """
     try:
         splits = datasets.load_dataset(name, config_name)
-    except Exception as error:  # the readers of many formats have errors of their own
+    except Exception as error:  # each format raises its own errors
         raise loading_error(name, error) from None
     rows = splits[choose_split(splits, split, name)]
     video_column = choose_video_column(rows.features, rows.column_names, video_column, name)
@@ -190,11 +185,11 @@ def load_hub_dataset(
 
 
 class _Resolver:
-    """Finds the file or folder of frames that a path of a list means. Each folder is listed once."""
+    """Finds the video file or folder of frames for a path of a list. Each folder is listed once."""
 
     def __init__(self, root: str | Path, strip: bool):
         self.root, self.strip = str(root), strip
-        self.depth = -1  # where the last path that was found began: there a missing one is named
+        self.depth = -1  # where the last path that exists begins: a missing one is named the same way
         self.children, self.class_folders = {}, {}
 
     def __call__(self, path: str, class_name: str | None) -> str:
@@ -214,7 +209,7 @@ class _Resolver:
         return os.path.join(self.root, *(parts[self.depth :] or parts[-1:]))
 
     def find(self, folder: str, name: str) -> str | None:
-        """What has this name, or with a video's ending more (frames listed, files kept) or less (the reverse)."""
+        """Return the path of `name`, or of `name` with a video suffix, or of its folder of frames without suffix."""
         names = self.list(folder)
         path = os.path.join(folder, name)
         if name in names:
@@ -225,11 +220,11 @@ class _Resolver:
         variant = next((ending for ending in VIDEO_EXTENSIONS if name + ending in names), None)
         if variant is not None:
             return path + variant
-        # A file system may take other letters for the same.
+        # The file system may ignore case.
         return path if names and os.path.exists(path) else None
 
     def find_in_class(self, folder: str, class_name: str | None, name: str) -> str | None:
-        """The same in the folder of a class, which many published lists leave out."""
+        """Find `name` in the folder of a class, which many published lists leave out."""
         if class_name is None:
             return None
         if folder not in self.class_folders:
@@ -238,6 +233,7 @@ class _Resolver:
         return self.find(os.path.join(folder, child), name) if child is not None else None
 
     def list(self, folder: str) -> set[str]:
+        """Return the names in a folder; none if it does not exist."""
         if folder not in self.children:
             try:
                 self.children[folder] = set(os.listdir(folder))
@@ -247,36 +243,36 @@ class _Resolver:
 
 
 def loading_error(name: str, error: BaseException) -> DataError:
-    """What to say of a data set that cannot be loaded: all causes, and the way out of one that is not plain."""
+    """Return the error for a dataset that cannot be loaded: all causes, and a hint about torchcodec."""
     reasons = [str(error)]
     while (error := error.__cause__ or error.__context__) is not None:
         reasons.append(str(error))
     hint = ""
     if any("torchcodec" in reason for reason in reasons):
-        hint = " A torchcodec that cannot be imported breaks data sets of videos: uninstall it, or mend it."
+        hint = " A torchcodec that cannot be imported breaks datasets of videos. Uninstall or repair it."
     return DataError(f"--dataset_name {name}: {': '.join(dict.fromkeys(reasons))}{hint}")
 
 
 def choose_split(splits, split: str | None, name: str) -> str:
-    """`split`, or the first of validation, test and train that there is."""
+    """Return `split`, by default the first of validation, test and train, or raise if it does not exist."""
     if split is None:
         split = next((candidate for candidate in ("validation", "test", "train") if candidate in splits), None)
     if split not in splits:
-        raise DataError(f"{name} has no split {split!r}; it has {list(splits)}.")
+        raise DataError(f"{name} has no split {split!r}; it has {list(splits)}. Name one of them.")
     return split
 
 
 def choose_video_column(features: dict, columns: list[str], column: str | None, name: str) -> str:
-    """`column`, or the first of type `Video`, or `video`."""
+    """Return `column`, by default the first of type `Video` or `video`, or raise if it does not exist."""
     if column is None:
         column = next((key for key, feature in features.items() if isinstance(feature, datasets.Video)), "video")
     if column not in columns:
-        raise DataError(f"{name} has no column {column!r}; it has {columns}. Name it.")
+        raise DataError(f"{name} has no column {column!r}; it has {columns}. Name its column of videos.")
     return column
 
 
 def _read_names(column: pyarrow.ChunkedArray) -> list[str]:
-    """Paths of a column of paths or `{"path", "bytes"}`, without reading the bytes; "row 7" where there is none."""
+    """Return the paths of a column of paths or `{"path", "bytes"}` without reading the bytes; "row 7" without one."""
     if pyarrow.types.is_struct(column.type):
         column = pyarrow.compute.struct_field(column, "path")
     is_text = pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)
@@ -285,9 +281,9 @@ def _read_names(column: pyarrow.ChunkedArray) -> list[str]:
 
 
 def names_of_classes(feature: datasets.ClassLabel, class_names: list[str] | None, name: str) -> list[str]:
-    """The class names of a label list for the classes of a column, which must be the same; without one their own."""
+    """Return the class names of a label list, which must match those of the column, or else the column's own."""
     if class_names is not None and [label_key(n) for n in feature.names] != [label_key(n) for n in class_names]:
-        raise DataError(f"The classes of {name} are not those of the label list, in its order. Leave that out.")
+        raise DataError(f"The classes of {name} are not those of the label list, in its order. Leave it out.")
     return class_names or feature.names
 
 
@@ -303,7 +299,7 @@ def _read_labels(
         ids = {label_key(class_name): i for i, class_name in enumerate(class_names)}
         unknown = sorted({value for value in values if value is not None and label_key(value) not in ids})
         if unknown:
-            raise DataError(f"{name} has labels that the label list does not name: {unknown[:10]}.")
+            raise DataError(f"{name} has labels that the label list lacks: {unknown[:10]}. Add them to it.")
         values = [None if value is None else ids[label_key(value)] for value in values]
     elif "int" not in kind:
         raise DataError(f"Column {column!r} of {name} is of type {feature}; labels are class names or ids.")
@@ -313,12 +309,15 @@ def _read_labels(
     values = [UNKNOWN_LABEL if value is None else value for value in values]
     outside = [value for value in values if not UNKNOWN_LABEL <= value < len(class_names)] if class_names else []
     if outside:
-        raise DataError(f"{name} has class id {outside[0]}, the label list ids 0 to {len(class_names) - 1}.")
+        raise DataError(
+            f"{name} has class id {outside[0]}, and the label list has ids 0 to {len(class_names) - 1}. Give the "
+            "label list of this dataset."
+        )
     return values, class_names
 
 
 def _walk_videos(root: Path, ignored: Counter) -> list[Path]:
-    """Video files and folders of frames below `root`, in order; `ignored` counts the endings of other files."""
+    """Return the video files and folders of frames below `root`, sorted. `ignored` counts suffixes of other files."""
     videos = []
     for path in sorted(root.iterdir()):
         if path.name.startswith("."):
@@ -333,7 +332,7 @@ def _walk_videos(root: Path, ignored: Counter) -> list[Path]:
 
 
 def _is_frame_folder(path: Path) -> bool:
-    """Whether a path is a folder that is a video by its frames: it has pictures, and neither videos nor folders."""
+    """Return whether a path is a folder of frames: it has images, and neither videos nor folders."""
     children = list(path.iterdir()) if path.is_dir() else []
     return any(map(is_frame, children)) and not any(
         child.suffix.lower() in VIDEO_EXTENSIONS or child.is_dir() for child in children
@@ -342,6 +341,6 @@ def _is_frame_folder(path: Path) -> bool:
 
 def _rows(found: list[tuple[str, int]]) -> datasets.Dataset:
     names = [describe_video(path) for path, _ in found]
-    # A data set cannot hold the name of a file that is no UTF-8; a URL can.
+    # A dataset cannot hold a file name that is not UTF-8; a URL can.
     videos = [path if name == path else Path(path).absolute().as_uri() for (path, _), name in zip(found, names)]
     return datasets.Dataset.from_dict({"video": videos, "label": [label for _, label in found], "name": names})

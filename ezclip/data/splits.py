@@ -1,4 +1,4 @@
-"""Parts of a split: shots, halves and selections of classes, drawn alike on every machine; and lists to keep them."""
+"""Shots, halves and selections of classes, drawn the same on every machine, and lists that store them."""
 
 import csv
 import hashlib
@@ -21,18 +21,9 @@ from video_ezclip import is_url
 
 def draw_shots(split: VideoSplit, num_shots: int, seed: int) -> VideoSplit:
     """
-    A few videos of each class, drawn at random.
+    Draw `num_shots` videos of each class at random.
 
-    The same split, in the same order, and the same seed give the same videos on every machine, and fewer shots are
-    some of those of more.
-
-    Args:
-        split ([`VideoSplit`]):
-            What to draw from.
-        num_shots (`int`):
-            Videos of each class, K.
-        seed (`int`):
-            Seed of the draw.
+    The same split and seed give the same videos on every machine. Fewer shots are a subset of more.
 
     Raises:
         [`DataError`]: if a class has fewer videos, or there are videos without a class.
@@ -44,10 +35,10 @@ def draw_shots(split: VideoSplit, num_shots: int, seed: int) -> VideoSplit:
     short = [f"{name!r} ({counts[i]})" for i, name in enumerate(split.class_names) if counts[i] < num_shots]
     if short:
         raise DataError(
-            f"{num_shots} shots need as many videos of each class; {len(short)} of {len(split.class_names)} classes "
-            f"have fewer: {', '.join(short[:10])}."
+            f"{num_shots} shots need {num_shots} videos of each class; {len(short)} of {len(split.class_names)} "
+            f"classes have fewer: {', '.join(short[:10])}."
         )
-    # Of Python's generators only `random()` gives the same numbers in all its versions.
+    # Only `random()` gives the same numbers in all versions of Python.
     draw = random.Random(seed).random
     rows = {label: [] for label in range(len(split.class_names))}
     for row, label in enumerate(labels):
@@ -58,7 +49,7 @@ def draw_shots(split: VideoSplit, num_shots: int, seed: int) -> VideoSplit:
 
 def count_shots(split: VideoSplit) -> int:
     """
-    How many videos each class has, in a split where that is the same number, as in published few-shot lists.
+    Return the number of videos of each class in a few-shot split.
 
     Raises:
         [`DataError`]: if classes have different numbers of videos.
@@ -69,7 +60,7 @@ def count_shots(split: VideoSplit) -> int:
     other = [f"{name!r} ({count})" for name, count in counts.items() if count != num_shots]
     if other:
         raise DataError(
-            f"A list of shots has as many videos of each class; most classes have {num_shots}, others not: "
+            f"A few-shot list must have as many videos of each class as of any other; most have {num_shots}, not "
             f"{', '.join(other[:10])}."
         )
     return num_shots
@@ -77,23 +68,20 @@ def count_shots(split: VideoSplit) -> int:
 
 def halve_classes(split: VideoSplit) -> tuple[list[str], list[str]]:
     """
-    Halve the classes by how many videos they have. Of an odd number the base half has one more; of classes with
-    equally many videos those with higher ids count as the more frequent. On the first official training list of
-    UCF-101 this gives the published halves, in their order.
+    Halve the classes by their number of videos.
 
-    Args:
-        split ([`VideoSplit`]):
-            What is counted.
+    With an odd number of classes, the base half has one more. With equally many videos, a higher id counts as more
+    frequent. On the first official training list of UCF-101 this gives the published halves, in their order.
 
     Returns:
-        `tuple[list[str], list[str]]`: the more frequent half, base, and the rest, novel; each by rising frequency.
+        `tuple[list[str], list[str]]`: base, the more frequent half, and novel, the rest; each by rising frequency.
 
     Raises:
         [`DataError`]: if there are fewer than two classes, or videos without a class.
     """
     counts = Counter(_labels(split))
     if len(split.class_names) < 2:
-        raise DataError(f"Classes to halve must be at least two; got {split.class_names}.")
+        raise DataError(f"Classes to halve must be at least two, got {split.class_names}.")
     ascending = sorted(range(len(split.class_names)), key=lambda label: counts[label])
     names = [split.class_names[label] for label in ascending]
     return names[len(names) // 2 :], names[: len(names) // 2]
@@ -101,16 +89,12 @@ def halve_classes(split: VideoSplit) -> tuple[list[str], list[str]]:
 
 def select_classes(split: VideoSplit, class_names: list[str]) -> VideoSplit:
     """
-    The videos of some of the classes, which are numbered in the order given.
+    Select the videos of some classes and number the classes in the given order.
 
-    Args:
-        split ([`VideoSplit`]):
-            What to select from.
-        class_names (`list[str]`):
-            Names of the classes; case, blanks, underscores and punctuation are not looked at.
+    Case, spaces, underscores and punctuation of `class_names` do not matter.
 
     Raises:
-        [`DataError`]: if names are not classes of the split, or repeat, or none of their videos is there.
+        [`DataError`]: if a name is not a class of the split, or is repeated, or there is no video of the classes.
     """
     labels = _labels(split)
     ids = {label_key(name): i for i, name in enumerate(split.class_names)}
@@ -118,19 +102,19 @@ def select_classes(split: VideoSplit, class_names: list[str]) -> VideoSplit:
     missing = [name for name, key in zip(class_names, keys) if key not in ids]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(class_names)} classes to select are not among the {len(ids)} of the videos: "
+            f"{len(missing)} of {len(class_names)} classes to select are not among the {len(ids)} of the split: "
             f"{missing[:10]}."
         )
     repeated = [name for name, key in zip(class_names, keys) if keys.count(key) > 1]
     if repeated:
-        raise DataError(f"Classes to select must differ; got {repeated[:10]}.")
+        raise DataError(f"Classes to select must differ, got {repeated[:10]}.")
     renumbered = {ids[key]: new for new, key in enumerate(keys)}
     rows = [row for row, label in enumerate(labels) if label in renumbered]
     if not rows:
         raise DataError(
             f"There is no video of the {len(class_names)} classes to select, {class_names[0]!r} and so on."
         )
-    # Numbered before they are selected: a column added to selected rows copies videos that are held as bytes.
+    # Renumber before selecting: adding a column to selected rows copies videos that are held as bytes.
     videos = split.videos.remove_columns("label")
     videos = videos.add_column("label", [renumbered.get(label, UNKNOWN_LABEL) for label in labels])
     return VideoSplit(videos.select(rows), list(class_names))
@@ -138,13 +122,13 @@ def select_classes(split: VideoSplit, class_names: list[str]) -> VideoSplit:
 
 def draw_classes(class_names: list[str], number: int, seed: int) -> list[str]:
     """
-    Some of the classes, drawn at random, in their order; the same on every machine.
+    Draw `number` classes at random, the same on every machine, and return them in their order.
 
     Raises:
-        [`DataError`]: if there are fewer.
+        [`DataError`]: if there are fewer classes.
     """
     if not 1 <= number <= len(class_names):
-        raise DataError(f"From {len(class_names)} classes 1 to {len(class_names)} can be drawn, got {number}.")
+        raise DataError(f"The number of classes to draw must be from 1 to {len(class_names)}, got {number}.")
     draw = random.Random(seed).random
     drawn = sorted((draw(), i) for i in range(len(class_names)))[:number]
     return [class_names[i] for _, i in sorted(drawn, key=lambda pair: pair[1])]
@@ -152,17 +136,13 @@ def draw_classes(class_names: list[str], number: int, seed: int) -> list[str]:
 
 def save_split(split: VideoSplit, list_path: str | Path, label_path: str | Path):
     """
-    Write a split as a list, `path num_frames id` a line, and its label list, which [`load_list`] reads back as the
-    same videos and classes. Paths are absolute; numbers of frames, which nothing here reads, are 0.
+    Write a split as a list of lines `path num_frames id` and its label list.
 
-    Args:
-        split ([`VideoSplit`]):
-            Videos by path, each with a class.
-        list_path (`str` or `Path`), label_path (`str` or `Path`):
-            The files to write.
+    [`load_list`] reads both back as the same videos and classes. Paths are absolute; numbers of frames are 0, because
+    nothing reads them.
 
     Raises:
-        [`DataError`]: if videos are held as bytes or have no class, or a path or name cannot stand in a line.
+        [`DataError`]: if videos are held as bytes or have no class, or a path or name cannot be written in a line.
     """
     labels, paths = _labels(split), []
     for row, video in enumerate(split.videos.select_columns(["video"])):
@@ -170,42 +150,44 @@ def save_split(split: VideoSplit, list_path: str | Path, label_path: str | Path)
         if isinstance(path, dict):
             if path.get("bytes") is not None or path.get("path") is None:
                 raise DataError(
-                    f"Video {row} ({split.videos[row]['name']}) is held as bytes, and a list names files. Keep the "
-                    "data set with `split.videos.save_to_disk(folder)`."
+                    f"Video {row} ({split.videos[row]['name']}) is held as bytes, and a list names files. Save the "
+                    "dataset with `split.videos.save_to_disk(folder)`."
                 )
             path = path["path"]
         path = path if is_url(path) else os.path.abspath(path)
         if path != path.strip() or "\n" in path:
-            raise DataError(f"{path!r} cannot stand in a list: it ends in a blank or has a line break. Rename it.")
+            raise DataError(f"{path!r} cannot be written in a list: it has a line break or a final space. Rename it.")
         paths.append(path)
     with open(label_path, "w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("id", "name"), *enumerate(split.class_names)])
     if read_label_list(label_path) != split.class_names:
-        raise DataError(f"{label_path}: names of classes must not begin or end in a blank; got {split.class_names}.")
+        raise DataError(f"{label_path}: class names must not begin or end with a space, got {split.class_names}.")
     lines = "".join(f"{path} 0 {label}\n" for path, label in zip(paths, labels))
     Path(list_path).write_text(lines, encoding="utf-8", newline="\n")
 
 
 def check_disjoint(base: Iterable[str], novel: Iterable[str]):
     """
-    That no class is both base and novel, by names in which case, blanks, underscores and punctuation do not count.
+    Raise if a class is both base and novel. Case, spaces, underscores and punctuation of names do not matter.
 
     Raises:
-        [`DataError`]: if there is one; it names them.
+        [`DataError`]: names the shared classes.
     """
     keys = {label_key(name) for name in base}
     both = [name for name in novel if label_key(name) in keys]
     if both:
         raise DataError(
-            f"{len(both)} classes are both base and novel, so that novel ones are seen in training: {both[:10]}. Give "
+            f"{len(both)} classes are both base and novel, so training would see novel classes: {both[:10]}. Give "
             "each half its own label list."
         )
 
 
 def find_overlap(train: VideoSplit, test: VideoSplit) -> list[str]:
     """
-    Names of the videos of `test` that are in `train` too: by path, and where they are held as bytes by name and
-    content. Those held as bytes without a name are not compared.
+    Return the names of the videos of `test` that are also in `train`.
+
+    Videos are compared by path, and by name and content if they are held as bytes. Without a name, bytes are not
+    compared.
     """
     places = [_places(split) for split in (train, test)]
     shared = set(places[0]) & set(places[1]) - {None}
@@ -217,26 +199,25 @@ def find_overlap(train: VideoSplit, test: VideoSplit) -> list[str]:
 
 
 def _labels(split: VideoSplit) -> list[int]:
-    """The labels, each of which is a class."""
+    """Return the labels, or raise if a video has no class."""
     labels = split.videos["label"][:]
     if split.class_names is None or min(labels, default=0) < 0:
-        raise DataError("There are videos without a class, or ids without names. Give their label list.")
+        raise DataError("There are videos without a class, or ids without names. Give a label list.")
     return labels
 
 
 def _has_paths(split: VideoSplit) -> bool:
-    """Whether its videos are paths, and not `{"path", "bytes"}`."""
     return isinstance(split.videos.features["video"], datasets.Value)
 
 
 def _places(split: VideoSplit) -> list[str | None]:
-    """Absolute paths, or the names of videos held as bytes; `None` for those that are only numbered."""
+    """Return absolute paths, or the names of videos held as bytes; None for those without a name."""
     if _has_paths(split):
         return [path if is_url(path) else os.path.abspath(path) for path in split.videos["video"][:]]
     return [None if re.fullmatch(r"row \d+", name) else name for name in split.videos["name"][:]]
 
 
 def _digest(split: VideoSplit, row: int) -> str | None:
-    """What tells the content of a video that is held as bytes."""
+    """Return the digest of a video that is held as bytes, None for a path."""
     content = None if _has_paths(split) else split.videos[row]["video"].get("bytes")
     return hashlib.sha256(content).hexdigest() if content is not None else None

@@ -1,4 +1,4 @@
-"""Videos of a data set that need not fit on the disk: read from the Hub, or a folder, as they are needed."""
+"""Datasets read from the Hub or a folder while they are used, without storing them on the disk."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,15 +16,15 @@ from video_ezclip import describe_video
 
 class VideoRow(NamedTuple):
     """
-    A video of a data set.
+    A video of a streamed dataset.
 
     Args:
         video (`str` or `dict`):
-            What [`read_frames`] reads: a path, or `{"path", "bytes"}`.
+            A path, or `{"path", "bytes"}`, for [`read_frames`].
         name (`str`):
-            What messages and results call it.
+            Its name in messages and results.
         label (`str`, *optional*):
-            Its class, where that is known.
+            Its class name, if known.
     """
 
     video: str | dict | None
@@ -34,23 +34,23 @@ class VideoRow(NamedTuple):
 
 class StreamedVideos:
     """
-    Videos of a split, in the file shards of its data set.
+    The videos of a split, in the file shards of its dataset.
 
     Args:
         rows (`datasets.IterableDataset`):
-            What to read.
+            The rows of the split.
         name (`str`):
-            The data set, for messages.
+            The name of the dataset, for messages.
         video_column (`str`):
             Column of paths or `{"path", "bytes"}`.
         label_column (`str`, *optional*):
             Column of class names, or of ids of `class_names`.
         class_names (`list[str]`, *optional*):
-            The classes, where the data set or a label list names them.
+            The class names, if the dataset or a label list has them.
         num_videos (`int`, *optional*):
-            How many there are, where the data set says so.
+            The number of videos, if the dataset tells it.
         files (`list[str]`, *optional*):
-            The files that hold them.
+            The files of the split.
     """
 
     def __init__(
@@ -69,24 +69,19 @@ class StreamedVideos:
 
     @property
     def num_shards(self) -> int:
+        """The number of file shards."""
         return self.dataset.num_shards
 
     def open_shard(self, shard: int) -> "ShardReader":
-        """The videos of a shard, by position; to be asked for in ascending order."""
+        """Return a reader of the videos of a shard by ascending position."""
         return ShardReader(self, shard)
 
     def read_shard(self, shard: int, start: int = 0) -> Iterator[VideoRow]:
         """
-        The videos of a shard.
-
-        Args:
-            shard (`int`):
-                Its number, below `num_shards`.
-            start (`int`, *optional*, defaults to 0):
-                How many of its videos to pass over.
+        Yield the videos of a shard, without the first `start`.
 
         Raises:
-            [`DataError`]: if it cannot be read, or a label is not one of the classes.
+            [`DataError`]: if the shard cannot be read, or a label is not one of the classes.
         """
         rows = self.dataset.shard(num_shards=self.num_shards, index=shard).skip(start)
         position = start
@@ -96,10 +91,10 @@ class StreamedVideos:
                 row = next(iterator)
             except StopIteration:
                 return
-            except Exception as error:  # the readers of many formats, and the network, have errors of their own
+            except Exception as error:  # each format, and the network, raises its own errors
                 raise DataError(
                     f"--dataset_name {self.name}: reading ends at row {position} of shard {shard} "
-                    f"({type(error).__name__}: {error}). Predictions that are written stay; the same command goes on."
+                    f"({type(error).__name__}: {error}). Predictions are kept; the same command goes on from here."
                 ) from error
             place = f"row {position} of shard {shard}"
             yield VideoRow(row[self.video_column], _name_of(row[self.video_column], place), self._label(row, place))
@@ -116,26 +111,26 @@ class StreamedVideos:
                 raise DataError(f"{self.name}, {place}: the label list does not name {value!r}. Add it there.")
             return self.class_names[self._ids[label_key(value)]]
         if isinstance(value, bool) or not isinstance(value, int):
-            raise DataError(f"{self.name}, {place}: the label is {value!r}; labels are class names or ids.")
+            raise DataError(f"{self.name}, {place}: the label must be a class name or id, got {value!r}.")
         if not self.class_names:
             return None
         if not 0 <= value < len(self.class_names):
             raise DataError(
                 f"{self.name}, {place}: the class id is {value}, those of the classes are 0 to "
-                f"{len(self.class_names) - 1}. Is it the label list of this data set?"
+                f"{len(self.class_names) - 1}. Give the label list of this dataset."
             )
         return self.class_names[value]
 
 
 class ShardReader:
-    """Gives the videos of a shard by ascending position, and holds one of them."""
+    """Reads the videos of a shard by ascending position, and holds one of them."""
 
     def __init__(self, source: StreamedVideos, shard: int):
         self._source, self._shard = source, shard
         self._rows, self._row, self._position = None, None, -1
 
     def has(self, position: int) -> bool:
-        """Whether the shard goes as far as `position`, which must not lie before the last one asked for."""
+        """Advance to `position`, which must not be before the last one. Return False if the shard is shorter."""
         if self._rows is None:
             self._rows, self._position = self._source.read_shard(self._shard, start=position), position - 1
         while self._position < position:
@@ -145,7 +140,7 @@ class ShardReader:
         return True
 
     def row(self, position: int) -> VideoRow:
-        """The video at `position`, which `has` was asked for last."""
+        """Return the video at `position`, which must be the last argument of `has`."""
         return self._row
 
 
@@ -158,39 +153,24 @@ def stream_hub_dataset(
     label_list: str | Path | None = None,
 ) -> StreamedVideos:
     """
-    A data set of the Hub, or a local folder of its files, read while it is used. Nothing of it is kept on the disk.
+    Open a dataset of the Hub, or of a local folder of its files, and read it while it is used.
 
-    Args:
-        name (`str`):
-            As for `datasets.load_dataset`.
-        config_name (`str`, *optional*):
-            Its configuration.
-        split (`str`, *optional*):
-            The split. Defaults to the first of validation, test and train that there is.
-        video_column (`str`, *optional*):
-            Column of `Video`s, paths or `{"path", "bytes"}`. Defaults to the first of type `Video`, or `video`.
-        label_column (`str`, *optional*, defaults to `"label"`):
-            Column of class labels, names or ids; `None` for videos without labels.
-        label_list (`str` or `Path`, *optional*):
-            Class names for ids without names.
-
-    Raises:
-        [`DataError`]: if it cannot be opened, split or video column are missing, or labels are of another kind.
+    The arguments and errors are those of [`load_hub_dataset`]. Nothing is stored on the disk.
     """
     class_names = read_label_list(label_list) if label_list is not None else None
     try:
         builder = datasets.load_dataset_builder(name, config_name)
         if hasattr(builder.config, "decode_num_threads"):
-            builder.config.decode_num_threads = 0  # else videos of the Hub are decoded before one can say not to
+            builder.config.decode_num_threads = 0  # else videos of the Hub are decoded before the cast below
         splits = builder.as_streaming_dataset()
         split = choose_split(splits, split, name)
         rows = splits[split]
-        # Some formats do not tell types, and the first row would not for all.
+        # Some formats tell no types, and the first row does not tell them for all rows.
         features = rows.features or {}
         columns = list(features) or list(next(iter(rows), {}))
     except DataError:
         raise
-    except Exception as error:  # the readers of many formats have errors of their own
+    except Exception as error:  # each format raises its own errors
         raise loading_error(name, error) from None
     video_column = choose_video_column(features, columns, video_column, name)
     if label_column not in columns:
@@ -207,7 +187,7 @@ def stream_hub_dataset(
 
 
 def _check_labels(feature, column: str, class_names: list[str] | None, name: str) -> list[str] | None:
-    """The classes of a column of labels, where they are known without reading it."""
+    """Return the class names of a column of labels, if they are known without reading it."""
     kind = getattr(feature, "dtype", "")
     if isinstance(feature, datasets.ClassLabel):
         return names_of_classes(feature, class_names, name)

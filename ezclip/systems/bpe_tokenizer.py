@@ -1,4 +1,4 @@
-"""CLIP's tokenizer from the file that OpenAI published."""
+"""CLIP's tokenizer from OpenAI's file of merges."""
 
 import gzip
 from pathlib import Path
@@ -8,7 +8,7 @@ from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 
-# Python's `html.unescape`, twice, is part of CLIP's cleaning of text; these are the entities that captions contain.
+# CLIP's text cleaning calls `html.unescape` twice. These are the entities that captions contain.
 HTML_ENTITIES = (
     ("&amp;", "&"),
     ("&amp;", "&"),
@@ -24,9 +24,9 @@ VOCABULARY_SIZE = 49408
 
 def load_bpe_tokenizer(bpe_file: str | Path) -> PreTrainedTokenizerFast:
     """
-    The tokenizer of `bpe_simple_vocab_16e6.txt.gz`, with `clip.tokenize`'s ids.
+    Load the tokenizer of `bpe_simple_vocab_16e6.txt.gz`, with the ids of `clip.tokenize`.
 
-    Left out of CLIP's cleaning are `ftfy`'s repair of wrongly decoded text and the rarer HTML entities.
+    CLIP's text cleaning is applied without `ftfy`'s repair of wrongly decoded text and without rare HTML entities.
 
     Args:
         bpe_file (`str` or `Path`):
@@ -41,7 +41,7 @@ def load_bpe_tokenizer(bpe_file: str | Path) -> PreTrainedTokenizerFast:
     except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
         raise ValueError(f"{bpe_file} cannot be read ({error}). Fetch CLIP's bpe_simple_vocab_16e6.txt.gz.") from error
     characters = list(bytes_to_unicode().values())
-    # The file goes on beyond the merges that CLIP uses; its first line is a header.
+    # The first line is a header, and the file has more merges than CLIP uses.
     num_merges = VOCABULARY_SIZE - 2 * len(characters) - 2
     merges = [tuple(line.split()) for line in lines[1 : num_merges + 1]]
     if len(merges) != num_merges or any(len(merge) != 2 for merge in merges):
@@ -63,7 +63,7 @@ def load_bpe_tokenizer(bpe_file: str | Path) -> PreTrainedTokenizerFast:
         ]
     )
     backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("</w>", " ")])
-    # Not a CLIPTokenizer: that class builds its own normalizer anew on loading.
+    # Not a CLIPTokenizer: on loading, that class replaces the normalizer by its own.
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token="<|startoftext|>",

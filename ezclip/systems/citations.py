@@ -1,4 +1,4 @@
-"""Which published systems a configuration is, in words, and what they ask to be cited as."""
+"""Descriptions of published systems and their BibTeX entries."""
 
 from dataclasses import dataclass
 
@@ -48,15 +48,15 @@ CITATIONS = {
 @dataclass
 class SystemDescription:
     """
-    A system in words.
+    A description of a system.
 
     Args:
         presets (`list[str]`):
-            The published systems that have this architecture, by their presets; none for a mixture of several.
+            Presets of the published systems with this architecture. Empty for a mixture of several.
         text (`str`):
-            A paragraph.
+            One paragraph.
         citations (`list[str]`):
-            BibTeX entries of those whose parts it has.
+            BibTeX entries of the systems whose parts it has.
     """
 
     presets: list[str]
@@ -66,13 +66,13 @@ class SystemDescription:
 
 def describe_system(config: EZClipConfig, sampling: str | None = None) -> SystemDescription:
     """
-    What a model is, as far as its configuration says.
+    Describe the system that a configuration defines.
 
     Args:
         config ([`EZClipConfig`]):
-            The configuration.
+            The configuration of the model.
         sampling (`str`, *optional*):
-            The rule by which its processor takes frames: TEAR is plain CLIP with one of its own.
+            The sampling of its processor. `"tear"` tells TEAR from plain CLIP.
     """
     ezclip = _ezclip_parts(config)
     actionclip = _actionclip_parts(config)
@@ -82,7 +82,7 @@ def describe_system(config: EZClipConfig, sampling: str | None = None) -> System
         text = f"CLIP with parts of EZ-CLIP and ActionCLIP: {backbone}; {'; '.join(ezclip + actionclip)}."
     elif ezclip:
         presets, cited = ["ezclip"], ["ezclip"]
-        motion = "; the loss of its training rewards motion" if config.motion_loss_weight > 0 else ""
+        motion = "; the training loss rewards motion" if config.motion_loss_weight > 0 else ""
         text = f"EZ-CLIP (published again as T2L): {backbone}; {'; '.join(ezclip)}{motion}."
     elif actionclip:
         presets, cited = ["actionclip"], ["actionclip"]
@@ -90,19 +90,19 @@ def describe_system(config: EZClipConfig, sampling: str | None = None) -> System
     elif not config.freeze_backbone:
         presets, cited = ["vificlip", "actionclip"], ["vificlip", "actionclip"]
         text = (
-            "CLIP trained on videos, all of it, with the embeddings of the frames averaged: the architecture of "
+            "CLIP with all weights trained on videos and the frame embeddings averaged: the architecture of "
             "ViFi-CLIP, and of ActionCLIP without a temporal head."
         )
     elif sampling == "tear":
         presets, cited = ["tear"], ["tear"]
         text = (
-            "Plain CLIP as TEAR uses it, without training: the embeddings of the frames are averaged, and compared "
-            "with several texts for each class."
+            "Plain CLIP as TEAR uses it, without training: the frame embeddings are averaged and compared with "
+            "several texts for each class."
         )
     else:
         presets, cited = ["clip"], []
-        text = "Plain CLIP on videos: the embeddings of the frames are averaged."
-    opening = "Zero-shot video action recognition: it says which of any list of labels fits a video. "
+        text = "Plain CLIP on videos: the frame embeddings are averaged."
+    opening = "Zero-shot video action recognition: the model scores any list of labels for a video. "
     return SystemDescription(presets, opening + text, [CITATIONS[name] for name in cited])
 
 
@@ -129,9 +129,9 @@ def _actionclip_parts(config: EZClipConfig) -> list[str]:
     }
     parts = []
     if config.vision_config.use_temporal_shift:
-        parts.append("channels of the patches are shifted over time in every vision block")
+        parts.append("patch channels are shifted over time in every vision block")
     if config.vision_config.use_joint_attention:
         parts.append("the patches of all frames attend to each other")
     if config.temporal_head in heads:
-        parts.append(f"{heads[config.temporal_head]} joins the embeddings of the frames")
+        parts.append(f"{heads[config.temporal_head]} joins the frame embeddings")
     return parts

@@ -1,4 +1,4 @@
-"""Models and processors by name, from EZ-CLIP folders and from plain CLIP ones."""
+"""Models, processors and tokenizers from EZ-CLIP and plain CLIP checkpoints."""
 
 import hashlib
 import json
@@ -18,17 +18,19 @@ from modeling_ezclip import EZClipModel
 from processing_ezclip import EZClipProcessor, default_image_processor
 
 
-# Fields of a configuration that say where a model is from, and nothing of what it computes
-ORIGIN_FIELDS = ("_name_or_path", "architectures", "auto_map", "base_model_name_or_path", "custom_pipelines", "dtype")
-ORIGIN_FIELDS += ("transformers_version",)
+# Fields that name the origin of a model and do not change what it computes
+ORIGIN_FIELDS = (
+    *("_name_or_path", "architectures", "auto_map", "base_model_name_or_path", "custom_pipelines", "dtype"),
+    "transformers_version",
+)
 
 
 def load_tokenizer(name_or_path: str | Path):
     """
-    A tokenizer by Hub name, folder, or OpenAI's `bpe_simple_vocab_16e6.txt(.gz)`.
+    Load a tokenizer by Hub name, from a folder, or from OpenAI's `bpe_simple_vocab_16e6.txt(.gz)`.
 
     Raises:
-        [`ModelError`]: if there is none.
+        [`ModelError`]: if it cannot be loaded.
     """
     try:
         if Path(name_or_path).is_file():
@@ -48,7 +50,9 @@ def load_processor(
     preset: str | None = None,
 ) -> EZClipProcessor:
     """
-    The processor of a folder of ours; for plain CLIP one with the published pixels at CLIP's size.
+    Load the processor of an EZ-CLIP model, or build one for plain CLIP.
+
+    The latter has the published pixel pipeline at CLIP's image size.
 
     Args:
         name_or_path (`str` or `Path`):
@@ -56,13 +60,13 @@ def load_processor(
         tokenizer_name (`str` or `Path`, *optional*):
             A tokenizer to use instead; see [`load_tokenizer`].
         num_frames (`int`, *optional*):
-            Frames of a video, if not those of the model.
+            Frames of a video. Defaults to the number of the model.
         preset (`str`, *optional*):
-            The published system that the model is, or that plain CLIP weights become; see
-            [`EZClipConfig.from_preset`]. `"tear"` takes 16 frames by TEAR's rule.
+            The published system of the model, or to turn plain CLIP into; see [`EZClipConfig.from_preset`].
+            `"tear"` samples 16 frames by TEAR's rule.
 
     Raises:
-        [`ModelError`]: if there is no model, or no tokenizer.
+        [`ModelError`]: if the model or the tokenizer cannot be loaded, or `num_frames` is below 1.
     """
     config = _read_config(name_or_path)
     processor = None
@@ -72,20 +76,20 @@ def load_processor(
         except (OSError, ValueError, TypeError) as error:
             if tokenizer_name is None:
                 raise ModelError(
-                    f"{name_or_path} has no processor ({explain_processor(error)}). Convert it with a tokenizer, or "
-                    "give --tokenizer_name."
+                    f"{name_or_path} has no processor ({explain_processor(error)}). Give --tokenizer_name, or run "
+                    "`ezclip convert` with --tokenizer."
                 ) from error
     if processor is None:
         image_processor = default_image_processor(config.vision_config.image_size)
         processor = EZClipProcessor(image_processor, load_tokenizer(tokenizer_name or name_or_path))
-        if num_frames is None:  # CLIP's configuration has none
+        if num_frames is None:  # plain CLIP has none
             num_frames = getattr(config.vision_config, "num_frames", default_num_frames(preset))
     elif tokenizer_name is not None:
         processor.tokenizer = load_tokenizer(tokenizer_name)
     limit = config.text_config.max_position_embeddings
     processor.tokenizer.model_max_length = min(processor.tokenizer.model_max_length, limit)
     if preset is not None and processor.sampling != (sampling := "tear" if preset == "tear" else "uniform"):
-        # The frames of one system are not those of another.
+        # Another system samples other frames.
         processor.sampling = sampling
         num_frames = num_frames or default_num_frames(preset) or EZClipVisionConfig().num_frames
     if num_frames is not None:
@@ -96,7 +100,7 @@ def load_processor(
 
 
 def explain_processor(error: Exception) -> str:
-    """Why `EZClipProcessor.from_pretrained` failed, in a line: of a missing tokenizer transformers says it in five."""
+    """Return why `EZClipProcessor.from_pretrained` failed, in one line. transformers writes five about a tokenizer."""
     if "instantiate the backend tokenizer" in str(error):
         return "the files of its tokenizer are missing"
     return first_line(error)
@@ -111,19 +115,20 @@ def load_model(
     **fields,
 ) -> EZClipModel:
     """
-    An [`EZClipModel`] from weights of its own or of plain CLIP, which knows from where: `save_pretrained(folder,
-    trained_only=True)` saves what was trained alone.
+    Load an [`EZClipModel`] from EZ-CLIP or plain CLIP weights.
+
+    The model stores its base, so that `save_pretrained(folder, trained_only=True)` can save the trained weights alone.
 
     Args:
         name_or_path (`str` or `Path`):
-            A folder, or a name on the Hub. Of trained weights alone, their base is loaded too.
+            A folder, or a name on the Hub. If it holds only trained weights, their base is loaded too.
         for_training (`bool`, *optional*, defaults to `False`):
-            Whether what is added to CLIP may be new. Fresh adapters change nothing; fresh temporal prompts and heads
-            do, so without training they are an error.
+            Whether the parts added to CLIP may be newly initialised. New adapters change nothing. New temporal prompts
+            and heads do, so without training they are an error.
         vision_config (`dict`, *optional*), text_config (`dict`, *optional*):
             Fields of the towers' configurations to change.
         preset (`str`, *optional*):
-            The published system that plain CLIP weights become, by default `"ezclip"`; see [`make_config`].
+            The published system to turn plain CLIP into, by default `"ezclip"`; see [`make_config`].
         fields:
             Fields of [`EZClipConfig`] to change.
 
@@ -136,7 +141,7 @@ def load_model(
     changed = bool(preset or vision_config or text_config or fields)
     verbosity = logging.get_verbosity()
     try:
-        # What is missing and what does not fit is looked at below; the report would say it at length.
+        # `_check_weights` reports missing and misshapen weights below, shorter than transformers does.
         logging.set_verbosity_error()
         model, info = EZClipModel.from_pretrained(
             name_or_path, config=config, output_loading_info=True, ignore_mismatched_sizes=True
@@ -156,39 +161,40 @@ def load_model(
 
 def check_fit(model: EZClipModel, processor: EZClipProcessor):
     """
-    That what a processor makes is what a model takes: frames, their size, tokens.
+    Raise if a processor does not fit a model.
 
     Raises:
-        [`ModelError`]: if it is not.
+        [`ModelError`]: if the number of frames, their size or the vocabulary differ.
     """
     config = model.config.vision_config
     if model.config.fixed_num_frames and processor.num_frames != config.num_frames:
         raise ModelError(
             f"The processor samples {processor.num_frames} frames of a video, the model takes {config.num_frames}. "
-            f"Give --num_frames {config.num_frames}, or set the processor's `num_frames` and save it again."
+            f"Use --num_frames {config.num_frames}, or set `processor.num_frames` and save the processor again."
         )
     num_positions = model.config.text_config.max_position_embeddings
     if model.config.temporal_head == "transformer" and processor.num_frames > num_positions:
         raise ModelError(
             f"The processor samples {processor.num_frames} frames of a video, and the temporal head has positions for "
-            f"{num_positions}. Give --num_frames {num_positions}, or fewer."
+            f"{num_positions}. Use --num_frames {num_positions} or fewer."
         )
     crop_size = processor.image_processor.crop_size
     if (crop_size["height"], crop_size["width"]) != (config.image_size, config.image_size):
         raise ModelError(
             f"The processor crops frames to {crop_size['height']} x {crop_size['width']}, the model takes "
-            f"{config.image_size} x {config.image_size}. Set its image processor's `crop_size` and save it again."
+            f"{config.image_size} x {config.image_size}. Set `processor.image_processor.crop_size` and save the "
+            "processor again."
         )
     vocab_size = model.config.text_config.vocab_size
     if len(processor.tokenizer) != vocab_size:
         raise ModelError(
-            f"The tokenizer has {len(processor.tokenizer)} tokens and the model {vocab_size}: it is not the model's, "
-            "or its files are missing. Give the right one (--tokenizer_name)."
+            f"The tokenizer has {len(processor.tokenizer)} tokens and the model {vocab_size}: it is of another model, "
+            "or its files are missing. Give the right one as --tokenizer_name."
         )
 
 
 def flatten_config(config: PretrainedConfig) -> dict:
-    """The fields of a model's configuration and of its towers, each by its own name, but for where it is from."""
+    """Return all fields of a configuration as one dictionary (`vision_config.num_frames`), without its origin."""
     flat = {}
     for name, value in config.to_dict().items():
         if isinstance(value, dict) and name in config.sub_configs:
@@ -199,7 +205,7 @@ def flatten_config(config: PretrainedConfig) -> dict:
 
 
 def digest_model(model: EZClipModel) -> str:
-    """What tells a model from one that was trained further, or computes something else, under the same name."""
+    """Return a digest of a model's configuration and weights."""
     config = json.dumps(flatten_config(model.config), sort_keys=True, default=str)
     digest = hashlib.sha256(config.encode())
     for name, tensor in sorted(model.state_dict().items()):
@@ -209,7 +215,7 @@ def digest_model(model: EZClipModel) -> str:
 
 
 def _check_weights(info: dict, name_or_path: str | Path, may_lack_added: bool, may_have_added: bool):
-    """That a checkpoint has the weights of the model and no others, but for what may be added to CLIP."""
+    """Raise if a checkpoint lacks weights of the model or has others, except for parts added to CLIP."""
     misshapen = [
         f"{key} is {tuple(saved)} there and would be {tuple(wanted)}"
         for key, saved, wanted in sorted(info["mismatched_keys"])
@@ -218,24 +224,24 @@ def _check_weights(info: dict, name_or_path: str | Path, may_lack_added: bool, m
     extra = sorted(
         key
         for key in info["unexpected_keys"]
-        # Older CLIPs keep the positions themselves, which are no weights.
+        # Older CLIP checkpoints also store the position ids.
         if not (may_have_added and is_added_to_clip(key)) and not key.endswith("embeddings.position_ids")
     )
     problems = []
     if misshapen:
         problems.append(
             f"{name_or_path} does not fit the configuration asked for: {list_some(misshapen)}. Leave out the options "
-            "that change it (--num_frames, --temporal_prompt)."
+            "that change shapes (--num_frames, --temporal_prompt)."
         )
     if missing:
         of_clip = "" if all(map(is_added_to_clip, missing)) else " of CLIP"
         problems.append(
-            f"{name_or_path} lacks weights{of_clip}: {list_some(missing)}. Is it complete, and a CLIP model?"
+            f"{name_or_path} lacks weights{of_clip}: {list_some(missing)}. Copy it again if it is incomplete."
         )
     if extra:
         problems.append(
-            f"{name_or_path} has weights that its configuration has no place for: {list_some(extra)}. Is it the right "
-            "config.json, and a CLIP model?"
+            f"{name_or_path} has weights that its configuration has no place for: {list_some(extra)}. Check that its "
+            "config.json is the right one."
         )
     if problems:
         raise ModelError("\n".join(problems))
@@ -244,7 +250,7 @@ def _check_weights(info: dict, name_or_path: str | Path, may_lack_added: bool, m
 def _check_trained(
     model: EZClipModel, saved: PretrainedConfig, missing: set[str], unexpected: set[str], name_or_path: str | Path
 ):
-    """That nothing is new, or left out, that predictions rest on."""
+    """Raise if a part that changes predictions is newly initialised, or trained weights are left out."""
     config = model.config.vision_config
     new = {
         "temporal prompts": any("temporal_prompt" in key for key in missing),
@@ -255,14 +261,14 @@ def _check_trained(
     if untrained := [name for name, is_new in new.items() if is_new]:
         raise ModelError(
             f"{name_or_path} was not trained with {' or '.join(untrained)}, which spoils its predictions. Train it "
-            "(run_video_zeroshot.py --do_train), or take plain CLIP for what it is: with --preset clip in scripts "
-            f"that have it, and in Python with ezclip.loading.load_model({str(name_or_path)!r}, preset='clip')"
-            ".save_pretrained(folder)."
+            "(`ezclip run --do_train`), or use plain CLIP with --preset clip. For commands without --preset, convert "
+            f"it first: ezclip.load_model({str(name_or_path)!r}, preset='clip').save_pretrained(folder)."
         )
     if left_out := sorted(key for key in unexpected if is_added_to_clip(key)):
         raise ModelError(
             f"{name_or_path} was trained with {left_out[0]} and {len(left_out) - 1} other weights that the "
-            "configuration asked for has no place for. Leave out what changes it (--temporal_head, --temporal_prompt)."
+            "configuration asked for has no place for. Leave out the options that remove them (--temporal_head, "
+            "--temporal_prompt)."
         )
 
 
@@ -275,5 +281,5 @@ def _read_config(name_or_path: str | Path):
         reason = " ".join(str(error).split()) if isinstance(error, StrictDataclassError) else first_line(error)
         raise ModelError(f"The config.json of {name_or_path} is not one of a model: {reason}") from error
     if config.model_type not in (EZClipConfig.model_type, CLIPConfig.model_type):
-        raise ModelError(f"{name_or_path} is a model of type {config.model_type!r}; give an EZ-CLIP or a CLIP model.")
+        raise ModelError(f"{name_or_path} must be an EZ-CLIP or CLIP model, got model_type {config.model_type!r}.")
     return config

@@ -1,4 +1,4 @@
-"""What embedding a video costs."""
+"""Multiply-accumulates of embedding a video."""
 
 import copy
 from collections.abc import Callable
@@ -13,21 +13,22 @@ from modeling_ezclip import EZClipModel
 @torch.no_grad()
 def count_macs(model: EZClipModel, num_frames: int | None = None, output_last_hidden_state: bool = True) -> int:
     """
-    Multiply-accumulates of embedding one clip: of the convolution, of all linear layers, the projection among them,
-    and of the two products of each attention. Softmax, normalisation, activations, biases and sums are not counted,
-    as is the custom. It takes neither memory nor time: a copy without weights is counted, of which PyTorch also knows
-    the products inside the fused kernels of LSTMs and transformer layers.
+    Count the multiply-accumulates of embedding one clip.
+
+    The count has the patch convolution, all linear layers and the two products of each attention. As is usual, it
+    leaves out softmax, normalisation, activations, biases and sums. A copy on the meta device is counted, so this
+    needs no memory, and PyTorch also counts inside the fused kernels of LSTMs and transformer layers.
 
     Args:
         model ([`EZClipModel`]):
-            The model; its configuration is all that matters.
+            The model. Only its configuration is used.
         num_frames (`int`, *optional*):
-            Frames of the clip. By default those of the configuration.
+            Frames of the clip. Defaults to `num_frames` of the configuration.
         output_last_hidden_state (`bool`, *optional*, defaults to `True`):
-            Whether the last block computes all tokens, or the CLS token alone, which is all that the embedding needs.
+            Whether the last block computes all tokens, or only the CLS token that the embedding needs.
 
     Raises:
-        `ValueError`: if the model does not take so many frames.
+        `ValueError`: if the model does not take `num_frames` frames.
 
     Example:
 
@@ -37,7 +38,7 @@ def count_macs(model: EZClipModel, num_frames: int | None = None, output_last_hi
     ```
     """
     config = copy.deepcopy(model.config)
-    config._attn_implementation = "eager"  # what else a machine may have need not run without weights
+    config._attn_implementation = "eager"  # other implementations may not run on the meta device
     vision = config.vision_config
     size = (vision.num_channels, vision.image_size, vision.image_size)
     clip = (1, vision.num_frames if num_frames is None else num_frames, *size)
@@ -49,16 +50,16 @@ def count_macs(model: EZClipModel, num_frames: int | None = None, output_last_hi
 
 def count_macs_of(make: Callable[[], nn.Module], run: Callable[[nn.Module], object]) -> int:
     """
-    Multiply-accumulates of whatever a model does, counted as [`count_macs`] does, a backward pass among it.
+    Count the multiply-accumulates of any computation with a model, backward passes included.
 
     Args:
         make (`Callable`):
-            Makes the model, here without weights.
+            Builds the model. It is called on the meta device.
         run (`Callable`):
-            Runs it, on inputs that are made here, without content.
+            Runs the model on inputs that it creates itself, on the meta device too.
     """
     with torch.device("meta"):
         model = make()
         with FlopCounterMode(display=False) as counter:
             run(model)
-    return counter.get_total_flops() // 2  # a multiplication and an addition
+    return counter.get_total_flops() // 2  # a multiply-accumulate is two operations

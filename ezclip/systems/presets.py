@@ -1,4 +1,4 @@
-"""What a model becomes: its own configuration, or that of a published system on plain CLIP."""
+"""Configurations of published systems."""
 
 from pathlib import Path
 
@@ -8,9 +8,11 @@ from configuration_ezclip import PRESETS, EZClipConfig
 from ezclip.errors import ModelError
 
 
-# Fields that make one system another
-VISION_FIELDS = ("temporal_prompt", "use_temporal_embedding", "use_temporal_adapter", "use_temporal_shift")
-VISION_FIELDS += ("use_joint_attention", "use_adapter")
+# The fields in which systems differ
+VISION_FIELDS = (
+    *("temporal_prompt", "use_temporal_embedding", "use_temporal_adapter", "use_temporal_shift"),
+    *("use_joint_attention", "use_adapter"),
+)
 TEXT_FIELDS = ("use_adapter",)
 
 
@@ -23,21 +25,21 @@ def make_config(
     **fields,
 ) -> EZClipConfig:
     """
-    The configuration in which saved weights are loaded.
+    Build the configuration for loading the weights of a plain CLIP or an EZ-CLIP model.
 
     Args:
         saved ([`PretrainedConfig`]):
-            Their own: of a plain CLIP, or one of ours.
+            The saved configuration.
         name_or_path (`str` or `Path`):
-            Where they are, for messages.
+            The source of `saved`, for messages.
         preset (`str`, *optional*):
-            The system that plain CLIP becomes, by default `"ezclip"`. One of our models that adds nothing to CLIP is
-            plain too, and keeps its number of frames; any other is to be that system already.
+            The system to turn plain CLIP into, by default `"ezclip"`. An [`EZClipConfig`] that adds nothing to CLIP is
+            plain too, and keeps `num_frames`. Any other model must already be this system.
         vision_config (`dict`, *optional*), text_config (`dict`, *optional*), fields:
             Fields to change.
 
     Raises:
-        [`ModelError`]: if the model is not the system, or the configuration makes no sense.
+        [`ModelError`]: if the model is another system, or a field is invalid.
     """
     vision_config, text_config = vision_config or {}, text_config or {}
     try:
@@ -57,17 +59,17 @@ def make_config(
 
 
 def is_plain(config: EZClipConfig) -> bool:
-    """Whether a model adds nothing to CLIP."""
+    """Return whether a model adds nothing to CLIP."""
     return not _differences(config, EZClipConfig.from_preset("clip"))
 
 
 def default_num_frames(preset: str | None) -> int | None:
-    """Frames of a video that a preset names."""
+    """Return `num_frames` of a preset, or None if it names none."""
     return PRESETS[preset or "ezclip"].get("vision_config", {}).get("num_frames")
 
 
 def fields_of(clip_class: type, config: PretrainedConfig) -> dict:
-    """The fields of a tower that CLIP, or another model of its kind, has too."""
+    """Return the fields of a tower's configuration that `clip_class` has too."""
     names = set(clip_class().to_dict()) - {"model_type", "attention_dropout"}
     return {name: value for name, value in config.to_dict().items() if name in names}
 
@@ -78,7 +80,6 @@ def _on_clip(saved: PretrainedConfig, preset: str, text_config, vision_config) -
 
 
 def _differences(config: EZClipConfig, wanted: EZClipConfig) -> list[str]:
-    """The fields in which a model is another system."""
     differences = [
         f"{tower}.{name}"
         for tower, names in (("vision_config", VISION_FIELDS), ("text_config", TEXT_FIELDS))
@@ -88,15 +89,14 @@ def _differences(config: EZClipConfig, wanted: EZClipConfig) -> list[str]:
     return differences + ["temporal_head"] * (config.temporal_head != wanted.temporal_head)
 
 
-def _check_preset(config: EZClipConfig, name_or_path: str | Path, preset: str, given: set[str]):
-    """That a model is the system it is taken for, but for the fields that are given beside its name."""
+def _check_preset(config: EZClipConfig, name_or_path: str | Path, preset: str, changed: set[str]):
     wanted = EZClipConfig.from_preset(preset)
-    allowed = {*given, "temporal_head"} if preset == "actionclip" else given  # which has all of the heads
+    allowed = {*changed, "temporal_head"} if preset == "actionclip" else changed  # ActionCLIP has every head
     if "none" not in (config.vision_config.temporal_prompt, wanted.vision_config.temporal_prompt):
-        allowed = {*allowed, "temporal_prompt"}  # deep and shallow are both EZ-CLIP's
+        allowed = {*allowed, "temporal_prompt"}  # both deep and shallow are EZ-CLIP
     differences = [field for field in _differences(config, wanted) if field.rpartition(".")[2] not in allowed]
     if differences:
         raise ModelError(
             f"{name_or_path} is not what --preset {preset} says: its configuration differs in "
-            f"{', '.join(differences)}. A preset says what plain CLIP weights become; leave it out."
+            f"{', '.join(differences)}. Leave --preset out: it is for plain CLIP weights."
         )

@@ -1,7 +1,7 @@
-"""Helpers that know nothing of models: files, tables, timing, fonts, synthetic clips."""
+"""Helpers without models: files, tables, timing, fonts, synthetic clips."""
 
 import lazy_loader
 
 
-# The public names stand in __init__.pyi.
+# The public names are listed in __init__.pyi.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: an interrupted run leaves the earlier one in place."""
+"""Files that are written as a whole or not at all."""
 
 import json
 import os
@@ -10,15 +10,15 @@ from pathlib import Path
 from ezclip.errors import DataError
 
 
+MAX_NAME_BYTES = 200  # file systems take 255
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """
-    A temporary path beside `path`. What is written there takes the place of `path` at the end, and is removed if the
-    block raises.
+    Yield a temporary path that replaces `path` at the end of the block, and is removed if the block raises.
 
-    Args:
-        path (`str` or `Path`):
-            The file to write; its folder is made.
+    The folder of `path` is created. An interrupted run leaves the earlier file in place.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,13 +31,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_json(path: str | Path, content: dict):
-    """Write `content` as readable JSON, in place of what stands at `path`."""
+    """Write `content` as indented JSON and replace the file at `path`."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def flush(path: Path):
-    """What the system still holds in memory of a file, or of the entries of a folder, goes to the disk."""
+    """Flush a file, or the entries of a folder, from the system's memory to the disk."""
     with suppress(PermissionError):  # Windows opens no folders
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -46,34 +46,40 @@ def flush(path: Path):
             os.close(descriptor)
 
 
-LONGEST_NAME = 200  # bytes; file systems take 255
-
-
 def check_folder_names(names: list[str], source: str | Path, reserved: tuple[str, ...] = ()):
     """
-    That each name can be the name of a folder of its own, on any system.
+    Raise if a name cannot be the name of a folder of its own on every system.
+
+    Args:
+        names (`list[str]`):
+            The names to check.
+        source (`str` or `Path`):
+            The file they come from, for messages.
+        reserved (`tuple[str, ...]`, *optional*):
+            Lower-case names that are already taken.
 
     Raises:
-        [`DataError`]: if one cannot.
+        [`DataError`]: if a name is invalid, too long, reserved, or differs from another in case alone.
     """
     keys = Counter(name.casefold() for name in names)
     for name in names:
         if not name.isprintable() or {"/", "\\"} & set(name) or name.strip() != name or name in (".", "..", ""):
             raise DataError(
-                f"{source}: {name!r} cannot be the name of a folder, which it becomes. Use letters, digits and blanks "
-                "within."
+                f"{source}: {name!r} cannot be the name of a folder. Use letters, digits and inner spaces only."
             )
-        if len(name.encode()) > LONGEST_NAME:
-            raise DataError(f"{source}: the name {name[:40]!r}… is longer than {LONGEST_NAME} bytes.")
+        if len(name.encode()) > MAX_NAME_BYTES:
+            raise DataError(f"{source}: the name {name[:40]!r}… is longer than {MAX_NAME_BYTES} bytes. Shorten it.")
         if name.casefold() in reserved:
-            raise DataError(f"{source}: {name!r} is the name of a file that is written. Take another.")
+            raise DataError(f"{source}: {name!r} is the name of a file that is written here. Rename it.")
         if keys[name.casefold()] > 1:
-            raise DataError(f"{source}: {name!r} is there in two spellings, which are one folder on some systems.")
+            raise DataError(
+                f"{source}: {name!r} is there in two spellings, which are one folder on some systems. Rename one."
+            )
 
 
 def read_text(path: str | Path) -> str:
     """
-    A text file.
+    Read a UTF-8 text file, with or without a byte order mark.
 
     Raises:
         [`DataError`]: if it cannot be read, or is not UTF-8.

@@ -1,24 +1,31 @@
-"""Names in pictures: short, in fonts that have their letters, or else by number."""
+"""Class names in plots: shortened, in fonts that have their letters, or replaced by class numbers."""
 
+import logging
 import unicodedata
 from functools import cache, cached_property
 
 from matplotlib import font_manager, ft2font
 
 
+logger = logging.getLogger(__name__)
+
 BASE_FAMILY = "DejaVu Sans"  # matplotlib brings it
-# Boxes for every letter, and mathematical fonts that have others in the place of letters
+# Last Resort has a box for every letter; the mathematical fonts have other signs in the place of letters.
 USELESS_FAMILIES = ("Last Resort", "cm", "STIX")
 RIGHT_TO_LEFT = ("R", "AL", "AN")
+
+_reported_scripts: set[str] = set()
 
 
 class Lettering:
     """
-    How pictures write the names of classes.
+    The fonts and short forms of class names in plots.
+
+    One warning per process and script says which script no installed font has.
 
     Args:
         names (`list[str]`):
-            All of them.
+            All names of the plots.
     """
 
     def __init__(self, names: list[str]):
@@ -26,23 +33,26 @@ class Lettering:
 
     @cached_property
     def families(self) -> list[str]:
-        """Families of fonts, in the order in which letters are looked for."""
+        """The font families to draw with, in order of preference."""
         return [BASE_FAMILY, *self._found[0]]
 
     @cached_property
     def _found(self) -> tuple[list[str], set[str]]:
-        missing, families = {letter for name in self.names for letter in name} - _letters_of(_base_font()), []
-        if missing:
-            for family, path, index in _other_fonts():
-                letters = _letters_of(path, index)
-                if missing & letters:
-                    families.append(family)
-                    missing -= letters
-                if not missing:
-                    break
+        """The families needed beside the base, and the letters that no font has."""
+        missing = {letter for name in self.names for letter in name} - _letters_of(font_manager.findfont(BASE_FAMILY))
+        families = []
+        for family, path, index in _other_fonts() if missing else ():
+            if not missing:
+                break
+            letters = _letters_of(path, index)
+            if missing & letters:
+                families.append(family)
+                missing -= letters
+        _warn_once_per_script(missing)
         return families, missing
 
     def is_drawable(self, index: int) -> bool:
+        """Return whether the installed fonts can draw a name."""
         name, (_, missing) = self.names[index], self._found
         if not name or missing & set(name):
             return False
@@ -50,25 +60,35 @@ class Lettering:
         return can_shape or not any(unicodedata.bidirectional(letter) in RIGHT_TO_LEFT for letter in name)
 
     def short(self, index: int, length: int = 28) -> str:
-        """The name of a class, with at most `length` of its letters; its number where no font here can draw it."""
+        """Return a name with at most `length` letters, or its number if no installed font can draw it."""
         if not self.is_drawable(index):
             return f"no. {index}"
         name = self.names[index]
         if len(name) <= length:
             return name
-        # The end too, which may be all that tells two classes apart
+        # Keep the end too: it may be all that tells two classes apart.
         end = (length - 1) // 2
         return f"{name[: length - 1 - end].rstrip()}…{name[-end:].lstrip()}"
 
 
 def _visible(name: str) -> str:
-    """A name on one line, without what has no shape, such as changes of direction."""
+    """Return a name on one line, without invisible characters such as changes of direction."""
     letters = (" " if letter.isspace() else letter for letter in unicodedata.normalize("NFC", name))
     return " ".join("".join(letter for letter in letters if unicodedata.category(letter)[0] != "C").split())
 
 
-def _base_font() -> str:
-    return font_manager.findfont(BASE_FAMILY)
+def _warn_once_per_script(letters: set[str]):
+    # Python knows no scripts, but the names of letters begin with them: CJK, HANGUL, DEVANAGARI.
+    scripts = {
+        unicodedata.name(letter, "unknown").split()[0] if unicodedata.category(letter)[0] in "LM" else "of symbols"
+        for letter in letters
+    }
+    if new := sorted(scripts - _reported_scripts):
+        _reported_scripts.update(new)
+        logger.warning(
+            f"No installed font has the script {', '.join(new)}: plots show numbers instead of such names. Install a "
+            "font of it, such as Noto Sans."
+        )
 
 
 @cache
@@ -78,10 +98,10 @@ def _letters_of(path: str, index: int = 0) -> frozenset[str]:
 
 
 def _other_fonts() -> list[tuple[str, str, int]]:
-    """A plain font of each family that is installed."""
+    """Return family, path and face index of a regular font of each installed family."""
     found = {}
     for entry in font_manager.fontManager.ttflist:
-        plain = entry.style == "normal" and str(entry.weight) in ("400", "normal", "regular")
-        if plain and not entry.name.startswith((*USELESS_FAMILIES, BASE_FAMILY)) and "Emoji" not in entry.name:
+        is_regular = entry.style == "normal" and str(entry.weight) in ("400", "normal", "regular")
+        if is_regular and not entry.name.startswith((*USELESS_FAMILIES, BASE_FAMILY)) and "Emoji" not in entry.name:
             found.setdefault(entry.name, (entry.name, entry.fname, getattr(entry, "index", 0)))
     return [found[name] for name in sorted(found)]

@@ -1,4 +1,4 @@
-"""What keeps the memory of long runs flat."""
+"""Memory of long runs."""
 
 import contextlib
 import ctypes
@@ -6,10 +6,10 @@ import ctypes
 
 def return_freed_memory():
     """
-    Have this process give blocks of a megabyte or more back to the system as soon as they are free.
+    Make this process return freed blocks of a megabyte or more to the system at once.
 
-    Reading videos frees one block of frames after another. glibc learns from that to keep such blocks, and those of a
-    data loader's worker grow to gigabytes that nothing uses.
+    Reading videos frees one block of frames after another. glibc learns from that to keep such blocks, and the workers
+    of a data loader grow to gigabytes that nothing uses.
     """
     mmap_threshold = -3
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library

@@ -1,4 +1,9 @@
-"""Clips and stills of moving shapes, rendered to real video files."""
+"""
+Synthetic clips and stills of moving shapes, as real video files.
+
+A class is "{colour} {shape} moving {direction}". Every clip crosses half of the frame about a random midpoint. The
+frames of a clip that moves left, reversed, are those of one that moves right: only their order tells the two apart.
+"""
 
 import shutil
 from fractions import Fraction
@@ -11,37 +16,25 @@ from tqdm.auto import tqdm
 
 
 COLOURS = {"red": (230, 40, 40), "green": (40, 200, 60), "blue": (50, 80, 240), "yellow": (235, 215, 40)}
-
-
 SHAPES = ("circle", "square", "triangle", "cross")
-
-
 DIRECTIONS = {"left": (-1, 0), "up": (0, -1), "right": (1, 0), "down": (0, 1)}
-
-
-HELD_OUT_SHAPE = "cross"
-
-
+HELD_OUT_SHAPE = "cross"  # its 16 classes are novel: no training clip shows it
 NUM_FRAMES = 8
-
-
-FILE_SIZE = 64  # side of the rendered frames
-
-
+FILE_SIZE = 64  # height and width of the rendered frames
 CLIPS_PER_CLASS = {"train": 42, "base": 5, "novel": 15}
 
 
 def draw(colour: str, shape: str, path: np.ndarray, radius: float, background: float) -> np.ndarray:
     """
-    Frames of a shape along a path.
+    Draw the frames of a shape that moves along a path.
 
     Args:
         colour (`str`), shape (`str`):
             One of `COLOURS`, one of `SHAPES`.
         path (`np.ndarray` of shape `(T, 2)`):
-            Its centre (x, y) in each frame, as fractions of the side.
+            The centre (x, y) of the shape in each frame, as fractions of the side.
         radius (`float`):
-            Its size, as a fraction of the side.
+            The size of the shape, as a fraction of the side.
         background (`float`):
             Grey level, 0 to 255.
 
@@ -66,7 +59,7 @@ def draw(colour: str, shape: str, path: np.ndarray, radius: float, background: f
 
 
 def draw_clip(rng: np.random.Generator, colour: str, shape: str, direction: str) -> np.ndarray:
-    """A clip of a class: half of the side or a little more, evenly about a midpoint anywhere."""
+    """Draw a random clip of a class, `(NUM_FRAMES, FILE_SIZE, FILE_SIZE, 3)`: a path of 0.5 to 0.6 of the side."""
     radius, length, background = rng.uniform(0.15, 0.2), rng.uniform(0.5, 0.6), rng.uniform(0, 60)
     step = np.array(DIRECTIONS[direction])
     margin = radius + length / 2 * np.abs(step)
@@ -75,14 +68,18 @@ def draw_clip(rng: np.random.Generator, colour: str, shape: str, direction: str)
 
 
 def draw_still(rng: np.random.Generator) -> tuple[np.ndarray, str]:
-    """A picture `(1, FILE_SIZE, FILE_SIZE, 3)` of any shape anywhere, and its caption, which uses the same words."""
+    """
+    Draw a random still, `(1, FILE_SIZE, FILE_SIZE, 3)`, and return it with its caption.
+
+    The caption names the position with the words of `DIRECTIONS`, so a text tower knows them before training.
+    """
     colour, shape = rng.choice(list(COLOURS)), rng.choice(SHAPES)
     radius, background = rng.uniform(0.15, 0.2), rng.uniform(0, 60)
     x, y = rng.uniform(radius, 1 - radius, size=2)
     vertical = "up" if y < 0.4 else "down" if y > 0.6 else ""
     horizontal = "left" if x < 0.4 else "right" if x > 0.6 else ""
-    place = f"{vertical} {horizontal}".strip() or "middle"
-    return draw(colour, shape, np.array([[x, y]]), radius, background), f"a {colour} {shape} at the {place}"
+    position = f"{vertical} {horizontal}".strip() or "middle"
+    return draw(colour, shape, np.array([[x, y]]), radius, background), f"a {colour} {shape} at the {position}"
 
 
 def write_video(path: str | Path, frames: np.ndarray, rate: int = 8):
@@ -91,7 +88,7 @@ def write_video(path: str | Path, frames: np.ndarray, rate: int = 8):
 
     Args:
         path (`str` or `Path`):
-            The file to write; its ending chooses the container.
+            The file to write. Its suffix selects the container.
         frames (`np.ndarray` of shape `(T, H, W, 3)`):
             RGB frames, uint8, of even height and width.
         rate (`int`, *optional*, defaults to 8):
@@ -108,14 +105,14 @@ def write_video(path: str | Path, frames: np.ndarray, rate: int = 8):
 
 
 def render_videos(folder: Path, seed: int):
-    """Write the splits `train`, `base` and `novel` as class folders of video files, in place of earlier ones."""
+    """Render the splits `train`, `base` and `novel` as class folders of videos. An earlier `folder` is deleted."""
     shutil.rmtree(folder, ignore_errors=True)
     for number, (split, count) in enumerate(CLIPS_PER_CLASS.items()):
         rng = np.random.default_rng((seed, number))
         shapes = [shape for shape in SHAPES if (shape == HELD_OUT_SHAPE) == (split == "novel")]
         classes = list(product(COLOURS, shapes, DIRECTIONS))
         for colour, shape, direction in tqdm(classes, f"Rendering {split}", unit="class"):
-            place = folder / split / f"{colour} {shape} moving {direction}"
-            place.mkdir(parents=True)
+            class_folder = folder / split / f"{colour} {shape} moving {direction}"
+            class_folder.mkdir(parents=True)
             for clip in range(count):
-                write_video(place / f"{clip:02d}.mp4", draw_clip(rng, colour, shape, direction))
+                write_video(class_folder / f"{clip:02d}.mp4", draw_clip(rng, colour, shape, direction))

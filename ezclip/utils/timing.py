@@ -1,4 +1,4 @@
-"""Contenders that take turns, and what their times say."""
+"""Timing of alternatives in turn, and a description of the machine."""
 
 import contextlib
 import importlib
@@ -13,19 +13,21 @@ import av
 import numpy as np
 import torch
 
+from ezclip.errors import first_line
+
 
 @dataclass
 class Timing:
     """
-    Seconds that each round took.
+    Times of one contender.
 
     Args:
         cpu (`list[float]`):
-            On the processor, all threads of the process together.
+            CPU seconds of each round, all threads of the process together.
         wall (`list[float]`):
-            By the clock.
+            Elapsed seconds of each round.
         failed (`str`, *optional*):
-            Why there are none.
+            The error, if the contender failed and has no times.
     """
 
     cpu: list[float] = field(default_factory=list)
@@ -41,26 +43,26 @@ def measure(
     warm_up: dict[str, Callable[[], object]] | None = None,
 ) -> dict[str, Timing]:
     """
-    Time contenders in turn, A B C A B C …, after one round that is not counted.
+    Time contenders in turn, A B C A B C …, after one warm-up round.
 
     Args:
         contenders (`dict[str, Callable]`):
-            What is timed, by name.
+            The functions to time, by name.
         rounds (`int`):
-            Rounds that are counted.
+            Number of timed rounds.
         device (`torch.device`, *optional*):
-            Where they compute, if not on the processor alone: each is over when this has done its work.
+            The accelerator they compute on. Each call ends when it has finished its work.
         may_fail (`bool`, *optional*, defaults to `False`):
-            Whether one that raises an error in the first round is left out, with the reason in its [`Timing`].
+            Whether a contender that raises during warm-up is skipped, with the reason in its [`Timing`].
         warm_up (`dict[str, Callable]`, *optional*):
-            What runs in the first round in the place of contenders that take long.
+            Functions to run during warm-up instead of slow contenders, by name.
     """
     timings = {name: Timing() for name in contenders}
     for name, run in {**contenders, **(warm_up or {})}.items():
         try:
             run()
-            wait_for(device)
-        except Exception as error:  # whatever a contender fails with is its result
+            _synchronize(device)
+        except Exception as error:  # any error of a contender is its result
             if not may_fail:
                 raise
             timings[name].failed = reason_of(error)
@@ -69,31 +71,30 @@ def measure(
             if timings[name].failed is None:
                 wall, cpu = time.perf_counter(), time.process_time()
                 run()
-                wait_for(device)
+                _synchronize(device)
                 timings[name].cpu.append(time.process_time() - cpu)
                 timings[name].wall.append(time.perf_counter() - wall)
     return timings
 
 
-def wait_for(device: torch.device | None):
-    """Until what was asked of a device is done: an accelerator answers before it has computed."""
-    if device is not None:
+def _synchronize(device: torch.device | None):
+    if device is not None:  # an accelerator returns before it has computed
         torch.get_device_module(device).synchronize()
 
 
 def reason_of(error: Exception) -> str:
-    """The first line of what an error says, for a cell of a table."""
-    return (str(error).strip().split("\n")[0] or type(error).__name__)[:100]
+    """Return the first line of an error message, short enough for a table cell."""
+    return first_line(error).strip()[:100]
 
 
 def summarize(values: list[float]) -> dict:
-    """Median and quartiles of what the rounds gave, and all of it."""
-    quartiles = np.percentile(values, (25, 50, 75)).tolist()
-    return {"median": quartiles[1], "quartiles": [quartiles[0], quartiles[2]], "rounds": list(values)}
+    """Return the median, the quartiles and all values."""
+    lower, median, upper = np.percentile(values, (25, 50, 75)).tolist()
+    return {"median": median, "quartiles": [lower, upper], "rounds": list(values)}
 
 
 def compare(values: list[float], baseline: list[float]) -> dict:
-    """How many times the baseline: the ratio of the medians, and the least and the greatest of a round."""
+    """Return the ratio of the medians, and the lowest and highest ratio of a round."""
     rounds = np.divide(values, baseline)
     return {
         "ratio": float(np.median(values) / np.median(baseline)),
@@ -103,9 +104,9 @@ def compare(values: list[float], baseline: list[float]) -> dict:
 
 @contextlib.contextmanager
 def one_core():
-    """Keeps this process, and the threads that it starts, on one of its cores, where the system can do that."""
+    """Pin this process and the threads it starts to one core, where the system can do that."""
     threads = torch.get_num_threads()
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else None
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     torch.set_num_threads(1)
     if cores:
         os.sched_setaffinity(0, {max(cores)})
@@ -119,41 +120,40 @@ def one_core():
 
 def describe_machine(device: torch.device | None = None) -> dict:
     """
-    Processor, cores, threads, accelerator, and versions of what is measured.
+    Return the processor, cores, threads, accelerator, system and versions of the libraries that are timed.
 
     Args:
         device (`torch.device`, *optional*):
-            Where models compute, if any do.
+            The device that models compute on.
     """
     cpu_info = Path("/proc/cpuinfo")
     lines = cpu_info.read_text(encoding="utf-8").splitlines() if cpu_info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    processors = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     versions = {"python": platform.python_version()}
     for name in ("torch", "transformers", "PIL", "av", "decord"):
         try:
             versions[name] = importlib.import_module(name).__version__
-        except Exception:  # a decord that does not fit its surroundings fails in ways of its own
+        except Exception:  # a broken decord fails in many ways
             versions[name] = "none"
-    libraries = ("libavformat", "libavcodec", "libswscale")
-    versions.update({name: ".".join(map(str, av.library_versions[name])) for name in libraries})
-    processor = models[0] if models else platform.processor() or platform.machine()
+    for name in ("libavformat", "libavcodec", "libswscale"):
+        versions[name] = ".".join(map(str, av.library_versions[name]))
     return {
-        "processor": processor,
+        "processor": processors[0] if processors else platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "accelerator": None if device is None or device.type == "cpu" else name_of(device),
+        "accelerator": None if device is None or device.type == "cpu" else _device_name(device),
         "system": platform.system(),
         "versions": versions,
     }
 
 
-def name_of(device: torch.device) -> str:
-    """What an accelerator is sold as, where PyTorch knows it."""
+def _device_name(device: torch.device) -> str:
     module = torch.get_device_module(device)
     return module.get_device_name(device) if hasattr(module, "get_device_name") else device.type
 
 
 def machine_as_text(machine: dict) -> str:
+    """Return the dictionary of [`describe_machine`] as one line."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     parts = [machine["processor"], f"{machine['cores']} cores", f"{machine['threads']} threads", machine["system"]]
     return f"{', '.join(filter(None, [machine['accelerator'], *parts]))}; {versions}."

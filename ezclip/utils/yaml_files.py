@@ -1,41 +1,42 @@
-"""YAML files that name things, of which nothing is lost without a word."""
+"""YAML 1.2 files of named options."""
 
 from pathlib import Path
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from ezclip.errors import DataError
 from ezclip.utils.files import read_text
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses two equal keys, of which YAML keeps the last, and keys that are no strings: `yes`, `1`, `~`."""
-
-    def construct_mapping(self, node, deep=False):
-        self.flatten_mapping(node)
-        names = set()
-        for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:str":
-                raise yaml.constructor.ConstructorError(
-                    None,
-                    None,
-                    f"the name {key.value!r} is read as another thing than text; put it in quotes",
-                    key.start_mark,
-                )
-            if key.value in names:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
-            names.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def read_yaml(path: str | Path):
     """
-    What a YAML file holds.
+    Load a YAML 1.2 file. `yes`, `no`, `on` and `off` are strings; only `true` and `false` are booleans.
 
     Raises:
-        [`DataError`]: if it cannot be read, or a mapping in it has two equal keys, or one that is no text.
+        [`DataError`]: if it cannot be read, or a mapping has a key twice, or a key that is not a string.
     """
+    text = read_text(path)
     try:
-        return yaml.load(read_text(path), _Loader)
-    except yaml.YAMLError as error:
-        raise DataError(f"{path} is not such a YAML file as is read here: {error}") from error
+        content = YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, ValueError) as error:  # ValueError: an impossible date
+        mark = getattr(error, "problem_mark", None)
+        reason = error if mark is None else f"{error.problem}, line {mark.line + 1}"
+        raise DataError(f"{path} is not valid YAML: {reason}") from error
+    _check_keys(content, path)
+    return content
+
+
+def _check_keys(content, path: str | Path):
+    waiting, seen = [content], set()
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, (dict, list)) or id(node) in seen:  # an alias may even point to its own parent
+            continue
+        seen.add(id(node))
+        if isinstance(node, dict):
+            for key in node:
+                if not isinstance(key, str):
+                    raise DataError(f"{path}: the key {key!r} must be a string, got {type(key).__name__}. Quote it.")
+            node = list(node.values())
+        waiting += node

@@ -1,4 +1,4 @@
-"""scripts/check_videos.py: what its table says, that it goes on where it was, and its exit status."""
+"""`ezclip check`: its table, its continuation and its exit status."""
 
 import csv
 import os
@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 
 from ezclip import VideoReadError
-from ezclip.cli import check as check_videos
+from ezclip.cli import check as check_command
 from ezclip.utils.synthetic_clips import write_video
 from tests.helpers import ROOT, random_clip, shared_path
 from video_ezclip import read_frames
 
 
 def write_timed_video(path: Path, milliseconds: list[int]):
-    """A video whose frames are shown at these times; an edit list hides those before 0."""
+    """Write a video with frames at these times. An edit list hides those before 0."""
     frames = random_clip(1, len(milliseconds))
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=8)
@@ -38,7 +38,7 @@ def write_timed_video(path: Path, milliseconds: list[int]):
 
 
 def damage_last_frame(path: Path):
-    """Spoil the frame that is decoded last, which is none of the 8 of test sampling."""
+    """Damage the frame that is decoded last, which test sampling does not take."""
     with av.open(str(path)) as container:
         position, size = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size][-1]
     content = bytearray(path.read_bytes())
@@ -47,10 +47,10 @@ def damage_last_frame(path: Path):
 
 
 def check(tmp_path: Path, *argv) -> tuple[int, dict[str, dict]]:
-    """Run the script in this process; returns its exit status and its rows by the last part of their names."""
+    """Run the command in this process; return its exit status and its rows by file name."""
     table = tmp_path / "videos.csv"
     try:
-        status = check_videos.main([*map(str, argv), "--output_file", str(table)])
+        status = check_command.main([*map(str, argv), "--output_file", str(table)])
     except SystemExit as error:
         status = error.code
     return status, {Path(row["file"]).name: row for row in read(table)}
@@ -62,9 +62,9 @@ def read(table: Path) -> list[dict]:
 
 
 def mark(table: Path):
-    """Change every row in a place that only a new check would put right."""
+    """Change every row where only a new check would correct it."""
     rows = [{**row, "codec": "marked"} for row in read(table)]
-    check_videos.write_table(str(table), rows)
+    check_command.write_table(str(table), rows)
 
 
 def marked(rows: dict[str, dict]) -> set[str]:
@@ -125,7 +125,7 @@ def test_table(folder, tmp_path, capsys):
     output = capsys.readouterr().out
     assert "3 of 7 videos are readable, 2 partly, 2 not." in output
     assert f"'{folder / 'broken.mp4'}': is cut off" in output
-    assert "1 of variable rate" in output and str(tmp_path / "videos.csv") in output
+    assert "1 have a variable rate" in output and str(tmp_path / "videos.csv") in output
     assert [path.name for path in tmp_path.iterdir()] == ["videos.csv"]
 
     (tmp_path / "one").mkdir()
@@ -135,13 +135,13 @@ def test_table(folder, tmp_path, capsys):
     assert alone == rows
 
 
-def test_sampling_alone_does_not_see_the_damage(folder):
-    read_frames(folder / "damaged.mp4", check_videos.SAMPLE)
+def test_sampling_alone_misses_damage(folder):
+    read_frames(folder / "damaged.mp4", check_command.SAMPLE)
     with pytest.raises(VideoReadError):
-        read_frames(folder / "damaged.mp4", check_videos.SAMPLE, in_sequence=True)
+        read_frames(folder / "damaged.mp4", check_command.SAMPLE, in_sequence=True)
 
 
-def test_all_good_and_slow(good, tmp_path):
+def test_slow_videos(good, tmp_path):
     status, rows = check(tmp_path, "--video_dir", good, "--slow_seconds", 1e-9)
     assert status == 0 and [row["slow"] for row in rows.values()] == ["yes"] * 3
     mark(tmp_path / "videos.csv")
@@ -149,14 +149,14 @@ def test_all_good_and_slow(good, tmp_path):
     assert status == 0 and [row["slow"] for row in rows.values()] == ["no"] * 3 and len(marked(rows)) == 3
 
 
-def test_data_set_readers_open_the_table(folder, tmp_path):
+def test_table_opens_as_a_dataset(folder, tmp_path):
     check(tmp_path, "--video_dir", folder)
     table = datasets.Dataset.from_csv(str(tmp_path / "videos.csv"), cache_dir=str(tmp_path / "cache"))
-    assert table.column_names == list(check_videos.COLUMNS) and len(table) == 7
+    assert table.column_names == list(check_command.COLUMNS) and len(table) == 7
     assert sorted(filter(None, table["frames"]))[-1] > 12
 
 
-def test_only_what_changed_is_checked_again(good, tmp_path):
+def test_changed_videos_are_checked_again(good, tmp_path):
     check(tmp_path, "--video_dir", good)
     mark(tmp_path / "videos.csv")
     os.utime(good / "1.mp4", ns=(0, 10**18))
@@ -174,23 +174,23 @@ def test_only_what_changed_is_checked_again(good, tmp_path):
 
 
 def test_half_written_last_line(tmp_path):
-    """Wherever a line is cut, even within a name that holds a line break, the others hold and it does not."""
     table = str(tmp_path / "videos.csv")
     names = ["a.mp4", 'b,"\r\nx\n".mp4', 'c\n1,"2".mp4']
     rows = [
-        check_videos.as_row({"file": name, "reason": "one,\ntwo", "bytes": 12, "modified": 345}, 1.0) for name in names
+        check_command.as_row({"file": name, "reason": "one,\ntwo", "bytes": 12, "modified": 345}, 1.0)
+        for name in names
     ]
-    check_videos.write_table(table, rows)
-    assert check_videos.read_table(table) == dict(zip(names, rows))
+    check_command.write_table(table, rows)
+    assert check_command.read_table(table) == dict(zip(names, rows))
     whole = Path(table).read_bytes()
-    check_videos.write_table(table, rows[:2])
+    check_command.write_table(table, rows[:2])
     start = Path(table).stat().st_size
     for end in range(start, len(whole)):
         Path(table).write_bytes(whole[:end])
-        assert check_videos.read_table(table) == dict(zip(names[:2], rows)), whole[start:end]
+        assert check_command.read_table(table) == dict(zip(names[:2], rows)), whole[start:end]
 
 
-def test_going_on_after_a_kill(good, tmp_path):
+def test_resume_after_kill(good, tmp_path):
     _, expected = check(tmp_path, "--video_dir", good)
     mark(tmp_path / "videos.csv")
     content = (tmp_path / "videos.csv").read_bytes()
@@ -229,7 +229,7 @@ def test_list(good, tmp_path):
     assert status == 0 and marked(rows) == {"0.mp4", "2.mp4"}
 
 
-def test_data_set(good, tmp_path):
+def test_dataset(good, tmp_path):
     content = (good / "0.mp4").read_bytes()
     videos = [
         {"path": None, "bytes": content},
@@ -250,7 +250,7 @@ def test_data_set(good, tmp_path):
         }
         assert (rows["row 0"]["bytes"], rows["row 0"]["modified"]) == (str(len(content)), "")
     mark(tmp_path / "videos.csv")
-    assert marked(check(tmp_path, *argv)[1]) == set(rows) - {"row 4"}  # where no change would be seen
+    assert marked(check(tmp_path, *argv)[1]) == set(rows) - {"row 4"}  # it shows no change
 
 
 def test_folders_of_frames(tmp_path):
@@ -272,12 +272,12 @@ def test_folders_of_frames(tmp_path):
 
 @pytest.fixture
 def silent_address():
-    """The address of a server that takes requests and never answers."""
+    """The address of a server that never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_what_hangs_costs_one_row(good, tmp_path, silent_address):
+def test_hanging_video(good, tmp_path, silent_address):
     (tmp_path / "list.txt").write_text(f"{good}/0.mp4\n{silent_address}/hangs.mp4\n{good}/1.mp4\n")
     argv = ["--video_list", tmp_path / "list.txt", "--num_workers", 1, "--video_timeout", 1]
     started = time.monotonic()
@@ -287,8 +287,8 @@ def test_what_hangs_costs_one_row(good, tmp_path, silent_address):
     assert "takes longer than 1 seconds" in rows["hangs.mp4"]["reason"]
 
 
-class StandIn:
-    """Reads in this process, with another result than the true one where `change` makes it so."""
+class FakeReader:
+    """A reader in this process whose results `change` may replace."""
 
     timeout = 60
 
@@ -299,21 +299,21 @@ class StandIn:
         return self.change(kwargs, *read_frames(video, sample, **kwargs))
 
 
-def test_wrong_frames_by_index_are_reported(good):
+def test_wrong_frames_by_index(good):
     def change(kwargs, frames, metadata):
         return frames if "in_sequence" in kwargs else np.roll(frames, 1, axis=0), metadata
 
-    row = check_videos.check_video(StandIn(change), str(good / "0.mp4"))
+    row = check_command.check_video(FakeReader(change), str(good / "0.mp4"))
     assert row["readable"] == "no" and row["reason"].startswith("frames by index differ from those in sequence")
 
 
-def test_faults_of_ours_cost_one_row(good):
+def test_bug_costs_one_row(good):
     def change(kwargs, frames, metadata):
         if len(frames) > 1:
             raise IndexError("7")
         return frames, metadata
 
-    row = check_videos.check_video(StandIn(change), str(good / "0.mp4"))
+    row = check_command.check_video(FakeReader(change), str(good / "0.mp4"))
     assert row["readable"] == "no" and row["reason"] == "fails with IndexError: 7. Please report it."
 
     def change(kwargs, frames, metadata):
@@ -321,7 +321,7 @@ def test_faults_of_ours_cost_one_row(good):
             raise VideoReadError("0.mp4", "is spoilt.", "Throw it away.", "pyav")
         return frames[8] if len(frames) > 1 else frames, metadata
 
-    row = check_videos.check_video(StandIn(change), str(good / "0.mp4"))
+    row = check_command.check_video(FakeReader(change), str(good / "0.mp4"))
     assert row["readable"] == "no" and row["reason"] == "is spoilt. Throw it away."
 
 
@@ -329,57 +329,57 @@ def test_faults_of_ours_cost_one_row(good):
     ("argv", "message"),
     [
         ([], "one of the arguments --video_dir --video_list --dataset_name is required"),
-        (["--num_workers", "0"], "--num_workers must be at least 1, got 0."),
+        (["--num_workers", "0"], "--num_workers must be at least 1, got 0"),
         (["--video_timeout", "0"], "--video_timeout must be a number of seconds above 0, got 0.0."),
         (["--slow_seconds", "nan"], "--slow_seconds must be a number of seconds above 0, got nan."),
-        (["--video_root", "x"], "--video_root is for the paths of a --video_list."),
-        (["--split_name", "x"], "--split_name is of a data set: give --dataset_name."),
-        (["--video_dir", "no/where"], "check_videos.py: no/where is not a folder."),
+        (["--video_root", "x"], "--video_root needs --video_list"),
+        (["--split_name", "x"], "--split_name needs --dataset_name"),
+        (["--video_dir", "no/where"], "ezclip check: no/where is not a folder."),
         (["--output_file", "no/where/videos.csv"], "--output_file no/where/videos.csv cannot be written (No such"),
         (["--output_file", "."], "--output_file . cannot be read (Is a directory)"),
-        (["--output_file", __file__], "is there and is not a table of this script. Give another."),
+        (["--output_file", __file__], "is not a table of `ezclip check`"),
     ],
 )
-def test_what_cannot_be_is_named(good, argv, message, capsys):
+def test_bad_options(good, argv, message, capsys):
     before = Path(__file__).read_bytes()
     source = [] if not argv or argv[0] == "--video_dir" else ["--video_dir", str(good)]
     with pytest.raises(SystemExit) as caught:
-        check_videos.main([*source, *argv])
+        check_command.main([*source, *argv])
     assert caught.value.code == 2 and message in capsys.readouterr().err
     assert Path(__file__).read_bytes() == before
 
 
-def test_missing_backend_is_named(good, capsys, monkeypatch):
+def test_missing_backend(good, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "decord", None)
     with pytest.raises(SystemExit) as caught:
-        check_videos.main(["--video_dir", str(good), "--video_backend", "decord"])
+        check_command.main(["--video_dir", str(good), "--video_backend", "decord"])
     assert caught.value.code == 2
-    assert "check_videos.py: The backend decord cannot be imported" in capsys.readouterr().err
+    assert "ezclip check: The backend decord cannot be imported" in capsys.readouterr().err
 
 
-def test_table_of_other_videos_is_kept(good, folder, tmp_path, capsys):
+def test_table_of_other_videos(good, folder, tmp_path, capsys):
     check(tmp_path, "--video_dir", good)
     before = (tmp_path / "videos.csv").read_bytes()
     status, _ = check(tmp_path, "--video_dir", folder)
     assert status == 2 and (tmp_path / "videos.csv").read_bytes() == before
-    assert f"videos.csv is of other videos, '{good}/0.mp4' for one. Give another." in capsys.readouterr().err
+    assert f"videos.csv is of other videos, such as '{good}/0.mp4'" in capsys.readouterr().err
 
 
-def test_stopped_as_a_command(good, tmp_path, silent_address):
+def test_ctrl_c(good, tmp_path, silent_address):
     (tmp_path / "list.txt").write_text(f"{good}/0.mp4\n{silent_address}/hangs.mp4\n{good}/1.mp4\n")
     argv = ["--video_list", str(tmp_path / "list.txt"), "--num_workers", "1"]
     command = [sys.executable, str(ROOT / "scripts" / "check_videos.py"), *argv]
     table = tmp_path / "videos.csv"
-    # Where the tests run in the background, Ctrl-C is ignored, and processes inherit that.
-    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    # Background processes ignore Ctrl-C, and their children inherit that.
+    accept_ctrl_c = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=accept_ctrl_c)
     deadline = time.monotonic() + 60
     while not (table.exists() and len(read(table)) == 1) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
-    assert "stopped. The same command goes on from videos.csv." in errors and "Traceback" not in errors
+    assert "to continue videos.csv" in errors and "Traceback" not in errors
     assert [Path(row["file"]).name for row in read(table)] == ["0.mp4"]
     mark(table)
     status, rows = check(tmp_path, *argv, "--video_timeout", 1)

@@ -1,4 +1,4 @@
-"""That a file which hangs or crashes a decoder costs one video."""
+"""IsolatedReader: a file that hangs or crashes a decoder costs one video."""
 
 import os
 import signal
@@ -35,12 +35,12 @@ def clip(tmp_path_factory):
 
 @pytest.fixture
 def silent_url():
-    """An address that accepts and never answers."""
+    """A URL whose server never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}/never.mp4"
 
 
-def test_frames_are_the_same_as_without(clip):
+def test_same_frames(clip):
     with IsolatedReader() as read:
         for video in (clip, open(clip, "rb").read(), {"path": clip, "bytes": None}, random_clip(1)):  # noqa: SIM115
             frames, metadata = read(video, eight)
@@ -50,7 +50,7 @@ def test_frames_are_the_same_as_without(clip):
         assert metadata.timestamps == [0.5, 0.75, 1.0, 1.25]
 
 
-def test_errors_are_the_same_as_without(clip):
+def test_same_errors(clip):
     with IsolatedReader() as read:
         with pytest.raises(VideoReadError, match="nowhere.mp4: does not exist"):
             read("nowhere.mp4", eight)
@@ -61,10 +61,10 @@ def test_errors_are_the_same_as_without(clip):
         assert read(clip, eight)[1].total_num_frames == 12
 
 
-def test_a_video_that_hangs_is_given_up(clip, silent_url):
+def test_hanging_video(clip, silent_url):
     with IsolatedReader(timeout=1.0) as read:
         assert read(clip, eight)[1].total_num_frames == 12
-        with pytest.raises(VideoReadError, match=r"never.mp4: takes longer than 1 seconds to read\. .*raise the time"):
+        with pytest.raises(VideoReadError, match="never.mp4: takes longer than 1 seconds"):
             read(silent_url, eight)
         assert read(clip, eight)[1].total_num_frames == 12
 
@@ -75,7 +75,7 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="processes are listed in /proc, which is not here")
-def test_a_crash_costs_one_video(clip, silent_url):
+def test_crash(clip, silent_url):
     before = children(os.getpid())
     with IsolatedReader() as read:
         read(clip, eight)
@@ -93,7 +93,7 @@ def test_a_crash_costs_one_video(clip, silent_url):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_run_goes_on_with_workers(clip, silent_url, tiny_folder, num_workers):
+def test_loader_continues_after_timeout(clip, silent_url, tiny_folder, num_workers):
     split = load_files([clip, silent_url, clip, clip])
     dataset = VideoDataset(split, EZClipProcessor.from_pretrained(tiny_folder), read=IsolatedReader(timeout=2.0))
     loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=num_workers)
@@ -108,7 +108,7 @@ def read_and_report(read, clip, queue):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_each_process_has_its_own(clip, method):
+def test_one_child_per_process(clip, method):
     context = get_context(method)
     with IsolatedReader() as read:
         read(clip, eight)
@@ -122,21 +122,21 @@ def test_each_process_has_its_own(clip, method):
         assert read(clip, eight)[1].total_num_frames == 12
 
 
-def test_what_cannot_be_sent_is_named_and_leaves_the_reader_as_it_was(clip):
+def test_unpicklable_sampler(clip):
     with IsolatedReader() as read:
-        with pytest.raises(TypeError, match="`sample` goes to another process, and cannot .* of an installed module"):
+        with pytest.raises(TypeError, match="`sample` must be picklable"):
             read(clip, lambda total: [0])
         assert read(clip, eight)[1].total_num_frames == 12
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
-def test_a_time_limit_must_be_positive(timeout):
-    with pytest.raises(ValueError, match="`timeout` must be a number of seconds above 0"):
+def test_bad_timeout(timeout):
+    with pytest.raises(ValueError, match="`timeout` must be"):
         IsolatedReader(timeout)
 
 
 @pytest.mark.parametrize(("kind", "message"), [("exit", "SystemExit: 3"), ("exception", "Unpicklable: gone")])
-def test_an_error_of_the_sampler_is_not_called_a_crash(clip, kind, message, tmp_path, monkeypatch):
+def test_sampler_error_is_no_crash(clip, kind, message, tmp_path, monkeypatch):
     (tmp_path / "samplers.py").write_text(
         "class Unpicklable(Exception):\n"
         "    def __init__(self, what, why):\n"
@@ -154,7 +154,7 @@ def test_an_error_of_the_sampler_is_not_called_a_crash(clip, kind, message, tmp_
         assert read(clip, eight)[1].total_num_frames == 12
 
 
-def test_files_in_the_working_folder_are_not_taken_for_modules(clip, tmp_path, monkeypatch):
+def test_modules_in_working_folder(clip, tmp_path, monkeypatch):
     for name in ("signal", "av", "numpy"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('not this one')")
     monkeypatch.chdir(tmp_path)
@@ -162,7 +162,7 @@ def test_files_in_the_working_folder_are_not_taken_for_modules(clip, tmp_path, m
         assert read(clip, eight)[1].total_num_frames == 12
 
 
-def test_relative_paths_are_relative_to_the_working_folder_of_the_moment(clip, tmp_path, monkeypatch):
+def test_relative_paths(clip, tmp_path, monkeypatch):
     with IsolatedReader() as read:
         for folder in (os.path.dirname(clip), tmp_path):
             monkeypatch.chdir(folder)
@@ -180,7 +180,7 @@ read(sys.argv[2])
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_no_process_outlives_the_one_that_reads(clip, silent_url, number):
+def test_child_ends_with_its_parent(clip, silent_url, number):
     parent = subprocess.Popen(
         [sys.executable, "-c", ORPHAN, clip, silent_url],
         stdout=subprocess.PIPE,
@@ -188,7 +188,7 @@ def test_no_process_outlives_the_one_that_reads(clip, silent_url, number):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     child = int(parent.stdout.readline())
-    time.sleep(0.5)  # it waits for an answer from the network
+    time.sleep(0.5)  # the child waits for the network
     parent.send_signal(number)
     parent.wait()
     deadline = time.monotonic() + 20

@@ -1,4 +1,4 @@
-"""Published lists and what can be wrong in them: their forms, their numberings, errors planted in copies of them."""
+"""Published lists: their forms, their numberings and errors planted in copies of them."""
 
 import pytest
 
@@ -39,13 +39,13 @@ PUBLISHED = [
 
 
 def load_beside_one_video(root, list_file, label_list=None):
-    """A list of which the first video exists below `root`, as an empty file."""
+    """Load a list whose first video exists below `root`, as an empty file."""
     (root / read_list(list_file)[0].path.split("/")[-1]).touch()
     return load_list(list_file, label_list, root)
 
 
 def planted(tmp_path, list_file, change):
-    """A copy of a list, as changed by a function of its lines."""
+    """Return a copy of a list that `change` has edited."""
     lines = list_file.read_text().splitlines()
     change(lines)
     copy = tmp_path / list_file.name
@@ -80,7 +80,7 @@ def test_lists_of_ez_clip(tmp_path, caplog, name, label_list, videos, classes):
 @pytest.mark.parametrize("labels", [(*TEAR, "ucf101", "classInd.txt"), (*EZCLIP, UCF), None])
 @pytest.mark.parametrize(("name", "videos"), [("testlist01", 3783), ("testlist02", 3734), ("trainlist03", 9624)])
 def test_lists_of_tear_for_ucf(tmp_path, labels, name, videos):
-    # Its ids count from 0, those of its label list from 1.
+    # Ids count from 0 in the list and from 1 in its label list.
     list_file = shared_path(*TEAR, "ucf101", f"{name}.txt")
     split = load_beside_one_video(tmp_path, list_file, labels and shared_path(*labels))
     assert len(split) == videos and len(split.class_names) == 101
@@ -94,12 +94,8 @@ def test_list_of_tear_for_hmdb(tmp_path):
     split = load_beside_one_video(tmp_path, list_file)
     assert len(split) == 1530 and len(split.class_names) == 51
     assert split.class_names[20:22] == ["kick", "kick_ball"]
-    message = (
-        r"30 of the 30 videos of class 'kick ball' \(id 20\) are named after another class, the first \(line 601,"
-    )
-    with pytest.raises(
-        DataError, match=message + r" 'kick/FOOT.*after 'kick'; so it is with 'kick', 'sword exercise'"
-    ):
+    message = r"30 of the 30 videos of class 'kick ball' \(id 20\).*line 601, 'kick/FOOT.* 'kick', 'sword exercise'"
+    with pytest.raises(DataError, match=message):
         load_beside_one_video(tmp_path, list_file, shared_path(*EZCLIP, HMDB))
 
 
@@ -155,23 +151,19 @@ def test_official_training_list_of_ucf_counts_from_1(tmp_path, ucf_like):
     from_1 = write(tmp_path / "list.txt", ucf_list(" {1}"))
     class_ind, csv = write(tmp_path / "classInd.txt", CLASS_IND), write(tmp_path / "labels.csv", CSV)
     assert load_list(from_1, class_ind, ucf_like).videos["label"][:] == [0, 0, 1, 1, 2, 2, 3, 3]
-    with pytest.raises(
-        DataError, match=r"class id 4 of 'YoYo/.* has ids 0 to 3. Do the ids of the list count from 1\?"
-    ):
+    with pytest.raises(DataError, match="class id 4 of 'YoYo/.* has ids 0 to 3"):
         load_list(from_1, csv, ucf_like)
-    # Without the last class every id is in range, and of the class after the right one.
+    # Without the last class every id is in range, and means the class after the right one.
     part = write(tmp_path / "part.txt", ucf_list(" {1}", FOLDERS[:3]))
-    with pytest.raises(
-        DataError, match=r"class 'Archery' \(id 1\) .*'ApplyEyeMakeup'.* the list count from 1, unlike"
-    ):
+    with pytest.raises(DataError, match=r"class 'Archery' \(id 1\) .*'ApplyEyeMakeup'.* count from 1, unlike"):
         load_list(part, csv, ucf_like)
-    # The reverse: ids from 0, of which none shows it, beside a label list from 1
+    # The reverse: ids from 0, without id 0, and a label list from 1
     part = write(tmp_path / "part.txt", "".join(ucf_list(" {0}").splitlines(keepends=True)[2:]))
-    with pytest.raises(DataError, match="the list count from 0, unlike"):
+    with pytest.raises(DataError, match="count from 0, unlike"):
         load_list(part, class_ind, ucf_like)
 
 
-def test_folders_name_classes_where_each_id_has_its_own(tmp_path, ucf_like):
+def test_folders_name_classes(tmp_path, ucf_like):
     split = load_list(write(tmp_path / "list.txt", ucf_list(" {0}")), None, ucf_like)
     assert split.class_names == FOLDERS and split.videos["label"][:] == [0, 0, 1, 1, 2, 2, 3, 3]
     mixed = ucf_list(" {0}").replace("Archery/", "YoYo/")
@@ -179,15 +171,15 @@ def test_folders_name_classes_where_each_id_has_its_own(tmp_path, ucf_like):
     assert split.class_names is None and split.videos["label"][:] == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
-def test_folders_of_a_list_without_ids_are_all_classes_or_none(tmp_path, ucf_like):
+def test_folders_of_a_list_without_ids(tmp_path, ucf_like):
     label_list = write(tmp_path / "labels.csv", "0,archery\n1,yo_yo\n")
-    with pytest.raises(DataError, match=r"line 1: folder 'ApplyEyeMakeup' of .* is not a class of .*labels.csv"):
+    with pytest.raises(DataError, match=r"line 1: folder 'ApplyEyeMakeup' .*labels.csv"):
         load_list(write(tmp_path / "list.txt", ucf_list()), label_list, ucf_like)
     label_list = write(tmp_path / "labels.csv", "0,clap\n1,wave\n")
     assert set(load_list(tmp_path / "list.txt", label_list, ucf_like).videos["label"]) == {-1}
 
 
-def test_videos_are_found_in_class_folders_that_a_list_leaves_out(tmp_path, ucf_like):
+def test_class_folders_missing_in_the_list(tmp_path, ucf_like):
     label_list = write(tmp_path / "labels.csv", CSV)
     flat = "/cluster/UCF/v_HandStandPushups_g01_c02 80 2\n/cluster/UCF/v_YoYo_g01_c01 80 3\n"
     split = load_list(write(tmp_path / "list.txt", flat), label_list, ucf_like)
@@ -213,10 +205,10 @@ def test_official_files_of_hmdb(tmp_path):
     (tmp_path / "hmdb" / "kick" / "a movie_kick_f_nm_np1_1.avi").touch()
     split = load_list(folder / "*_test_split1.txt", label_list, tmp_path / "hmdb", part="train")
     assert split.videos["label"][:] == [0, 0, 1, 1, 2, 2]
-    with pytest.raises(DataError, match="3 files fit, and none has a clip marked 2"):
+    with pytest.raises(DataError, match="3 files, and none has a clip marked 2"):
         load_list(folder / "*_test_split2.txt", label_list, tmp_path / "hmdb")
     write(folder / "kick_test_split1.txt", "a movie_kick_f_nm_np1_3.avi 3\n")
-    with pytest.raises(DataError, match=r"kick_test_split1.txt, line 1: 'a movie.* 3' is not `clip 0`, `clip 1`"):
+    with pytest.raises(DataError, match="kick_test_split1.txt, line 1: 'a movie.* 3'"):
         load_list(folder / "*_test_split1.txt", label_list, tmp_path / "hmdb")
 
 
@@ -227,21 +219,21 @@ def test_missing_videos_are_counted(tmp_path, ucf_like, caplog):
     assert "2 of the 10 videos" in caplog.text and "the first is 'Archery/v_Archery_g09_c01.avi'" in caplog.text
 
 
-def test_paths_that_mean_one_file_are_one_video(tmp_path):
+def test_two_paths_of_one_file(tmp_path):
     label_list = write(tmp_path / "labels.csv", "0,clap\n1,wave\n")
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "01.mp4").touch()
     path = write(tmp_path / "list.txt", "clap/01.mp4 0\nwave/01.mp4 1\nwave/02.mp4 1\n")
-    with pytest.raises(DataError, match=r"line 1 \('clap/01.mp4'\) and line 2 .* are the same video, of class 'clap'"):
+    with pytest.raises(DataError, match=r"line 1 \('clap/01.mp4'\) and line 2 .* of class 'clap'"):
         load_list(path, label_list, tmp_path / "videos")
 
 
-def test_a_list_without_classes_may_name_a_video_twice(tmp_path):
+def test_repeated_video_without_classes(tmp_path):
     (tmp_path / "a.mp4").touch()
     assert len(load_list(write(tmp_path / "list.txt", "a.mp4\na.mp4\n"), None, tmp_path)) == 2
 
 
-def test_files_named_after_no_class_or_after_many_are_fine(tmp_path):
+def test_files_named_after_no_class_or_many(tmp_path):
     label_list = write(tmp_path / "labels.csv", "0,run\n1,walk\n2,sit\n")
     names = ["run/clip1", "run/a walk and a run", "walk/trunk 2", "walk/walk3", "sit/IMG_1", "sit/IMG_2"]
     for name in names:
@@ -249,7 +241,7 @@ def test_files_named_after_no_class_or_after_many_are_fine(tmp_path):
         (tmp_path / "run" / f"{name}.mp4").touch()
     lines = "".join(f"/data/run/{name}.mp4 10 {i // 2}\n" for i, name in enumerate(names))
     assert len(load_list(write(tmp_path / "list.txt", lines), label_list, tmp_path / "run")) == 6
-    # The root that all share names no class, nor does a part of a word.
+    # Neither the shared root nor a part of a word names a class.
     lines = "".join(f"/data/run/trunk{i}.mp4 10 {i % 3}\n" for i in range(6))
     (tmp_path / "run" / "trunk0.mp4").touch()
     assert len(load_list(write(tmp_path / "list.txt", lines), label_list, tmp_path / "run")) == 6
@@ -277,7 +269,7 @@ def test_planted_id_out_of_range(tmp_path, ucf_test, ucf_labels):
     def change(lines):
         lines[11] = lines[11].rsplit(" ", 1)[0] + " 101"
 
-    with pytest.raises(DataError, match=r"test.txt, line 12: class id 101 of .* has ids 0 to 100. Is it the label"):
+    with pytest.raises(DataError, match="test.txt, line 12: class id 101 of .* has ids 0 to 100"):
         load_beside_one_video(tmp_path, planted(tmp_path, ucf_test, change), ucf_labels)
 
 
@@ -285,24 +277,24 @@ def test_planted_line_of_another_form(tmp_path, ucf_test, ucf_labels):
     def change(lines):
         lines[99] = lines[99].rsplit(" ", 1)[0]
 
-    with pytest.raises(DataError, match="test.txt, line 100: .* is not `path num_frames id` as most"):
+    with pytest.raises(DataError, match="test.txt, line 100: .* is not `path num_frames id`"):
         load_beside_one_video(tmp_path, planted(tmp_path, ucf_test, change), ucf_labels)
 
 
 def test_planted_video_twice(tmp_path, ucf_test, ucf_labels):
     copy = planted(tmp_path, ucf_test, lambda lines: lines.insert(500, lines[3]))
-    with pytest.raises(DataError, match=r"test.txt: line 4 \(.*\) and line 501 \(.*\) are the same video. Remove one"):
+    with pytest.raises(DataError, match=r"test.txt: line 4 \(.*\) and line 501 \(.*\) are the same video"):
         load_beside_one_video(tmp_path, copy, ucf_labels)
-    # The first video exists; its copy is of another class.
+    # The first video exists; its copy has another class.
     copy = planted(tmp_path, ucf_test, lambda lines: lines.append(lines[0].rsplit(" ", 1)[0] + " 0"))
     with pytest.raises(DataError, match=r"line 1 .* and line 3784 .*, of class 'SoccerPenalty'.* 'ApplyEyeMakeup'"):
         load_beside_one_video(tmp_path, copy, ucf_labels)
 
 
-def test_planted_class_that_contradicts_its_files(tmp_path, ucf_labels):
+def test_planted_contradiction_of_file_names(tmp_path, ucf_labels):
     few = shared_path(*EZCLIP, "dataset_splits", "UCF", "Few_shot", "my_ucf_few_shot_2.txt")
     copy = planted(tmp_path, few, lambda lines: lines.__setitem__(slice(None), swap(lines, "2", "3")))
-    message = r"2 of the 2 videos of class 'Archery' \(id 2\) .* after 'BabyCrawling'; so it is with 'BabyCrawling'"
+    message = r"2 of the 2 videos of class 'Archery' \(id 2\) .* 'BabyCrawling'; likewise 'BabyCrawling'"
     with pytest.raises(DataError, match=message):
         load_beside_one_video(tmp_path, copy, ucf_labels)
 
@@ -317,16 +309,14 @@ def swap(lines, first, second):
 def test_planted_mixed_numbering_of_hmdb(tmp_path):
     list_file = shared_path(*EZCLIP, "dataset_splits", "HMDB", "Zero_shot", "test.txt")
     copy = planted(tmp_path, list_file, lambda lines: lines.__setitem__(slice(None), swap(lines, "44", "45")))
-    with pytest.raises(
-        DataError, match=r"class 'sword exercise' \(id 44\).*after 'sword';.*two numberings of HMDB-51"
-    ):
+    with pytest.raises(DataError, match=r"class 'sword exercise' \(id 44\).*'sword';.*HMDB-51"):
         load_beside_one_video(tmp_path, copy, shared_path(*EZCLIP, HMDB))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda lines: lines.pop(7), r"ids must be 0 to N - 1 without gaps.* for 100 names, without \[6\]"),
+        (lambda lines: lines.pop(7), r"ids must be 0 to N - 1 .* 100 names, without \[6\]"),
         (lambda lines: lines.__setitem__(9, "8,Archery"), r"classes of the same name: \['Archery', 'Archery'\]"),
         (lambda lines: lines.insert(9, "3,Diving"), r"id 3 is there twice \('BabyCrawling' and 'Diving'\)"),
     ],
@@ -340,14 +330,14 @@ def test_planted_class_without_description(ucf_labels):
     descriptions = shared_path(*EZCLIP, "GPT_discription", "UCF_101_gpt_Class_discription_new.csv")
     texts = read_class_descriptions([descriptions])
     del texts["Diving"]
-    with pytest.raises(ValueError, match=r"1 of 101 classes have no description: 'Diving'\. Add them"):
+    with pytest.raises(ValueError, match="1 of 101 classes .* 'Diving'"):
         EZClipProcessor().get_prompts(read_label_list(ucf_labels), descriptions=texts)
 
 
 def test_planted_foreign_root(tmp_path, ucf_test, ucf_labels):
     (tmp_path / "hmdb").mkdir()
     (tmp_path / "hmdb" / "other.avi").touch()
-    with pytest.raises(DataError, match=r"None of the 3783 videos .* '/cluster/.*', looked for as .*--video_root"):
+    with pytest.raises(DataError, match="None of the 3783 videos .* '/cluster/.*--video_root"):
         load_list(ucf_test, ucf_labels, tmp_path / "hmdb")
 
 
@@ -355,5 +345,5 @@ def test_planted_overlap_of_base_and_novel(tmp_path):
     base, novel = (shared_path(*EZCLIP, name) for name in (UCF_BASE, UCF_NOVEL))
     check_disjoint(read_label_list(base), read_label_list(novel))
     copy = planted(tmp_path, novel, lambda lines: lines.__setitem__(5, "4,Typing"))
-    with pytest.raises(DataError, match=r"1 classes are both base and novel.*\['Typing'\]"):
+    with pytest.raises(DataError, match=r"1 classes .*\['Typing'\]"):
         check_disjoint(read_label_list(base), read_label_list(copy))

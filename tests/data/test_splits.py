@@ -1,4 +1,4 @@
-"""Draws, halves and selections of a split, and lists that keep them."""
+"""Draws, halves and selections of a split, and lists that store them."""
 
 import random
 from collections import Counter
@@ -37,7 +37,7 @@ def contents(split: VideoSplit) -> list[tuple[str, str]]:
 POOL = {"clap": 6, "wave": 4, "run fast": 9, "sit": 5}
 
 
-def test_shots_are_drawn_for_each_class():
+def test_shots_of_each_class():
     pool = make_split(POOL)
     shots = draw_shots(pool, 3, seed=1)
     assert shots.class_names == pool.class_names and Counter(shots.videos["label"]) == dict.fromkeys(range(4), 3)
@@ -48,7 +48,7 @@ def test_shots_are_drawn_for_each_class():
     assert positions == sorted(set(positions))
 
 
-def test_shots_depend_on_the_seed_alone_and_fewer_are_some_of_more():
+def test_shots_are_reproducible_and_nested():
     pool = make_split(POOL)
     drawn = {(k, seed): contents(draw_shots(pool, k, seed)) for k in (1, 2, 4) for seed in range(5)}
     assert drawn[2, 3] == contents(draw_shots(make_split(POOL), 2, 3))
@@ -62,21 +62,21 @@ def test_shots_depend_on_the_seed_alone_and_fewer_are_some_of_more():
     assert shots.videos["video"][:] == ["/videos/clap 2.mp4", "/videos/wave 0.mp4"]
 
 
-def test_every_video_has_the_same_chance():
+def test_shots_are_uniform():
     pool = make_split({"clap": 4, "wave": 4})
     drawn = Counter(video for seed in range(400) for video, _ in contents(draw_shots(pool, 1, seed)))
     assert len(drawn) == 8 and min(drawn.values()) > 70 and max(drawn.values()) < 130
 
 
-def test_shots_that_are_not_there():
+def test_bad_shots():
     pool = make_split(POOL)
-    with pytest.raises(DataError, match=r"2 of 4 classes have fewer: 'wave' \(4\), 'sit' \(5\)"):
+    with pytest.raises(DataError, match=r"2 of 4 classes .* 'wave' \(4\), 'sit' \(5\)"):
         draw_shots(pool, 6, 0)
     with pytest.raises(DataError, match="at least 1, got 0"):
         draw_shots(pool, 0, 0)
     with pytest.raises(DataError, match="videos without a class"):
         draw_shots(load_files(["a.mp4"]), 1, 0)
-    with pytest.raises(DataError, match=r"most classes have 2, others not: 'sit' \(3\)"):
+    with pytest.raises(DataError, match=r"most have 2, not 'sit' \(3\)"):
         count_shots(make_split({"clap": 2, "wave": 2, "sit": 3}))
 
 
@@ -88,7 +88,7 @@ def test_halves_by_frequency():
         halve_classes(make_split({"a": 2}))
 
 
-def test_halves_are_the_published_ones(tmp_path):
+def test_published_halves(tmp_path):
     folder, labels = ("data", "EZ-CLIP", "dataset_splits"), ("data", "EZ-CLIP", "lists")
     train = load_beside_one_video(
         tmp_path, shared_path(*folder, "UCF", "Zero_shot", "train.txt"), shared_path(*labels, "ucf_labels.csv")
@@ -106,7 +106,7 @@ def test_halves_are_the_published_ones(tmp_path):
     assert [set(base), set(novel)] == [set(read_label_list(path)) for path in paths]
 
 
-def test_selected_classes_are_numbered_in_the_order_given():
+def test_selected_classes():
     pool = make_split(POOL)
     chosen = select_classes(pool, ["Run_Fast", "clap"])
     assert chosen.class_names == ["Run_Fast", "clap"] and len(chosen) == 15
@@ -117,11 +117,11 @@ def test_selected_classes_are_numbered_in_the_order_given():
     assert Counter(select_classes(draw_shots(pool, 2, 0), ["sit", "wave"]).videos["label"]) == {0: 2, 1: 2}
 
 
-def test_classes_that_cannot_be_selected():
+def test_bad_selections():
     pool = make_split(POOL)
-    with pytest.raises(DataError, match=r"2 of 3 classes to select are not among the 4 .*: \['jump', 'swim'\]"):
+    with pytest.raises(DataError, match=r"2 of 3 classes .*: \['jump', 'swim'\]"):
         select_classes(pool, ["jump", "clap", "swim"])
-    with pytest.raises(DataError, match=r"must differ; got \['Clap', 'clap'\]"):
+    with pytest.raises(DataError, match=r"must differ, got \['Clap', 'clap'\]"):
         select_classes(pool, ["Clap", "clap"])
     with pytest.raises(DataError, match="no video of the 1 classes to select, 'none'"):
         select_classes(make_split({"clap": 2, "none": 0}), ["none"])
@@ -133,11 +133,11 @@ def test_drawn_classes():
     assert drawn == draw_classes(names, 8, 0) != draw_classes(names, 8, 1)
     assert len(drawn) == 8 and drawn == [name for name in names if name in drawn]
     assert set(draw_classes(names, 3, 0)) < set(drawn)
-    with pytest.raises(DataError, match="From 20 classes 1 to 20 can be drawn, got 21"):
+    with pytest.raises(DataError, match="from 1 to 20, got 21"):
         draw_classes(names, 21, 0)
 
 
-def test_a_saved_split_is_read_back(clip_folder, tmp_path):
+def test_saved_split(clip_folder, tmp_path):
     # With a path that ends in numbers, as an id and a number of frames do
     odd = clip_folder / "red_circle" / "clip 12 0"
     split = load_folder(clip_folder)
@@ -155,7 +155,7 @@ def test_a_saved_split_is_read_back(clip_folder, tmp_path):
     assert contents(load_list(tmp_path / "list.txt", tmp_path / "labels.csv")) == contents(shots)
 
 
-def test_a_saved_split_does_not_depend_on_the_working_folder(tmp_path, monkeypatch):
+def test_saved_split_with_relative_paths(tmp_path, monkeypatch):
     (tmp_path / "videos").mkdir()
     for name in ("clap", "wave"):
         (tmp_path / "videos" / f"{name} 0.mp4").touch()
@@ -184,29 +184,29 @@ def parquet(clip_folder, tmp_path):
     return write
 
 
-def test_splits_held_as_bytes(parquet, tmp_path):
+def test_videos_as_bytes(parquet, tmp_path):
     split = parquet("data", ["a", "b 1"])
     assert [row["video"]["bytes"][4:8] for row in select_classes(split, ["wave"]).videos] == [b"ftyp"]
     assert select_classes(split, ["wave"]).videos["label"][:] == [0]
-    with pytest.raises(DataError, match=r"Video 0 \(a\) is held as bytes, and a list names files. .*save_to_disk"):
+    with pytest.raises(DataError, match=r"Video 0 \(a\) is held as bytes"):
         save_split(split, tmp_path / "list.txt", tmp_path / "labels.csv")
     assert not (tmp_path / "list.txt").exists()
 
 
-def test_splits_that_no_list_can_hold(tmp_path):
+def test_unsavable_splits(tmp_path):
     files = tmp_path / "list.txt", tmp_path / "labels.csv"
     with pytest.raises(DataError, match="a line break"):
         save_split(make_split({"a\nb": 1}), *files)
     with pytest.raises(DataError, match=r"classes of the same name: \['Run', 'run'\]"):
         save_split(make_split({"Run": 1, "run": 1}), *files)
-    with pytest.raises(DataError, match="must not begin or end in a blank"):
+    with pytest.raises(DataError, match="must not begin or end with a space, got"):
         save_split(make_split({"run ": 1}), *files)
     with pytest.raises(DataError, match="without a class"):
         save_split(load_files(["a.mp4"]), *files)
     assert not files[0].exists()
 
 
-def test_overlap_of_train_and_test(parquet, monkeypatch, tmp_path):
+def test_overlap(parquet, monkeypatch, tmp_path):
     train, test = make_split(POOL), make_split({"clap": 8, "jump": 2})
     assert sorted(find_overlap(train, test)) == [f"/videos/clap {n}.mp4" for n in range(6)]
     assert find_overlap(train, make_split(POOL, "/others")) == []

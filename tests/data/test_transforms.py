@@ -1,4 +1,4 @@
-"""The train-time transform: what it may draw, how often, and what it then does to the pixels."""
+"""The training transform: its draws, their frequencies and their effect on pixels."""
 
 import colorsys
 import itertools
@@ -238,23 +238,23 @@ def test_other_scales():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"size": 224}, r"`size` must be a height and a width.* got 224; try \(224, 224\)"),
-        ({"size": (224, 0)}, r"`size` must be .* at least 1, got \(224, 0\)"),
-        ({"size": (224.0, 224)}, r"`size` must be .* whole numbers .* got \(224.0, 224\)"),
+        ({"size": 224}, "`size` must be .* got 224;"),
+        ({"size": (224, 0)}, r"`size` must be .* got \(224, 0\)"),
+        ({"size": (224.0, 224)}, r"`size` must be .* got \(224.0, 224\)"),
         ({"size": (1, 2, 3)}, r"`size` must be .* got \(1, 2, 3\)"),
-        ({"horizontal_flip_prob": 1.5}, "`horizontal_flip_prob` must be a probability .* got 1.5; 0 switches it off"),
-        ({"color_jitter_prob": -0.1}, "`color_jitter_prob` must be a probability between 0 and 1, got -0.1"),
-        ({"grayscale_prob": float("nan")}, "`grayscale_prob` must be a probability between 0 and 1, got nan"),
-        ({"scales": ()}, r"`scales` must be fractions .* got \(\); \(1,\) leaves"),
-        ({"scales": (1, 1.2)}, r"`scales` must be fractions .* got \(1, 1.2\)"),
-        ({"scales": (0, 1)}, r"`scales` must be fractions .* above 0 .* got \(0, 1\)"),
-        ({"brightness": 1.1}, "`brightness` must be between 0 and 1, got 1.1; 0 switches it off"),
-        ({"contrast": -1}, "`contrast` must be between 0 and 1, got -1"),
-        ({"saturation": 2}, "`saturation` must be between 0 and 1, got 2"),
-        ({"hue": 0.6}, "`hue` must be between 0 and 0.5, got 0.6"),
+        ({"horizontal_flip_prob": 1.5}, "`horizontal_flip_prob` must be .* got 1.5"),
+        ({"color_jitter_prob": -0.1}, "`color_jitter_prob` must be .* got -0.1"),
+        ({"grayscale_prob": float("nan")}, "`grayscale_prob` must be .* got nan"),
+        ({"scales": ()}, r"`scales` must be .* got \(\)"),
+        ({"scales": (1, 1.2)}, r"`scales` must be .* got \(1, 1.2\)"),
+        ({"scales": (0, 1)}, r"`scales` must be .* got \(0, 1\)"),
+        ({"brightness": 1.1}, "`brightness` must be .* got 1.1"),
+        ({"contrast": -1}, "`contrast` must be .* got -1"),
+        ({"saturation": 2}, "`saturation` must be .* got 2"),
+        ({"hue": 0.6}, r"`hue` must be in \[0, 0.5\], got 0.6"),
     ],
 )
-def test_bad_settings_are_named(kwargs, message):
+def test_bad_settings(kwargs, message):
     with pytest.raises(ValueError, match=message):
         TrainTransform(**{"size": (224, 224), **kwargs})
 
@@ -262,12 +262,12 @@ def test_bad_settings_are_named(kwargs, message):
 @pytest.mark.parametrize(
     ("frames", "message"),
     [
-        (noise(4, 4), r"got \(4, 4, 3\) of type uint8; `read_frames` gives such"),
-        (noise(2, 4, 4).transpose(0, 3, 1, 2), r"got \(2, 3, 4, 4\) of type uint8"),
-        (noise(2, 4, 4) / 255, r"got \(2, 4, 4, 3\) of type float64"),
-        (noise(0, 4, 4), r"got \(0, 4, 4, 3\) of type uint8"),
+        (noise(4, 4), r"got \(4, 4, 3\) of uint8"),
+        (noise(2, 4, 4).transpose(0, 3, 1, 2), r"got \(2, 3, 4, 4\) of uint8"),
+        (noise(2, 4, 4) / 255, r"got \(2, 4, 4, 3\) of float64"),
+        (noise(0, 4, 4), r"got \(0, 4, 4, 3\) of uint8"),
     ],
 )
-def test_bad_frames_are_named(frames, message):
+def test_bad_frames(frames, message):
     with pytest.raises(ValueError, match=message):
         transformed(TrainTransform((4, 4)), frames, 0)

@@ -1,4 +1,4 @@
-"""ezclip.costs: the published figures, and counts by hand."""
+"""Multiply-accumulates: published figures and counts by hand."""
 
 import pytest
 import torch
@@ -40,17 +40,17 @@ def test_published_costs_of_plain_clip():
     assert count_macs(clip, num_frames=16) == 2 * count_macs(clip, num_frames=8)
 
 
-def test_the_embedding_alone_costs_less():
-    """By the last block's queries, output, adapter and MLP of all but one token in 197, and their two products."""
+def test_embedding_alone():
+    """Without the last block's queries, output, adapter, MLP and attention products of 196 of 197 tokens."""
     model, width, others = vit_b16(), 768, 196
-    of_a_frame = others * (10 * width**2 + 2 * width * width // 4) + 2 * others * 198 * width
-    of_the_temporal_token = 2 * width**2 + 2 * 198 * width  # counted as a query only where all tokens are
+    per_frame = others * (10 * width**2 + 2 * width * width // 4) + 2 * others * 198 * width
+    temporal_token = 2 * width**2 + 2 * 198 * width  # counted as a query only where all tokens are
     saved = count_macs(model) - count_macs(model, output_last_hidden_state=False)
-    assert saved == 8 * (of_a_frame + of_the_temporal_token)
+    assert saved == 8 * (per_frame + temporal_token)
     assert round(count_macs(model, output_last_hidden_state=False) / 1e9, 1) == 136.4
 
 
-# Of the tiny model: 2 blocks of 32 channels, an MLP of 64, adapters of 8, a patch of 16 x 16 x 3, a projection to 16.
+# The tiny model: 2 blocks of 32 channels, an MLP of 64, adapters of 8, a patch of 16 x 16 x 3, a projection to 16.
 TOKENS, CHANNELS, FRAMES = 5, 32, 8
 PATCHES = 4 * 16 * 16 * 3 * CHANNELS
 PROJECTION = CHANNELS * 16
@@ -114,7 +114,7 @@ def test_joint_attention_by_hand():
     assert count_macs(EZClipModel(tiny_config(vision_config=vision_config))) == FRAMES * PATCHES + blocks + PROJECTION
 
 
-def test_the_model_is_left_as_it_is():
+def test_model_is_unchanged():
     model = EZClipModel(tiny_config(attn_implementation="sdpa")).train()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     count_macs(model)
@@ -122,6 +122,6 @@ def test_the_model_is_left_as_it_is():
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
 
-def test_wrong_number_of_frames_is_refused():
+def test_wrong_number_of_frames():
     with pytest.raises(ValueError, match="frames a video"):
         count_macs(EZClipModel(tiny_config()), num_frames=4)
