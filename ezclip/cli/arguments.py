@@ -1,34 +1,31 @@
 """The options of `run_video_zeroshot.py`, and what is wrong with them before anything runs."""
 
-import argparse
 import math
 import sys
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from threading import TIMEOUT_MAX
 
 from transformers import HfArgumentParser
 
 from configuration_ezclip import PRESETS, TEMPORAL_HEADS, TEMPORAL_PROMPTS
+from ezclip.cli.option_files import FILE_ENDINGS, find_option_file, read_options
 from ezclip.data.labels import split_labels
 from ezclip.errors import DataError
 from ezclip.evaluation.protocols import PROTOCOLS
 from ezclip.training.recipe import TrainingRecipe
-from ezclip.utils.yaml_files import read_yaml
 from pipeline_ezclip import ENSEMBLES
 from video_ezclip import BACKENDS
 
 
-CONFIG_ENDINGS = (".yaml", ".yml")
 MAX_SEED = 2**31  # numpy takes seeds up to 2**32 - 1, and each process and repetition has one of its own
 # Options of a preset besides its model, for those that were not given: TEAR's texts and how they are joined
 PRESET_OPTIONS = {
     "tear": {"templates": ["A video action of {}"], "include_label": True, "ensemble": "embedding"},
 }
-TEXT_OPTIONS = ("drop_path_rate", "attention_dropout")
-VISION_OPTIONS = (
-    *TEXT_OPTIONS,
+TEXT_CONFIG_FIELDS = ("drop_path_rate", "attention_dropout")
+VISION_CONFIG_FIELDS = (
+    *TEXT_CONFIG_FIELDS,
     "num_frames",
     "temporal_prompt",
     "temporal_prompt_init_range",
@@ -225,19 +222,21 @@ class RunArguments(TrainingRecipe):
 
 def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArguments, RunArguments]:
     """
-    Options of the command line. A first argument that ends in `.yaml` is a file of options, which those after it
-    override.
+    Parse the command line. The first argument may name an option file ([`find_option_file`]); the arguments after it
+    override its options.
 
-    Exits with a message where they make no sense.
+    Raises:
+        `SystemExit`: if the options contradict each other, with a message.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = HfArgumentParser((ModelArguments, DataArguments, RunArguments), description="Train, evaluate, predict.")
-    if argv and argv[0].endswith(CONFIG_ENDINGS):
-        read_config(parser, argv.pop(0))
-    for before, argument in pairwise(argv):
-        if argument.endswith(CONFIG_ENDINGS) and before != "--eval_datasets":
-            parser.error(f"{argument}: a file of options comes first, before all other arguments.")
+    groups = (ModelArguments, DataArguments, RunArguments)
+    parser = HfArgumentParser(groups, prog="ezclip run", description="Train, evaluate and predict.")
     try:
+        if argv and not argv[0].startswith("-"):
+            parser.set_defaults(**read_options(find_option_file(argv.pop(0)), groups))
+        for before, argument in pairwise(argv):
+            if argument.endswith(FILE_ENDINGS) and before != "--eval_datasets":
+                parser.error(f"The option file must come first, got {argument} after other arguments.")
         model_args, data_args, args = parser.parse_args_into_dataclasses(argv)
     except ValueError as error:
         parser.error(str(error))
@@ -304,73 +303,6 @@ def fill_preset(preset: str | None, data_args: DataArguments, args: RunArguments
         group = data_args if hasattr(data_args, name) else args
         if getattr(group, name) is None:
             setattr(group, name, value)
-
-
-def read_config(parser: HfArgumentParser, path: str):
-    """Take the options of a YAML file for the defaults of a parser."""
-    try:
-        options = typed_options(parser, read_yaml(path), path)
-        if isinstance(options.get("eval_datasets"), str):
-            options["eval_datasets"] = str(Path(path).parent / options["eval_datasets"])
-        parser.set_defaults(**options)
-    except DataError as error:
-        parser.error(str(error))
-
-
-def typed_options(
-    parser: HfArgumentParser, content: dict, source: str, names: tuple[str, ...] | None = None
-) -> dict[str, object]:
-    """
-    Options of a file, as if each had been typed: of its type, and one of its choices. One without a value has its
-    default.
-
-    Args:
-        parser (`HfArgumentParser`):
-            What knows the options.
-        content (`dict`):
-            Options and values.
-        source (`str`):
-            Where they are from, for messages.
-        names (`tuple[str, ...]`, *optional*):
-            The options that may be there. By default all.
-
-    Raises:
-        [`DataError`]: if there are other options, or values that they cannot have.
-    """
-    known = {action.dest: action for action in parser._actions if names is None or action.dest in names}
-    known.pop("help", None)
-    if not isinstance(content, dict):
-        raise DataError(f"{source} is no mapping of options. Each line is `option: value`, as typed but without --.")
-    if unknown := [name for name in content if name not in known]:
-        they = "those of the command line" if names is None else ", ".join(sorted(known))
-        raise DataError(f"{source} has options that it cannot have: {unknown}. They are {they}.")
-    typed = {}
-    for name, value in content.items():
-        action = known[name]
-        if name == "eval_datasets" and isinstance(value, dict):
-            typed[name] = value
-        elif isinstance(value, list) and action.nargs == "+":
-            typed[name] = [_typed(parser, action, item, source) for item in value]
-        elif value is not None:
-            item = _typed(parser, action, value, source)
-            typed[name] = [item] if action.nargs == "+" else item
-    return typed
-
-
-def _typed(parser: HfArgumentParser, action: argparse.Action, value, source: str):
-    is_switch = action.nargs == "?"  # as HfArgumentParser makes those of type bool
-    if value is False and action.choices and "no" in action.choices:
-        value = "no"  # which YAML reads as false
-    if isinstance(value, (dict, list)) or isinstance(value, bool) != is_switch:
-        raise DataError(f"{source}: {action.dest} cannot be {value!r}.")
-    if is_switch:
-        return value
-    try:
-        typed = parser._get_value(action, str(value))
-        parser._check_value(action, typed)
-    except argparse.ArgumentError as error:
-        raise DataError(f"{source}: {error}") from error
-    return typed
 
 
 def check_protocol(parser: HfArgumentParser, data_args: DataArguments, args: RunArguments):

@@ -57,7 +57,7 @@ try:
 except ImportError as error:  # of scipy, which is optional
     sys.exit(f"compare.py: {error}")
 
-from ezclip.cli.compare_options import MODEL_OPTIONS, TEXT_OPTIONS, VIDEO_OPTIONS, parse_args, read_systems
+from ezclip.cli.compare_options import CLASS_TEXT_OPTIONS, MODEL_OPTIONS, VIDEO_OPTIONS, parse_args, read_systems
 from ezclip.cli.compare_table import as_markdown
 from ezclip.cli.setup import make_accelerator, make_output_dir
 from ezclip.utils.timing import compare, describe_machine, measure, summarize
@@ -176,7 +176,7 @@ def run(
         result["speed"] = describe_speed(accelerator, args.per_device_eval_batch_size, 0)
         result |= {
             "machine": describe_machine(),
-            "options": explicit_options(data_args, *VIDEO_OPTIONS, *TEXT_OPTIONS),
+            "options": explicit_options(data_args, *VIDEO_OPTIONS, *CLASS_TEXT_OPTIONS),
         }
         text = write(result, output_dir)
         if speed_rounds > 0:  # all models at once, for which memory may not suffice
@@ -219,7 +219,7 @@ def make_system(
     Raises:
         [`DataError`]: if a class has no text. [`ModelError`]: if there is no processor.
     """
-    texts = {option: options[option] for option in TEXT_OPTIONS if option in options}
+    texts = {option: options[option] for option in CLASS_TEXT_OPTIONS if option in options}
     data_args = dataclasses.replace(data_args, **texts)
     args = dataclasses.replace(args, ensemble=options.get("ensemble"))
     model_args = ModelArguments(**{option: options[option] for option in MODEL_OPTIONS if option in options})

@@ -11,8 +11,8 @@ from ezclip.cli.arguments import (
     RunArguments,
     check_numbers,
     explicit_options,
-    typed_options,
 )
+from ezclip.cli.option_files import parse_options
 from ezclip.errors import DataError
 from ezclip.evaluation.comparison import TOP_K
 from ezclip.utils.files import check_folder_names
@@ -20,8 +20,8 @@ from ezclip.utils.yaml_files import read_yaml
 
 
 MODEL_OPTIONS = tuple(field.name for field in dataclasses.fields(ModelArguments))
-TEXT_OPTIONS = ("templates", "class_descriptions", "include_label", "input_conditioning")
-SYSTEM_OPTIONS = (*MODEL_OPTIONS, *TEXT_OPTIONS, "ensemble")
+CLASS_TEXT_OPTIONS = ("templates", "class_descriptions", "include_label", "input_conditioning")
+SYSTEM_OPTIONS = (*MODEL_OPTIONS, *CLASS_TEXT_OPTIONS, "ensemble")
 SOURCE_OPTIONS = ("validation_dir", "validation_list", "dataset_name")
 VIDEO_OPTIONS = (
     *SOURCE_OPTIONS,
@@ -54,11 +54,11 @@ class CompareArguments:
 def parse_args(argv: list[str] | None = None) -> tuple[str, DataArguments, RunArguments, CompareArguments]:
     """Options of the command line; exits with a message where they make no sense."""
     groups = (
-        pick_fields(DataArguments, VIDEO_OPTIONS + TEXT_OPTIONS),
+        pick_fields(DataArguments, VIDEO_OPTIONS + CLASS_TEXT_OPTIONS),
         pick_fields(RunArguments, RUN_OPTIONS),
         CompareArguments,
     )
-    parser = HfArgumentParser(groups, description="Compare systems on the same videos.")
+    parser = HfArgumentParser(groups, prog="ezclip compare", description="Compare systems on the same videos.")
     parser.add_argument("systems", metavar="SYSTEMS.yaml", help="the systems: a name, and options, for each")
     try:
         data_args, args, compare_args, rest = parser.parse_args_into_dataclasses(argv)
@@ -90,11 +90,12 @@ def read_systems(path: str) -> dict[str, dict]:
     if not isinstance(content, dict) or not content:
         raise DataError(f"{path} must name systems, each with options such as model_name_or_path.")
     check_folder_names(list(content), path, reserved=("comparison.json", "comparison.md"))
-    systems, parser = {}, HfArgumentParser((ModelArguments, DataArguments, RunArguments))
+    systems, groups = {}, (ModelArguments, DataArguments, RunArguments)
+    defaults = {field.name: field.default for group in groups for field in dataclasses.fields(group)}
     for name, options in content.items():
-        typed = typed_options(parser, options, f"{path}: {name}", SYSTEM_OPTIONS)
-        # One without a value has its default, whatever the command line says.
-        systems[name] = {option: typed.get(option, parser.get_default(option)) for option in options}
+        typed = parse_options(options, groups, f"{path}: {name}", SYSTEM_OPTIONS)
+        # An option without a value has its default, whatever the command line says.
+        systems[name] = {option: typed.get(option, defaults[option]) for option in options}
         if systems[name].get("model_name_or_path") is None:
             raise DataError(f"{path}: {name} has no model_name_or_path: a folder, or a name on the Hub.")
     return systems

@@ -7,7 +7,9 @@ shape is held out: CLIP knows it from stills, and EZ-CLIP never sees it move.
 """
 
 import json
+import sys
 from dataclasses import replace
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 
@@ -46,14 +48,14 @@ TEMPLATE = "a {}"
 
 PARTS = ("base", "novel")  # those that are evaluated
 VARIANTS = {"with_temporal_prompts": "deep", "without_temporal_prompts": "none"}
-RESULTS_NAME = "demo_results.json"
+DEMO_RESULTS_NAME = "demo_results.json"
 
 NUM_STILLS = 10_000
 PRETRAINING_STEPS = 1200
 # No dropout for so small a model
-TEXT_OPTIONS = {"attention_dropout": 0.0, "drop_path_rate": 0.0}
-VISION_OPTIONS = {**TEXT_OPTIONS, "num_frames": NUM_FRAMES, "temporal_prompt_dropout": 0.0}
-RECIPE = TrainingRecipe(
+TEXT_CONFIG = {"attention_dropout": 0.0, "drop_path_rate": 0.0}
+VISION_CONFIG = {**TEXT_CONFIG, "num_frames": NUM_FRAMES, "temporal_prompt_dropout": 0.0}
+DEMO_RECIPE = TrainingRecipe(
     learning_rate=1e-2,
     prompt_learning_rate=5e-2,
     text_learning_rate=1e-3,
@@ -96,16 +98,16 @@ def run_demo(
     by_seed = {}
     for number in range(seed, seed + num_seeds):
         folder = output_dir / f"seed{number}"
-        results = read_results(folder / RESULTS_NAME)
+        results = read_results(folder / DEMO_RESULTS_NAME)
         if results is not None:
-            accelerator.print(f"Seed {number} was run before: {folder / RESULTS_NAME}")
+            accelerator.print(f"Seed {number} was run before: {folder / DEMO_RESULTS_NAME}")
         else:
             accelerator.print(f"Seed {number}")
             results = run_seed(folder, accelerator, number, num_workers)
         by_seed[folder.name] = results
     summary = over_seeds(by_seed)
     if accelerator.is_main_process:
-        write_json(output_dir / RESULTS_NAME, summary)
+        write_json(output_dir / DEMO_RESULTS_NAME, summary)
         print(f"Seeds {seed} to {seed + num_seeds - 1}, mean ± standard deviation\n{as_table(summary)}")
     return summary
 
@@ -113,7 +115,7 @@ def run_demo(
 def run_seed(output_dir: Path, accelerator: Accelerator, seed: int, num_workers: int) -> dict:
     """The demonstration with one seed; its results are written last."""
     if accelerator.is_main_process:
-        (output_dir / RESULTS_NAME).unlink(missing_ok=True)
+        (output_dir / DEMO_RESULTS_NAME).unlink(missing_ok=True)
         render_videos(output_dir / "videos", seed)
         pretrain_clip(output_dir / "clip", seed, accelerator.device)
     accelerator.wait_for_everyone()
@@ -122,13 +124,13 @@ def run_seed(output_dir: Path, accelerator: Accelerator, seed: int, num_workers:
 
     results = {"chance": score(*(1 / len(splits[part].class_names) for part in PARTS))}
     # Each process has its share of the batch, so that the steps are the same on any number of them.
-    share = max(2, RECIPE.per_device_train_batch_size // accelerator.num_processes)
-    recipe = replace(RECIPE, per_device_train_batch_size=share)
+    share = max(2, DEMO_RECIPE.per_device_train_batch_size // accelerator.num_processes)
+    recipe = replace(DEMO_RECIPE, per_device_train_batch_size=share)
     for name, temporal_prompt in VARIANTS.items():
         accelerator.print(f"EZ-CLIP {name.replace('_', ' ')}")
         set_seed(seed)
-        vision_config = {**VISION_OPTIONS, "temporal_prompt": temporal_prompt}
-        model = load_model(output_dir / "clip", True, vision_config, TEXT_OPTIONS)
+        vision_config = {**VISION_CONFIG, "temporal_prompt": temporal_prompt}
+        model = load_model(output_dir / "clip", True, vision_config, TEXT_CONFIG)
         prompts = processor.get_prompts(splits["train"].class_names, TEMPLATE)
         train(model, VideoDataset(splits["train"], processor, prompts, seed), recipe, accelerator, num_workers)
         model.eval()
@@ -147,7 +149,7 @@ def run_seed(output_dir: Path, accelerator: Accelerator, seed: int, num_workers:
             processor.save_pretrained(output_dir / name)
 
     if accelerator.is_main_process:
-        write_json(output_dir / RESULTS_NAME, results)
+        write_json(output_dir / DEMO_RESULTS_NAME, results)
         print(as_table(results))
     return results
 
@@ -269,3 +271,9 @@ def shuffled_batches(size: int, batch_size: int):
     """Batches of indices, shuffled anew in every pass, without end."""
     while True:
         yield from torch.randperm(size)[: size // batch_size * batch_size].split(batch_size)
+
+
+def main(argv: list[str] | None = None):
+    """Run `ezclip demo`: `ezclip run --demo`, by default with `--output_dir demo`."""
+    argv = sys.argv[1:] if argv is None else argv
+    import_module("run_video_zeroshot").main(["--demo", "--output_dir", "demo", *argv])

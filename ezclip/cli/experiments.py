@@ -11,8 +11,8 @@ from accelerate.utils import set_seed
 from transformers.utils import logging
 
 from ezclip.cli.arguments import (
-    TEXT_OPTIONS,
-    VISION_OPTIONS,
+    TEXT_CONFIG_FIELDS,
+    VISION_CONFIG_FIELDS,
     DataArguments,
     ModelArguments,
     RunArguments,
@@ -74,8 +74,8 @@ class Runner:
         model = load_model(
             self.model_args.model_name_or_path,
             self.args.do_train,
-            vision_config=explicit_options(self.model_args, *VISION_OPTIONS),
-            text_config=explicit_options(self.model_args, *TEXT_OPTIONS),
+            vision_config=explicit_options(self.model_args, *VISION_CONFIG_FIELDS),
+            text_config=explicit_options(self.model_args, *TEXT_CONFIG_FIELDS),
             preset=self.model_args.preset,
             **explicit_options(self.model_args, "temporal_head"),
         )

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import HfArgumentParser
 from transformers.utils import logging
 
 from checkpoint_ezclip import list_some
-from ezclip.cli.arguments import DataArguments, RunArguments, explicit_options, typed_options
+from ezclip.cli.arguments import DataArguments, RunArguments, explicit_options
+from ezclip.cli.option_files import parse_options
 from ezclip.data.labels import check_have_words, read_class_descriptions, read_label_list
 from ezclip.data.sources import VideoSplit, load_files, load_folder, load_hub_dataset, load_list
 from ezclip.data.splits import draw_classes, find_overlap, save_split, select_classes
@@ -222,9 +222,9 @@ def read_eval_datasets(data_args: DataArguments) -> dict[str, DataArguments]:
     if not isinstance(content, dict) or not all(isinstance(options, dict) for options in content.values()):
         raise DataError(f"{source} must name data sets, each with options such as validation_list and label_list.")
     check_folder_names(list(content), source)
-    found, parser = {}, HfArgumentParser(DataArguments)
+    found = {}
     for name, options in content.items():
-        options = typed_options(parser, options, f"{source}: {name}", EVAL_DATASET_OPTIONS)
+        options = parse_options(options, [DataArguments], f"{source}: {name}", EVAL_DATASET_OPTIONS)
         if data_args.video_root is not None:
             options = {**options, "video_root": str(Path(data_args.video_root, options.get("video_root", "")))}
         found[name] = in_list_root(DataArguments(**{**explicit_options(data_args, *INHERITED_OPTIONS), **options}))

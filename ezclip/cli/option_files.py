@@ -1,0 +1,110 @@
+"""Options of YAML files, parsed by the parser of the command line."""
+
+import dataclasses
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Never
+
+from transformers import HfArgumentParser
+
+from ezclip.errors import DataError
+from ezclip.utils.yaml_files import read_yaml
+
+
+FILE_ENDINGS = (".yaml", ".yml")
+
+
+class _FileParser(HfArgumentParser):
+    """Raises [`DataError`] where the parser of the command line exits."""
+
+    def error(self, message: str) -> Never:
+        raise DataError(message)
+
+
+def find_option_file(name: str) -> Path:
+    """
+    Return the path of an option file.
+
+    Args:
+        name (`str`):
+            A path that ends in `.yaml`, or the bare name of a file that the package ships, such as `zero_shot`.
+
+    Raises:
+        [`DataError`]: if the package ships no such file.
+    """
+    if name.endswith(FILE_ENDINGS):
+        return Path(name)
+    shipped = Path(str(files("ezclip.configs")))
+    names = sorted(path.stem for path in shipped.glob("*.yaml"))
+    if name not in names:
+        raise DataError(f"The option file must be a .yaml file or one of {', '.join(names)}, got {name!r}.")
+    return shipped / f"{name}.yaml"
+
+
+def read_options(path: Path, groups: Sequence[type]) -> dict[str, object]:
+    """
+    Read the options of a YAML file. The path of `eval_datasets` is relative to that file.
+
+    Args:
+        path (`Path`):
+            A mapping of options to values.
+        groups (`Sequence[type]`):
+            The dataclasses of the options.
+
+    Raises:
+        [`DataError`]: if the file cannot be read, or has an unknown option or a wrong value.
+    """
+    content = read_yaml(path)
+    datasets = content.pop("eval_datasets", None) if isinstance(content, dict) else None
+    options = parse_options(content, groups, str(path))
+    if datasets is not None:
+        options["eval_datasets"] = str(path.parent / datasets) if isinstance(datasets, str) else datasets
+    return options
+
+
+def parse_options(
+    content, groups: Sequence[type], source: str, names: Sequence[str] | None = None
+) -> dict[str, object]:
+    """
+    Parse a mapping of options as if they had been typed. An option without a value is left out.
+
+    Args:
+        content (`dict`):
+            Options and values.
+        groups (`Sequence[type]`):
+            The dataclasses of the options.
+        source (`str`):
+            The origin of the options, for messages.
+        names (`Sequence[str]`, *optional*):
+            The allowed options. Defaults to all.
+
+    Raises:
+        [`DataError`]: if `content` is no mapping, or has another option or a wrong value.
+    """
+    if not isinstance(content, dict):
+        raise DataError(f"{source} must be a mapping, one `option: value` a line, got {type(content).__name__}.")
+    types = {field.name: field.type for group in groups for field in dataclasses.fields(group)}
+    allowed = [name for name in types if names is None or name in names]
+    if unknown := [name for name in content if name not in allowed]:
+        known = "the options of the command line" if names is None else f"one of {', '.join(sorted(allowed))}"
+        raise DataError(f"{source}: an option must be {known}, got {unknown[0]!r}.")
+    words = []
+    for name, value in content.items():
+        if value is None:
+            continue
+        is_switch = types[name] in (bool, bool | None)
+        items = value if isinstance(value, list) else [value]
+        if any(isinstance(item, (dict, list)) or isinstance(item, bool) != is_switch for item in items):
+            raise DataError(f"{source}: {name} must be {'true or false' if is_switch else 'a value'}, got {value!r}.")
+        # `--name=value` keeps a value that begins with a dash; only a list needs words of their own.
+        words += [f"--{name}={value}"] if not isinstance(value, list) else [f"--{name}", *map(str, value)]
+    try:
+        parsed = _FileParser(tuple(groups)).parse_args_into_dataclasses(words)
+    except (DataError, ValueError) as error:
+        raise DataError(f"{source}: {error}") from error
+    return {name: _value_of(parsed, name) for name, value in content.items() if value is not None}
+
+
+def _value_of(groups: Sequence, name: str):
+    return next(getattr(group, name) for group in groups if hasattr(group, name))
