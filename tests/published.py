@@ -102,7 +102,7 @@ def published_actionclip(model: EZClipModel) -> dict:
 
 
 def published_vificlip(model: EZClipModel) -> dict:
-    """What ViFi-CLIP's code would have in the state dict of `model`."""
+    """Return the state dict that ViFi-CLIP's code would have for `model`."""
     weights = published_weights(model)
     tokens = weights.pop("token_embedding.weight")
     sentences = torch.tensor([[28, 5, 29, 0], [28, 7, 29, 0]])
@@ -116,16 +116,16 @@ def published_vificlip(model: EZClipModel) -> dict:
 
 
 def as_on_a_gpu(weights: dict) -> dict:
-    """Linear layers, convolution and projections in float16, as CLIP's code casts them."""
+    """Cast linear layers, convolution and projections to float16, as CLIP's code does on a GPU."""
     halves = ("attn.", "mlp.", "conv1.", "visual.proj", "text_projection", "linear", "encoder.proj")
     return {name: value.half() if any(part in name for part in halves) else value for name, value in weights.items()}
 
 
-HEADS_64_WIDE = {"hidden_size": 64, "num_attention_heads": 1}  # the script takes heads for 64 wide
+HEADS_64_WIDE = {"hidden_size": 64, "num_attention_heads": 1}  # the conversion assumes heads of 64 dimensions
 
 
 def random_model(preset="ezclip", vision_config=None, **fields) -> EZClipModel:
-    """A tiny model with all weights random, also those that start at zero."""
+    """Return a tiny model with all weights random, also those that start at zero."""
     tiny = tiny_config().to_dict()
     towers = {
         tower: {name: tiny[tower][name] for name in ("intermediate_size", "num_hidden_layers")} | HEADS_64_WIDE
