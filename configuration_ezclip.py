@@ -154,7 +154,7 @@ CLASS_BANK_NAME = "class_bank.safetensors"
 PLAIN_TEXT = {"use_adapter": False, "attention_dropout": 0.0, "drop_path_rate": 0.0}
 PLAIN_VISION = {**PLAIN_TEXT, "temporal_prompt": "none", "use_temporal_embedding": False}
 FULLY_TRAINED = {"text_config": PLAIN_TEXT, "freeze_backbone": False, "motion_loss_weight": 0.0}
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     # deep prompts, adapters in both towers, motion loss: the defaults of the configurations
     "ezclip": {},
     # the released models: "Transf"; other heads by `temporal_head`
