@@ -449,7 +449,7 @@ class SaveTrainedMixin(PreTrainedModel):
             raise ValueError("This model has no trained weights; save the whole model, without `trained_only`.")
         if base == str(Path(save_directory).resolve()):
             raise ValueError(f"{base} is the base of this model and would be overwritten. Give another folder.")
-        if not is_main_process:  # because transformers saves weights in every process with a `save_function`
+        if not is_main_process:  # transformers may write weights in any process; here only the main one writes
             return
         kwargs.pop("max_shard_size", None)  # one file, because its metadata records all weights
         with naming_base(self.config, base):
