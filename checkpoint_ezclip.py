@@ -1,9 +1,10 @@
-"""Checkpoints of what was trained alone, laid over the model it was trained from.
+"""Checkpoints that hold only the trained weights, loaded over the base model they were trained from.
 
 The file `model.safetensors` of such a checkpoint holds the trained weights under their ordinary names. Its metadata
-lists them, and records shape and fingerprint of every frozen weight: a base that is not the one trained from is told.
+lists them, with the shape and a fingerprint of every frozen weight, so that loading refuses a wrong base.
 """
 
+import copy
 import json
 import math
 import os
@@ -15,39 +16,39 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME, PushToHubMixin, cached_file, logging
 
 
 logger = logging.get_logger(__name__)
 
 RECORD_KEY = "ezclip_trained_only"
-# Options that say how files are fetched hold for the base too; those that say which ones are the checkpoint's alone.
+# Options that say how to fetch files apply to the base too; those that say which files, only to the checkpoint.
 FETCH_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
 HUB_OPTIONS = (*FETCH_OPTIONS, "revision", "subfolder")
 PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "create_pr", "revision", "tags")
-# What transformers itself says where the absence of a file is an answer
+# As in transformers' own calls of `cached_file` for optional files
 MAY_BE_ABSENT = {"_raise_exceptions_for_gated_repo": False, "_raise_exceptions_for_missing_entries": False}
-MAX_LISTED = 20  # in a message
+MAX_LISTED = 20  # items in a message
 FIX_HINT = "Give the right base as `base_model_name_or_path`, to `from_pretrained` or in config.json."
 
 
 def is_added_to_clip(name: str) -> bool:
-    """Whether a weight is one that CLIP lacks and every training trains: of prompts, adapters, the temporal head."""
+    """Return whether a weight belongs to a prompt, an adapter or the temporal head, which CLIP lacks."""
     return any(part in name for part in ("temporal_prompt", "adapter", "temporal_head"))
 
 
 def list_some(items: list[str]) -> str:
-    """The items between commas; of very many the first, and how many more there are."""
+    """Join items by commas: at most 20, and the number of the others."""
     rest = len(items) - MAX_LISTED
     return ", ".join(items[:MAX_LISTED]) + (f", and {rest} more" if rest > 0 else "")
 
 
 def fingerprint(weight: torch.Tensor) -> float:
     """
-    The projection of a weight on a fixed direction, which has no pattern that weights or errors of rounding have.
+    Return the projection of a weight on a fixed pseudo-random direction.
 
-    Two weights differ here about as much, compared with their norm, as they do altogether.
+    The fingerprints of two weights differ by about as much, relative to the norm, as the weights do.
     """
     matrix = weight.detach().cpu().double().reshape(weight.shape[0] if weight.ndim > 1 else 1, -1)
     rows, columns = (torch.arange(1, size + 1, dtype=torch.float64).square().cos().sign() for size in matrix.shape)
@@ -55,7 +56,7 @@ def fingerprint(weight: torch.Tensor) -> float:
 
 
 def has_fingerprint(weight: torch.Tensor, recorded: float) -> bool:
-    """Whether a weight is the recorded one, or would be but for rounding: of either, to half precision."""
+    """Return whether a weight equals the recorded one up to rounding, also if either was rounded to 16 bits."""
     precision = torch.finfo(weight.dtype)
     for dtype in (weight.dtype, torch.float16, torch.bfloat16):
         rounded = weight.detach().cpu().to(dtype).double()
@@ -68,12 +69,13 @@ def has_fingerprint(weight: torch.Tensor, recorded: float) -> bool:
 
 
 def weights_name(variant: str | None = None) -> str:
+    """Return the name of the file of weights, such as `model.fp16.safetensors`."""
     return SAFE_WEIGHTS_NAME if variant is None else SAFE_WEIGHTS_NAME.replace(".", f".{variant}.")
 
 
 def resolve_base(name_or_path: str | os.PathLike) -> str:
     """
-    A base as configurations name it: a folder by its absolute path, or a repository on the Hub.
+    Return a base as configurations name it: the absolute path of a folder, or a repository on the Hub.
 
     Raises:
         `ValueError`: if it can be neither.
@@ -81,13 +83,13 @@ def resolve_base(name_or_path: str | os.PathLike) -> str:
     if Path(name_or_path).is_dir():
         return str(Path(name_or_path).resolve())
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", str(name_or_path)):
-        raise ValueError(f"{str(name_or_path)!r} is no base: neither a folder that exists nor a name on the Hub.")
+        raise ValueError(f"The base must be a folder that exists or a name on the Hub, got {str(name_or_path)!r}.")
     return str(name_or_path)
 
 
 @contextmanager
 def naming_base(config: PretrainedConfig, base: str | None):
-    """Within it the configuration names another base, or none."""
+    """Set the configuration's `base_model_name_or_path` within the context."""
     own, config.base_model_name_or_path = config.base_model_name_or_path, base
     try:
         yield
@@ -99,19 +101,19 @@ def split_trained(
     model: torch.nn.Module, state_dict: dict[str, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """
-    The weights that a checkpoint has to hold, and those that its base has.
+    Split the weights into those that a checkpoint must hold and those of its base.
 
-    What is added to CLIP is held even where it was frozen: a plain CLIP does not have it.
+    A checkpoint holds what is added to CLIP even if it was frozen, because a plain CLIP does not have it.
     """
     names = {name for name, p in model.named_parameters() if p.requires_grad or is_added_to_clip(name)}
     if lacking := sorted(names - set(state_dict)):
-        raise ValueError(f"`state_dict` lacks trained weights of the model, {lacking[0]} among them.")
+        raise ValueError(f"`state_dict` lacks trained weights of the model: {list_some(lacking)}.")
     trained = {name: weight for name, weight in state_dict.items() if name in names}
     return trained, {name: weight for name, weight in state_dict.items() if name not in names}
 
 
 def write_trained(path: Path, trained: dict[str, torch.Tensor], frozen: dict[str, torch.Tensor]):
-    """Put the trained weights, and the record of them and of the frozen ones, in the place of `path`."""
+    """Write the trained weights to `path`, with the record of all weights, replacing what is there."""
     record = {
         "trained": sorted(trained),
         "frozen": {name: [list(w.shape), float(f"{fingerprint(w):.9g}")] for name, w in sorted(frozen.items())},
@@ -124,10 +126,10 @@ def write_trained(path: Path, trained: dict[str, torch.Tensor], frozen: dict[str
 
 def read_record(path: str) -> dict | None:
     """
-    What a file of weights says it holds if that is what was trained alone.
+    Return the record of a file of trained weights, or `None` if the file holds a whole model.
 
     Raises:
-        `OSError`: if it is damaged.
+        `OSError`: if the file is damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -139,68 +141,37 @@ def read_record(path: str) -> dict | None:
         return None
     record = json.loads(record)
     if wrong := sorted(names.symmetric_difference(record["trained"])):
-        what = "has weights beside those that were trained" if wrong[0] in names else "lacks trained weights"
-        raise OSError(f"{path} is damaged: it {what}, {wrong[0]} among them. Copy or download it again.")
+        what = "has weights that were not trained" if wrong[0] in names else "lacks trained weights"
+        raise OSError(f"{path} is damaged: it {what}, such as {wrong[0]}. Copy or download it again.")
     return record
-
-
-class TrainedPartOfModel(PushToHubMixin):
-    """What `push_to_hub(..., trained_only=True)` uploads of a model."""
-
-    def __init__(self, model, base_model_name_or_path: str | os.PathLike | None):
-        self.model = model
-        self.base_model_name_or_path = base_model_name_or_path
-
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
-        base = self.base_model_name_or_path or self.model.config.base_model_name_or_path
-        if base is not None and Path(base).is_dir():
-            logger.warning(
-                f"The base of this model is a folder here, {base}: elsewhere the upload loads only with "
-                "`base_model_name_or_path=` given. With the name of a base on the Hub it loads as it is."
-            )
-        self.model.save_pretrained(save_directory, trained_only=True, base_model_name_or_path=base, **kwargs)
 
 
 @dataclass
 class TrainedCheckpoint:
-    """
-    A checkpoint of trained weights alone.
+    """A checkpoint that holds only trained weights."""
 
-    Args:
-        name (`str`):
-            Its folder, or its repository on the Hub.
-        base (`str`, *optional*):
-            What its configuration names as its base.
-        path (`str`):
-            Its file of weights.
-        trained (`list[str]`):
-            The weights it holds.
-        frozen (`dict[str, list]`):
-            Shape and fingerprint of each weight that its base has to have.
-    """
-
-    name: str
-    base: str | None
-    path: str
-    trained: list[str]
-    frozen: dict[str, list]
+    name: str  # its folder, or its repository on the Hub
+    base: str | None  # the base that its configuration names
+    path: str  # its file of weights
+    trained: list[str]  # names of the weights it holds
+    frozen: dict[str, list]  # shape and fingerprint of each weight that its base must have
 
     @classmethod
     def find(cls, name_or_path: str | os.PathLike, variant: str | None = None, **hub) -> "TrainedCheckpoint | None":
         """
-        The checkpoint of a folder or repository, or `None` where that holds a whole model.
+        Find the checkpoint in a folder or repository; return `None` if that holds a whole model.
 
         Raises:
             `OSError`: if its file of weights is missing or damaged.
-            `ValueError`: if its configuration names a base and its file is not of this kind.
+            `ValueError`: if its configuration names a base and its file holds a whole model.
         """
         name, file_name = str(name_or_path), weights_name(variant)
         try:
             config, _ = PretrainedConfig.get_config_dict(name, **hub)
         except OSError:
             if not Path(name).is_dir():
-                return None  # transformers says what is wrong
-            config = {}  # of a folder it may be given by hand
+                return None  # transformers explains the error
+            config = {}  # a folder without config.json is valid when `config` is given
         if not (config.get("model_type") or "ezclip").startswith("ezclip"):
             return None
         base = config.get("base_model_name_or_path")
@@ -211,11 +182,11 @@ class TrainedCheckpoint:
         if base is None:
             return None
         if path is None:
-            raise OSError(f"{name} should hold what was trained from {base!r}, and has no {file_name}. Copy it again.")
+            raise OSError(f"{name} should hold weights trained from {base!r}, but has no {file_name}. Copy it again.")
         raise ValueError(
-            f"{name} names a base in its config.json, {base!r}, and its {file_name} does not say what was trained "
-            "from it. If it holds a whole model, remove `base_model_name_or_path` there; if not, save the model again "
-            "with `trained_only=True`."
+            f"The config.json of {name} names a base, {base!r}, but its {file_name} does not say which weights were "
+            "trained. If it holds a whole model, remove `base_model_name_or_path` from config.json; if not, save the "
+            "model again with `trained_only=True`."
         )
 
     def load(
@@ -227,22 +198,12 @@ class TrainedCheckpoint:
         **kwargs,
     ):
         """
-        The base, with the trained weights laid over it.
+        Load the base by `load_whole`, the `from_pretrained` of whole models, and put the trained weights over it.
 
-        Args:
-            load_whole (`Callable`):
-                The `from_pretrained` that loads whole models.
-            config ([`PretrainedConfig`]):
-                The configuration of the model.
-            base (`str` or `os.PathLike`, *optional*):
-                The base.
-            ignore_mismatched_sizes (`bool`, *optional*, defaults to `False`):
-                Whether `config` may ask for other weights than were saved; they are new then.
-            kwargs:
-                Further arguments of `load_whole`.
+        With `ignore_mismatched_sizes`, `config` may ask for weights that were not saved; they are initialised.
 
         Returns:
-            `tuple`: the model, and the loading info that transformers would give of a whole one.
+            `tuple`: the model, and the loading info that transformers would give for a whole one.
 
         Raises:
             `OSError`: if the base cannot be loaded.
@@ -252,13 +213,13 @@ class TrainedCheckpoint:
         for name in ("revision", "subfolder", "variant", "use_safetensors", "_commit_hash"):
             kwargs.pop(name, None)
         base = None if base is None else str(base)
-        # `AutoModel` puts the checkpoint's revision here too, where PEFT is installed; the base does not have it.
+        # With PEFT installed, `AutoModel` puts the checkpoint's revision here too, which the base does not have.
         if kwargs.get("adapter_kwargs"):
             kwargs["adapter_kwargs"] = {n: value for n, value in kwargs["adapter_kwargs"].items() if n != "revision"}
         verbosity = logging.get_verbosity()
         try:
-            between, whole = self._descend(base, fetch_options)
-            # What transformers misses in the base is yet to be laid over it.
+            between, whole = self._find_whole_base(base, fetch_options)
+            # No warnings about weights missing in the base: the trained ones come next.
             logging.set_verbosity_error()
             model, info = load_whole(
                 whole, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
@@ -271,14 +232,14 @@ class TrainedCheckpoint:
         weights = model.state_dict()
         if unfit := [name for name, weight in weights.items() if weight.is_meta or not weight.is_floating_point()]:
             raise ValueError(
-                f"{self.name} holds trained weights alone, and its base is quantized or offloaded ({unfit[0]}). Load "
+                f"{self.name} holds only trained weights, and its base is quantized or offloaded ({unfit[0]}). Load "
                 "it without that, save the whole model with `save_pretrained`, and load what was saved."
             )
         prefix = f"{model.base_model_prefix}."
         lacking = set(info["missing_keys"]) | {name for name, *_ in info["mismatched_keys"]}
         for checkpoint in reversed(between):
-            lacking -= checkpoint._lay_over(weights, prefix)[0]
-        mismatched = self._lay_over(weights, prefix)[1] | self._check_base(weights, prefix, base, lacking)
+            lacking -= checkpoint._copy_into(weights, prefix)[0]
+        mismatched = self._copy_into(weights, prefix)[1] | self._check_base(weights, prefix, base, lacking)
         saved = {*self._names(self.trained, prefix), *self._names(self.frozen, prefix)}
         info = {
             **info,
@@ -288,35 +249,37 @@ class TrainedCheckpoint:
         }
         self._check_fit(info, ignore_mismatched_sizes)
         model.name_or_path = model.config.name_or_path = self.name
-        if hasattr(model.config, "base_model_name_or_path"):  # a tower's has no use for it
+        if hasattr(model.config, "base_model_name_or_path"):  # towers' configurations have no such field
             model.config.base_model_name_or_path = resolve_base(base)
         return model, info
 
     def _names(self, names, prefix: str) -> dict[str, str]:
-        """Names in a model of some of the saved weights, and as saved: a tower has its own, without their prefix."""
+        """Map names in the model to names in the file: a tower's weights have no prefix in the model."""
         if any(name.startswith(prefix) for name in (*self.trained, *self.frozen)):
             return {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
         return {name: name for name in names}
 
-    def _descend(self, base: str | None, fetch_options: dict) -> tuple[list["TrainedCheckpoint"], str]:
-        """The checkpoints of this kind that the base is made of, from above, and the whole model at the bottom."""
+    def _find_whole_base(self, base: str | None, fetch_options: dict) -> tuple[list["TrainedCheckpoint"], str]:
+        """Follow bases that are such checkpoints themselves; return them and the whole model under them."""
         between, owner, passed = [], self.name, {os.path.realpath(self.path)}
         while True:
             if base is None:
-                raise ValueError(f"{owner} holds trained weights alone, and names no base. {FIX_HINT}")
+                raise ValueError(f"{owner} holds only trained weights and does not name its base. {FIX_HINT}")
             below = TrainedCheckpoint.find(base, **fetch_options)
             if below is None:
                 return between, base
             if os.path.realpath(below.path) in passed:
-                raise ValueError(f"{base!r}, the base of {owner}, stands on itself. {FIX_HINT}")
+                raise ValueError(
+                    f"Circular base reference: {base!r}, the base of {owner}, is its own base. {FIX_HINT}"
+                )
             passed.add(os.path.realpath(below.path))
             between.append(below)
             owner, base = below.name, below.base
 
     @torch.no_grad()
-    def _lay_over(self, weights: dict[str, torch.Tensor], prefix: str) -> tuple[set, set]:
-        """Copy what fits into a model's weights: their names, and (name, saved shape, shape) of what does not fit."""
-        laid, mismatched = set(), set()
+    def _copy_into(self, weights: dict[str, torch.Tensor], prefix: str) -> tuple[set, set]:
+        """Copy what fits into a model's weights; return their names, and (name, saved shape, shape) of the others."""
+        copied, mismatched = set(), set()
         with safe_open(self.path, framework="pt") as file:
             for name, name_in_file in self._names(self.trained, prefix).items():
                 if name not in weights:
@@ -324,30 +287,30 @@ class TrainedCheckpoint:
                 saved = file.get_tensor(name_in_file)
                 if saved.shape == weights[name].shape:
                     weights[name].copy_(saved)
-                    laid.add(name)
+                    copied.add(name)
                 else:
                     mismatched.add((name, tuple(saved.shape), tuple(weights[name].shape)))
-        return laid, mismatched
+        return copied, mismatched
 
     def _check_base(self, weights: dict[str, torch.Tensor], prefix: str, base: str, lacking: set[str]) -> set:
-        """That frozen weights are those that were trained from; (name, saved shape, shape) where another is asked."""
+        """Raise if a frozen weight is not the recorded one; return (name, saved shape, shape) of other shapes."""
         mismatched = set()
         names = self._names(self.frozen, prefix)
-        for name in sorted(names, key=lambda name: name not in lacking):  # what is not there at all says more
+        for name in sorted(names, key=lambda name: name not in lacking):  # missing ones first: the clearer error
             shape, recorded = self.frozen[names[name]]
             if name not in weights:
                 continue
             if tuple(shape) != tuple(weights[name].shape):
                 mismatched.add((name, tuple(shape), tuple(weights[name].shape)))
             elif name in lacking or not has_fingerprint(weights[name], recorded):
-                how = "it has no such" if name in lacking else "it has another"
+                how = "it has no" if name in lacking else "it has another"
                 raise ValueError(
                     f"{base!r} is not the model that {self.name} was trained from: {how} {name}. {FIX_HINT}"
                 )
         return mismatched
 
     def _check_fit(self, info: dict, ignore_mismatched_sizes: bool):
-        """That the configuration asks for what was saved."""
+        """Raise, or warn, if the configuration asks for other weights than were saved."""
         problems = [
             f"{name} was saved as {saved} and would be {wanted}"
             for name, saved, wanted in sorted(info["mismatched_keys"])
@@ -359,7 +322,187 @@ class TrainedCheckpoint:
         problem = f"{self.name} does not fit the configuration asked for: {list_some(problems)}."
         if not ignore_mismatched_sizes:
             raise ValueError(
-                f"{problem} Leave out what changes its own configuration; or, to train on with such weights new, give "
-                "`ignore_mismatched_sizes=True`."
+                f"{problem} Leave out the options that change its configuration; or give "
+                "`ignore_mismatched_sizes=True` to train on with such weights new."
             )
         logger.warning(problem)
+
+
+class LoadTrainedMixin(PreTrainedModel):
+    """A model whose `from_pretrained` also loads checkpoints of trained weights."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args,
+        config=None,
+        base_model_name_or_path: str | os.PathLike | None = None,
+        **kwargs,
+    ):
+        r"""
+        Load a whole model, or a checkpoint of trained weights over its base.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`):
+                A folder, or a name on the Hub.
+            config ([`PretrainedConfig`] or `str`, *optional*):
+                The configuration, if not the one saved there.
+            base_model_name_or_path (`str` or `os.PathLike`, *optional*):
+                The base, if not the one in the checkpoint's configuration: a folder, or a name on the Hub.
+                `cache_dir`, `token` and `local_files_only` apply to it too, `revision` and `subfolder` do not.
+            kwargs:
+                The arguments of [`PreTrainedModel.from_pretrained`].
+
+        Raises:
+            `OSError`: if the model, or its base, is missing or damaged.
+            `ValueError`: if the base is not the one used in training, or the configuration asks for weights that were
+            not saved.
+        """
+        load_whole = super().from_pretrained
+        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        checkpoint = None
+        if pretrained_model_name_or_path is not None:
+            checkpoint = TrainedCheckpoint.find(
+                pretrained_model_name_or_path, variant=kwargs.get("variant"), **hub_options
+            )
+        if checkpoint is None:
+            if base_model_name_or_path is not None:
+                raise ValueError(
+                    f"{pretrained_model_name_or_path} is a whole model; leave out `base_model_name_or_path`."
+                )
+            if getattr(config, "base_model_name_or_path", None) is not None:  # the base of another model
+                config = copy.deepcopy(config)
+                config.base_model_name_or_path = None
+            return load_whole(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+
+        output_loading_info = kwargs.pop("output_loading_info", False)
+        if not isinstance(config, PretrainedConfig):
+            dtypes = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
+            config, kwargs = cls.config_class.from_pretrained(
+                pretrained_model_name_or_path if config is None else config, return_unused_kwargs=True, **kwargs
+            )
+            kwargs = {**kwargs, **hub_options, **dtypes}
+        base = base_model_name_or_path or getattr(config, "base_model_name_or_path", None) or checkpoint.base
+        model, info = checkpoint.load(load_whole, config, base, **kwargs)
+        return (model, info) if output_loading_info else model
+
+
+class SaveTrainedMixin(PreTrainedModel):
+    """A model whose `save_pretrained` and `push_to_hub` can write only the trained weights."""
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        state_dict: dict | None = None,
+        push_to_hub: bool = False,
+        *,
+        trained_only: bool = False,
+        base_model_name_or_path: str | os.PathLike | None = None,
+        **kwargs,
+    ):
+        r"""
+        Save the whole model, or with `trained_only=True` only its trained weights, to be loaded over the base.
+
+        Args:
+            save_directory (`str` or `os.PathLike`):
+                The folder to write.
+            is_main_process (`bool`, *optional*, defaults to `True`):
+                Whether this process writes.
+            state_dict (`dict`, *optional*):
+                The weights, if not the model's own.
+            push_to_hub (`bool`, *optional*, defaults to `False`):
+                Whether to upload the files too, to `repo_id` or a repository of the folder's name.
+            trained_only (`bool`, *optional*, defaults to `False`):
+                Whether to save only the trained weights: for ViT-B/16 and 8 frames 21 MB of 620. A fingerprint of each
+                frozen weight is saved too, and checked against the base when loading.
+            base_model_name_or_path (`str` or `os.PathLike`, *optional*):
+                Folder or Hub name of a plain CLIP or any EZ-CLIP that holds the frozen weights. Defaults to the one in
+                `config`.
+            kwargs:
+                The arguments of [`PreTrainedModel.save_pretrained`].
+
+        Raises:
+            `ValueError`: with `trained_only`, if no base is known, nothing is trained, or the folder is the base.
+        """
+        if base_model_name_or_path is not None and not trained_only:
+            raise ValueError("`base_model_name_or_path` needs `trained_only=True`; a whole model has no base.")
+        trained, frozen = {}, {}
+        if trained_only:
+            trained, frozen = split_trained(self, self.state_dict() if state_dict is None else state_dict)
+        if not frozen:
+            with naming_base(self.config, None):
+                super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub, **kwargs)
+            return
+
+        base = self.config.base_model_name_or_path
+        if base_model_name_or_path is not None:
+            base = resolve_base(base_model_name_or_path)
+        if base is None:
+            raise ValueError(
+                "`trained_only` needs a base, and this model does not name one. Give `base_model_name_or_path`, the "
+                "folder or Hub name of the CLIP or EZ-CLIP that it was made from, or save the whole model, without "
+                "`trained_only`."
+            )
+        if not trained:
+            raise ValueError("This model has no trained weights; save the whole model, without `trained_only`.")
+        if base == str(Path(save_directory).resolve()):
+            raise ValueError(f"{base} is the base of this model and would be overwritten. Give another folder.")
+        if not is_main_process:  # transformers may write weights in any process; here only the main one writes
+            return
+        kwargs.pop("max_shard_size", None)  # one file, because its metadata records all weights
+        with naming_base(self.config, base):
+            super().save_pretrained(save_directory, state_dict=dict(trained), **kwargs)
+        write_trained(Path(save_directory) / weights_name(kwargs.get("variant")), trained, frozen)
+        if push_to_hub:
+            repo_id = kwargs.pop("repo_id", Path(save_directory).name)
+            options = {name: kwargs[name] for name in PUSH_OPTIONS if name in kwargs}
+            self.push_to_hub(repo_id, trained_only=True, base_model_name_or_path=base, **options)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        trained_only: bool = False,
+        base_model_name_or_path: str | os.PathLike | None = None,
+        **kwargs,
+    ):
+        r"""
+        Upload what [`EZClipModel.save_pretrained`] writes to a repository on the Hub.
+
+        Args:
+            repo_id (`str`):
+                The repository; it is created if it does not exist.
+            trained_only (`bool`, *optional*, defaults to `False`):
+                Whether to upload only the trained weights.
+            base_model_name_or_path (`str` or `os.PathLike`, *optional*):
+                The base. Give a name on the Hub, so that others can load the upload.
+            kwargs:
+                The arguments of [`PreTrainedModel.push_to_hub`].
+
+        Raises:
+            `ValueError`: as [`EZClipModel.save_pretrained`].
+        """
+        if not trained_only:
+            return super().push_to_hub(repo_id, **kwargs)
+        base = base_model_name_or_path or self.config.base_model_name_or_path
+        if base is not None and Path(base).is_dir():
+            logger.warning(
+                f"The base of this model is a folder on this machine, {base}: elsewhere the upload loads only with "
+                "`base_model_name_or_path=`. Give the name of a base on the Hub to make it load as it is."
+            )
+        tags = kwargs.pop("tags", None) or []
+        tags = [*(self.model_tags or []), *([tags] if isinstance(tags, str) else tags)]
+        return _TrainedPart(self, base).push_to_hub(repo_id, tags=tags or None, **kwargs)
+
+
+class _TrainedPart(PushToHubMixin):
+    """Adapter of `PushToHubMixin.push_to_hub`, which uploads what `save_pretrained` writes."""
+
+    def __init__(self, model: SaveTrainedMixin, base: str | os.PathLike | None):
+        self.model = model
+        self.base = base
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
+        self.model.save_pretrained(save_directory, trained_only=True, base_model_name_or_path=self.base, **kwargs)

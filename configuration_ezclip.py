@@ -1,24 +1,26 @@
-"""What a model is: CLIP's two towers, and what is added to them to read time.
+"""Configurations of the model: CLIP's two towers, and what is added to them to read time.
 
 EZ-CLIP (Ahmad, Chanda and Rawat, "EZ-CLIP: Efficient Zeroshot Video Action Recognition") keeps CLIP frozen and
-adds temporal prompts and adapters; ActionCLIP (Wang, Xing and Liu, "ActionCLIP: A New Paradigm for Video Action
+adds temporal prompts and adapters. ActionCLIP (Wang, Xing and Liu, "ActionCLIP: A New Paradigm for Video Action
 Recognition") trains all of CLIP and adds a temporal head, a temporal shift or joint space-time attention. Each
-addition is a field of a configuration and can be switched off; with all of them off the model is CLIP with its frame
-embeddings averaged. The published systems are the points of this space that `PRESETS` names.
+addition is a field of a configuration and can be switched off. With all of them off the model is CLIP with its frame
+embeddings averaged. `PRESETS` names the published systems.
 """
 
 import copy
 import math
 from numbers import Integral, Real
+from typing import Any, Literal, get_args
 
+from huggingface_hub.dataclasses import strict, validated_field
 from transformers import CLIPTextConfig, CLIPVisionConfig, PretrainedConfig
 
 
 # ---- Size limits ----
 
 
-# Far beyond what was ever published, and far below what would take a machine down by itself.
-LARGEST = {
+# Far beyond what was ever published, and far below what would exhaust a machine.
+MAX_SIZES = {
     "hidden_size": 2**16,
     "intermediate_size": 2**18,
     "projection_dim": 2**16,
@@ -37,19 +39,19 @@ LARGEST = {
     "height": 2**14,
     "width": 2**14,
 }
-LARGEST_ADAPTER_RATIO = 64
-# The largest CLIP there is, EVA-CLIP, has 18 billion.
-MOST_WEIGHTS = 20 * 10**9
+MAX_ADAPTER_RATIO = 64
+# The largest CLIP, EVA-CLIP, has 18 billion.
+MAX_PARAMETERS = 20 * 10**9
 
 
 def check_sizes(values: dict):
     """
-    That what is given of the fields of `LARGEST` are sizes.
+    Check the values whose names are in `MAX_SIZES`; ignore the others.
 
     Raises:
-        `ValueError`: if one is no whole number, or out of range.
+        `ValueError`: if a size is not a whole number, or out of range.
     """
-    for name, largest in LARGEST.items():
+    for name, largest in MAX_SIZES.items():
         if name not in values:
             continue
         value = values[name]
@@ -63,7 +65,7 @@ def check_sizes(values: dict):
 
 def check_numbers(values: dict):
     """
-    That every value is a finite number.
+    Check that every value is a finite number.
 
     Raises:
         `ValueError`: if one is not.
@@ -73,42 +75,42 @@ def check_numbers(values: dict):
             raise ValueError(f"`{name}` must be a number, got {truncated_repr(value)}.")
 
 
-def check_flags(values: dict):
-    """
-    That every value is `True` or `False`.
-
-    Raises:
-        `ValueError`: if one is not.
-    """
-    for name, value in values.items():
-        if not isinstance(value, bool):
-            raise ValueError(f"`{name}` must be true or false, got {truncated_repr(value)}.")
+def truncated_repr(value) -> str:
+    """Return `repr(value)`, cut to 60 characters."""
+    text = repr(value) if not isinstance(value, Integral) or abs(value) < 10**30 else "a number of over 30 digits"
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
-def check_tower(values: dict):
-    """
-    That heads divide the channels of a tower, and a patch fits into a frame.
+def _check_probabilities(config: PretrainedConfig, *names: str):
+    check_numbers({name: getattr(config, name) for name in names})
+    for name in names:
+        if not 0.0 <= getattr(config, name) < 1.0:
+            raise ValueError(f"`{name}` must be a probability in [0, 1), got {getattr(config, name)}.")
 
-    Raises:
-        `ValueError`: if they do not.
-    """
-    if values["hidden_size"] % values["num_attention_heads"]:
+
+def _check_tower(config):
+    """Raise if a tower's sizes are out of range, or do not fit each other."""
+    check_sizes({name: getattr(config, name) for name in MAX_SIZES if name in config.__dataclass_fields__})
+    if config.hidden_size % config.num_attention_heads:
         raise ValueError(
-            f"`num_attention_heads` ({values['num_attention_heads']}) must divide `hidden_size` "
-            f"({values['hidden_size']})."
+            f"`num_attention_heads` ({config.num_attention_heads}) must divide `hidden_size` ({config.hidden_size})."
         )
-    if values.get("patch_size", 1) > values.get("image_size", 1):
+    check_numbers({"adapter_ratio": config.adapter_ratio, "layer_norm_eps": config.layer_norm_eps})
+    if config.adapter_ratio > MAX_ADAPTER_RATIO:
+        raise ValueError(f"`adapter_ratio` must be at most {MAX_ADAPTER_RATIO}, got {config.adapter_ratio}.")
+    if config.adapter_ratio <= 0 or int(config.hidden_size * config.adapter_ratio) < 1:
         raise ValueError(
-            f"`patch_size` ({values['patch_size']}) must be at most `image_size` ({values['image_size']}), of which a "
-            "patch is a part."
+            f"`adapter_ratio` ({config.adapter_ratio}) must leave the adapter at least one of the "
+            f"{config.hidden_size} channels."
         )
+    _check_num_parameters(_estimate_tower_parameters(config))
 
 
-def count_tower_weights(config) -> int:
-    """About how many weights a tower has: all that grow with more than one of its sizes."""
+def _estimate_tower_parameters(config) -> int:
+    """Count the parameters of a tower that grow with more than one of its sizes."""
     width, frames = config.hidden_size, getattr(config, "num_frames", 0)
     block = 4 * width**2 + 2 * width * config.intermediate_size
-    adapters = bool(config.use_adapter) + bool(getattr(config, "use_temporal_adapter", False))
+    adapters = config.use_adapter + getattr(config, "use_temporal_adapter", False)
     block += adapters * 2 * width * int(width * config.adapter_ratio)
     if getattr(config, "temporal_prompt", "none") == "deep":
         block += frames * width
@@ -119,36 +121,24 @@ def count_tower_weights(config) -> int:
     return config.num_hidden_layers * block + rows * width
 
 
-def check_number_of_weights(count: int):
-    """
-    That a model is none that no machine holds.
-
-    Raises:
-        `ValueError`: if it is.
-    """
-    if count > MOST_WEIGHTS:
+def _check_num_parameters(count: int):
+    if count > MAX_PARAMETERS:
         raise ValueError(
-            f"The configuration asks for about {count:,} weights, and at most {MOST_WEIGHTS:,} are made. Look at its "
-            "sizes: layers, channels, tokens and frames."
+            f"The configuration asks for about {count:,} parameters, and at most {MAX_PARAMETERS:,} are allowed. "
+            "Reduce its sizes: layers, channels, tokens or frames."
         )
-
-
-def truncated_repr(value) -> str:
-    """A value in few characters."""
-    text = repr(value) if not isinstance(value, Integral) or abs(value) < 10**30 else "a number of over 30 digits"
-    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 # ---- Configurations ----
 
 
-SWITCHES = ("use_adapter", "use_temporal_embedding", "use_temporal_adapter", "use_temporal_shift")
-SWITCHES += ("use_joint_attention",)
-TEMPORAL_PROMPTS = ("deep", "shallow", "none")
-TEMPORAL_HEADS = ("mean", "transformer", "lstm", "conv1d", "transformer_cls")
+TemporalPrompt = Literal["deep", "shallow", "none"]
+TemporalHead = Literal["mean", "transformer", "lstm", "conv1d", "transformer_cls"]
+TEMPORAL_PROMPTS = get_args(TemporalPrompt)
+TEMPORAL_HEADS = get_args(TemporalHead)
 
 PIPELINE_TASK = "zero-shot-video-classification"
-# Where `pipeline` finds the code of the pipeline, in the words of config.json
+# Where `transformers.pipeline` finds the pipeline's code, in the format of config.json
 CUSTOM_PIPELINES = {
     PIPELINE_TASK: {
         "impl": "pipeline_ezclip.ZeroShotVideoClassificationPipeline",
@@ -157,14 +147,14 @@ CUSTOM_PIPELINES = {
     }
 }
 
-# Embeddings of classes that stand beside a model's weights
+# File of class embeddings, saved beside a model's weights
 CLASS_BANK_NAME = "class_bank.safetensors"
 
-# CLIP's towers as they are.
+# CLIP's towers, nothing added
 PLAIN_TEXT = {"use_adapter": False, "attention_dropout": 0.0, "drop_path_rate": 0.0}
 PLAIN_VISION = {**PLAIN_TEXT, "temporal_prompt": "none", "use_temporal_embedding": False}
 FULLY_TRAINED = {"text_config": PLAIN_TEXT, "freeze_backbone": False, "motion_loss_weight": 0.0}
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     # deep prompts, adapters in both towers, motion loss: the defaults of the configurations
     "ezclip": {},
     # the released models: "Transf"; other heads by `temporal_head`
@@ -184,29 +174,7 @@ PRESETS = {
 }
 
 
-def _check_tower(config_class, fields: dict):
-    """That a tower can be of the sizes that its fields and the defaults of CLIP give it, before CLIP looks at them."""
-    defaults = {name: getattr(config_class, name, None) for name in LARGEST}
-    values = {name: fields.get(name, default) for name, default in defaults.items() if isinstance(default, int)}
-    check_sizes({**values, **fields})
-    check_tower(values)
-
-
-def _check_rates(config, names):
-    check_flags({name: getattr(config, name) for name in SWITCHES if hasattr(config, name)})
-    check_numbers({name: getattr(config, name) for name in (*names, "adapter_ratio", "layer_norm_eps")})
-    for name in names:
-        if not 0.0 <= getattr(config, name) < 1.0:
-            raise ValueError(f"`{name}` is a probability in [0, 1), got {getattr(config, name)}.")
-    if config.adapter_ratio > LARGEST_ADAPTER_RATIO:
-        raise ValueError(f"`adapter_ratio` must be at most {LARGEST_ADAPTER_RATIO}, got {config.adapter_ratio}.")
-    if config.adapter_ratio <= 0 or int(config.hidden_size * config.adapter_ratio) < 1:
-        raise ValueError(
-            f"`adapter_ratio` ({config.adapter_ratio}) must leave the adapter at least one of the "
-            f"{config.hidden_size} channels."
-        )
-
-
+@strict
 class EZClipTextConfig(CLIPTextConfig):
     r"""
     Configuration of [`EZClipTextModel`]: CLIP's text tower with an adapter in every block.
@@ -226,19 +194,25 @@ class EZClipTextConfig(CLIPTextConfig):
     """
 
     model_type = "ezclip_text_model"
-    base_config_key = "text_config"
 
-    def __init__(self, use_adapter=True, adapter_ratio=0.25, attention_dropout=0.1, drop_path_rate=0.1, **kwargs):
-        _check_tower(CLIPTextConfig, kwargs)
-        check_numbers({"attention_dropout": attention_dropout})
-        super().__init__(attention_dropout=attention_dropout, **kwargs)
-        self.use_adapter = use_adapter
-        self.adapter_ratio = adapter_ratio
-        self.drop_path_rate = drop_path_rate
-        _check_rates(self, ("attention_dropout", "drop_path_rate"))
-        check_number_of_weights(count_tower_weights(self))
+    use_adapter: bool = True
+    adapter_ratio: int | float = 0.25
+    attention_dropout: int | float = 0.1
+    drop_path_rate: int | float = 0.1
+
+    def __post_init__(self, **kwargs):
+        # Before transformers makes a `dict` of `num_labels` entries. `@strict` calls validators again at the end.
+        check_sizes(kwargs)
+        self.validate_architecture()
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Raise `ValueError` if a field is out of range, or the fields do not fit each other."""
+        _check_tower(self)
+        _check_probabilities(self, "attention_dropout", "drop_path_rate")
 
 
+@strict
 class EZClipVisionConfig(CLIPVisionConfig):
     r"""
     Configuration of [`EZClipVisionModel`]: CLIP's vision tower, reading the frames of a video together.
@@ -282,56 +256,48 @@ class EZClipVisionConfig(CLIPVisionConfig):
     """
 
     model_type = "ezclip_vision_model"
-    base_config_key = "vision_config"
 
-    def __init__(
-        self,
-        num_frames=8,
-        temporal_prompt="deep",
-        temporal_prompt_init_range=None,
-        temporal_prompt_dropout=0.1,
-        use_temporal_embedding=True,
-        use_temporal_adapter=False,
-        use_temporal_shift=False,
-        use_joint_attention=False,
-        use_adapter=True,
-        adapter_ratio=0.25,
-        attention_dropout=0.1,
-        drop_path_rate=0.1,
-        embedding_dropout=0.0,
-        **kwargs,
-    ):
-        _check_tower(CLIPVisionConfig, {**kwargs, "num_frames": num_frames})
-        check_numbers({"attention_dropout": attention_dropout})
-        super().__init__(attention_dropout=attention_dropout, **kwargs)
-        if temporal_prompt_init_range is None:
-            temporal_prompt_init_range = math.sqrt(6.0 / (3 * 16 * 16 + self.hidden_size))
-        self.num_frames = num_frames
-        self.temporal_prompt = temporal_prompt
-        self.temporal_prompt_init_range = temporal_prompt_init_range
-        self.temporal_prompt_dropout = temporal_prompt_dropout
-        self.use_temporal_embedding = use_temporal_embedding
-        self.use_temporal_adapter = use_temporal_adapter
-        self.use_temporal_shift = use_temporal_shift
-        self.use_joint_attention = use_joint_attention
-        self.use_adapter = use_adapter
-        self.adapter_ratio = adapter_ratio
-        self.drop_path_rate = drop_path_rate
-        self.embedding_dropout = embedding_dropout
-        check_numbers({"temporal_prompt_init_range": temporal_prompt_init_range})
-        if temporal_prompt_init_range < 0.0:
+    num_frames: int = 8
+    temporal_prompt: TemporalPrompt = "deep"
+    temporal_prompt_init_range: int | float | None = None
+    temporal_prompt_dropout: int | float = 0.1
+    use_temporal_embedding: bool = True
+    use_temporal_adapter: bool = False
+    use_temporal_shift: bool = False
+    use_joint_attention: bool = False
+    use_adapter: bool = True
+    adapter_ratio: int | float = 0.25
+    attention_dropout: int | float = 0.1
+    drop_path_rate: int | float = 0.1
+    embedding_dropout: int | float = 0.0
+
+    def __post_init__(self, **kwargs):
+        check_sizes(kwargs)
+        self.validate_architecture()
+        if self.temporal_prompt_init_range is None:
+            self.temporal_prompt_init_range = math.sqrt(6.0 / (3 * 16 * 16 + self.hidden_size))
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Raise `ValueError` if a field is out of range, or the fields do not fit each other."""
+        _check_tower(self)
+        if self.patch_size > self.image_size:
+            raise ValueError(f"`patch_size` ({self.patch_size}) must be at most `image_size` ({self.image_size}).")
+        _check_probabilities(
+            self, "attention_dropout", "drop_path_rate", "temporal_prompt_dropout", "embedding_dropout"
+        )
+        if self.temporal_prompt_init_range is not None:
+            check_numbers({"temporal_prompt_init_range": self.temporal_prompt_init_range})
+            if self.temporal_prompt_init_range < 0.0:
+                raise ValueError(
+                    f"`temporal_prompt_init_range` must be at least 0, got {self.temporal_prompt_init_range}."
+                )
+        connects_frames = self.temporal_prompt != "none" or self.use_temporal_adapter or self.use_temporal_shift
+        if self.use_joint_attention and connects_frames:
             raise ValueError(
-                f"`temporal_prompt_init_range` must be a number of at least 0, got {temporal_prompt_init_range}."
+                "`use_joint_attention` leaves no frames to connect: use `temporal_prompt='none'` with it, and neither "
+                "`use_temporal_adapter` nor `use_temporal_shift`."
             )
-        if temporal_prompt not in TEMPORAL_PROMPTS:
-            raise ValueError(f"`temporal_prompt` must be one of {TEMPORAL_PROMPTS}, got {temporal_prompt!r}.")
-        if use_joint_attention and (temporal_prompt != "none" or use_temporal_adapter or use_temporal_shift):
-            raise ValueError(
-                "`use_joint_attention` leaves no frames to connect: it goes with `temporal_prompt` 'none' and without "
-                "`use_temporal_adapter` and `use_temporal_shift`."
-            )
-        _check_rates(self, ("attention_dropout", "drop_path_rate", "temporal_prompt_dropout", "embedding_dropout"))
-        check_number_of_weights(count_tower_weights(self))
 
     @property
     def fixed_num_frames(self) -> bool:
@@ -341,10 +307,10 @@ class EZClipVisionConfig(CLIPVisionConfig):
 
 class CarriedPipelines(dict):
     """
-    The pipelines whose code a checkpoint carries, by task, as `transformers.pipeline` reads them.
+    Pipelines whose code a checkpoint carries, by task, as `transformers.pipeline` reads them.
 
-    Where no task is asked for, `pipeline` takes it from the keys; where the task is `in` them, it wants leave to run
-    the checkpoint's code. With the pipeline of this very package registered there is no need to, so it is not.
+    Called without a task, `pipeline` takes the task from the keys. If the task is `in` this dict, `pipeline` asks for
+    `trust_remote_code`. If this package has registered the same pipeline, no remote code is needed, so `in` is false.
     """
 
     def __contains__(self, task) -> bool:
@@ -355,6 +321,12 @@ class CarriedPipelines(dict):
         return super().__contains__(task) and getattr(registered, "__module__", None) != own_pipeline
 
 
+def _check_tower_config(value):
+    if not (value is None or isinstance(value, (dict, PretrainedConfig))):
+        raise ValueError(f"A tower's configuration must be a `dict` or a configuration, got {truncated_repr(value)}.")
+
+
+@strict
 class EZClipConfig(PretrainedConfig):
     r"""
     Configuration of [`EZClipModel`]. The defaults are EZ-CLIP ViT-B/32 with 8 frames.
@@ -371,22 +343,22 @@ class EZClipConfig(PretrainedConfig):
         motion_loss_weight (`float`, *optional*, defaults to 1.0):
             Weight of the loss that rewards motion ("Motion_loss"; "Temporal Feature Diversity" in T2L).
         freeze_backbone (`bool`, *optional*, defaults to `True`):
-            Whether only prompts, adapters and the temporal head are trainable, as EZ-CLIP has it, and not all weights.
+            Whether only prompts, adapters and the temporal head are trainable, as in EZ-CLIP.
         temporal_head (`str`, *optional*, defaults to `"mean"`):
-            What makes the embedding of a video of those of its frames: their `"mean"`, or one of ActionCLIP's heads,
+            How frame embeddings become a video embedding: by their `"mean"`, or by one of ActionCLIP's heads,
             `"transformer"` ("Transf"), `"lstm"` ("LSTM"), `"conv1d"` ("Conv_1D"), `"transformer_cls"` ("Transf_cls").
         temporal_head_layers (`int`, *optional*, defaults to 6):
-            Blocks of the heads that are transformers.
+            Number of blocks of the transformer heads.
         temporal_head_dropout (`float`, *optional*, defaults to 0.1):
             Dropout in the head `"transformer_cls"`.
         conv1d_scrambles_frames (`bool`, *optional*, defaults to `False`):
-            Whether the head `"conv1d"` takes the frames' channels for time, as the published code does, which
-            reinterprets memory where it should transpose. Converted checkpoints were trained so.
+            Whether the head `"conv1d"` convolves over channels instead of time, as the published code does (it
+            reshapes where it should transpose). Converted checkpoints were trained so.
         initializer_factor (`float`, *optional*, defaults to 1.0):
             Factor on the standard deviation of CLIP's own initial weights.
         base_model_name_or_path (`str`, *optional*):
-            Where the weights that were not trained come from: a folder, or a name on the Hub. Saved with checkpoints
-            of trained weights alone; see [`EZClipModel.save_pretrained`].
+            Folder or Hub name that holds the frozen weights. Saved only with checkpoints of trained weights; see
+            [`EZClipModel.save_pretrained`].
 
     Example:
 
@@ -399,103 +371,43 @@ class EZClipConfig(PretrainedConfig):
     """
 
     model_type = "ezclip"
-    # Of what the model returns, `Trainer` gathers the video embeddings alone: the rest is of texts, or of a batch.
+    # `Trainer` gathers `video_embeds` only: the other outputs belong to texts, or to a whole batch.
     keys_to_ignore_at_inference = [
         *("loss_video", "loss_text", "loss_motion", "logits_per_video", "logits_per_text", "text_embeds"),
         *("frame_embeds", "text_model_output", "vision_model_output"),
     ]
     sub_configs = {"text_config": EZClipTextConfig, "vision_config": EZClipVisionConfig}
 
-    def __init__(
-        self,
-        text_config=None,
-        vision_config=None,
-        projection_dim=512,
-        logit_scale_init_value=2.6592,
-        motion_loss_weight=1.0,
-        freeze_backbone=True,
-        temporal_head="mean",
-        temporal_head_layers=6,
-        temporal_head_dropout=0.1,
-        conv1d_scrambles_frames=False,
-        initializer_factor=1.0,
-        base_model_name_or_path=None,
-        **kwargs,
-    ):
-        self.text_config = self._tower(EZClipTextConfig, text_config)
-        self.vision_config = self._tower(EZClipVisionConfig, vision_config)
-        self.projection_dim = projection_dim
-        self.logit_scale_init_value = logit_scale_init_value
-        self.motion_loss_weight = motion_loss_weight
-        self.freeze_backbone = freeze_backbone
-        self.temporal_head = temporal_head
-        self.temporal_head_layers = temporal_head_layers
-        self.temporal_head_dropout = temporal_head_dropout
-        self.conv1d_scrambles_frames = conv1d_scrambles_frames
-        self.initializer_factor = initializer_factor
-        self.base_model_name_or_path = base_model_name_or_path
-        kwargs.pop("model_type", None)
-        kwargs.pop("custom_pipelines", None)
+    # A `dict` or a configuration of a tower, or of CLIP's; an EZClipTextConfig or EZClipVisionConfig once made
+    text_config: Any = validated_field(_check_tower_config, default=None)
+    vision_config: Any = validated_field(_check_tower_config, default=None)
+    projection_dim: int = 512
+    logit_scale_init_value: int | float = 2.6592
+    motion_loss_weight: int | float = 1.0
+    freeze_backbone: bool = True
+    temporal_head: TemporalHead = "mean"
+    temporal_head_layers: int = 6
+    temporal_head_dropout: int | float = 0.1
+    conv1d_scrambles_frames: bool = False
+    initializer_factor: int | float = 1.0
+    base_model_name_or_path: str | None = None
+
+    def __post_init__(self, **kwargs):
         check_sizes(kwargs)
-        super().__init__(**kwargs)
-        self._check_head()
-        self._check_size()
+        self.text_config = self._make_tower(EZClipTextConfig, self.text_config)
+        self.vision_config = self._make_tower(EZClipVisionConfig, self.vision_config)
+        self.validate_architecture()
+        # "clip" when the fields come from a CLIP folder; and `custom_pipelines` is a property.
+        for name in ("model_type", "custom_pipelines"):
+            kwargs.pop(name, None)
+        super().__post_init__(**kwargs)
 
-    @property
-    def custom_pipelines(self) -> CarriedPipelines:
-        """The pipelines whose code goes with a checkpoint. (A copy: `pipeline` puts classes in the place of names.)"""
-        return CarriedPipelines(copy.deepcopy(CUSTOM_PIPELINES))
-
-    def to_dict(self) -> dict:
-        return {**super().to_dict(), "custom_pipelines": copy.deepcopy(CUSTOM_PIPELINES)}
-
-    @classmethod
-    def from_preset(cls, name: str, text_config=None, vision_config=None, **kwargs) -> "EZClipConfig":
-        r"""
-        The configuration of a published system, on CLIP ViT-B/32 unless the towers say otherwise.
-
-        Args:
-            name (`str`):
-                `"ezclip"`, `"actionclip"` (`"actionclip_tsm"` with the temporal shift, `"actionclip_joint"` with joint
-                space-time attention), `"vificlip"`, `"tear"` or `"clip"`.
-            text_config (`dict` or [`PretrainedConfig`], *optional*), vision_config (the same, *optional*):
-                The towers of a plain CLIP, or a `dict` of fields that go before those of the system.
-            kwargs:
-                Other fields of [`EZClipConfig`].
-
-        Raises:
-            `ValueError`: if there is no such preset, or a tower leaves nothing to it.
-        """
-        if name not in PRESETS:
-            raise ValueError(f"`preset` must be one of {tuple(PRESETS)}, got {name!r}.")
-        for tower, config in (("text_config", text_config), ("vision_config", vision_config)):
-            model_type = config.get("model_type") if isinstance(config, dict) else getattr(config, "model_type", None)
-            if (model_type or "").startswith("ezclip"):
-                raise ValueError(
-                    f"`{tower}` is a whole configuration of this package and leaves nothing to the preset {name!r}. "
-                    "Give a `dict` of fields, or the tower of a plain CLIP."
-                )
-        preset = PRESETS[name]
-        towers = {
-            "text_config": cls._tower(EZClipTextConfig, text_config, preset.get("text_config")),
-            "vision_config": cls._tower(EZClipVisionConfig, vision_config, preset.get("vision_config")),
-        }
-        return cls(**{**preset, **kwargs, **towers})
-
-    @property
-    def fixed_num_frames(self) -> bool:
-        """Whether a weight has one row per frame, so that a video must have exactly so many frames."""
-        return self.vision_config.fixed_num_frames or self.temporal_head == "transformer_cls"
-
-    def _check_head(self):
-        if self.temporal_head not in TEMPORAL_HEADS:
-            raise ValueError(f"`temporal_head` must be one of {TEMPORAL_HEADS}, got {self.temporal_head!r}.")
-        check_sizes({name: getattr(self, name) for name in ("projection_dim", "temporal_head_layers")})
-        check_flags({name: getattr(self, name) for name in ("freeze_backbone", "conv1d_scrambles_frames")})
-        names = ("temporal_head_dropout", "logit_scale_init_value", "motion_loss_weight", "initializer_factor")
+    def validate_architecture(self):
+        """Raise `ValueError` if a field is out of range, or head and towers do not fit each other."""
+        check_sizes({"projection_dim": self.projection_dim, "temporal_head_layers": self.temporal_head_layers})
+        names = ("logit_scale_init_value", "motion_loss_weight", "initializer_factor")
         check_numbers({name: getattr(self, name) for name in names})
-        if not 0.0 <= self.temporal_head_dropout < 1.0:
-            raise ValueError(f"`temporal_head_dropout` is a probability in [0, 1), got {self.temporal_head_dropout}.")
+        _check_probabilities(self, "temporal_head_dropout")
         if self.temporal_head != "mean" and self.vision_config.use_joint_attention:
             raise ValueError(
                 f"The temporal head {self.temporal_head!r} joins frames, and with `use_joint_attention` a video has "
@@ -510,28 +422,70 @@ class EZClipConfig(PretrainedConfig):
         heads = {"transformer": self.text_config.num_attention_heads, "transformer_cls": 8}.get(self.temporal_head, 1)
         if self.projection_dim % heads:
             raise ValueError(
-                f"The temporal head {self.temporal_head!r} has {heads} attention heads, which do not divide "
-                f"`projection_dim` ({self.projection_dim})."
+                f"`projection_dim` must be a multiple of {heads}, the attention heads of the temporal head "
+                f"{self.temporal_head!r}, got {self.projection_dim}."
             )
 
-    def _check_size(self):
-        towers = (self.text_config, self.vision_config)
-        width = self.projection_dim
+        towers, width = (self.text_config, self.vision_config), self.projection_dim
         block = {"transformer": 12 * width**2, "transformer_cls": 4 * width**2 + 4096 * width}
         head = self.temporal_head_layers * block[self.temporal_head] if self.temporal_head in block else 0
         head += 8 * width**2 * (self.temporal_head == "lstm")
         projections = sum(tower.hidden_size * width for tower in towers)
-        check_number_of_weights(sum(map(count_tower_weights, towers)) + projections + head)
+        _check_num_parameters(sum(map(_estimate_tower_parameters, towers)) + projections + head)
+
+    @property
+    def custom_pipelines(self) -> CarriedPipelines:
+        """Return the pipelines saved with a checkpoint, as a copy: `pipeline` replaces names in it by classes."""
+        return CarriedPipelines(copy.deepcopy(CUSTOM_PIPELINES))
+
+    def to_dict(self) -> dict:
+        """Return all fields, and `custom_pipelines`, as config.json holds them."""
+        return {**super().to_dict(), "custom_pipelines": copy.deepcopy(CUSTOM_PIPELINES)}
+
+    @classmethod
+    def from_preset(cls, name: str, text_config=None, vision_config=None, **kwargs) -> "EZClipConfig":
+        r"""
+        Return the configuration of a published system, on CLIP ViT-B/32 unless the towers say otherwise.
+
+        Args:
+            name (`str`):
+                `"ezclip"`, `"actionclip"` (`"actionclip_tsm"` with the temporal shift, `"actionclip_joint"` with joint
+                space-time attention), `"vificlip"`, `"tear"` or `"clip"`.
+            text_config (`dict` or [`PretrainedConfig`], *optional*), vision_config (the same, *optional*):
+                The towers of a plain CLIP, or a `dict` of fields that override those of the system.
+            kwargs:
+                Other fields of [`EZClipConfig`].
+
+        Raises:
+            `ValueError`: if there is no such preset, or a tower is already an EZ-CLIP configuration.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"`preset` must be one of {tuple(PRESETS)}, got {name!r}.")
+        for tower, config in (("text_config", text_config), ("vision_config", vision_config)):
+            model_type = config.get("model_type") if isinstance(config, dict) else getattr(config, "model_type", None)
+            if (model_type or "").startswith("ezclip"):
+                raise ValueError(
+                    f"`{tower}` must be a `dict` of fields or the tower of a plain CLIP with the preset {name!r}, "
+                    f"got a complete {model_type!r} configuration."
+                )
+        preset = PRESETS[name]
+        towers = {
+            "text_config": cls._make_tower(EZClipTextConfig, text_config, preset.get("text_config")),
+            "vision_config": cls._make_tower(EZClipVisionConfig, vision_config, preset.get("vision_config")),
+        }
+        return cls(**{**preset, **kwargs, **towers})
+
+    @property
+    def fixed_num_frames(self) -> bool:
+        """Whether a weight has one row per frame, so that a video must have exactly so many frames."""
+        return self.vision_config.fixed_num_frames or self.temporal_head == "transformer_cls"
 
     @staticmethod
-    def _tower(config_class, config, preset=None):
-        if not (config is None or isinstance(config, (dict, PretrainedConfig))):
-            raise ValueError(
-                f"`{config_class.base_config_key}` must be a configuration, got {truncated_repr(config)}."
-            )
-        config = {} if config is None else dict(config) if isinstance(config, dict) else config.to_dict()
+    def _make_tower(config_class, config, preset=None):
+        _check_tower_config(config)
+        config = dict(config or {}) if not isinstance(config, PretrainedConfig) else config.to_dict()
         if config.pop("model_type", config_class.model_type) != config_class.model_type:
-            # CLIP's zero is no choice that was made for EZ-CLIP.
+            # CLIP's default of 0 was not chosen for EZ-CLIP.
             config.pop("attention_dropout", None)
         return config_class(**{**(preset or {}), **config})
 

@@ -1,4 +1,4 @@
-"""CLIP that reads time, in PyTorch: EZ-CLIP's prompts and adapters; ActionCLIP's shift, joint attention and heads.
+"""CLIP over time, in PyTorch: EZ-CLIP's prompts and adapters; ActionCLIP's shift, joint attention and heads.
 
 EZ-CLIP: Ahmad, Chanda and Rawat, "EZ-CLIP: Efficient Zeroshot Video Action Recognition", published again as
 "T2L: Efficient Zero-Shot Action Recognition with Temporal Token Learning" (the same code; there the prompts are
@@ -9,20 +9,17 @@ implementations.
 State-dict keys are CLIP's, so a CLIP checkpoint loads with only prompts, adapters and temporal head missing.
 """
 
-import copy
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import CLIPTextModel, CLIPVisionModel, PretrainedConfig
+from transformers import CLIPTextModel, CLIPVisionModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -44,41 +41,17 @@ from transformers.utils.output_capturing import capture_outputs
 
 
 try:
-    from .checkpoint_ezclip import (
-        HUB_OPTIONS,
-        MAY_BE_ABSENT,
-        PUSH_OPTIONS,
-        TrainedCheckpoint,
-        TrainedPartOfModel,
-        is_added_to_clip,
-        naming_base,
-        resolve_base,
-        split_trained,
-        weights_name,
-        write_trained,
-    )
+    from .checkpoint_ezclip import HUB_OPTIONS, MAY_BE_ABSENT, LoadTrainedMixin, SaveTrainedMixin, is_added_to_clip
     from .configuration_ezclip import CLASS_BANK_NAME, EZClipConfig, EZClipTextConfig, EZClipVisionConfig
 except ImportError:
     if __package__:  # in a remote-code folder, a missing dependency must keep its own message
         raise
-    from checkpoint_ezclip import (
-        HUB_OPTIONS,
-        MAY_BE_ABSENT,
-        PUSH_OPTIONS,
-        TrainedCheckpoint,
-        TrainedPartOfModel,
-        is_added_to_clip,
-        naming_base,
-        resolve_base,
-        split_trained,
-        weights_name,
-        write_trained,
-    )
+    from checkpoint_ezclip import HUB_OPTIONS, MAY_BE_ABSENT, LoadTrainedMixin, SaveTrainedMixin, is_added_to_clip
     from configuration_ezclip import CLASS_BANK_NAME, EZClipConfig, EZClipTextConfig, EZClipVisionConfig
 
 
 if TYPE_CHECKING:
-    # `save_pretrained` copies the modules that this one imports, and transformers up to 5.6 loads those alone. So name
+    # `save_pretrained` copies the modules that this one imports, and transformers up to 5.6 loads only those. So name
     # all that the pipeline and the processor need.
     from .pipeline_ezclip import ZeroShotVideoClassificationPipeline  # noqa: F401
     from .processing_ezclip import EZClipProcessor  # noqa: F401
@@ -88,86 +61,73 @@ if TYPE_CHECKING:
 # ---- Packed texts ----
 
 
-# Each node of a row is compared with all others of it; so many cost less than a tenth of the rest.
-NODES_OF_A_ROW = 256
+# The nodes of a row attend to each other; at this length, attention costs less than a tenth of the text tower.
+NODES_PER_ROW = 256
 
 
 @dataclass
 class PackedTexts:
     """
-    N texts as trees: a node is a token after certain others, and what a causal tower makes of it is the same in every
-    text that begins so. "archery", "archery, an action" and "archery this is an action" share two nodes, and all
-    labels those of "a photo of action". R rows have room for K nodes each, and hold as many texts as fit.
+    N texts as prefix trees, so that a causal tower computes each shared prefix once.
+
+    A node is a token after certain other tokens. "archery", "archery, an action" and "archery this is an action" share
+    two nodes. A row holds as many texts as fit into K nodes; there are R rows.
 
     Args:
         input_ids (`torch.LongTensor` of shape `(R, K)`):
-            The token of each node.
+            Token of each node.
         position_ids (`torch.LongTensor` of shape `(R, K)`):
-            Its place in its texts.
+            Position of each node in its texts.
         attention_mask (`torch.BoolTensor` of shape `(R, 1, K, K)`):
-            What it reads: itself and what is before it.
+            Which nodes each node attends to: itself and its prefix.
         ends (`torch.LongTensor` of shape `(R, E)`):
-            The nodes that end the texts of a row; those that fill it up are the first.
-        places (`torch.LongTensor` of shape `(2, N)`):
-            Row of each text, and which of its `ends` is the text's.
+            Nodes that end a text, by row, padded with 0.
+        text_index (`torch.LongTensor` of shape `(2, N)`):
+            Row and column of each text in `ends`.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     attention_mask: torch.Tensor
     ends: torch.Tensor
-    places: torch.Tensor
+    text_index: torch.Tensor
 
     @classmethod
     def pack(cls, texts: Sequence[Sequence[int]], device: torch.device) -> "PackedTexts":
-        """
-        Texts that begin alike, side by side.
-
-        Args:
-            texts (`Sequence[Sequence[int]]`):
-                The tokens of each text, one at least, without padding.
-            device (`torch.device`):
-                Where the tensors are to be.
-        """
-        room, rows = max(NODES_OF_A_ROW, *map(len, texts)), []
-        places = np.empty((2, len(texts)), dtype=np.int64)
-        for number in sorted(range(len(texts)), key=lambda number: texts[number]):
-            if not rows or not rows[-1].has_room(texts[number], room):
-                rows.append(_Row())
-            places[:, number] = len(rows) - 1, rows[-1].add(texts[number])
+        """Pack texts, given as tokens without padding, at least one each, and put the tensors on `device`."""
+        capacity, rows = max(NODES_PER_ROW, *map(len, texts)), []
+        text_index = np.empty((2, len(texts)), dtype=np.int64)
+        for index in sorted(range(len(texts)), key=lambda index: texts[index]):
+            if not rows or not rows[-1].has_room(texts[index], capacity):
+                rows.append(_PackedRow())
+            text_index[:, index] = len(rows) - 1, rows[-1].add(texts[index])
         size, num_ends = max(len(row.nodes) for row in rows), max(len(row.ends) for row in rows)
         input_ids, position_ids = np.zeros((2, len(rows), size), dtype=np.int64)
         attention_mask = np.zeros((len(rows), 1, size, size), dtype=bool)
-        attention_mask[..., 0] = True  # where there is nothing, the first node is read: no row of a softmax is empty
+        attention_mask[..., 0] = True  # padding attends to the first node, because a softmax over nothing is NaN
         ends = np.zeros((len(rows), num_ends), dtype=np.int64)
-        for number, row in enumerate(rows):
-            ends[number, : len(row.ends)] = row.ends
-            reads = attention_mask[number, 0]
-            for node, (before, token) in enumerate(row.nodes):
-                reads[node] = False if before is None else reads[before]
-                position_ids[number, node] = 0 if before is None else position_ids[number, before] + 1
-                reads[node, node] = True
-                input_ids[number, node] = token
-        tensors = (input_ids, position_ids, attention_mask, ends, places)
+        for index, row in enumerate(rows):
+            ends[index, : len(row.ends)] = row.ends
+            mask = attention_mask[index, 0]
+            for node, (parent, token) in enumerate(row.nodes):
+                mask[node] = False if parent is None else mask[parent]
+                position_ids[index, node] = 0 if parent is None else position_ids[index, parent] + 1
+                mask[node, node] = True
+                input_ids[index, node] = token
+        tensors = (input_ids, position_ids, attention_mask, ends, text_index)
         return cls(*(torch.from_numpy(tensor).to(device) for tensor in tensors))
 
-    def readers(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where in `(R, K)` the `ends` are."""
-        return torch.arange(len(self.ends), device=self.ends.device)[:, None], self.ends
 
-
-class _Row:
-    """Nodes, by the node before each of them and its token, in an order in which what is before comes first."""
-
+class _PackedRow:
     def __init__(self):
-        self.nodes: dict[tuple[int | None, int], int] = {}
+        self.nodes: dict[tuple[int | None, int], int] = {}  # (parent, token) -> node; parents come first
         self.ends: list[int] = []
 
-    def has_room(self, tokens: Sequence[int], room: int) -> bool:
+    def has_room(self, tokens: Sequence[int], capacity: int) -> bool:
         node, shared = None, 0
         while shared < len(tokens) and (node := self.nodes.get((node, tokens[shared]))) is not None:
             shared += 1
-        return len(self.nodes) + len(tokens) - shared <= room
+        return len(self.nodes) + len(tokens) - shared <= capacity
 
     def add(self, tokens: Sequence[int]) -> int:
         node = None
@@ -180,17 +140,17 @@ class _Row:
 # ---- Blocks ----
 
 
-# Which tokens of `(B, L)`; `None` are all of them.
-Index = tuple[slice | torch.Tensor, slice | torch.Tensor] | None
+# Index of tokens in `(B, L)`; `None` selects all.
+QueryIndex = tuple[slice | torch.Tensor, slice | torch.Tensor] | None
 
 
-def take(hidden_states: torch.Tensor, readers: Index) -> torch.Tensor:
-    """The tokens of `(B, L, D)` that read."""
-    return hidden_states if readers is None else hidden_states[readers]
+def select_queries(hidden_states: torch.Tensor, query_index: QueryIndex) -> torch.Tensor:
+    """Select the tokens of `(B, L, D)` used as queries."""
+    return hidden_states if query_index is None else hidden_states[query_index]
 
 
 class EZClipDropPath(nn.Module):
-    """Stochastic depth by sample: a residual branch is dropped for a whole video, all its frames together.
+    """Stochastic depth by sample: drops a residual branch for a whole video, all its frames together.
 
     (The original's "DropPath" runs on (L, N, D) tensors and so drops token positions.)
     """
@@ -200,6 +160,7 @@ class EZClipDropPath(nn.Module):
         self.rate = rate
 
     def forward(self, hidden_states: torch.Tensor, num_frames: int = 1) -> torch.Tensor:
+        """Drop the branch of each video, `num_frames` rows of `(B * T, L, D)`, with probability `rate`."""
         if self.rate == 0.0 or not self.training:
             return hidden_states
         num_samples = hidden_states.shape[0] // num_frames
@@ -207,11 +168,12 @@ class EZClipDropPath(nn.Module):
         return hidden_states * keep.repeat_interleave(num_frames, dim=0)
 
     def extra_repr(self) -> str:
+        """Return the rate, for `repr`."""
         return f"rate={self.rate}"
 
 
 class EZClipAdapter(nn.Module):
-    """Bottleneck with an exact GELU ("Adapter"; the caller adds the skip). The identity's zero when fresh."""
+    """Bottleneck with an exact GELU ("Adapter"). The caller adds the residual; a fresh adapter outputs zero."""
 
     def __init__(self, config: EZClipTextConfig | EZClipVisionConfig):
         super().__init__()
@@ -220,40 +182,44 @@ class EZClipAdapter(nn.Module):
         self.up_proj = nn.Linear(bottleneck, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Return what is added to `hidden_states`."""
         return self.up_proj(nn.functional.gelu(self.down_proj(hidden_states)))
 
 
 class EZClipQuickGELU(nn.Module):
-    """CLIP's `x * sigmoid(1.702 x)`, in fewer passes over memory; of its size one tensor is kept for the gradient."""
+    """CLIP's `x * sigmoid(1.702 x)` in fewer memory passes; backward keeps one tensor of the input's size."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Apply the activation; the input is left as it is."""
         scaled = 1.702 * hidden_states
         return nn.functional.silu(scaled, inplace=not scaled.requires_grad).mul_(1 / 1.702)
 
 
 class EZClipAttention(CLIPAttention):
-    """CLIP's attention, of all tokens or some, which can also read tokens that themselves read nothing."""
+    """CLIP's attention, optionally with fewer queries, and with tokens that are only keys and values."""
 
     def forward(
         self,
         hidden_states: torch.Tensor,  # [B, L, D]
         attention_mask: torch.Tensor | None = None,
-        readers: Index = None,
-        read_only: torch.Tensor | None = None,  # [B, M, D]
+        query_index: QueryIndex = None,
+        key_value_only: torch.Tensor | None = None,  # [B, M, D]
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the attended queries, and the attention weights where the implementation is eager."""
         implementation = self.config._attn_implementation
-        if read_only is not None and readers is None and implementation == "eager":
-            # Whoever wants attention weights finds those of all tokens.
-            attended, weights = self.forward(torch.cat([hidden_states, read_only], dim=1), attention_mask, **kwargs)
+        if key_value_only is not None and query_index is None and implementation == "eager":
+            # Eager attention must return weights for every token, so append the key/value-only tokens first.
+            tokens = torch.cat([hidden_states, key_value_only], dim=1)
+            attended, weights = self.forward(tokens, attention_mask, **kwargs)
             return attended[:, : hidden_states.shape[1]], weights
 
-        queries = self.q_proj(take(hidden_states, readers))
+        queries = self.q_proj(select_queries(hidden_states, query_index))
         keys, values = self.k_proj(hidden_states), self.v_proj(hidden_states)
-        if read_only is not None:
-            # Joined here and not before, tokens that need no gradient have none computed.
-            keys = torch.cat([keys, self.k_proj(read_only)], dim=1)
-            values = torch.cat([values, self.v_proj(read_only)], dim=1)
+        if key_value_only is not None:
+            # Concatenated after the projections: tokens that need no gradient then get none computed.
+            keys = torch.cat([keys, self.k_proj(key_value_only)], dim=1)
+            values = torch.cat([values, self.v_proj(key_value_only)], dim=1)
         queries, keys, values = (
             states.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for states in (queries, keys, values)
         )
@@ -267,7 +233,7 @@ class EZClipAttention(CLIPAttention):
 
 
 class EZClipMLP(CLIPMLP):
-    """CLIP's, with a lighter activation where that is CLIP's own."""
+    """CLIP's MLP, with [`EZClipQuickGELU`] in place of "quick_gelu"."""
 
     def __init__(self, config: EZClipTextConfig | EZClipVisionConfig):
         super().__init__(config)
@@ -294,17 +260,18 @@ class EZClipLayer(CLIPEncoderLayer):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        readers: Index = None,
+        query_index: QueryIndex = None,
         **kwargs,
     ):
-        """`readers` says which tokens of `(B, L)` are wanted; the others are read."""
-        attn_output, _ = self.self_attn(self.layer_norm1(hidden_states), attention_mask, readers=readers, **kwargs)
-        return self.adapt_and_mix(take(hidden_states, readers) + self.drop_path(attn_output))
+        """Return the tokens of `query_index` after the block; the other tokens are only attended to."""
+        normed = self.layer_norm1(hidden_states)
+        attn_output, _ = self.self_attn(normed, attention_mask, query_index=query_index, **kwargs)
+        return self.adapt_and_mix(select_queries(hidden_states, query_index) + self.drop_path(attn_output))
 
     def adapt_and_mix(self, hidden_states: torch.Tensor, num_frames: int = 1) -> torch.Tensor:
-        """The block after its attention: adapter and MLP, each with its residual."""
+        """Apply the adapter and the MLP, each with its residual."""
         if torch.is_grad_enabled() and not self.mlp.fc1.weight.requires_grad and not torch.compiler.is_compiling():
-            # A frozen MLP keeps nothing of what it is given, and what is made here costs little to make again.
+            # A frozen MLP saves no input for backward, and its input is cheap to compute again.
             hidden_states, normed = checkpoint(self._adapt, hidden_states, use_reentrant=False)
         else:
             hidden_states, normed = self._adapt(hidden_states)
@@ -317,24 +284,25 @@ class EZClipLayer(CLIPEncoderLayer):
 
 
 class EZClipTemporalMixing(nn.Module):
-    """Attention of a block among the summaries of a video's frames: what `output_temporal_attentions` records.
+    """A block's attention over the summaries of a video's frames: `output_temporal_attentions` records this module.
 
-    (A class of its own with "Attention" in its name transformers takes for one that computes it.)
+    (With "Attention" in its name, transformers would take it for a module that computes attention.)
     """
 
     def forward(self, self_attn: EZClipAttention, summaries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the attended summaries `(B, T, D)`, and the attention weights where attention is eager."""
         # `forward`, not `__call__`: the block's recorded attention is the one over its tokens.
         return self_attn.forward(summaries)
 
 
 class EZClipVisionLayer(EZClipLayer):
-    """A vision block that reads time: by a prompted token per frame, by attention over time, or by a shift."""
+    """A vision block that connects frames: by a prompted token per frame, by attention over time, or by a shift."""
 
     def __init__(self, config: EZClipVisionConfig, layer_idx: int):
         super().__init__(config, layer_idx)
-        prompted = config.temporal_prompt == "deep" or (config.temporal_prompt == "shallow" and layer_idx == 0)
+        has_prompt = config.temporal_prompt == "deep" or (config.temporal_prompt == "shallow" and layer_idx == 0)
         # "T_prompt_embeddings[layer_idx]"
-        self.temporal_prompt = nn.Parameter(torch.empty(config.num_frames, config.hidden_size)) if prompted else None
+        self.temporal_prompt = nn.Parameter(torch.empty(config.num_frames, config.hidden_size)) if has_prompt else None
         self.temporal_prompt_dropout = nn.Dropout(config.temporal_prompt_dropout)
         self.temporal_mixing = EZClipTemporalMixing()
         self.temporal_prompt_init_range = config.temporal_prompt_init_range
@@ -346,21 +314,23 @@ class EZClipVisionLayer(EZClipLayer):
         hidden_states: torch.Tensor,  # [B * T, L, D]
         attention_mask: torch.Tensor | None = None,
         num_frames: int = 1,
-        readers: Index = None,
+        query_index: QueryIndex = None,
         **kwargs,
     ):
+        """Return the tokens of `query_index` after the block."""
         if self.use_temporal_shift:
             hidden_states = self.shift_over_time(hidden_states, num_frames)
         if self.temporal_adapter is not None:
             hidden_states = hidden_states + self.temporal_adapter(self.attend_over_time(hidden_states, num_frames))
         if self.temporal_prompt is not None:
-            kwargs["read_only"] = self.layer_norm1(self.temporal_tokens(hidden_states, num_frames))
-        attn_output, _ = self.self_attn(self.layer_norm1(hidden_states), attention_mask, readers=readers, **kwargs)
-        hidden_states = take(hidden_states, readers) + self.drop_path(attn_output, num_frames)
+            kwargs["key_value_only"] = self.layer_norm1(self.temporal_tokens(hidden_states, num_frames))
+        normed = self.layer_norm1(hidden_states)
+        attn_output, _ = self.self_attn(normed, attention_mask, query_index=query_index, **kwargs)
+        hidden_states = select_queries(hidden_states, query_index) + self.drop_path(attn_output, num_frames)
         return self.adapt_and_mix(hidden_states, num_frames)
 
     def temporal_tokens(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """One token a frame, from the frame's prompt and the mean of its tokens, after attention among the T of them.
+        """Return one token a frame, `(B * T, 1, D)`: the mean of its tokens plus its prompt, attended over the frames.
 
         The attention is the block's own, without a residual.
         """
@@ -371,21 +341,21 @@ class EZClipVisionLayer(EZClipLayer):
         return self.drop_path(summaries).reshape(batch_frames, 1, dim)
 
     def shift_over_time(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """Patches with an eighth of their channels from the next frame and one from the previous, zero at the ends.
+        """Take an eighth of the patches' channels from the next frame and one from the previous, zero at the ends.
 
         ("TemporalShift"; the CLS token and the other channels stay.)
         """
         by_video = hidden_states.view(-1, num_frames, *hidden_states.shape[1:])  # [B, T, L, D]
         cls_token, patches = by_video[:, :, :1], by_video[:, :, 1:]
         eighth = patches.shape[-1] // 8
-        nothing = torch.zeros_like(patches[:, :1])
-        following = torch.cat([patches[:, 1:], nothing], dim=1)[..., :eighth]
-        previous = torch.cat([nothing, patches[:, :-1]], dim=1)[..., eighth : 2 * eighth]
+        zeros = torch.zeros_like(patches[:, :1])
+        following = torch.cat([patches[:, 1:], zeros], dim=1)[..., :eighth]
+        previous = torch.cat([zeros, patches[:, :-1]], dim=1)[..., eighth : 2 * eighth]
         patches = torch.cat([following, previous, patches[..., 2 * eighth :]], dim=-1)
         return torch.cat([cls_token, patches], dim=2).flatten(0, 1)
 
     def attend_over_time(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """The block's own attention among the T tokens that share a position.
+        """Apply the block's own attention to the T tokens that share a position.
 
         (The original adds its (T B) result to (B T) data, which mixes the videos of a batch.)
         """
@@ -396,7 +366,7 @@ class EZClipVisionLayer(EZClipLayer):
 
 
 class EZClipEncoder(CLIPEncoder):
-    """CLIP's encoder over EZ-CLIP's blocks; extra keyword arguments reach every block, those of `last` the last."""
+    """CLIP's encoder over EZ-CLIP's blocks."""
 
     def __init__(self, config: EZClipTextConfig | EZClipVisionConfig, layer_class: type[EZClipLayer]):
         nn.Module.__init__(self)
@@ -408,13 +378,14 @@ class EZClipEncoder(CLIPEncoder):
         self,
         inputs_embeds: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        last: dict | None = None,
+        last_layer_kwargs: dict | None = None,
         **kwargs,
     ) -> BaseModelOutput:
+        """Apply the blocks. `kwargs` reach every block; `last_layer_kwargs` override them in the last."""
         hidden_states = inputs_embeds
         for layer in self.layers:
-            own = last if last and layer is self.layers[-1] else {}
-            hidden_states = layer(hidden_states, **{"attention_mask": attention_mask, **kwargs, **own})
+            overrides = last_layer_kwargs if last_layer_kwargs and layer is self.layers[-1] else {}
+            hidden_states = layer(hidden_states, **{"attention_mask": attention_mask, **kwargs, **overrides})
         return BaseModelOutput(last_hidden_state=hidden_states)
 
 
@@ -422,20 +393,21 @@ class EZClipEncoder(CLIPEncoder):
 
 
 class EZClipMeanHead(nn.Module):
-    """The mean ("meanP"). Every head takes frame embeddings `(B, T, D)`, not normalised, and gives `(B, D)`."""
+    """The mean ("meanP"). Every head maps frame embeddings `(B, T, D)`, not normalised, to `(B, D)`."""
 
     def __init__(self, config: EZClipConfig):
         super().__init__()
 
     def forward(self, frame_embeds: torch.Tensor) -> torch.Tensor:
+        """Return the video embeddings."""
         return frame_embeds.mean(dim=1)
 
     def init_weights(self):
-        """The published initial values."""
+        """Set the published initial values."""
 
 
 class EZClipHeadAttention(nn.Module):
-    """`nn.MultiheadAttention` of frames among themselves, with its parameters."""
+    """Self-attention over frames, with the parameters of `nn.MultiheadAttention`."""
 
     def __init__(self, dim: int, num_heads: int, dropout: float):
         super().__init__()
@@ -445,7 +417,8 @@ class EZClipHeadAttention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.empty(3 * dim))
         self.out_proj = nn.Linear(dim, dim)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:  # [B, T, D], as what it returns
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Attend over the frames of `(B, T, D)`."""
         projected = nn.functional.linear(hidden_states, self.in_proj_weight, self.in_proj_bias)
         query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [B, heads, T, d]
         dropout = self.dropout if self.training else 0.0
@@ -454,9 +427,9 @@ class EZClipHeadAttention(nn.Module):
 
 
 class EZClipHeadLayer(nn.Module):
-    """`nn.TransformerEncoderLayer`, with its parameters.
+    """A transformer block with the parameters of `nn.TransformerEncoderLayer`.
 
-    That reads the weights of its parts where they stand, of parts too that are offloaded, quantised or wrapped.
+    PyTorch's own reads its submodules' weights directly, which fails when they are offloaded, quantised or wrapped.
     """
 
     def __init__(
@@ -480,18 +453,19 @@ class EZClipHeadLayer(nn.Module):
         self.norm_first = norm_first
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Apply the block to `(B, T, D)`."""
         if self.norm_first:
             hidden_states = hidden_states + self.dropout(self.self_attn(self.norm1(hidden_states)))
-            return hidden_states + self.mlp(self.norm2(hidden_states))
+            return hidden_states + self._mlp(self.norm2(hidden_states))
         hidden_states = self.norm1(hidden_states + self.dropout(self.self_attn(hidden_states)))
-        return self.norm2(hidden_states + self.mlp(hidden_states))
+        return self.norm2(hidden_states + self._mlp(hidden_states))
 
-    def mlp(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def _mlp(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.dropout(self.linear2(self.dropout(self.activation(self.linear1(hidden_states)))))
 
 
 class EZClipHeadEncoder(nn.Module):
-    """Blocks of a head, one after the other, and a last LayerNorm if there is one."""
+    """Blocks of a head, and an optional last LayerNorm."""
 
     def __init__(self, layers: Iterable[EZClipHeadLayer], norm: nn.Module | None = None):
         super().__init__()
@@ -499,12 +473,13 @@ class EZClipHeadEncoder(nn.Module):
         self.norm = norm
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Apply the blocks to `(B, T, D)`."""
         for layer in self.layers:
             hidden_states = layer(hidden_states)
         return hidden_states if self.norm is None else self.norm(hidden_states)
 
     def init_weights(self, init_linear: Callable[[torch.Tensor], object]):
-        """Linear layers as `init_linear` has it, the projection into attention as PyTorch has it."""
+        """Initialise linear layers by `init_linear`, and the attention's input projection as PyTorch does."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 init_linear(module.weight)
@@ -515,12 +490,12 @@ class EZClipHeadEncoder(nn.Module):
 
 
 class EZClipTransformerHead(EZClipMeanHead):
-    """Pre-norm transformer over the frames and their positions, added to them ("Transf")."""
+    """Pre-norm transformer over the frames, with position embeddings and a residual ("Transf")."""
 
     def __init__(self, config: EZClipConfig):
         super().__init__(config)
         dim = config.projection_dim
-        # As many positions, and attention heads, as the text tower has
+        # The published head has the text tower's numbers of positions and attention heads.
         self.position_embedding = nn.Embedding(config.text_config.max_position_embeddings, dim)
         self.encoder = EZClipHeadEncoder(
             EZClipHeadLayer(
@@ -535,23 +510,25 @@ class EZClipTransformerHead(EZClipMeanHead):
         )
 
     def forward(self, frame_embeds: torch.Tensor) -> torch.Tensor:
+        """Return the video embeddings; raise `ValueError` if there are more frames than positions."""
         num_frames, num_positions = frame_embeds.shape[1], self.position_embedding.num_embeddings
         if num_frames > num_positions:
             raise ValueError(
-                f"The videos have {num_frames} frames, and the temporal head positions for {num_positions}. Sample "
-                "fewer frames (the processor's `num_frames`)."
+                f"The temporal head has positions for {num_positions} frames, got {num_frames}. Sample fewer frames "
+                "(the processor's `num_frames`)."
             )
         positions = torch.arange(num_frames, device=frame_embeds.device)
         mixed = self.encoder(frame_embeds + self.position_embedding(positions))
         return (mixed + frame_embeds).mean(dim=1)
 
     def init_weights(self):
+        """Set the published initial values."""
         init.normal_(self.position_embedding.weight, std=0.02)
         self.encoder.init_weights(partial(init.normal_, std=0.02))
 
 
 class EZClipLSTM(nn.Module):
-    """`nn.LSTM` of one layer, with its parameters, frame by frame: `torch.compile` takes no `nn.LSTM` into a graph."""
+    """One LSTM layer with the parameters of `nn.LSTM`, which `torch.compile` cannot put into a graph."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -560,39 +537,42 @@ class EZClipLSTM(nn.Module):
         self.bias_ih_l0 = nn.Parameter(torch.empty(4 * dim))
         self.bias_hh_l0 = nn.Parameter(torch.empty(4 * dim))
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:  # [B, T, D], as what it returns
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the hidden state after each frame of `(B, T, D)`."""
         hidden = cell = torch.zeros_like(inputs[:, 0])
         states = []
         for from_input in nn.functional.linear(inputs, self.weight_ih_l0, self.bias_ih_l0).unbind(dim=1):
             gates = from_input + nn.functional.linear(hidden, self.weight_hh_l0, self.bias_hh_l0)
-            write, keep, candidate, show = gates.chunk(4, dim=-1)
-            cell = keep.sigmoid() * cell + write.sigmoid() * candidate.tanh()
-            hidden = show.sigmoid() * cell.tanh()
+            input_gate, forget_gate, cell_gate, output_gate = gates.chunk(4, dim=-1)
+            cell = forget_gate.sigmoid() * cell + input_gate.sigmoid() * cell_gate.tanh()
+            hidden = output_gate.sigmoid() * cell.tanh()
             states.append(hidden)
         return torch.stack(states, dim=1)
 
 
 class EZClipLSTMHead(EZClipMeanHead):
-    """One LSTM over the frames, added to them ("LSTM")."""
+    """One LSTM layer over the frames, with a residual ("LSTM")."""
 
     def __init__(self, config: EZClipConfig):
         super().__init__(config)
         self.lstm = EZClipLSTM(config.projection_dim)
 
     def forward(self, frame_embeds: torch.Tensor) -> torch.Tensor:
+        """Return the video embeddings."""
         return (self.lstm(frame_embeds) + frame_embeds).mean(dim=1)
 
     def init_weights(self):
+        """Set PyTorch's initial values of an LSTM."""
         bound = self.lstm.weight_hh_l0.shape[1] ** -0.5
         for parameter in self.lstm.parameters():
             init.uniform_(parameter, -bound, bound)
 
 
 class EZClipConv1dHead(EZClipMeanHead):
-    """Convolution of each channel with its neighbours in time, added to the frames ("Conv_1D").
+    """Depthwise convolution over time, with a residual ("Conv_1D").
 
-    The published code reads the `(T, D)` numbers of a video as `(D, T)`, so that its "time" runs along neighbouring
-    channels of a frame; `conv1d_scrambles_frames` does the same.
+    The published code reshapes the `(T, D)` numbers of a video to `(D, T)` instead of transposing them, so that its
+    "time" runs along neighbouring channels of a frame. `conv1d_scrambles_frames` does the same.
     """
 
     def __init__(self, config: EZClipConfig):
@@ -602,12 +582,13 @@ class EZClipConv1dHead(EZClipMeanHead):
         self.conv = nn.Conv1d(dim, dim, kernel_size=3, padding=1, groups=dim, bias=False)
 
     def forward(self, frame_embeds: torch.Tensor) -> torch.Tensor:
+        """Return the video embeddings."""
         B, T, D = frame_embeds.shape
         by_channel = frame_embeds.reshape(B, D, T) if self.scrambles_frames else frame_embeds.transpose(1, 2)
         return (self.conv(by_channel).transpose(1, 2) + frame_embeds).mean(dim=1)
 
     def init_weights(self):
-        # A shift: the first quarter of the channels comes from the frame before, the last from the frame after.
+        """Make the convolution a shift: a quarter of the channels from the frame before, one from the frame after."""
         dim = len(self.conv.weight)
         taps = torch.zeros(dim, 1, 3)
         taps[: dim // 4, 0, 0] = 1.0
@@ -617,7 +598,7 @@ class EZClipConv1dHead(EZClipMeanHead):
 
 
 class EZClipTransformerClsHead(EZClipMeanHead):
-    """A CLS token that a post-norm transformer lets read the frames, instead of a mean ("Transf_cls")."""
+    """Post-norm transformer over a CLS token and the frames, which returns the CLS token ("Transf_cls")."""
 
     def __init__(self, config: EZClipConfig):
         super().__init__(config)
@@ -633,17 +614,19 @@ class EZClipTransformerClsHead(EZClipMeanHead):
         )
 
     def forward(self, frame_embeds: torch.Tensor) -> torch.Tensor:
+        """Return the video embeddings; raise `ValueError` if there are not as many frames as positions."""
         num_frames, num_positions = frame_embeds.shape[1], self.position_embedding.shape[1] - 1
         if num_frames != num_positions:
             raise ValueError(
-                f"The videos have {num_frames} frames, and the temporal head positions for {num_positions}. Sample "
-                f"{num_positions} frames (the processor's `num_frames`)."
+                f"The temporal head needs {num_positions} frames, got {num_frames}. Sample {num_positions} frames "
+                "(the processor's `num_frames`)."
             )
         cls_tokens = self.cls_token.expand(frame_embeds.shape[0], -1, -1)
         tokens = torch.cat([cls_tokens, frame_embeds], dim=1)  # [B, T + 1, D]
         return self.encoder(tokens + self.position_embedding)[:, 0]
 
     def init_weights(self):
+        """Set the published initial values."""
         init_weight = partial(init.trunc_normal_, std=0.02, a=-0.04, b=0.04)
         for weight in (self.cls_token, self.position_embedding):
             init_weight(weight)
@@ -659,16 +642,11 @@ HEADS = {
 }
 
 
-def make_temporal_head(config: EZClipConfig) -> EZClipMeanHead:
-    """The head that a configuration names."""
-    return HEADS[config.temporal_head](config)
-
-
 # ---- Losses and model ----
 
 
-# What a caller may ask to see of the blocks
-RECORDED = ("output_hidden_states", "output_attentions")
+# Options that ask for more than the last output, which packed texts cannot give
+RECORDED_OUTPUTS = ("output_hidden_states", "output_attentions")
 
 
 @dataclass
@@ -683,11 +661,11 @@ class EZClipVideoFeatures(BaseModelOutputWithPooling):
         pooler_output (`torch.FloatTensor` of shape `(B, D)`):
             Video embeddings, projected, not normalised.
         frame_embeds (`torch.FloatTensor` of shape `(B, T, D)`):
-            Frame embeddings, projected, not normalised; `pooler_output` is what the temporal head makes of them. With
-            joint attention, `(B, 1, D)`.
+            Frame embeddings, projected, not normalised: the input of the temporal head. With joint attention,
+            `(B, 1, D)`.
         temporal_attentions (`tuple[torch.FloatTensor]`, *optional*, returned with `output_temporal_attentions=True`):
-            Of each block with a temporal prompt `(B, heads, T, T)`: how much the temporal token of a frame (row) takes
-            of each frame. As `attentions`, only where attention is `"eager"`.
+            For each block with a temporal prompt, `(B, heads, T, T)`: the attention of the temporal token of a frame
+            (row) to each frame. As `attentions`, only where attention is `"eager"`.
     """
 
     frame_embeds: torch.FloatTensor | None = None
@@ -737,42 +715,33 @@ class EZClipOutput(ModelOutput):
     vision_model_output: EZClipVideoFeatures | None = None
 
     def to_tuple(self):
+        """Return the values that are not `None`, nested outputs as tuples too."""
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
 
 def similarity_targets(labels: torch.LongTensor) -> torch.Tensor:
     """
-    Targets of the contrastive loss: clips of one class are positives of each other.
+    Return the targets `(B, B)` of the contrastive loss for class indices `(B,)`; rows sum to 1.
 
-    The softmax over `10 * [same class]` is the original's ("gen_label", "KLLoss"): what a row leaves to the other
-    classes is e^-10 each.
-
-    Args:
-        labels (`torch.LongTensor` of shape `(B,)`):
-            Class index of each video.
-
-    Returns:
-        `torch.Tensor` of shape `(B, B)`: rows sum to 1.
+    Clips of one class are positives of each other. The softmax over `10 * [same class]` is the original's
+    ("gen_label", "KLLoss"): a negative has e^-10 of the weight of a positive.
     """
     same_class = labels[:, None] == labels[None, :]  # [B, B]
     return (10.0 * same_class.float()).softmax(dim=-1)
 
 
 def contrastive_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """KL divergence of the softmax of each row of `logits` from `targets`, both `(B, B)`; row mean ("KLLoss")."""
+    """Return the mean over rows of KL(targets || softmax(logits)), both `(B, B)` ("KLLoss")."""
     return nn.functional.kl_div(logits.float().log_softmax(dim=-1), targets, reduction="batchmean")
 
 
 def motion_loss(frame_embeds: torch.Tensor) -> torch.Tensor:
     """
-    1 / (1 + C + V): small where the frames of a video differ ("Motion_loss"; TFD in T2L).
+    Return 1 / (1 + C + V) for frame embeddings `(B, T, D)`, not normalised ("Motion_loss"; TFD in T2L).
 
-    C is the mean central difference over time, half of |e[t+1] - e[t-1]| with the end frames repeated, and V the mean
-    unbiased variance over time. One frame has no motion: C and V are 0 and the loss is 1.
-
-    Args:
-        frame_embeds (`torch.Tensor` of shape `(B, T, D)`):
-            Frame embeddings, not normalised.
+    It is small where the frames of a video differ. C is the mean central difference over time, half of
+    |e[t+1] - e[t-1]| with the end frames repeated, and V the mean unbiased variance over time. One frame has no
+    motion: C and V are 0 and the loss is 1.
     """
     frame_embeds = frame_embeds.float()
     if frame_embeds.shape[1] == 1:
@@ -790,20 +759,10 @@ def video_text_losses(
     motion_loss_weight: float = 1.0,
 ) -> dict[str, torch.Tensor]:
     """
-    The published loss and its parts, of one batch.
+    Return the published loss of one batch, and its parts: `loss`, `loss_video`, `loss_text` and `loss_motion`.
 
-    Args:
-        logits_per_video (`torch.Tensor` of shape `(B, B)`):
-            Scaled cosines of each video with each text; text i is one of video i's class.
-        frame_embeds (`torch.Tensor` of shape `(B, T, D)`):
-            Frame embeddings, not normalised.
-        labels (`torch.LongTensor` of shape `(B,)`):
-            Class index of each video.
-        motion_loss_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the motion loss.
-
-    Returns:
-        `dict`: `loss`, `loss_video`, `loss_text` and `loss_motion`, see [`EZClipOutput`].
+    `logits_per_video` `(B, B)` are scaled cosines, where text i describes the class of video i; `frame_embeds`
+    `(B, T, D)` are not normalised; `labels` `(B,)` are class indices. See [`EZClipOutput`].
     """
     targets = similarity_targets(labels.to(logits_per_video.device))
     loss_video = contrastive_loss(logits_per_video, targets)
@@ -813,13 +772,13 @@ def video_text_losses(
     return {"loss": loss, "loss_video": loss_video, "loss_text": loss_text, "loss_motion": loss_motion}
 
 
-class EZClipPreTrainedModel(CLIPPreTrainedModel):
-    """Initialisation, and what transformers needs to know of the blocks."""
+class EZClipPreTrainedModel(LoadTrainedMixin, CLIPPreTrainedModel):
+    """Base class: initialisation, loading, and what transformers needs to know about the blocks."""
 
     config: EZClipConfig
     base_model_prefix = "ezclip"
     input_modalities = ("video", "text")
-    # The loss is a mean over a batch: `Trainer` is to average it over the batches that it accumulates.
+    # The loss is a mean over a batch: `Trainer` must average it over accumulated batches.
     accepts_loss_kwargs = False
     _no_split_modules = [
         *("CLIPTextEmbeddings", "CLIPVisionEmbeddings", "EZClipLayer", "EZClipVisionLayer"),
@@ -830,7 +789,7 @@ class EZClipPreTrainedModel(CLIPPreTrainedModel):
         "attentions": EZClipAttention,
         "temporal_attentions": EZClipTemporalMixing,
     }
-    # Zero where a checkpoint has none: a CLIP checkpoint is complete without it.
+    # Zero if a checkpoint has none, so a CLIP checkpoint is complete without it.
     _keys_to_ignore_on_load_missing = [r"temporal_embedding$"]
 
     @torch.no_grad()
@@ -853,69 +812,13 @@ class EZClipPreTrainedModel(CLIPPreTrainedModel):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
 
     def _initialize_weights(self, module, *args, **kwargs):
-        # For custom code transformers skips the modules that hold no parameter of their own, which would leave CLIP's
-        # attention, MLP and our adapters with generic values. `transformers.initialization` spares what was loaded.
+        # For custom code transformers skips modules without direct parameters, which would leave CLIP's attention, MLP
+        # and our adapters with generic values. `transformers.initialization` does not touch loaded weights.
         super()._initialize_weights(module)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike | None,
-        *model_args,
-        config=None,
-        base_model_name_or_path: str | os.PathLike | None = None,
-        **kwargs,
-    ):
-        r"""
-        Load a whole model, or one of which what was trained alone was saved: the latter over its base.
-
-        Args:
-            pretrained_model_name_or_path (`str` or `os.PathLike`):
-                A folder, or a name on the Hub.
-            config ([`PretrainedConfig`] or `str`, *optional*):
-                The configuration, if not the one saved there.
-            base_model_name_or_path (`str` or `os.PathLike`, *optional*):
-                The base, if not the one that was saved: a folder, or a name on the Hub. `cache_dir`, `token` and
-                `local_files_only` hold for it too, `revision` and `subfolder` do not.
-            kwargs:
-                The arguments of [`PreTrainedModel.from_pretrained`].
-
-        Raises:
-            `OSError`: if the model, or its base, is missing or damaged.
-            `ValueError`: if the base is not the one that was trained from, or the configuration asks for weights that
-            were not saved.
-        """
-        load_whole = super().from_pretrained
-        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
-        checkpoint = None
-        if pretrained_model_name_or_path is not None:
-            checkpoint = TrainedCheckpoint.find(
-                pretrained_model_name_or_path, variant=kwargs.get("variant"), **hub_options
-            )
-        if checkpoint is None:
-            if base_model_name_or_path is not None:
-                raise ValueError(
-                    f"{pretrained_model_name_or_path} is a whole model; leave out `base_model_name_or_path`."
-                )
-            if getattr(config, "base_model_name_or_path", None) is not None:  # that of another model
-                config = copy.deepcopy(config)
-                config.base_model_name_or_path = None
-            return load_whole(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
-
-        output_loading_info = kwargs.pop("output_loading_info", False)
-        if not isinstance(config, PretrainedConfig):
-            dtypes = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
-            config, kwargs = cls.config_class.from_pretrained(
-                pretrained_model_name_or_path if config is None else config, return_unused_kwargs=True, **kwargs
-            )
-            kwargs = {**kwargs, **hub_options, **dtypes}
-        base = base_model_name_or_path or getattr(config, "base_model_name_or_path", None) or checkpoint.base
-        model, info = checkpoint.load(load_whole, config, base, **kwargs)
-        return (model, info) if output_loading_info else model
 
 
 class EZClipTextModel(EZClipPreTrainedModel, CLIPTextModel):
-    """CLIP's text tower with adapters. Its interface is [`CLIPTextModel`]'s."""
+    """CLIP's text tower with adapters, with the interface of [`CLIPTextModel`]."""
 
     config: EZClipTextConfig
     base_model_prefix = "text_model"
@@ -943,47 +846,50 @@ class EZClipTextModel(EZClipPreTrainedModel, CLIPTextModel):
             input_ids, attention_mask, position_ids (`torch.Tensor` of shape `(N, sequence_length)`):
                 See [`EZClipModel.get_text_features`].
             output_last_hidden_state (`bool`, *optional*, defaults to `True`):
-                Whether to return the tokens of the last block. Without them, in evaluation mode, what texts share from
-                their beginning on is computed once, and nothing after their end, see [`PackedTexts`].
+                Whether to return the tokens of the last block. Without them, in evaluation mode, shared prefixes are
+                computed once and padding never; see [`PackedTexts`].
 
         Returns:
             [`BaseModelOutputWithPooling`]: `pooler_output` `(N, hidden_size)` is the token that ends each text, after
-            the last LayerNorm; `last_hidden_state` `(N, sequence_length, hidden_size)` the tokens, where wanted.
+            the last LayerNorm. `last_hidden_state` `(N, sequence_length, hidden_size)` are the tokens, or `None`.
         """
         packed = None
-        if not output_last_hidden_state and not any(kwargs.get(name, getattr(self.config, name)) for name in RECORDED):
+        if not output_last_hidden_state and not any(
+            kwargs.get(name, getattr(self.config, name)) for name in RECORDED_OUTPUTS
+        ):
             packed = self._pack(input_ids, attention_mask, position_ids)
         if packed is None:
             return super().forward(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
         return BaseModelOutputWithPooling(pooler_output=self.embed_packed(packed, **kwargs))
 
     def embed_packed(self, packed: PackedTexts, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
-        """The tokens that end N texts, after the last LayerNorm: `(N, hidden_size)`."""
-        # As texts of one token each: so many have no more places than they take.
-        tokens, places = (ids.reshape(-1, 1) for ids in (packed.input_ids, packed.position_ids))
-        nodes = self.embeddings(input_ids=tokens, position_ids=places).view(*packed.input_ids.shape, -1)  # [R, K, D]
-        readers = packed.readers()
-        mask, mask_of_ends = packed.attention_mask, packed.attention_mask.transpose(1, 2)[readers].transpose(1, 2)
+        """Return the tokens that end N texts, `(N, hidden_size)`, after the last LayerNorm."""
+        # Embed as length-1 sequences: packed rows can be longer than max_position_embeddings.
+        input_ids, position_ids = (ids.reshape(-1, 1) for ids in (packed.input_ids, packed.position_ids))
+        nodes = self.embeddings(input_ids=input_ids, position_ids=position_ids).view(*packed.input_ids.shape, -1)
+        query_index = (torch.arange(len(packed.ends), device=packed.ends.device)[:, None], packed.ends)
+        mask = packed.attention_mask  # [R, 1, K, K]
+        last_mask = mask.transpose(1, 2)[query_index].transpose(1, 2)  # [R, 1, E, K]
         if self.config._attn_implementation == "eager":
-            least = torch.finfo(nodes.dtype).min
-            mask, mask_of_ends = (
-                torch.zeros_like(reads, dtype=nodes.dtype).masked_fill(~reads, least) for reads in (mask, mask_of_ends)
+            masked = torch.finfo(nodes.dtype).min
+            mask, last_mask = (
+                torch.zeros_like(kept, dtype=nodes.dtype).masked_fill(~kept, masked) for kept in (mask, last_mask)
             )
-        last = {"attention_mask": mask_of_ends, "readers": readers}
-        ends = self.encoder(nodes, mask, last=last, **kwargs).last_hidden_state  # [R, E, D]
-        return self.final_layer_norm(ends[tuple(packed.places)])
+        last_layer_kwargs = {"attention_mask": last_mask, "query_index": query_index}
+        outputs = self.encoder(nodes, mask, last_layer_kwargs=last_layer_kwargs, **kwargs)
+        return self.final_layer_norm(outputs.last_hidden_state[tuple(packed.text_index)])
 
     def _pack(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
     ) -> PackedTexts | None:
-        """The texts up to their ends; `None` where not their tokens alone decide what the tower makes of them."""
+        """Return None when packing does not apply (training, position_ids, masked tokens before EOS)."""
         if self.training or torch.compiler.is_compiling() or position_ids is not None:
             return None
-        if self.config._attn_implementation not in ("sdpa", "eager"):  # others take no such mask
+        if self.config._attn_implementation not in ("sdpa", "eager"):  # others do not accept a 4-D mask
             return None
         if getattr(input_ids, "ndim", 0) != 2 or input_ids.shape[1] > self.config.max_position_embeddings:
-            return None  # an error there
-        # CLIP's first configurations say 2 and mean the token with the highest number.
+            return None  # the usual forward raises
+        # CLIP's first configurations say 2 and mean the highest token id.
         end = input_ids.amax(dim=-1, keepdim=True) if self.eos_token_id == 2 else self.eos_token_id
         ends = (input_ids == end).int().argmax(dim=-1)
         if attention_mask is not None and not attention_mask.bool().cumprod(dim=-1).gather(-1, ends[:, None]).all():
@@ -993,7 +899,7 @@ class EZClipTextModel(EZClipPreTrainedModel, CLIPTextModel):
 
 
 class EZClipVisionModel(EZClipPreTrainedModel, CLIPVisionModel):
-    """CLIP's vision tower over the frames of videos, which its blocks connect through time."""
+    """CLIP's vision tower over the frames of videos, whose blocks connect the frames."""
 
     config: EZClipVisionConfig
     base_model_prefix = "vision_model"
@@ -1029,9 +935,9 @@ class EZClipVisionModel(EZClipPreTrainedModel, CLIPVisionModel):
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
                 Whether to interpolate the position embedding to frames of another size.
             output_last_hidden_state (`bool`, *optional*, defaults to `True`):
-                Whether to return the tokens of the last block. Without them it computes the CLS token alone, for which
-                its other tokens are only read: 7 % less of a ViT-B. What `output_hidden_states` and
-                `output_attentions` give of this block is then the CLS token's.
+                Whether to return the tokens of the last block. Without them the last block computes only the CLS
+                token, which saves 7 % of a ViT-B. Its entries in `hidden_states` and `attentions` then hold only the
+                CLS token.
 
         Returns:
             [`BaseModelOutputWithPooling`]: `last_hidden_state` `(B * T, L, hidden_size)` and `pooler_output`
@@ -1039,7 +945,7 @@ class EZClipVisionModel(EZClipPreTrainedModel, CLIPVisionModel):
             `b * T + t`. With joint attention `(B, 1 + T * (L - 1), hidden_size)` and `(B, hidden_size)`.
 
         Raises:
-            `ValueError`: if `pixel_values` has not five dimensions, or T does not fit the weights.
+            `ValueError`: if `pixel_values` does not have five dimensions, or T does not fit the weights.
         """
         num_frames = self._check_num_frames(pixel_values)
         hidden_states = self.embeddings(
@@ -1052,15 +958,16 @@ class EZClipVisionModel(EZClipPreTrainedModel, CLIPVisionModel):
             by_video = hidden_states.view(-1, num_frames, *hidden_states.shape[1:])
             hidden_states = (by_video + self.temporal_embedding[:, None]).flatten(0, 1)
         hidden_states = self.pre_layrnorm(self.embedding_dropout(hidden_states))
-        last = None if output_last_hidden_state else {"readers": (slice(None), slice(0, 1))}
-        hidden_states = self.encoder(hidden_states, num_frames=num_frames, last=last, **kwargs).last_hidden_state
+        cls_only = None if output_last_hidden_state else {"query_index": (slice(None), slice(0, 1))}
+        outputs = self.encoder(hidden_states, num_frames=num_frames, last_layer_kwargs=cls_only, **kwargs)
+        hidden_states = outputs.last_hidden_state
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states if output_last_hidden_state else None,
             pooler_output=self.post_layernorm(hidden_states[:, 0]),
         )
 
     def _join_frames(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """The tokens of a video as those of one frame: a CLS token, and the patches of all frames, with their time."""
+        """Join the frames of each video into one sequence: a CLS token, and the patches of all frames."""
         by_video = hidden_states.view(-1, num_frames, *hidden_states.shape[1:])
         cls_token, patches = by_video[:, 0, :1], by_video[:, :, 1:]
         if self.temporal_embedding is not None:
@@ -1076,17 +983,17 @@ class EZClipVisionModel(EZClipPreTrainedModel, CLIPVisionModel):
         num_frames = pixel_values.shape[1]
         if self.config.fixed_num_frames and num_frames != self.config.num_frames:
             raise ValueError(
-                f"`pixel_values` has {num_frames} frames a video, and this model's temporal weights have a row for "
-                f"each of {self.config.num_frames}. Sample {self.config.num_frames} frames (the processor's "
-                f"`num_frames`), or load the weights into a model configured for {num_frames}."
+                f"`pixel_values` has {num_frames} frames a video, and the temporal weights of this model are for "
+                f"{self.config.num_frames}. Sample {self.config.num_frames} frames (the processor's `num_frames`), or "
+                f"load the weights into a model configured for {num_frames}."
             )
         return num_frames
 
 
-class EZClipModel(EZClipPreTrainedModel):
-    """Videos and texts in one space: EZ-CLIP; or, by its configuration, ActionCLIP, ViFi-CLIP or CLIP on mean frames.
+class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
+    """Video and text embeddings in one space: EZ-CLIP, or, by its configuration, ActionCLIP, ViFi-CLIP or CLIP.
 
-    Loads folders of such models and plain CLIP ones; prompts, adapters and temporal head are new in the latter.
+    Loads EZ-CLIP folders and plain CLIP folders; prompts, adapters and temporal head are new in the latter.
 
     Example:
 
@@ -1099,7 +1006,7 @@ class EZClipModel(EZClipPreTrainedModel):
     ```
     """
 
-    # The file of the class bank that was saved with the weights, if any
+    # The class bank saved with the weights, if there is one
     class_bank_file: str | None = None
 
     def __init__(self, config: EZClipConfig):
@@ -1109,23 +1016,24 @@ class EZClipModel(EZClipPreTrainedModel):
         self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
-        self.temporal_head = make_temporal_head(config)
+        self.temporal_head = HEADS[config.temporal_head](config)
         self.post_init()
         if config.freeze_backbone:
             self.freeze_backbone()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Load a model as [`LoadTrainedMixin.from_pretrained`] does, find its class bank, and freeze its backbone."""
         hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         hub_options["revision"] = kwargs.get("_commit_hash") or hub_options.get("revision")
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if pretrained_model_name_or_path is not None:
-            # Here, where revision and token are known: it is that of these weights, and there without a network later.
+            # Fetched now, with the revision and token of the weights: later there may be no network.
             model.class_bank_file = cached_file(
                 str(pretrained_model_name_or_path), CLASS_BANK_NAME, **MAY_BE_ABSENT, **hub_options
             )
-        # Loading puts new parameters, all trainable, in the place of those that `__init__` froze.
+        # Loading replaces the parameters that `__init__` froze by new, trainable ones.
         if model.config.freeze_backbone:
             model.freeze_backbone()
         return loaded
@@ -1136,113 +1044,15 @@ class EZClipModel(EZClipPreTrainedModel):
         stay trainable.
         """
         for name, parameter in self.named_parameters():
-            # (What is quantised to whole numbers cannot be trained.)
+            # (Weights quantised to integers cannot be trained.)
             parameter.requires_grad_(is_added_to_clip(name) and parameter.is_floating_point())
 
-    def save_pretrained(
-        self,
-        save_directory: str | os.PathLike,
-        is_main_process: bool = True,
-        state_dict: dict | None = None,
-        push_to_hub: bool = False,
-        *,
-        trained_only: bool = False,
-        base_model_name_or_path: str | os.PathLike | None = None,
-        **kwargs,
-    ):
-        r"""
-        Save the whole model, trained weights and base in one; or what was trained alone, to be loaded over the base.
-
-        Args:
-            save_directory (`str` or `os.PathLike`):
-                The folder to write.
-            is_main_process (`bool`, *optional*, defaults to `True`):
-                Whether this process writes.
-            state_dict (`dict`, *optional*):
-                The weights, if not the model's own.
-            push_to_hub (`bool`, *optional*, defaults to `False`):
-                Whether to upload the files too, to `repo_id` or a repository of the folder's name.
-            trained_only (`bool`, *optional*, defaults to `False`):
-                Whether to save trained weights alone: for ViT-B/16 and 8 frames 21 MB of 620. The others are recorded
-                by a fingerprint each; they must be those of the base.
-            base_model_name_or_path (`str` or `os.PathLike`, *optional*):
-                Where the others are: a folder or a name on the Hub, of a plain CLIP or any EZ-CLIP. By default that of
-                `config`.
-            kwargs:
-                The arguments of [`PreTrainedModel.save_pretrained`].
-
-        Raises:
-            `ValueError`: if `trained_only` and no base is known, or nothing is trained, or the folder is the base.
-        """
-        if base_model_name_or_path is not None and not trained_only:
-            raise ValueError("`base_model_name_or_path` goes with `trained_only=True`; a whole model has no base.")
-        trained, frozen = {}, {}
-        if trained_only:
-            trained, frozen = split_trained(self, self.state_dict() if state_dict is None else state_dict)
-        if not frozen:
-            with naming_base(self.config, None):
-                super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub, **kwargs)
-            return
-
-        base = self.config.base_model_name_or_path
-        if base_model_name_or_path is not None:
-            base = resolve_base(base_model_name_or_path)
-        if base is None:
-            raise ValueError(
-                "What was trained is saved with the name of its base, and this model knows none. Give "
-                "`base_model_name_or_path`, the folder or Hub name of the CLIP or EZ-CLIP that it was made from, or "
-                "save the whole model, without `trained_only`."
-            )
-        if not trained:
-            raise ValueError("Nothing of this model is trained; save the whole model, without `trained_only`.")
-        if base == str(Path(save_directory).resolve()):
-            raise ValueError(f"{base} is the base of this model and would be overwritten. Give another folder.")
-        if not is_main_process:  # transformers may write the weights of any
-            return
-        kwargs.pop("max_shard_size", None)  # one file, which holds the record of all
-        with naming_base(self.config, base):
-            super().save_pretrained(save_directory, state_dict=dict(trained), **kwargs)
-        write_trained(Path(save_directory) / weights_name(kwargs.get("variant")), trained, frozen)
-        if push_to_hub:
-            repo_id = kwargs.pop("repo_id", Path(save_directory).name)
-            options = {name: kwargs[name] for name in PUSH_OPTIONS if name in kwargs}
-            self.push_to_hub(repo_id, trained_only=True, base_model_name_or_path=base, **options)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        trained_only: bool = False,
-        base_model_name_or_path: str | os.PathLike | None = None,
-        **kwargs,
-    ):
-        r"""
-        Upload what [`EZClipModel.save_pretrained`] writes to a repository on the Hub.
-
-        Args:
-            repo_id (`str`):
-                The repository; it is made if there is none.
-            trained_only (`bool`, *optional*, defaults to `False`):
-                Whether to upload trained weights alone.
-            base_model_name_or_path (`str` or `os.PathLike`, *optional*):
-                Where the others are. Others can load the upload if it is a name on the Hub.
-            kwargs:
-                The arguments of [`PreTrainedModel.push_to_hub`].
-
-        Raises:
-            `ValueError`: as [`EZClipModel.save_pretrained`].
-        """
-        if not trained_only:
-            return super().push_to_hub(repo_id, **kwargs)
-        tags = kwargs.pop("tags", None) or []
-        tags = [*(self.model_tags or []), *([tags] if isinstance(tags, str) else tags)]
-        part = TrainedPartOfModel(self, base_model_name_or_path)
-        return part.push_to_hub(repo_id, tags=tags or None, **kwargs)
-
     def get_input_embeddings(self) -> nn.Module:
+        """Return the token embedding of the text tower."""
         return self.text_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module):
+        """Replace the token embedding of the text tower."""
         self.text_model.set_input_embeddings(value)
 
     @can_return_tuple
@@ -1254,6 +1064,8 @@ class EZClipModel(EZClipPreTrainedModel):
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         r"""
+        Embed texts.
+
         Args:
             input_ids (`torch.LongTensor` of shape `(N, sequence_length)`):
                 Tokens of N texts.
@@ -1262,8 +1074,8 @@ class EZClipModel(EZClipPreTrainedModel):
             position_ids (`torch.LongTensor` of shape `(N, sequence_length)`, *optional*):
                 Positions of the tokens.
             kwargs:
-                The arguments of [`EZClipTextModel.forward`]. With `output_last_hidden_state=False` it takes a fraction
-                of the time.
+                The arguments of [`EZClipTextModel.forward`]. `output_last_hidden_state=False` takes a fraction of the
+                time.
 
         Returns:
             [`BaseModelOutputWithPooling`]: `pooler_output` `(N, D)` holds the text embeddings, projected, not
@@ -1280,18 +1092,20 @@ class EZClipModel(EZClipPreTrainedModel):
         self, pixel_values: torch.FloatTensor, interpolate_pos_encoding: bool = False, **kwargs
     ) -> EZClipVideoFeatures:
         r"""
+        Embed videos.
+
         Args:
             pixel_values (`torch.FloatTensor` of shape `(B, T, C, H, W)`):
                 Frames of B videos.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
                 Whether to interpolate the position embedding to frames of another size.
             kwargs:
-                The arguments of [`EZClipVisionModel.forward`]. With `output_last_hidden_state=False` it takes less
-                time and memory.
+                The arguments of [`EZClipVisionModel.forward`]. `output_last_hidden_state=False` takes less time and
+                memory.
 
         Returns:
-            [`EZClipVideoFeatures`]: `pooler_output` `(B, D)` holds the video embeddings, projected, not normalised,
-            and `frame_embeds` `(B, T, D)`, with joint attention `(B, 1, D)`, what the temporal head made them of.
+            [`EZClipVideoFeatures`]: `pooler_output` `(B, D)` holds the video embeddings, projected, not normalised;
+            `frame_embeds` `(B, T, D)`, with joint attention `(B, 1, D)`, the frame embeddings they are made of.
         """
         outputs = self.vision_model(
             pixel_values=pixel_values,
@@ -1323,6 +1137,8 @@ class EZClipModel(EZClipPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> EZClipOutput:
         r"""
+        Embed videos and texts, compare them, and compute the loss if `labels` or `return_loss` ask for it.
+
         Args:
             input_ids (`torch.LongTensor` of shape `(N, sequence_length)`):
                 Tokens of N texts.
@@ -1333,18 +1149,17 @@ class EZClipModel(EZClipPreTrainedModel):
             position_ids (`torch.LongTensor` of shape `(N, sequence_length)`, *optional*):
                 Positions of the tokens.
             labels (`torch.LongTensor` of shape `(B,)`, *optional*):
-                Class index of each video; text i is one of video i's class, so N is B. Gives the loss.
+                Class index of each video. Text i must describe the class of video i, so N is B.
             return_loss (`bool`, *optional*):
                 Whether to return the loss. Without `labels` every video is a class of its own.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
                 Whether to interpolate the position embedding to frames of another size.
             kwargs:
-                The arguments of both towers, `output_last_hidden_state`, `output_hidden_states` and
-                `output_attentions` among them.
+                Arguments of both towers, such as `output_last_hidden_state` and `output_hidden_states`.
 
         Raises:
-            `ValueError`: if videos or texts are missing, T does not fit the weights, or a loss is asked for and
-            videos, texts and labels are not equally many.
+            `ValueError`: if videos or texts are missing, T does not fit the weights, or the numbers of videos, texts
+            and labels differ where a loss is asked for.
         """
         if pixel_values is None or input_ids is None:
             raise ValueError(
@@ -1363,7 +1178,7 @@ class EZClipModel(EZClipPreTrainedModel):
             labels = torch.arange(len(video_embeds)) if labels is None else torch.as_tensor(labels)
             if not len(video_embeds) == len(text_embeds) == len(labels):
                 raise ValueError(
-                    "The loss compares each video with one text of its class, so they must be equally many: got "
+                    "The loss needs one text and one label for each video, got "
                     f"{len(video_embeds)} videos, {len(text_embeds)} texts and {len(labels)} labels."
                 )
             losses = video_text_losses(

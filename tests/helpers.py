@@ -140,3 +140,9 @@ def cut_off(path, source):
                 packet.stream = stream
                 copy.mux(packet)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def enable_checkpointing(model):
+    """Enable gradient checkpointing, by the name that the installed transformers does not warn about."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()

@@ -1,4 +1,4 @@
-"""Files as the published systems' code writes them, of tiny random models: the inverse of the conversion script."""
+"""Write checkpoints of tiny random models as the published code does: the inverse of `ezclip convert`."""
 
 import torch
 
@@ -7,7 +7,7 @@ from tests.helpers import tiny_config
 
 
 def published_name(name: str) -> str:
-    """A parameter of the model as the authors call it; the inverse of the script's table, written independently."""
+    """Return the authors' name of a parameter; written independently of the conversion's table."""
     for ours, theirs in (
         ("vision_model.embeddings.class_embedding", "visual.class_embedding"),
         ("vision_model.embeddings.position_embedding.weight", "visual.positional_embedding"),
@@ -37,7 +37,7 @@ def published_name(name: str) -> str:
 
 
 def published_head_name(name: str) -> str:
-    """The same for the parameters of ActionCLIP's temporal heads."""
+    """Return the authors' name of a parameter of ActionCLIP's temporal heads."""
     name = name.removeprefix("temporal_head.")
     if name.startswith(("lstm.", "conv.")):
         return name.replace("lstm.", "lstm_visual.").replace("conv.", "shift.")
@@ -49,7 +49,7 @@ def published_head_name(name: str) -> str:
 
 
 def published_weights(model: EZClipModel) -> dict:
-    """What CLIP's and EZ-CLIP's code would have in the state dict of `model`."""
+    """Return the state dict that CLIP's and EZ-CLIP's code would have for `model`."""
     weights = {
         published_name(name): value for name, value in model.state_dict().items() if "temporal_head" not in name
     }
@@ -67,7 +67,7 @@ def published_weights(model: EZClipModel) -> dict:
 
 
 def published_checkpoint(model: EZClipModel) -> dict:
-    """What EZ-CLIP's code would have saved of `model`."""
+    """Return the checkpoint that EZ-CLIP's code would have saved for `model`."""
     weights = published_weights(model)
     return {"epoch": 3, "model_state_dict": weights, "optimizer_state_dict": {"state": {}, "param_groups": []}}
 
@@ -102,7 +102,7 @@ def published_actionclip(model: EZClipModel) -> dict:
 
 
 def published_vificlip(model: EZClipModel) -> dict:
-    """What ViFi-CLIP's code would have in the state dict of `model`."""
+    """Return the state dict that ViFi-CLIP's code would have for `model`."""
     weights = published_weights(model)
     tokens = weights.pop("token_embedding.weight")
     sentences = torch.tensor([[28, 5, 29, 0], [28, 7, 29, 0]])
@@ -116,16 +116,16 @@ def published_vificlip(model: EZClipModel) -> dict:
 
 
 def as_on_a_gpu(weights: dict) -> dict:
-    """Linear layers, convolution and projections in float16, as CLIP's code casts them."""
+    """Cast linear layers, convolution and projections to float16, as CLIP's code does on a GPU."""
     halves = ("attn.", "mlp.", "conv1.", "visual.proj", "text_projection", "linear", "encoder.proj")
     return {name: value.half() if any(part in name for part in halves) else value for name, value in weights.items()}
 
 
-HEADS_64_WIDE = {"hidden_size": 64, "num_attention_heads": 1}  # the script takes heads for 64 wide
+HEADS_64_WIDE = {"hidden_size": 64, "num_attention_heads": 1}  # the conversion assumes heads of 64 dimensions
 
 
 def random_model(preset="ezclip", vision_config=None, **fields) -> EZClipModel:
-    """A tiny model with all weights random, also those that start at zero."""
+    """Return a tiny model with all weights random, also those that start at zero."""
     tiny = tiny_config().to_dict()
     towers = {
         tower: {name: tiny[tower][name] for name in ("intermediate_size", "num_hidden_layers")} | HEADS_64_WIDE

@@ -1,4 +1,7 @@
-"""Converted checkpoints against the outputs of the authors' code (../shared/golden)."""
+"""Converted checkpoints against the outputs of the authors' code.
+
+Two small cases are in tests/fixtures/golden_tiny. The others are in ../shared/golden, and are skipped without it.
+"""
 
 import json
 
@@ -10,7 +13,7 @@ from transformers import AutoModel, AutoProcessor
 from ezclip import ClassBank
 from ezclip.cli import convert as convert_checkpoint
 from ezclip.convert import conversion
-from tests.helpers import shared_path
+from tests.helpers import ROOT, shared_path
 from video_ezclip import read_frames, uniform_frame_indices
 
 
@@ -19,18 +22,21 @@ ACTIONCLIP = tuple(f"actionclip_{kind}_8f" for kind in ("meanp", "transf", "lstm
 BPE_FILE = ("tokenizer", "bpe_simple_vocab_16e6.txt.gz")
 
 
-class Golden:
-    """One case: the converted model, loaded as a user would, and the tensors of the authors' code."""
+TINY = ROOT / "tests" / "fixtures" / "golden_tiny"
 
-    def __init__(self, case, folder, checkpoint="checkpoint.pt"):
-        source = shared_path("golden", case)
+
+class Golden:
+    """The converted model of a case, loaded as a user would, and the tensors of the authors' code."""
+
+    def __init__(self, source, folder, checkpoint="checkpoint.pt"):
+        self.source = source
         self.meta = json.loads((source / "meta.json").read_text(encoding="utf-8"))
         self.tensors = load_file(source / "io.safetensors")
         argv = ["--checkpoint", str(source / checkpoint), "--output_dir", str(folder), "--model_only"]
         convert_checkpoint.main(argv)
         self.folder = folder
         self.model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-        # Videos of a batch mix in the published temporal adapter; its outputs for single videos are right.
+        # The published temporal adapter mixes the videos of a batch; its outputs for single videos are right.
         self.suffix = "_single" if self.model.config.vision_config.use_temporal_adapter else ""
 
     def __getitem__(self, name):
@@ -41,11 +47,11 @@ class Golden:
             return self.model(pixel_values=self["pixel_values"], input_ids=self["token_ids"])
 
     def gradients(self):
-        """The published gradients that were stored, under the model's names."""
+        """Return the stored published gradients, under the model's names."""
 
         def stored(prefix):
             named = {name[len(prefix) :]: value for name, value in self.tensors.items() if name.startswith(prefix)}
-            # The shift's blocks are wrapped, as the script undoes while it reads a file.
+            # The shift's blocks are wrapped, which the conversion undoes while it reads a file.
             return {name.replace(".net.", "."): value for name, value in named.items()}
 
         if not stored("grad.model."):
@@ -56,11 +62,23 @@ class Golden:
 
 @pytest.fixture(scope="module", params=EZCLIP + ACTIONCLIP)
 def golden(request, tmp_path_factory):
-    return Golden(request.param, tmp_path_factory.mktemp(request.param))
+    return Golden(shared_path("golden", request.param), tmp_path_factory.mktemp(request.param))
 
 
 def assert_close(actual, expected, atol, rtol=0.0):
     torch.testing.assert_close(actual, expected, atol=atol, rtol=rtol)
+
+
+@pytest.mark.parametrize("case", ["ezclip_tiny", "actionclip_tiny"])
+@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
+def test_tiny(case, attn_implementation, tmp_path):
+    golden = Golden(TINY / case, tmp_path)
+    golden.model.set_attn_implementation(attn_implementation)
+    outputs = golden.embed()
+    assert_close(outputs.frame_embeds, golden["frame_embeds"], atol=2e-5)
+    assert_close(outputs.vision_model_output.pooler_output, golden["video_embeds"], atol=2e-5)
+    assert_close(outputs.text_model_output.pooler_output, golden["text_embeds"], atol=2e-5)
+    assert_close(outputs.logits_per_video, golden["logits_per_video"], atol=2e-3)
 
 
 def test_embeddings_and_logits(golden):
@@ -85,7 +103,7 @@ def test_probabilities(golden):
 @pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
 def test_losses_and_gradients(golden, attn_implementation):
     if golden.suffix:
-        pytest.skip("the published losses of the temporal adapter mix the videos of the batch")
+        pytest.skip("the published temporal adapter mixes the videos of the batch")
     model = golden.model
     model.set_attn_implementation(attn_implementation)
     model.zero_grad()
@@ -102,7 +120,7 @@ def test_losses_and_gradients(golden, attn_implementation):
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert published and set(published) <= set(gradients)
     for name, expected in published.items():
-        if name.endswith("k_proj.bias"):  # the same for all keys of a softmax: zero, but for rounding
+        if name.endswith("k_proj.bias"):  # shifts all logits of a softmax alike: zero up to rounding
             assert max(gradients[name].norm(), expected.norm()) < 1e-6
             continue
         error = (gradients[name] - expected).norm() / expected.norm()
@@ -118,14 +136,14 @@ def test_trainable_parameters(golden):
         assert model.num_parameters(only_trainable=True) == meta["trainable_numel"]
         assert model.num_parameters() == meta["total_numel"]
     else:
-        file = torch.load(shared_path("golden", meta["case"], "checkpoint.pt"), weights_only=True)
+        file = torch.load(golden.source / "checkpoint.pt", weights_only=True)
         unused = {f"module.{name.removeprefix('fusion.')}" for name in meta["parameters_with_no_gradient"]}
         used = {**file["model_state_dict"], **file["fusion_model_state_dict"]}
         total = sum(weight.numel() for name, weight in used.items() if name not in unused)
         assert model.num_parameters(only_trainable=True) == model.num_parameters() == total
 
 
-def test_one_frame_reaches_what_it_reached_as_published_and_no_other_video(golden):
+def test_reach_of_one_frame(golden):
     check = golden.meta["checks"]["reach_of_one_frame"]
     video, frame = check["perturbed"]
     pixel_values = golden["pixel_values"].clone()
@@ -134,7 +152,7 @@ def test_one_frame_reaches_what_it_reached_as_published_and_no_other_video(golde
         before = golden.model.get_video_features(golden["pixel_values"])
         after = golden.model.get_video_features(pixel_values)
     changed = (before.frame_embeds - after.frame_embeds).abs().amax(dim=-1) > 1e-6
-    # Across videos the published temporal adapter mixes too, which the model does not.
+    # The published temporal adapter also mixes videos, which the model does not.
     frames = range(changed.shape[1]) if golden.suffix else check["changed_frames_per_video"][video]
     expected = torch.zeros_like(changed)
     expected[video, list(frames)] = True
@@ -145,10 +163,10 @@ def test_one_frame_reaches_what_it_reached_as_published_and_no_other_video(golde
 
 @pytest.fixture
 def conv1d(tmp_path):
-    return Golden("actionclip_conv1d_8f", tmp_path)
+    return Golden(shared_path("golden", "actionclip_conv1d_8f"), tmp_path)
 
 
-def test_conv1d_over_time_instead_of_as_published(conv1d):
+def test_conv1d_over_time(conv1d):
     model = AutoModel.from_pretrained(conv1d.folder, trust_remote_code=True, conv1d_scrambles_frames=False)
     with torch.no_grad():
         video_embeds = model.get_video_features(conv1d["pixel_values"]).pooler_output
@@ -157,7 +175,7 @@ def test_conv1d_over_time_instead_of_as_published(conv1d):
 
 
 def test_plain_clip(tmp_path):
-    golden = Golden("tear_vitb", tmp_path)
+    golden = Golden(shared_path("golden", "tear_vitb"), tmp_path)
     frames = golden["pixel_values"].flatten(0, 1)
     with torch.no_grad():
         features = golden.model.get_video_features(golden["pixel_values"])
@@ -171,10 +189,10 @@ def test_plain_clip(tmp_path):
 
 
 def test_mixed_float16_checkpoint(tmp_path):
-    golden = Golden("ezclip_shallow_4f", tmp_path, "checkpoint_fp16mix.pt")
+    golden = Golden(shared_path("golden", "ezclip_shallow_4f"), tmp_path, "checkpoint_fp16mix.pt")
     assert golden.model.dtype == torch.float32
     outputs = golden.embed()
-    # float16 keeps 11 bits; the embeddings are of size 1 to 3
+    # float16 has 11 bits of precision; embeddings have values up to 3
     assert_close(outputs.frame_embeds, golden["frame_embeds"], atol=1e-2)
     assert_close(outputs.text_model_output.pooler_output, golden["text_embeds"], atol=1e-2)
 

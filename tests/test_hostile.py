@@ -1,10 +1,11 @@
-"""Files that are not what they say: configurations that ask for absurd models, checkpoints with other tensors."""
+"""Hostile or broken files: configurations that ask for absurd models, checkpoints with other tensors."""
 
 import json
 
 import psutil
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
@@ -15,14 +16,14 @@ from tests.helpers import make_clip, tiny_config
 
 
 HUGE = 10**9
-# (tower or None, fields, what is said)
+# (tower or None, fields, message)
 ABSURD = [
     ("vision_config", {"num_frames": HUGE}, "`num_frames` must be at most 4,096, got 1000000000"),
-    ("vision_config", {"num_frames": "8"}, "`num_frames` must be a whole number, got '8'"),
-    ("vision_config", {"num_frames": 2.5}, "`num_frames` must be a whole number, got 2.5"),
-    ("vision_config", {"num_frames": True}, "`num_frames` must be a whole number, got True"),
+    ("vision_config", {"num_frames": "8"}, "'num_frames' expected int, got str"),
+    ("vision_config", {"num_frames": 2.5}, "'num_frames' expected int, got float"),
+    ("vision_config", {"num_frames": True}, "'num_frames' expected int, got bool"),
     ("vision_config", {"hidden_size": -1}, "`hidden_size` must be at least 1, got -1"),
-    ("text_config", {"hidden_size": [512]}, r"`hidden_size` must be a whole number, got \[512\]"),
+    ("text_config", {"hidden_size": [512]}, "'hidden_size' expected int, got list"),
     ("text_config", {"num_hidden_layers": 10**6}, "`num_hidden_layers` must be at most 1,000, got 1000000"),
     ("vision_config", {"num_hidden_layers": 0}, "`num_hidden_layers` must be at least 1, got 0"),
     ("vision_config", {"patch_size": 0}, "`patch_size` must be at least 1, got 0"),
@@ -36,50 +37,50 @@ ABSURD = [
     ("text_config", {"intermediate_size": HUGE}, "`intermediate_size` must be at most 262,144"),
     ("text_config", {"adapter_ratio": float("nan")}, "`adapter_ratio` must be a number, got nan"),
     ("text_config", {"adapter_ratio": 1e300}, r"`adapter_ratio` must be at most 64, got 1e\+300"),
-    ("text_config", {"attention_dropout": "much"}, "`attention_dropout` must be a number, got 'much'"),
+    ("text_config", {"attention_dropout": "much"}, "'attention_dropout' with value 'much'"),
     ("vision_config", {"temporal_prompt_init_range": float("inf")}, "`temporal_prompt_init_range` must be a number"),
     # Each within its bounds, and together more than any machine holds
-    ("text_config", {"hidden_size": 2**16, "num_hidden_layers": 1000}, "asks for about [0-9,]+ weights, and at most"),
+    ("text_config", {"hidden_size": 2**16, "num_hidden_layers": 1000}, "asks for about [0-9,]+ parameters"),
     ("vision_config", {"hidden_size": 2**16, "num_frames": 2**12, "num_hidden_layers": 100}, "asks for about"),
     ("vision_config", {"image_size": 2**14, "patch_size": 1, "hidden_size": 1024}, "asks for about 274,"),
     (None, {"num_labels": HUGE}, "`num_labels` must be at most 1,048,576"),
-    (None, {"freeze_backbone": "no"}, "`freeze_backbone` must be true or false, got 'no'"),
-    ("vision_config", {"use_adapter": "no"}, "`use_adapter` must be true or false, got 'no'"),
+    (None, {"freeze_backbone": "no"}, "'freeze_backbone' expected bool, got str"),
+    ("vision_config", {"use_adapter": "no"}, "'use_adapter' expected bool, got str"),
     ("text_config", {"layer_norm_eps": float("nan")}, "`layer_norm_eps` must be a number, got nan"),
     (None, {"projection_dim": HUGE}, "`projection_dim` must be at most 65,536"),
     (None, {"projection_dim": 0}, "`projection_dim` must be at least 1, got 0"),
     (None, {"projection_dim": 2**16, "temporal_head": "transformer"}, "asks for about"),
     (None, {"temporal_head": "transformer", "temporal_head_layers": HUGE}, "`temporal_head_layers` must be at most"),
-    (None, {"logit_scale_init_value": "x"}, "`logit_scale_init_value` must be a number, got 'x'"),
-    (None, {"motion_loss_weight": None}, "`motion_loss_weight` must be a number, got None"),
-    (None, {"vision_config": [1, 2]}, r"`vision_config` must be a configuration, got \[1, 2\]"),
-    (None, {"text_config": "x" * 10**6}, "`text_config` must be a configuration, got 'x{59}…"),
+    (None, {"logit_scale_init_value": "x"}, "'logit_scale_init_value' with value 'x'"),
+    (None, {"motion_loss_weight": None}, "'motion_loss_weight' with value None"),
+    (None, {"vision_config": [1, 2]}, r"'vision_config'.* got \[1, 2\]"),
+    (None, {"text_config": "x" * 10**6}, "'text_config'.* got 'x{59}…"),
     (None, {"projection_dim": 10**4000}, "`projection_dim` must be at most 65,536, got a number of over 30 digits"),
 ]
 
 
 @pytest.mark.parametrize(("tower", "fields", "message"), ABSURD)
-def test_absurd_configurations_are_refused_before_memory_is_taken(tower, fields, message, tmp_path):
+def test_absurd_config(tower, fields, message, tmp_path):
     make_clip(tmp_path)
     EZClipModel.from_pretrained(tmp_path).save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     content = json.loads(path.read_text())
     content = {**content, **(fields if tower is None else {tower: {**content[tower], **fields}})}
-    content.pop("auto_map")  # the code that stands beside it would be the same
+    content.pop("auto_map")  # load with this package, not with the saved code
     before = psutil.Process().memory_info().rss
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises((ValueError, StrictDataclassError), match=f"(?s:{message})") as caught:
         EZClipConfig(**content)
-    assert len(str(caught.value)) < 250
+    assert len(str(caught.value)) < 400
     path.write_text(json.dumps(content))
     for load in (AutoConfig.from_pretrained, EZClipModel.from_pretrained):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, StrictDataclassError), match=f"(?s:{message})"):
             load(tmp_path)
     with pytest.raises(ModelError, match=f"config.json of .* is not one of a model: .*{message}"):
         load_model(tmp_path)
     assert psutil.Process().memory_info().rss < before + 200e6
 
 
-def test_what_transformers_itself_refuses_is_told_in_a_sentence(tmp_path):
+def test_clip_config_with_wrong_type(tmp_path):
     make_clip(tmp_path)
     content = json.loads((tmp_path / "config.json").read_text())
     content["text_config"]["layer_norm_eps"] = "small"
@@ -88,7 +89,7 @@ def test_what_transformers_itself_refuses_is_told_in_a_sentence(tmp_path):
         load_model(tmp_path)
 
 
-def test_an_unknown_activation_is_told(tmp_path):
+def test_unknown_activation(tmp_path):
     make_clip(tmp_path)
     content = json.loads((tmp_path / "config.json").read_text())
     content["text_config"]["hidden_act"] = "nothing known"
@@ -105,11 +106,11 @@ def test_an_unknown_activation_is_told(tmp_path):
         {"hidden_size": 1664, "intermediate_size": 8192, "num_hidden_layers": 48, "num_attention_heads": 16},
         {"hidden_size": 1024, "num_attention_heads": 16, "image_size": 336, "patch_size": 14, "num_frames": 64},
         {"patch_size": 16, "num_frames": 4096},
-        {"image_size": 230, "patch_size": 32},  # of which the last pixels are cut off
+        {"image_size": 230, "patch_size": 32},  # the last pixels are cut off
         {"num_hidden_layers": 1, "num_frames": 1, "num_attention_heads": 1},
     ],
 )
-def test_sizes_that_exist_are_not_refused(fields):
+def test_published_sizes(fields):
     config = EZClipConfig(vision_config=fields)
     assert EZClipVisionConfig(**fields).to_diff_dict().items() >= fields.items() - {("patch_size", 32)}
     with torch.device("meta"):
@@ -132,7 +133,7 @@ def change_weights(folder, change):
 BLOCK = "text_model.encoder.layers.1"
 
 
-def test_every_missing_extra_and_misshapen_tensor_is_named(folder):
+def test_wrong_tensors_are_named(folder):
     def change(weights):
         for name in ("mlp.fc1.weight", "adapter.up_proj.bias"):
             del weights[f"{BLOCK}.{name}"]
@@ -154,20 +155,20 @@ def test_every_missing_extra_and_misshapen_tensor_is_named(folder):
     assert all(line.startswith(str(folder)) for line in (misshapen, missing, extra))
 
 
-def test_a_trained_adapter_that_is_missing_is_not_made_anew(folder):
+def test_missing_adapter_is_an_error(folder):
     change_weights(folder, lambda weights: weights.pop(f"{BLOCK}.adapter.up_proj.weight"))
     for for_training in (False, True):
         with pytest.raises(ModelError, match=rf"lacks weights: {BLOCK}.adapter.up_proj.weight\."):
             load_model(folder, for_training)
 
 
-def test_of_many_the_first_are_named_and_the_rest_counted(folder):
+def test_many_wrong_tensors(folder):
     change_weights(folder, lambda weights: weights.update({f"odd.{n:03}": torch.ones(1) for n in range(123)}))
     with pytest.raises(ModelError, match=r"no place for: odd.000, .*, odd.019, and 103 more\."):
         load_model(folder)
 
 
-def test_what_was_trained_is_left_out_for_training_alone_where_that_is_asked_for(folder):
+def test_trained_weights_are_dropped_only_for_training(folder):
     without = {"vision_config": {"temporal_prompt": "none", "use_adapter": False}}
     model = load_model(folder, for_training=True, **without)
     assert not any("temporal_prompt" in name for name in model.state_dict())
@@ -180,7 +181,7 @@ def test_what_was_trained_is_left_out_for_training_alone_where_that_is_asked_for
         load_model(folder)
 
 
-def test_positions_that_older_clips_keep_are_no_extra_weights(tmp_path):
+def test_position_ids_of_old_clip_weights(tmp_path):
     make_clip(tmp_path)
     positions = {"text_model": torch.arange(16)[None], "vision_model": torch.arange(5)[None]}
     change_weights(

@@ -1,4 +1,4 @@
-"""What one expects of any model in transformers, of each of our systems: backends, offloading, compiling, export …"""
+"""What a model in transformers must do, for each system: backends, offloading, compiling, export, quantisation."""
 
 import contextlib
 import copy
@@ -20,13 +20,13 @@ from ezclip import ClassBank, EZClipConfig, EZClipModel, EZClipProcessor
 from ezclip.cli import export as export_model
 from ezclip.cli.export import TextTower, VideoTower, export
 from ezclip.errors import ModelError
-from tests.helpers import WORDS, random_clip
+from tests.helpers import WORDS, enable_checkpointing, random_clip
 
 
 FRAMES = 4
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEXT_SIZES = {"vocab_size": 30, "max_position_embeddings": 16, "bos_token_id": 28, "eos_token_id": 29}
-# (preset, fields) of each kind of temporal modelling
+# (preset, fields) for each kind of temporal modelling
 SYSTEMS = {
     "ezclip": ("ezclip", {}),
     "actionclip": ("actionclip", {}),
@@ -38,16 +38,16 @@ SYSTEMS = {
     "clip": ("clip", {}),
 }
 each_system = pytest.mark.parametrize("system", SYSTEMS)
-# Of the heads one, where they have no part in it
+# One head is enough where heads are not involved
 BACKENDS = ("ezclip", "actionclip", "actionclip_tsm", "actionclip_joint")
 
 
 def some_fast(*fast: str) -> list:
-    """Every system, those that take long and show little that is new among the slow tests."""
+    """Return every system; mark all but `fast` as slow."""
     return [pytest.param(system, marks=() if system in fast else pytest.mark.slow) for system in SYSTEMS]
 
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and there is none here")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def make_model(system: str, **changes) -> EZClipModel:
@@ -70,7 +70,7 @@ def make_model(system: str, **changes) -> EZClipModel:
 
 
 def make_inputs(batch_size: int = 3, seed: int = 1) -> dict[str, torch.Tensor]:
-    """Videos, and as many texts of different lengths."""
+    """Return videos and as many texts of different lengths."""
     generator = torch.Generator().manual_seed(seed)
     input_ids = torch.randint(1, 28, (batch_size, 7), generator=generator)
     attention_mask = torch.ones_like(input_ids)
@@ -81,7 +81,7 @@ def make_inputs(batch_size: int = 3, seed: int = 1) -> dict[str, torch.Tensor]:
 
 
 def inputs_for(model) -> dict[str, torch.Tensor]:
-    device = "cuda" if model.device.type == "cuda" else "cpu"  # of an offloaded model it is neither
+    device = "cuda" if model.device.type == "cuda" else "cpu"  # an offloaded model is on "meta"
     return {name: value.to(device) for name, value in make_inputs().items()}
 
 
@@ -99,7 +99,7 @@ def gradients(model) -> dict[str, torch.Tensor]:
 
 
 def assert_near(model, other, least_cosine: float):
-    """That embeddings have nearly the direction that those of another model have."""
+    """Assert that the embeddings of two models have nearly the same direction."""
     for ours, theirs in zip(embed(model), embed(other)):
         assert torch.cosine_similarity(ours.float(), theirs.float()).min() > least_cosine
 
@@ -134,7 +134,7 @@ def test_flex_agrees(system, compiled):
 @pytest.mark.slow
 @pytest.mark.parametrize("system", BACKENDS)
 def test_gradients_of_flex_agree(system):
-    """PyTorch has no backward of flex attention on a CPU."""
+    """Needs a GPU: PyTorch has no backward of flex attention on a CPU."""
     model = make_model(system, freeze_backbone=False).cuda()
     model.set_attn_implementation("eager")
     grads = gradients(model)
@@ -164,7 +164,7 @@ def test_hidden_states_and_attentions(system):
         outputs = model(**make_inputs(), output_hidden_states=True, output_attentions=True)
     video, text = outputs.vision_model_output, outputs.text_model_output
     rows, length = (3, 1 + 4 * FRAMES) if system == "actionclip_joint" else (3 * FRAMES, 5)
-    tokens = length + (system == "ezclip")  # the temporal token takes part in attention alone
+    tokens = length + (system == "ezclip")  # the temporal token is only in the attention
     assert [tuple(state.shape) for state in video.hidden_states] == [(rows, length, 32)] * 3
     assert [tuple(weights.shape) for weights in video.attentions] == [(rows, 2, tokens, tokens)] * 2
     assert [tuple(state.shape) for state in text.hidden_states] == [(3, 7, 32)] * 3
@@ -176,7 +176,7 @@ def test_hidden_states_and_attentions(system):
 
 
 @each_system
-def test_tuples_hold_what_the_outputs_hold(system):
+def test_tuple_outputs(system):
     model, inputs = make_model(system), make_inputs()
     for call in (
         lambda **options: model(**inputs, return_loss=True, output_hidden_states=True, **options),
@@ -192,17 +192,17 @@ def test_tuples_hold_what_the_outputs_hold(system):
 # Memory
 
 
-@pytest.mark.parametrize("system", sorted(set(SYSTEMS) - {"clip"}))  # of which nothing is trained
+@pytest.mark.parametrize("system", sorted(set(SYSTEMS) - {"clip"}))  # CLIP trains nothing
 def test_gradient_checkpointing_with_dropout(system):
     model = make_model(system).train()
     grads = gradients(model)
-    model.gradient_checkpointing_enable()
+    enable_checkpointing(model)
     assert model.vision_model.encoder.gradient_checkpointing and grads
     calls = count_calls(
         model.vision_model.encoder.layers[0].layer_norm2,
         lambda: torch.testing.assert_close(gradients(model), grads, atol=1e-6, rtol=1e-4),
     )
-    assert calls == 2  # once forward, and once again
+    assert calls == 2  # forward, and again in backward
 
 
 def count_calls(module: nn.Module, function) -> int:
@@ -224,18 +224,18 @@ def test_offloading_to_disk(system, tmp_path):
     ).eval()
     assert all(p.is_meta for p in offloaded.vision_model.parameters())
     torch.testing.assert_close(embed(offloaded), embed(model), atol=0, rtol=0)
-    # Module by module, each with its own weights
+    # Each module loads its own weights
     by_module = disk_offload(copy.deepcopy(model), tmp_path / "by module", execution_device=torch.device("cpu"))
     torch.testing.assert_close(embed(by_module), embed(model), atol=0, rtol=0)
 
 
 @each_system
-def test_automatic_placement_splits_no_block_and_no_head(system, tmp_path):
+def test_device_map_auto(system, tmp_path):
     model = make_model(system)
     model.save_pretrained(tmp_path / "model")
     whole = sum(p.numel() for p in model.parameters()) * 4
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that some weights are on the disk
+        warnings.simplefilter("ignore")  # about weights on the disk
         places = infer_auto_device_map(
             model,
             max_memory={"cpu": whole * 3 // 4, "disk": whole * 2},
@@ -258,14 +258,14 @@ def test_automatic_placement_splits_no_block_and_no_head(system, tmp_path):
 
 
 def without_attention_dropout(model):
-    """Without what draws other masks in a compiled model: attention over frames, of which PyTorch's own runs there."""
+    """Switch off attention dropout: compiled attention draws other masks than eager."""
     for layer in model.vision_model.encoder.layers:
         layer.self_attn.dropout = 0.0
     return model
 
 
 def assert_compiles(function):
-    """That a function is one graph, and that its batches of any size share two: the first, and one for any size."""
+    """Assert that a function is one graph, compiled twice: for the first batch size, and for any."""
     torch.compiler.reset()
     counter = CompileCounter()
     compiled = torch.compile(function, fullgraph=True, backend=counter)
@@ -278,7 +278,7 @@ def assert_compiles(function):
     assert counter.frame_count == 2
 
 
-# Dropout is in all the same, but for that of a head
+# Dropout is the same in all systems except in one head, so training mode is fast-tested on two
 @pytest.mark.parametrize(
     ("system", "training"),
     [
@@ -295,7 +295,7 @@ def test_compiles_without_graph_breaks(system, training):
 
 @pytest.mark.parametrize("training", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("modality", ["video", "text"])
-def test_a_tower_compiles(modality, training):
+def test_tower_compiles(modality, training):
     model = without_attention_dropout(make_model("ezclip")).train(training)
     if modality == "video":
         assert_compiles(lambda inputs: model.get_video_features(inputs["pixel_values"]).pooler_output)
@@ -306,7 +306,7 @@ def test_a_tower_compiles(modality, training):
 
 
 @pytest.mark.parametrize("system", ["ezclip", pytest.param("actionclip lstm", marks=pytest.mark.slow)])
-def test_a_compiled_model_has_the_same_gradients(system):
+def test_gradients_of_compiled_model(system):
     model = make_model(system)
     grads = gradients(model)
     torch.compiler.reset()
@@ -357,7 +357,7 @@ def skip_without_onnx():
 
 @torch.no_grad()
 def assert_exports(tower, folder, file_format):
-    """That what is written agrees on inputs and batch sizes that `export` itself did not try."""
+    """Assert that the file agrees with the tower on inputs and batch sizes that `export` did not try."""
     tower.eval()
     said = export(tower, folder, file_format)
     path = folder / f"{tower.name}{export_model.SUFFIXES[file_format]}"
@@ -368,7 +368,7 @@ def assert_exports(tower, folder, file_format):
         names = ("pixel_values",) if isinstance(tower, VideoTower) else ("input_ids", "attention_mask")
         inputs = {name: inputs[name] for name in names}
         np.testing.assert_allclose(read(**inputs), tower(**inputs).numpy(), atol=1e-5, rtol=0)
-    # Without the weights of the other tower
+    # The weights of the other tower are not in the file
     weights = sum(p.numel() * 4 for p in tower.parameters())
     assert weights < path.stat().st_size < 1.5 * weights + 400_000
 
@@ -379,7 +379,7 @@ def processor(tiny_folder):
 
 
 def test_exported_towers_classify(tiny_folder, tmp_path, processor, capsys):
-    """The command, and its files where this package reads the videos alone."""
+    """Export by the command, and classify with the files."""
     export_model.main(["--model", str(tiny_folder), "--output_dir", str(tmp_path), "--format", "torch_export"])
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith(
@@ -400,7 +400,7 @@ def test_exported_towers_classify(tiny_folder, tmp_path, processor, capsys):
     torch.testing.assert_close(probabilities, scaled.softmax(dim=-1), atol=1e-4, rtol=0)
 
 
-def test_an_export_that_differs_is_not_written(tmp_path):
+def test_differing_export_is_not_written(tmp_path):
     class Differs(VideoTower):
         def forward(self, pixel_values):
             return super().forward(pixel_values) + 1e-3 * torch.compiler.is_compiling()
@@ -411,7 +411,7 @@ def test_an_export_that_differs_is_not_written(tmp_path):
     assert [path.read_text() for path in tmp_path.iterdir()] == ["an earlier one"]
 
 
-def test_what_is_not_exported_is_told(tiny_folder, tmp_path, monkeypatch):
+def test_export_errors(tiny_folder, tmp_path, monkeypatch):
     def refused(*argv):
         with pytest.raises(SystemExit) as caught:
             export_model.main(["--output_dir", str(tmp_path / "out"), *argv])
@@ -438,7 +438,7 @@ def test_what_is_not_exported_is_told(tiny_folder, tmp_path, monkeypatch):
         assert f"{output_dir} cannot be written" in said and reason in said
 
 
-def test_frames_of_an_export_where_the_weights_do_not_tell(tmp_path):
+def test_export_num_frames(tmp_path):
     make_model("clip").save_pretrained(tmp_path / "model")
     argv = ("--model", tmp_path / "model", "--output_dir", tmp_path / "out", "--format", "torch_export")
     export_model.main([*map(str, argv), "--num_frames", "6"])
@@ -446,17 +446,17 @@ def test_frames_of_an_export_where_the_weights_do_not_tell(tmp_path):
     assert tower(pixel_values=torch.ones(2, 6, 3, 32, 32)).shape == (2, 16)
 
 
-# Smaller numbers
+# Quantisation and half precision
 
 
 @each_system
 def test_dynamic_quantisation(system):
     quantize_dynamic = getattr(torch.ao.quantization, "quantize_dynamic", None)
     if quantize_dynamic is None:
-        pytest.skip("this PyTorch has given it up for torchao")
+        pytest.skip("this PyTorch has no quantize_dynamic")
     model = make_model(system)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that torchao is to take its place
+        warnings.simplefilter("ignore")  # about its deprecation for torchao
         quantised = quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
     layer = quantised.vision_model.encoder.layers[0]
     assert isinstance(layer.mlp.fc1, torch.ao.nn.quantized.dynamic.Linear)
@@ -494,7 +494,7 @@ def test_half_precision(system, dtype, atol):
     assert outputs.loss.isfinite()
     for ours, theirs in zip((outputs.video_embeds, outputs.text_embeds), embeds):
         torch.testing.assert_close(ours.float(), theirs, atol=atol, rtol=0)
-    # Pixels as the processor makes them, in float32
+    # The processor returns float32 pixels
     torch.testing.assert_close(embed(half), (outputs.video_embeds, outputs.text_embeds), atol=0, rtol=0)
     with torch.autocast("cpu", dtype):
         torch.testing.assert_close(embed(model), embeds, atol=atol, rtol=0, check_dtype=False)
@@ -514,7 +514,7 @@ def test_lora(system, tmp_path):
     model.save_pretrained(tmp_path / "base")
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
-    # PEFT freezes the rest, prompts and adapters of our own too.
+    # PEFT freezes everything else, our prompts and adapters too.
     trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
     assert len(trained) == 2 * 2 * 4 and all("lora_" in name for name in trained)
     adapted.train()
@@ -543,7 +543,7 @@ def test_lora(system, tmp_path):
 
 
 def test_lora_beside_our_own_adapters(tmp_path):
-    """`modules_to_save` trains and saves them; a prompt is no module, and stays frozen."""
+    """`modules_to_save` trains and saves adapters; prompts are parameters, not modules, and stay frozen."""
     peft = pytest.importorskip("peft")
     model = make_model("ezclip")
     model.save_pretrained(tmp_path / "base")
@@ -581,6 +581,6 @@ def test_copies(system):
         assert copied.training and [p.requires_grad for p in copied.parameters()] == trainable
         torch.testing.assert_close(embed(copied.eval()), embed(model.eval()), atol=0, rtol=0)
         assert copied.config.to_dict() == model.config.to_dict()
-        with torch.no_grad():  # which are their own
+        with torch.no_grad():  # the copy has its own weights
             copied.visual_projection.weight.zero_()
         assert model.train().visual_projection.weight.any()

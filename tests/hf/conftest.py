@@ -1,11 +1,11 @@
-"""transformers' own common tests on our classes: `python -m pytest -m slow tests/hf`."""
+"""Run transformers' own common tests on our classes: `python -m pytest -m slow tests/hf`."""
 
 from collections import Counter
 
 import transformers
 
 
-# Not test modules of ours; importing them fetches the source distribution.
+# Importing these modules fetches the source distribution of transformers.
 collect_ignore = ["transformers_suite"]
 THEIR_MARKERS = (
     *("accelerate_tests", "flash_attn_test", "flash_attn_3_test", "flash_attn_4_test"),
@@ -15,18 +15,18 @@ THEIR_MARKERS = (
 
 def pytest_configure(config):
     for marker in THEIR_MARKERS:
-        config.addinivalue_line("markers", f"{marker}: of transformers' tests")
+        config.addinivalue_line("markers", f"{marker}: used by transformers' tests")
 
 
 def pytest_ignore_collect(collection_path, config):
-    # To collect them is to fetch them, so where they are left out they are not looked at either.
+    # Collecting them fetches the source distribution, so do not collect them without `-m slow`.
     if collection_path.name.startswith("test_") and "not slow" in config.option.markexpr:
         return True
     return None
 
 
 def pytest_terminal_summary(terminalreporter):
-    """The counts, and the reasons of what was skipped."""
+    """Print the counts, and the reasons of skipped tests."""
     reports = {outcome: ours(terminalreporter, outcome) for outcome in ("passed", "skipped", "failed", "error")}
     if not any(reports.values()):
         return

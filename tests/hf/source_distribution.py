@@ -1,4 +1,4 @@
-"""The tests that transformers ships in its source distribution, of the installed version."""
+"""Find the tests in the source distribution of the installed transformers."""
 
 import functools
 import os
@@ -12,9 +12,9 @@ import transformers
 from huggingface_hub import cached_assets_path
 
 
-@functools.cache  # pip takes its time to give up
+@functools.cache  # a failing pip takes long
 def find_tests() -> tuple[Path | None, str | None]:
-    """The folder of [`unpacked_tests`], or why there is none."""
+    """Return the folder of [`unpacked_tests`], or the reason why there is none."""
     try:
         return unpacked_tests(), None
     except OSError as error:
@@ -23,15 +23,15 @@ def find_tests() -> tuple[Path | None, str | None]:
 
 def unpacked_tests() -> Path:
     """
-    The folder `tests` of the source distribution: from the cache, or fetched by pip from where pip is set to look.
+    Return the folder `tests` of the source distribution, from the cache or downloaded by pip.
 
     Raises:
-        `OSError`: if it is not in the cache and cannot be fetched; with what pip said.
+        `OSError`: if it is not in the cache and cannot be downloaded.
     """
     version = transformers.__version__
     cache = cached_assets_path("ezclip", namespace="transformers-source", subfolder=version)
     if not (cache / "tests").is_dir():
-        # Beside its place, so that it is moved there whole; another process may have been faster.
+        # Unpack beside the final folder and rename; another process may have been faster.
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             unpack_tests(download(version, Path(folder)), Path(folder))
             try:
@@ -43,7 +43,7 @@ def unpacked_tests() -> Path:
 
 
 def download(version: str, folder: Path) -> Path:
-    # pip reads the metadata of what it downloads by its build backend: the installed setuptools, not a fresh one.
+    # Without build isolation pip uses the installed setuptools to read the metadata.
     options = ["--no-deps", "--no-binary", "transformers", "--no-build-isolation", "--retries", "1", "--no-input"]
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), f"transformers=={version}"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -63,5 +63,5 @@ def unpack_tests(archive: Path, folder: Path):
             if name.startswith("tests/") and member.isfile():
                 member.name = name
                 tar.extract(member, folder, filter="data")
-    # One of their modules runs it, and the source distribution leaves it out.
+    # One of their modules imports it, and the source distribution lacks it.
     (folder / "tests" / "__init__.py").touch()

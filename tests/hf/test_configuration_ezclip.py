@@ -1,4 +1,4 @@
-"""`ConfigTester` of transformers on our configurations."""
+"""Run `ConfigTester` of transformers on our configurations."""
 
 import unittest
 
@@ -6,9 +6,8 @@ import pytest
 
 from configuration_ezclip import EZClipTextConfig, EZClipVisionConfig
 from ezclip import EZClipConfig
-
-from .testers import EZClipTester
-from .transformers_suite.test_configuration_common import ConfigTester
+from tests.hf.testers import EZClipTester
+from tests.hf.transformers_suite.test_configuration_common import ConfigTester
 
 
 pytestmark = pytest.mark.slow
@@ -22,7 +21,7 @@ class EZClipConfigTest(unittest.TestCase):
         ConfigTester(
             self,
             config_class=EZClipConfig,
-            has_text_modality=False,  # the vocabulary is the text tower's
+            has_text_modality=False,  # the vocabulary belongs to the text tower
             common_properties=["projection_dim", "logit_scale_init_value", "temporal_head"],
             temporal_head="transformer",
             projection_dim=32,

@@ -1,6 +1,6 @@
-"""`ModelTesterMixin` of transformers on our models, for the published systems that differ in their modules.
+"""Run `ModelTesterMixin` of transformers on our models, for the published systems whose modules differ.
 
-What is overridden or skipped here has its reason beside it; all else is skipped by their own rules.
+A comment gives the reason of each override and skip here; all other tests are skipped by their own rules.
 """
 
 import unittest
@@ -11,34 +11,33 @@ from torch import nn
 
 from ezclip import EZClipModel
 from modeling_ezclip import EZClipTextModel, EZClipVisionModel
-
-from .testers import EZClipTester, EZClipTextTester, EZClipVisionTester
-from .transformers_suite.test_modeling_common import ModelTesterMixin
+from tests.hf.testers import EZClipTester, EZClipTextTester, EZClipVisionTester
+from tests.hf.transformers_suite.test_modeling_common import ModelTesterMixin
 
 
 pytestmark = pytest.mark.slow
 
 
 class EveryModelTests(ModelTesterMixin):
-    # They skip this test by the year of the copyright in a model's file, unless it is asked for.
+    # This test is skipped by the year of the copyright in a model's file, unless this is set.
     test_can_init_all_missing_weights_before_2023 = True
     preset = "ezclip"
 
 
 class VisionModelTests(EveryModelTests):
     all_model_classes = (EZClipVisionModel,)
-    test_resize_embeddings = False  # it has no vocabulary
+    test_resize_embeddings = False  # a vision tower has no vocabulary
 
     def setUp(self):
         self.model_tester = EZClipVisionTester(self, self.preset)
 
     def test_attention_outputs(self):
-        # A frame's temporal token is attended to and attends, and is not among the hidden states.
+        # A frame's temporal token is in the attention, but not among the hidden states.
         with patch.object(self.model_tester, "encoder_seq_length", self.model_tester.attention_length, create=True):
             super().test_attention_outputs()
 
     def test_model_get_set_embeddings(self):
-        # The input embedding is CLIP's convolution over patches, where theirs has to be an `nn.Embedding`.
+        # The input embedding is CLIP's convolution over patches; their test expects an `nn.Embedding`.
         model = EZClipVisionModel(self.model_tester.get_config())
         assert isinstance(model.get_input_embeddings(), nn.Conv2d)
         assert model.get_output_embeddings() is None
@@ -52,7 +51,7 @@ class EZClipVisionModelTest(VisionModelTests, unittest.TestCase):
 
 
 class EZClipShallowVisionModelTest(VisionModelTests, unittest.TestCase):
-    """A prompt in the first block alone, and the temporal adapter."""
+    """A prompt only in the first block, and the temporal adapter."""
 
     def setUp(self):
         self.model_tester = EZClipVisionTester(
@@ -94,7 +93,7 @@ class ModelTests(EveryModelTests):
     all_model_classes = (EZClipModel,)
     additional_model_inputs = ["pixel_values"]
     _is_composite = True
-    # Its `last_hidden_state` has a row per frame, where theirs has one per video.
+    # Our `last_hidden_state` has a row per frame; their test expects one per video.
     skip_test_video_features_output_shape = True
     temporal_head = "mean"
 
@@ -102,12 +101,12 @@ class ModelTests(EveryModelTests):
         self.model_tester = EZClipTester(self, self.preset, temporal_head=self.temporal_head)
 
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
-        # Their names of classes with labels do not hold ours; without labels each video is its own class.
+        # They have no labels for our class; without labels each video is a class of its own.
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
         return {**inputs, "return_loss": True} if return_labels else inputs
 
     def _video_features_prepare_config_and_inputs(self):
-        # The argument is `pixel_values`, where theirs is `pixel_values_videos`.
+        # Our argument is `pixel_values`; theirs is `pixel_values_videos`.
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
         return config, {"pixel_values": inputs["pixel_values"]}
 

@@ -1,6 +1,6 @@
-"""`ProcessorTesterMixin` of transformers on our processor.
+"""Run `ProcessorTesterMixin` of transformers on our processor.
 
-Where their tests put images through the image processor, ours puts videos; those tests are written anew here.
+Their tests pass images to the image processor; the tests here pass videos instead.
 """
 
 import unittest
@@ -13,8 +13,7 @@ import torch
 from ezclip import EZClipProcessor
 from ezclip.cli.demo import word_tokenizer
 from processing_ezclip import default_image_processor
-
-from .transformers_suite.test_processing_common import ProcessorTesterMixin
+from tests.hf.transformers_suite.test_processing_common import ProcessorTesterMixin
 
 
 pytestmark = pytest.mark.slow
@@ -47,9 +46,9 @@ class EZClipProcessorTest(ProcessorTesterMixin, unittest.TestCase):
         return {"num_frames": 4, "split_camel_case": False, "sampling": "tear"}
 
     def prepare_images_inputs(self, *args, **kwargs):
-        self.skipTest("the processor takes videos, and no images")
+        self.skipTest("the processor takes videos, not images")
 
-    prepare_image_inputs = prepare_images_inputs  # of 5.6
+    prepare_image_inputs = prepare_images_inputs  # the name in transformers 5.6
 
     def prepare_videos_inputs(self, batch_size=None):
         videos = list(np.random.default_rng(0).integers(0, 255, (batch_size or 1, 8, 48, 64, 3), dtype=np.uint8))
@@ -66,14 +65,14 @@ class EZClipProcessorTest(ProcessorTesterMixin, unittest.TestCase):
             processor()
 
     def test_model_input_names(self):
-        # One of them alone gives its own part of the names.
+        # Videos or text alone return only their own inputs.
         processor = self.get_processor()
         assert list(processor(videos=self.prepare_videos_inputs())) == ["pixel_values"]
         assert list(processor(text=self.prepare_text_inputs())) == ["input_ids", "attention_mask"]
         assert processor.model_input_names == ["pixel_values", "input_ids", "attention_mask"]
 
     def test_image_processor_defaults_preserved_by_image_kwargs(self):
-        # What the image processor was made with holds for videos.
+        # Arguments of the image processor apply to videos.
         processor, video = self.get_processor(), self.prepare_videos_inputs()
         expected = processor(videos=video, return_tensors="pt").pixel_values
         components = self.prepare_components()
@@ -88,7 +87,7 @@ class EZClipProcessorTest(ProcessorTesterMixin, unittest.TestCase):
         torch.testing.assert_close(levels.pixel_values, -255 * pixels.pixel_values)
 
     def test_tokenizer_kwargs(self):
-        # By themselves and in a dictionary, with videos and alone; not both, and none that nobody knows.
+        # As keywords or in a dictionary, with and without videos; not both ways, and no unknown names.
         processor, videos = self.get_processor(), self.prepare_videos_inputs(batch_size=2)
         texts, options = self.prepare_text_inputs(batch_size=2), {"padding": "max_length", "max_length": 11}
         for kwargs in (
@@ -105,7 +104,7 @@ class EZClipProcessorTest(ProcessorTesterMixin, unittest.TestCase):
             with pytest.raises(TypeError, match=unknown):
                 processor(text=texts, videos=videos, **{unknown: 4})
 
-    # Saving code of one's own notes its file on the processor that is saved, which one that was loaded has not.
+    # Saving custom code adds its file to the saved processor, which a loaded processor does not have.
     @patch.object(EZClipProcessor, "_auto_class", None)
     def test_processor_from_and_save_pretrained(self):
         super().test_processor_from_and_save_pretrained()

@@ -1,13 +1,12 @@
-"""`TrainingTesterMixin` of transformers on our model: the loss of one batch, and its gradient, fall to a tenth."""
+"""Run `TrainingTesterMixin` of transformers on our model: loss and gradient of one batch fall to a tenth."""
 
 import unittest
 
 import pytest
 
 from ezclip import EZClipModel
-
-from .testers import VOCAB_SIZE, EZClipTester
-from .transformers_suite.test_training_mixin import TrainingTesterMixin
+from tests.hf.testers import VOCAB_SIZE, EZClipTester
+from tests.hf.transformers_suite.test_training_mixin import TrainingTesterMixin
 
 
 pytestmark = pytest.mark.slow
@@ -24,22 +23,22 @@ class TrainingTests(TrainingTesterMixin):
             self,
             self.preset,
             temporal_head=self.temporal_head,
-            # Neither the motion loss nor one with dropout falls to zero.
+            # The motion loss does not fall to zero, and no loss does with dropout.
             motion_loss_weight=0.0,
             towers={"attention_dropout": 0.0, "drop_path_rate": 0.0},
             vision_config={"temporal_prompt_dropout": 0.0},
-            vocab_size=VOCAB_SIZE,  # they read it off the configuration
+            vocab_size=VOCAB_SIZE,  # the tests read it from the configuration
         )
         self.model_tester.batch_size = self.training_overfit_batch_size
 
     def _create_text_training_batch(self, batch_size, seq_length, vocab_size):
-        # Videos with their texts, where theirs has texts alone; each video is its own class.
+        # Their batch has only texts; ours needs videos too. Each video is a class of its own.
         _, inputs = self.model_tester.prepare_config_and_inputs_for_common()
         return {**inputs, "return_loss": True}
 
 
 class EZClipTrainingTest(TrainingTests, unittest.TestCase):
-    # Prompts and adapters alone are trained, beside random weights that stay.
+    # Only prompts and adapters are trained; the other weights are random and frozen.
     training_overfit_learning_rate = 1e-2
 
 

@@ -1,4 +1,4 @@
-"""What transformers' tests ask of a model's own test file: small configurations and inputs, for each preset."""
+"""Small configurations and inputs for each preset, as transformers' tests expect them."""
 
 import torch
 
@@ -11,7 +11,7 @@ START, END, PADDING, VOCAB_SIZE = 97, 98, 1, 99
 
 class EZClipTester:
     """
-    The whole model, and the sizes that the tests look up.
+    Configuration and inputs of the whole model, and the sizes that the tests read.
 
     Args:
         parent (`unittest.TestCase`):
@@ -53,7 +53,7 @@ class EZClipTester:
         return torch.rand(self.batch_size, self.num_frames, 3, self.image_size, self.image_size)
 
     def texts(self) -> dict[str, torch.Tensor]:
-        """Texts of several lengths: start, words, end, padding."""
+        """Return texts of several lengths: start, words, end, padding."""
         input_ids = torch.randint(PADDING + 1, START, (self.batch_size, self.seq_length))
         input_ids[:, 0] = START
         attention_mask = torch.ones_like(input_ids)

@@ -1,6 +1,6 @@
-"""transformers' own common tests as a package: what its source distribution has, and stubs of what that leaves out.
+"""transformers' common tests as a package: those in its source distribution, and stubs for those it lacks.
 
-Importing it skips the importing test module where the source distribution cannot be had.
+Importing this package skips the importing test module if the source distribution cannot be found.
 """
 
 import sys
@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from ..source_distribution import find_tests
+from tests.hf.source_distribution import find_tests
 
 
 folder, problem = find_tests()
 if folder is None:
     pytest.skip(problem, allow_module_level=True)
-# Their modules import each other by relative imports; what they have is found before the stubs beside this file.
+# Their modules use relative imports. Their files come before the stubs beside this file.
 __path__.insert(0, str(folder))
 
-pytest.importorskip("parameterized", reason="transformers' tests need `parameterized`, of our extra `test`")
-# `utils` beside `tests` is on the path of their tests too.
+pytest.importorskip("parameterized", reason="transformers' tests need `parameterized`: pip install ezclip[test]")
+# Their tests also expect their folder `utils` on the path.
 sys.path.append(str(Path(__file__).parent / "utils"))

@@ -1,5 +1,5 @@
-"""Stands for their tests of exporters, which the source distribution leaves out."""
+"""Stub of their tests of exporters, which the source distribution lacks."""
 
 
 class ExportTesterMixin:
-    """Without tests."""
+    """A mixin without tests."""

@@ -1,5 +1,5 @@
-"""Stands for their tests of `generate`, which the source distribution leaves out; ours are no generative models."""
+"""Stub of their tests of `generate`, which the source distribution lacks; our models do not generate."""
 
 
 class GenerationTesterMixin:
-    """Without tests."""
+    """A mixin without tests."""

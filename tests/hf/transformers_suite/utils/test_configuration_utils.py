@@ -1,4 +1,4 @@
-"""Stands for their common fields of configurations, which the source distribution leaves out."""
+"""Stub of their common fields of configurations, which the source distribution lacks."""
 
 config_common_kwargs = {
     "return_dict": False,
