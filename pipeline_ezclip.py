@@ -96,7 +96,7 @@ class ClassBank:
         if not self.embeds.is_floating_point() or not self.embeds.isfinite().all():
             raise ValueError(f"`embeds` must be finite floating point numbers (their dtype is {self.embeds.dtype}).")
         if missing := sorted(set(self.background_labels) - set(self.labels)):
-            reason = f"`background_labels` must be labels of the class bank, got {missing[0]!r}."
+            reason = f"The class bank has no {missing[0]!r}. `background_labels` must be labels of the bank."
             raise ValueError(f"{reason} Build the bank with them, or pass `candidate_labels`.")
         if len(set(self.background_labels)) == len(self.labels):
             raise ValueError("`background_labels` must leave at least one other label.")
@@ -167,8 +167,8 @@ class ClassBank:
         dim = model.config.projection_dim
         if self.embeds.shape[-1] != dim:
             raise ValueError(
-                f"The class bank must have the model's {dim} dimensions, got {self.embeds.shape[-1]}: it was built "
-                f"with another model. {FIX_HINT}"
+                f"The class bank holds embeddings of {self.embeds.shape[-1]} dimensions, and the model's have {dim}: "
+                f"it was built with another model. {FIX_HINT}"
             )
         if self.probe is not None:
             cosine = float(self.probe.float().cpu() @ _probe(model).cpu())

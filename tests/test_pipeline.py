@@ -416,10 +416,10 @@ def test_min_score_and_top_k(classifier, clips):
         ({"candidate_labels": {"x": 1}}, "`candidate_labels` .* got {'x': 1}"),
         ({"candidate_labels": ["x", "_"]}, "`candidate_labels` .* got '_'"),
         ({"descriptions": {}}, "`descriptions` .* got {}"),
-        ({"class_bank": ClassBank(["x"], torch.ones(1, 1, 7))}, "16 dimensions, got 7"),
+        ({"class_bank": ClassBank(["x"], torch.ones(1, 1, 7))}, "7 dimensions, .* 16"),
         (
             {"class_bank": ClassBank(["x"], torch.ones(1, 1, 16)), "background_labels": "y"},
-            "`background_labels` .* got 'y'",
+            "no 'y'.*`background_labels`",
         ),
         ({"class_bank": ClassBank(["x"], torch.ones(1, 1, 16)), "background_labels": "x"}, "`background_labels`"),
         ({"candidate_labels": ["x"], "ensemble": "mean"}, "`ensemble` must be one of"),
