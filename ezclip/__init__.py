@@ -1,4 +1,4 @@
-"""Zero-shot video action recognition in transformers: give a video and any list of labels, get the label that fits."""
+"""Zero-shot video action recognition in transformers: score a video against any list of labels."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

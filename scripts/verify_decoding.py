@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Compare the frames that are read from video files with a full sequential decode, and write a table of it.
+"""Compare the frames read from video files with a full sequential decode, and write a Markdown table.
 
 python scripts/verify_decoding.py ../shared/clips --output_file docs/decoding_table.md
 """
@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from ezclip.utils.tables import as_markdown_table
 from video_ezclip import (
     BACKENDS,
     VideoFramesMetadata,
@@ -37,34 +38,18 @@ SAMPLERS = {
 
 @dataclass
 class Comparison:
-    """
-    A video file beside its full sequential decode.
-
-    Args:
-        file (`str`):
-            Its name.
-        metadata ([`VideoFramesMetadata`], *optional*):
-            What is known of it, where it was read.
-        single_frames (`int`):
-            How many frames were asked for alone.
-        differing (`list[str]`):
-            What differed, in words.
-        reason (`str`, *optional*):
-            Why it was not read.
-        seconds (`float`):
-            How long the first read took.
-    """
+    """A video file compared with its full sequential decode."""
 
     file: str
-    metadata: VideoFramesMetadata | None
-    single_frames: int
-    differing: list[str]
-    reason: str | None
-    seconds: float
+    metadata: VideoFramesMetadata | None  # of a readable file
+    single_frames: int  # number of frames that were read alone
+    differing: list[str]  # the samplings whose frames differ
+    reason: str | None  # why the file was not read
+    seconds: float  # time of the first read
 
 
 def decode_in_sequence(path: str | Path) -> list[np.ndarray]:
-    """All frames of a file by PyAV alone: RGB `(H, W, 3)`, in display order, upright."""
+    """Decode all frames of a file by plain PyAV: RGB `(H, W, 3)`, in display order, upright."""
     with av.open(str(path), metadata_errors="ignore") as container:
         stream = container.streams.best("video")
         return [np.rot90(f.to_ndarray(format="rgb24"), f.rotation // 90) for f in container.decode(stream)]
@@ -72,19 +57,10 @@ def decode_in_sequence(path: str | Path) -> list[np.ndarray]:
 
 def compare(path: str | Path, name: str, stride: int = 1, backend: str = "auto", tolerance: float = 0.0) -> Comparison:
     """
-    Read a file by test and train sampling and frame by frame, each time anew, and compare.
+    Read a file by test and train sampling and frame by frame, and compare each read with a sequential decode.
 
-    Args:
-        path (`str` or `Path`):
-            The file.
-        name (`str`):
-            What to call it.
-        stride (`int`, *optional*, defaults to 1):
-            Ask alone for each frame whose number is a multiple of this.
-        backend (`str`, *optional*, defaults to `"auto"`):
-            What reads it.
-        tolerance (`float`, *optional*, defaults to 0):
-            Mean difference of a frame, in levels, that is only another rounding of colours.
+    Only frames whose number is a multiple of `stride` are read alone. `tolerance` is the mean difference, in levels
+    of 255, up to which frames count as equal.
     """
     read = partial(read_frames, path, backend=backend)
     begin = time.perf_counter()
@@ -108,40 +84,36 @@ def compare(path: str | Path, name: str, stride: int = 1, backend: str = "auto",
 
 
 def as_markdown(comparisons: list[Comparison]) -> str:
-    """Two tables: files that are read, and files that are not."""
-    lines = [
-        "| file | codec | size | frames | frames per second | access | asked for alone | differing frames |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    """Return a table of the files that are read, and one of those that are not."""
+    header = ["file", "codec", "size", "frames", "frames per second", "access", "single frames", "differences"]
+    read, unread = [], []
     for c in comparisons:
-        if c.metadata is not None:
-            m = c.metadata
-            rate = f"{m.fps:.4g}{', variable' if m.variable_rate else ''}" if m.fps else ""
-            lines.append(
-                f"| `{c.file}` | {m.codec} | {m.width}x{m.height} | {m.total_num_frames} | {rate} | {m.access} | "
-                f"{c.single_frames} | {'; '.join(c.differing) or 'none'} |"
-            )
-    lines += ["", "| file | `VideoReadError` | seconds |", "| --- | --- | --- |"]
-    lines += [f"| `{c.file}` | {c.reason} | {c.seconds:.3f} |" for c in comparisons if c.metadata is None]
-    return "\n".join(lines) + "\n"
+        if c.metadata is None:
+            unread.append([f"`{c.file}`", str(c.reason), f"{c.seconds:.3f}"])
+            continue
+        m = c.metadata
+        rate = f"{m.fps:.4g}{', variable' if m.variable_rate else ''}" if m.fps else ""
+        counts = [f"{m.width}x{m.height}", str(m.total_num_frames), rate, str(m.access), str(c.single_frames)]
+        read.append([f"`{c.file}`", str(m.codec), *counts, "; ".join(c.differing) or "none"])
+    tables = as_markdown_table(header, read), as_markdown_table(["file", "`VideoReadError`", "seconds"], unread)
+    return "\n\n".join(tables) + "\n"
 
 
 def main(argv: list[str] | None = None):
+    """Compare all files of a folder, and exit with status 1 if frames differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="Folder of video files, at any depth.")
-    parser.add_argument("--output_file", type=Path, help="Markdown file to write; by default it is printed.")
-    parser.add_argument("--backend", default="auto", choices=BACKENDS, help="What reads the files.")
-    parser.add_argument("--stride", type=int, default=1, help="Ask alone for each so-manieth frame.")
-    parser.add_argument(
-        "--tolerance", type=float, default=0.0, help="Mean difference of a frame that is only rounding, in levels."
-    )
+    parser.add_argument("folder", type=Path, help="folder of video files, with its subfolders")
+    parser.add_argument("--output_file", type=Path, help="Markdown file to write (default: print it)")
+    parser.add_argument("--backend", default="auto", choices=BACKENDS, help="decoder of the files (%(default)s)")
+    parser.add_argument("--stride", type=int, default=1, help="read every Nth frame alone (%(default)s)")
+    parser.add_argument("--tolerance", type=float, default=0.0, help="largest mean difference in levels (%(default)s)")
     args = parser.parse_args(argv)
     if args.stride < 1:
         parser.error(f"--stride must be at least 1, got {args.stride}.")
-    # Files that only pretend to be videos are compared too.
+    # Include files that are not videos: they must give a VideoReadError.
     files = sorted(path for path in args.folder.rglob("*") if path.is_file() and path.suffix not in (".json", ".jpg"))
     if not files:
-        parser.error(f"{args.folder} holds no files.")
+        parser.error(f"{args.folder} has no files.")
     comparisons = [
         compare(path, str(path.relative_to(args.folder)), args.stride, args.backend, args.tolerance)
         for path in tqdm(files, desc="Comparing", unit="file")

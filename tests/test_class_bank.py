@@ -1,13 +1,10 @@
-"""Class embeddings: made once, saved, and turned into probabilities."""
-
-import itertools
+"""Class embeddings: built, saved, and turned into probabilities."""
 
 import pytest
 import torch
 from transformers.utils import logging
 
 from ezclip import ClassBank, EZClipModel, EZClipProcessor
-from tests.helpers import WORDS
 
 
 LABELS = ["red_circle", "GreenSquare", "blue circle"]
@@ -24,13 +21,13 @@ def processor(tiny_folder):
 
 
 def embed(model, processor, texts) -> torch.Tensor:
-    """Embeddings of length 1, one text at a time: (number of texts, D)."""
+    """Embed texts one at a time: L2-normalised (number of texts, D)."""
     with torch.no_grad():
         features = [model.get_text_features(**processor(text=t, return_tensors="pt")).pooler_output for t in texts]
     return torch.nn.functional.normalize(torch.cat(features), dim=-1)
 
 
-def test_embeddings_are_those_of_the_prompts(model, processor):
+def test_embeds_of_prompts(model, processor):
     templates = ["a photo of {}", "{} moving left", "{}"]
     bank = ClassBank.build(model, processor, LABELS, templates, batch_size=4)
     assert bank.labels == LABELS and bank.embeds.shape == (3, 3, 16)
@@ -39,12 +36,12 @@ def test_embeddings_are_those_of_the_prompts(model, processor):
         torch.testing.assert_close(bank.embeds[:, column], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_every_different_text_is_embedded_once(model, processor, monkeypatch):
+def test_distinct_texts_are_embedded_once(model, processor, monkeypatch):
     seen = []
     embed = model.get_text_features
 
     def counting(**inputs):
-        if "attention_mask" in inputs:  # which the bank's probe has not
+        if "attention_mask" in inputs:  # the probe of the bank has none
             seen.append(len(inputs["input_ids"]))
         return embed(**inputs)
 
@@ -55,24 +52,7 @@ def test_every_different_text_is_embedded_once(model, processor, monkeypatch):
     assert torch.equal(bank.embeds[0, 0], bank.embeds[0, 2])
 
 
-@pytest.fixture
-def embedded(monkeypatch):
-    """How many texts were embedded, call by call, of any model."""
-    counts, embed = [], EZClipModel.get_text_features
-
-    def counting(self, *args, **inputs):
-        if "attention_mask" in inputs:  # which the bank's probe has not
-            counts.append(len(inputs["input_ids"]))
-        return embed(self, *args, **inputs)
-
-    monkeypatch.setattr(EZClipModel, "get_text_features", counting)
-    return counts
-
-
-MANY = [f"{first} {second} {third}" for first, second, third in itertools.product(WORDS, repeat=3)]
-
-
-def test_several_texts_of_a_class_have_one_embedding(model, processor):
+def test_several_texts_per_class(model, processor):
     def mean(embeds):
         return torch.nn.functional.normalize(embeds.mean(dim=0), dim=-1)
 
@@ -100,13 +80,13 @@ def test_several_texts_of_a_class_have_one_embedding(model, processor):
     torch.testing.assert_close(bank.embeds[0, 1:], mean(alone.embeds), atol=1e-5, rtol=1e-4)
 
 
-def test_cut_texts_are_counted_once(model, processor, caplog, monkeypatch):
+def test_truncation_warning(model, processor, caplog, monkeypatch):
     monkeypatch.setattr(logging.get_logger("ezclip"), "propagate", True)
     descriptions = {label: [f"{label} a photo {'of red ' * n}" for n in (1, 20, 30)] for label in LABELS}
     ClassBank.build(model, processor, LABELS, "{}", descriptions, include_label=True, batch_size=2)
     assert caplog.text.count("were cut") == 1
-    assert "6 of 12 texts are longer than 16 tokens and were cut. The first: 'red_circle a photo" in caplog.text
-    # Of the same texts nothing is said again.
+    assert "6 of 12 texts" in caplog.text and "16 tokens" in caplog.text and "'red_circle a photo" in caplog.text
+    # The same texts give no second warning.
     caplog.clear()
     ClassBank.build(model, processor, LABELS, "{}", descriptions, include_label=True)
     assert caplog.text == ""
@@ -129,7 +109,7 @@ def test_ensembles():
     torch.testing.assert_close(by_embedding.sum(-1), torch.ones(5))
 
 
-def test_saved_beside_the_model_and_loaded(model, processor, tmp_path):
+def test_save_and_load(model, processor, tmp_path):
     model.save_pretrained(tmp_path)
     bank = ClassBank.build(model, processor, ["naïve – “red”", "x"], "{}")
     bank.save_pretrained(tmp_path)
@@ -140,7 +120,7 @@ def test_saved_beside_the_model_and_loaded(model, processor, tmp_path):
         ClassBank.from_pretrained(tmp_path.parent)
 
 
-def test_half_precision_scores_in_float32(model, processor):
+def test_half_precision(model, processor):
     bank = ClassBank.build(model, processor, LABELS)
     videos = torch.randn(2, 16)
     scores = bank.probabilities(videos.bfloat16())
@@ -148,12 +128,27 @@ def test_half_precision_scores_in_float32(model, processor):
     torch.testing.assert_close(scores, bank.probabilities(videos), atol=0.2, rtol=0)
 
 
-def test_bad_banks_are_named(model, processor):
+def test_bad_banks(model, processor):
     with pytest.raises(ValueError, match="at least one label"):
         ClassBank.build(model, processor, [])
+    with pytest.raises(ValueError, match=r"`candidate_labels` .* got 3 \(int\)"):
+        ClassBank.build(model, processor, ["wave", 3])
+    with pytest.raises(ValueError, match=r"`labels` .* got None \(NoneType\)"):
+        ClassBank([None], torch.ones(1, 1, 4))
+    with pytest.raises(ValueError, match="`embeds` .* finite"):
+        ClassBank(["a"], torch.full((1, 1, 4), float("nan")))
     with pytest.raises(ValueError, match=r"repeated: \['wave'\]"):
         ClassBank.build(model, processor, ["wave", "run", "wave"])
-    with pytest.raises(ValueError, match=r"must have shape \(prompts, 2 classes"):
+    with pytest.raises(ValueError, match=r"`embeds` .* \(1, 3, 4\)"):
         ClassBank(["a", "b"], torch.zeros(1, 3, 4))
-    with pytest.raises(ValueError, match="`ensemble` must be one of .* got 'mean'"):
+    with pytest.raises(ValueError, match="`ensemble` .* 'mean'"):
         ClassBank(["a"], torch.ones(1, 1, 4)).probabilities(torch.ones(1, 4), "mean")
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text"])
+def test_damaged_file(tmp_path, damage):
+    ClassBank(["a"], torch.ones(1, 1, 4)).save_pretrained(tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes({"cut": path.read_bytes()[:50], "empty": b"", "text": b"no bank"}[damage])
+    with pytest.raises(ValueError, match=r"class_bank.safetensors .*ClassBank\.build"):
+        ClassBank.from_pretrained(tmp_path)

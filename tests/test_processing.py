@@ -18,7 +18,7 @@ from tests.helpers import WORDS, random_clip, shared_path, tiny_config
 from video_ezclip import tear_frame_indices, uniform_frame_indices
 
 
-def test_pixels_are_the_published():
+def test_pixels_match_published():
     meta = json.loads(shared_path("golden", "aux", "preprocess_val.json").read_text(encoding="utf-8"))
     golden = load_file(shared_path("golden", "aux", "preprocess_val.safetensors"))
     for case in meta["cases"]:
@@ -33,7 +33,7 @@ def test_pixels_are_the_published():
         torch.testing.assert_close(pixels, golden[f"{case['index']}.pixel_values"], atol=1e-5, rtol=0)
 
 
-def test_defaults_are_short_side_256_and_crop_224():
+def test_defaults():
     processor = EZClipProcessor()
     assert processor.image_processor.size["shortest_edge"] == 256
     assert processor.image_processor.crop_size["height"] == processor.image_processor.crop_size["width"] == 224
@@ -42,7 +42,7 @@ def test_defaults_are_short_side_256_and_crop_224():
     assert pixel_values.shape == (1, 8, 3, 224, 224) and pixel_values.dtype == torch.float32
 
 
-def test_saved_and_loaded(tmp_path, tiny_folder):
+def test_save_and_load(tmp_path, tiny_folder):
     processor = EZClipProcessor(
         default_image_processor(96), word_tokenizer(WORDS), num_frames=5, split_camel_case=False, sampling="tear"
     )
@@ -57,7 +57,7 @@ def test_saved_and_loaded(tmp_path, tiny_folder):
     assert type(AutoProcessor.from_pretrained(tiny_folder)) is EZClipProcessor
 
 
-def test_videos_and_texts_in_one_call(tiny_folder):
+def test_videos_and_texts(tiny_folder):
     processor = EZClipProcessor.from_pretrained(tiny_folder)
     clips = [random_clip(seed, num_frames=seed + 1) for seed in range(3)]
     inputs = processor(videos=clips, text=["a red circle", "a photo of a green square moving"], return_tensors="pt")
@@ -73,7 +73,7 @@ def test_videos_and_texts_in_one_call(tiny_folder):
 
 
 @pytest.mark.parametrize("views", [{}, {"num_clips": 2, "num_crops": 3}])
-def test_bytes_are_normalised_later(tiny_folder, views):
+def test_do_normalize(tiny_folder, views):
     processor = EZClipProcessor.from_pretrained(tiny_folder)
     clips = [random_clip(0), random_clip(1)]
     frames = processor(videos=clips, do_normalize=False, return_tensors="pt", **views).pixel_values
@@ -88,7 +88,7 @@ def test_bytes_are_normalised_later(tiny_folder, views):
     assert torch.equal(processor.normalize(frames), frames.movedim(-1, -3).float())
 
 
-def test_frames_can_be_chosen(tiny_folder):
+def test_sample(tiny_folder):
     processor = EZClipProcessor.from_pretrained(tiny_folder)
     clip = random_clip(0)
     chosen = processor(
@@ -97,7 +97,7 @@ def test_frames_can_be_chosen(tiny_folder):
     assert torch.equal(chosen[0], processor.frames_to_pixels(clip[[11, 0]]))
 
 
-def test_several_clips_and_crops(tiny_folder):
+def test_clips_and_crops(tiny_folder):
     processor = EZClipProcessor.from_pretrained(tiny_folder)
     for height, width in ((48, 80), (80, 48)):
         clip = random_clip(0, 40, height, width)
@@ -118,15 +118,15 @@ def test_several_clips_and_crops(tiny_folder):
     assert one.shape == (1, 3, 8, 3, 32, 32)
 
 
-def test_sampling_of_tear():
+def test_tear_sampling():
     processor = EZClipProcessor(num_frames=6, sampling="tear")
     clip = random_clip(0, num_frames=21)
     metadata = processor(videos=clip, num_frames=5, return_metadata=True).video_metadata[0]
     assert metadata.frames_indices == tear_frame_indices(21, 5) != uniform_frame_indices(21, 5)
     assert len(processor(videos=clip).pixel_values[0]) == 6
-    with pytest.raises(ValueError, match="TEAR's sampling takes one clip of a video, not 2"):
+    with pytest.raises(ValueError, match="`num_clips` .* got 2"):
         processor(videos=clip, num_clips=2)
-    with pytest.raises(ValueError, match=r"`sampling` must be one of \('uniform', 'tear'\), got 'dense'"):
+    with pytest.raises(ValueError, match="`sampling` .* 'dense'"):
         EZClipProcessor(sampling="dense")
 
 
@@ -146,41 +146,41 @@ def test_windows_rates_and_metadata(tiny_folder, tmp_path):
     assert "video_metadata" not in processor(videos=tmp_path / "a.mp4", return_tensors="pt")
 
 
-def test_contradicting_arguments_are_named(tiny_folder, tmp_path):
+def test_contradicting_arguments(tiny_folder, tmp_path):
     processor = EZClipProcessor.from_pretrained(tiny_folder)
     clip = random_clip(0)
-    with pytest.raises(ValueError, match="`sample` and `fps` take the place of `num_frames` and `num_clips`"):
+    with pytest.raises(ValueError, match="`sample` and `fps` .* `num_clips`"):
         processor(videos=clip, sample=range, num_clips=2)
-    with pytest.raises(ValueError, match="`num_crops` must be 1 or 3, got 2"):
+    with pytest.raises(ValueError, match="`num_crops` .* got 2"):
         processor(videos=clip, num_crops=2)
     for name, frames in (("a", 16), ("b", 40)):
         write_video(tmp_path / f"{name}.mp4", random_clip(0, num_frames=frames))
-    with pytest.raises(ValueError, match=r"\[4, 10\] frames are taken of the videos, .* one by one"):
+    with pytest.raises(ValueError, match=r"\[4, 10\]"):
         processor(videos=[tmp_path / "a.mp4", tmp_path / "b.mp4"], fps=2)
 
 
-def test_bad_calls_are_named(tiny_folder):
-    with pytest.raises(ValueError, match="needs `videos`, `text`, or both"):
+def test_bad_calls(tiny_folder):
+    with pytest.raises(ValueError, match="`videos`, `text`, or both"):
         EZClipProcessor()()
-    with pytest.raises(ValueError, match="`videos` is an empty list"):
+    with pytest.raises(ValueError, match="`videos` .* empty"):
         EZClipProcessor()(videos=[])
-    with pytest.raises(TypeError, match=r"\['num_frams'\] are no arguments"):
+    with pytest.raises(TypeError, match="num_frams"):
         EZClipProcessor()(videos=random_clip(0), num_frams=3)
-    with pytest.raises(ValueError, match="`num_frames` must be at least 1, a whole number, got 0"):
+    with pytest.raises(ValueError, match="`num_frames` .* got 0"):
         EZClipProcessor()(videos=random_clip(0), num_frames=0)
-    with pytest.raises(ValueError, match="`text` is an empty list"):
+    with pytest.raises(ValueError, match="`text` .* empty"):
         EZClipProcessor.from_pretrained(tiny_folder)(text=[])
-    with pytest.raises(ValueError, match="has no tokenizer"):
+    with pytest.raises(ValueError, match="tokenizer"):
         EZClipProcessor()(text="a red circle")
-    with pytest.raises(ValueError, match="without a tokenizer cannot be saved"):
+    with pytest.raises(ValueError, match="tokenizer"):
         EZClipProcessor().save_pretrained("nowhere")
-    with pytest.raises(ValueError, match="`num_frames` must be at least 1"):
+    with pytest.raises(ValueError, match="`num_frames`"):
         EZClipProcessor(num_frames=0)
     small = default_image_processor()
     small.size = {"shortest_edge": 200}
-    with pytest.raises(ValueError, match=r"crop \(224 x 224\) must fit into the short side \(200\)"):
+    with pytest.raises(ValueError, match="`crop_size` .* 200, got 224 x 224"):
         EZClipProcessor(small)(videos=random_clip(0))
-    with pytest.raises(ValueError, match="says not to resize, or not to crop"):
+    with pytest.raises(ValueError, match="`do_resize` and `do_center_crop`"):
         EZClipProcessor(CLIPImageProcessorPil(do_resize=False))(videos=random_clip(0))
 
 
@@ -196,7 +196,7 @@ def test_bad_calls_are_named(tiny_folder):
         ("tai  chi", "tai chi"),
     ],
 )
-def test_class_names_read_as_words(label, words):
+def test_label_to_words(label, words):
     assert label_to_words(label) == words
     assert label_key(label) == label_key(words)
 
@@ -214,7 +214,7 @@ def test_prompts(tiny_folder):
     assert processor.get_prompts(["ApplyEyeMakeup_now"], "{}") == [[["ApplyEyeMakeup now"]]]
 
 
-def test_prompts_of_descriptions():
+def test_prompts_from_descriptions():
     processor, labels = EZClipProcessor(), ["ApplyEyeMakeup", "brush hair"]
     descriptions = {"Apply Eye Makeup": "someone paints {}", "Brush-Hair": ["someone combs", "hair"], "other": "?"}
     assert processor.get_prompts(labels, None, descriptions) == [
@@ -229,11 +229,11 @@ def test_prompts_of_descriptions():
         [["a Apply Eye Makeup"], ["a Apply Eye Makeup someone paints {}"]],
         [["a brush hair"], ["a brush hair someone combs"], ["a brush hair hair"]],
     ]
-    # What the caller has stays as it is.
+    # The argument is not changed.
     assert descriptions["Brush-Hair"] == ["someone combs", "hair"]
 
 
-def test_templates_are_the_published():
+def test_templates_match_published():
     meta = json.loads(shared_path("golden", "e2e_clips_8f", "meta.json").read_text(encoding="utf-8"))
     assert list(TEMPLATES) == meta["templates"]
     shallow = json.loads(shared_path("golden", "ezclip_shallow_4f", "meta.json").read_text(encoding="utf-8"))
@@ -241,24 +241,24 @@ def test_templates_are_the_published():
     assert [texts[0][i] for i in range(len(TEMPLATES)) for texts in prompts] == shallow["prompts"]
 
 
-def test_bad_prompts_are_named():
+def test_bad_prompts():
     processor = EZClipProcessor()
-    with pytest.raises(ValueError, match="one {} where the class name or description goes; got 'a video'"):
+    with pytest.raises(ValueError, match="one {}.* got 'a video'"):
         processor.get_prompts(["wave"], "a video")
-    with pytest.raises(ValueError, match="`templates` is empty"):
+    with pytest.raises(ValueError, match="`templates` .* empty"):
         processor.get_prompts(["wave"], [])
     with pytest.raises(ValueError, match=r"1 of 2 classes have no description: 'wave'\. Add them"):
         processor.get_prompts(["wave", "run"], descriptions={"run": "fast"})
-    with pytest.raises(ValueError, match=r"of 'run' and 'RUN' are of one class, and differ"):
+    with pytest.raises(ValueError, match="'run' and 'RUN'"):
         processor.get_prompts(["run"], descriptions={"run": "fast", "RUN": "slow"})
     same = {"run": "fast", "RUN": ["fast"]}
     assert processor.get_prompts(["run"], descriptions=same) == [[["fast"]]]
     for empty in ([], "", ["fast", " "], [3], None):
-        with pytest.raises(ValueError, match="'run' must have a text, or a list of texts"):
+        with pytest.raises(ValueError, match="'run' must be a text"):
             processor.get_prompts(["run"], descriptions={"run": empty})
 
 
-def test_classes_without_description_are_all_named_with_what_is_near():
+def test_missing_descriptions_name_the_nearest():
     labels = [f"class {number}" for number in range(40)] + ["playing NBA2K", "sword_exercise", "sword"]
     descriptions = {"playing NBA 2 K!": "x", "Sword Exercises": "x", "sword": "x", "draw sword": "x"}
     with pytest.raises(ValueError) as caught:
@@ -268,7 +268,7 @@ def test_classes_without_description_are_all_named_with_what_is_near():
     assert "'class 39', 'sword_exercise' (nearest: 'Sword Exercises'). Add them" in message
 
 
-def test_long_texts_are_cut_and_counted(tiny_folder, caplog, monkeypatch):
+def test_truncation_warning(tiny_folder, caplog, monkeypatch):
     from transformers.utils import logging
 
     monkeypatch.setattr(logging.get_logger("ezclip"), "propagate", True)
@@ -278,13 +278,13 @@ def test_long_texts_are_cut_and_counted(tiny_folder, caplog, monkeypatch):
         inputs = processor(text=["red " * 14, "red " * 15, "red " * 40], return_tensors="pt")
     assert inputs.input_ids.shape == (3, tiny_config().text_config.max_position_embeddings)
     assert inputs.input_ids[:, -1].tolist() == [eos] * 3
-    assert "2 of 3 texts are longer than 16 tokens and were cut. The first: 'red red" in caplog.text
+    assert "2 of 3 texts" in caplog.text and "16 tokens" in caplog.text and "'red red" in caplog.text
     caplog.clear()
     cut = processor(text=["red " * 14, "red " * 15, "red " * 50], truncation=True, return_tensors="pt")
     assert torch.equal(cut.input_ids, inputs.input_ids) and caplog.text == ""
 
 
-def test_bpe_file_gives_the_published_token_ids(tmp_path):
+def test_token_ids_match_published(tmp_path):
     golden = json.loads(shared_path("golden", "aux", "tokenization.json").read_text(encoding="utf-8"))
     tokenizer = load_bpe_tokenizer(shared_path("tokenizer", "bpe_simple_vocab_16e6.txt.gz"))
     assert len(tokenizer) == 49408
@@ -297,7 +297,7 @@ def test_bpe_file_gives_the_published_token_ids(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"#version\na b\n", b"\x1f\x8bbroken", b"\xff\xfe"])
-def test_other_files_are_no_tokenizer(tmp_path, content):
+def test_bad_bpe_file(tmp_path, content):
     path = tmp_path / "merges.txt"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"merges.txt .* bpe_simple_vocab_16e6.txt.gz"):

@@ -1,4 +1,4 @@
-"""Whatever a user calls a video gives the same frames, or says what is wrong with it."""
+"""Every kind of video input gives the same frames, or an error that names it."""
 
 import io
 import os
@@ -27,7 +27,7 @@ def clip(tmp_path_factory):
     return path
 
 
-def test_every_kind_of_input_gives_the_same_frames(clip, tmp_path):
+def test_input_kinds_agree(clip, tmp_path):
     expected, metadata = read_frames(clip, eight)
     assert expected.shape == (8, 48, 64, 3) and metadata.frames_indices == eight(12)
     assert (metadata.height, metadata.width, metadata.total_num_frames) == (48, 64, 12)
@@ -65,16 +65,14 @@ def test_url(clip, loopback_server):
     with loopback_server(clip.parent) as address:
         frames, _ = read_frames(f"{address}/{clip.name.replace('#', '%23').replace(' ', '%20')}", eight)
         assert np.array_equal(frames, expected)
-        with pytest.raises(
-            VideoReadError, match=r"none.mp4: cannot be fetched \(404, message='File not found'\)\. Check"
-        ):
+        with pytest.raises(VideoReadError, match=r"none.mp4: cannot be fetched \(404, .*File not found"):
             read_frames(f"{address}/none.mp4", eight)
     with pytest.raises(VideoReadError, match=r"none.mp4: cannot be fetched \(.*Connect call failed"):
         read_frames(f"{address}/none.mp4", eight)
 
 
 @pytest.mark.parametrize("form", ["img_{:05d}.jpg", "frame_{}.jpg", "{:06d}.jpg", "{}.png"])
-def test_frames_of_a_folder_are_in_numeric_order(form, tmp_path):
+def test_frame_folder_order(form, tmp_path):
     for number in range(1, 13):
         Image.new("RGB", (8, 8), (number * 10, 0, 0)).save(tmp_path / form.format(number))
     (tmp_path / ".thumb.jpg").touch()
@@ -83,7 +81,7 @@ def test_frames_of_a_folder_are_in_numeric_order(form, tmp_path):
     np.testing.assert_allclose(frames[:, 0, 0, 0], np.arange(10, 130, 10), atol=2)
 
 
-def test_extracted_frames_are_those_of_the_video():
+def test_frame_folder_matches_video():
     folder = shared_path("clips", "frames", "v_ApplyEyeMakeup_g01_c01")
     extracted, _ = read_frames(folder)
     video, _ = read_frames(shared_path("clips", "facebookarchive_C3D__v_ApplyEyeMakeup_g01_c01.avi"))
@@ -99,7 +97,7 @@ def test_gif():
     assert frames.shape == (27, 120, 160, 3) and metadata.codec == "gif"
 
 
-def test_names_that_are_no_utf8(clip, tmp_path):
+def test_file_names_not_utf8(clip, tmp_path):
     path = os.path.join(os.fsencode(tmp_path), b"cl\xff \xe9.mp4")
     with open(path, "wb") as file:
         file.write(clip.read_bytes())
@@ -114,11 +112,11 @@ def test_names_that_are_no_utf8(clip, tmp_path):
     str(caught.value).encode()  # it can be printed
 
 
-def test_grey_and_alpha():
-    grey = np.arange(4 * 6 * 6, dtype=np.uint8).reshape(4, 6, 6, 1)
-    frames, _ = read_frames(grey)
-    assert np.array_equal(frames, grey.repeat(3, axis=-1))
-    frames, _ = read_frames(np.concatenate([grey] * 4, axis=-1))
+def test_grayscale_and_alpha():
+    gray = np.arange(4 * 6 * 6, dtype=np.uint8).reshape(4, 6, 6, 1)
+    frames, _ = read_frames(gray)
+    assert np.array_equal(frames, gray.repeat(3, axis=-1))
+    frames, _ = read_frames(np.concatenate([gray] * 4, axis=-1))
     assert frames.shape == (4, 6, 6, 3)
 
 
@@ -129,8 +127,8 @@ def test_grey_and_alpha():
         ("a\0b.mp4", "does not exist"),
         ("/dev/null", "is not a regular file"),
         ("file:///nowhere.mp4", "does not exist"),
-        (None, "has neither a path nor bytes"),
-        ({"path": None, "bytes": None}, "has neither a path nor bytes"),
+        (None, "neither a path nor bytes"),
+        ({"path": None, "bytes": None}, "neither a path nor bytes"),
         ({"path": "clip.mp4", "bytes": b"no video"}, "clip.mp4: is not a video file"),
         ({"video": {"path": "clip.mp4"}, "label": 3}, r"\['label', 'video'\]>: is a row .*: `row\['video'\]`\.$"),
         ({"label": 3}, r"<row with \['label'\]>: has neither a path nor bytes"),
@@ -138,19 +136,19 @@ def test_grey_and_alpha():
         (b"no video", "<8 bytes>: is not a video file"),
         (np.zeros((8, 32, 32), np.uint8), "is not a video"),
         (np.zeros((0, 8, 8, 3), np.uint8), "is not a video"),
-        (np.full((4, 8, 8, 3), 300), "not levels from 0 to 255"),
-        (np.ones((4, 8, 8, 3), bool), "holds bool values"),
+        (np.full((4, 8, 8, 3), 300), "int64 values"),
+        (np.ones((4, 8, 8, 3), bool), "bool values"),
         (np.full((4, 8, 8, 3), -1.5), "floating point values from -1.5"),
         (np.zeros((4, 8, 8, 5), np.uint8), "no channel dimension"),
         ([Image.new("RGB", (8, 8)), Image.new("RGB", (9, 8))], "changes its frame size"),
     ],
 )
-def test_bad_input_is_named(video, message):
+def test_bad_input(video, message):
     with pytest.raises(VideoReadError, match=message):
         read_frames(video, eight)
 
 
-def test_text_files_are_named(clip):
+def test_text_mode_file(clip):
     with open(clip, encoding="latin-1") as file, pytest.raises(VideoReadError, match="co.mp4: is open as text"):
         read_frames(file, eight)
     pipe = subprocess.Popen(["cat", clip], stdout=subprocess.PIPE, encoding="latin-1").stdout
@@ -158,7 +156,7 @@ def test_text_files_are_named(clip):
         read_frames(pipe, eight)
 
 
-def test_folder_without_frames_is_named(tmp_path):
+def test_bad_frame_folder(tmp_path):
     with pytest.raises(VideoReadError, match="folder without frame images"):
         read_frames(tmp_path, eight)
     (tmp_path / "img_1.jpg").write_bytes(b"not a picture")
@@ -167,30 +165,30 @@ def test_folder_without_frames_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("sample", [lambda total: [total], lambda total: [-1], lambda total: []])
-def test_frames_that_are_not_there_are_named(clip, sample):
+def test_sample_out_of_range(clip, sample):
     for video in (clip, random_clip(0)):
-        with pytest.raises(ValueError, match="`sample` must give frames from 0 to 11, one at least; it gave"):
+        with pytest.raises(ValueError, match="`sample` must .* 0 to 11"):
             read_frames(video, sample)
 
 
 @pytest.mark.parametrize("name", ["clip:1.mp4", "concat:a.mp4", "%03d.mp4", "a?b=c&d.mp4", "-i.mp4"])
-def test_names_that_mean_something_to_ffmpeg(clip, name, tmp_path, monkeypatch):
+def test_file_names_with_ffmpeg_syntax(clip, name, tmp_path, monkeypatch):
     (tmp_path / name).write_bytes(clip.read_bytes())
     monkeypatch.chdir(tmp_path)
     assert np.array_equal(read_frames(name, eight)[0], read_frames(clip, eight)[0])
 
 
-def test_arrays_have_no_times():
-    with pytest.raises(VideoReadError, match="has no times of its frames, which `start`, `end` and `fps` need"):
+def test_array_has_no_times():
+    with pytest.raises(VideoReadError, match="`start`, `end` and `fps`"):
         read_frames(random_clip(0), start=1.0)
 
 
-def test_other_types_are_named():
+def test_unsupported_type():
     with pytest.raises(TypeError, match="got int"):
         read_frames(3, eight)
 
 
-def test_one_video_or_many():
+def test_is_single_video():
     array = np.zeros((4, 8, 8, 3), np.uint8)
     image = Image.new("RGB", (8, 8))
     assert all(
