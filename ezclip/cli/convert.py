@@ -106,13 +106,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None):
-    """
-    Run `ezclip convert`.
-
-    Args:
-        argv (`list[str]`, *optional*):
-            The options. Defaults to those of the process.
-    """
+    """Run `ezclip convert` with the options `argv`, by default those of the process."""
     args = make_parser().parse_args(argv)
     tokenizer = None if args.model_only else args.tokenizer
     try:

@@ -128,17 +128,7 @@ def ask_all(
     backend: TransformersModel | Endpoint, questions: list[Question], journal: Journal, max_attempts: int
 ) -> list[Question]:
     """
-    Ask each question until its answer is accepted, at most `max_attempts` times.
-
-    Args:
-        backend ([`TransformersModel`] or [`Endpoint`]):
-            The language model.
-        questions (`list[Question]`):
-            The questions.
-        journal ([`Journal`]):
-            It gets the accepted answers.
-        max_attempts (`int`):
-            Maximum number of attempts for each question.
+    Ask each question until its answer is accepted, at most `max_attempts` times. Add accepted answers to the journal.
 
     Returns:
         `list[Question]`: the questions without an answer, each with its last problem.
@@ -354,16 +344,7 @@ def complete_options(parser: argparse.ArgumentParser, args: argparse.Namespace):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """
-    Run `ezclip describe`.
-
-    Args:
-        argv (`list[str]`, *optional*):
-            The options. Defaults to those of the process.
-
-    Returns:
-        `int`: the exit status: 0 if all texts are written, 1 if some are missing, 130 after Ctrl-C.
-    """
+    """Run `ezclip describe` with the options `argv`, by default those of the process. Return the exit status."""
     parser = make_parser()
     args = parser.parse_args(argv)
     complete_options(parser, args)

@@ -39,15 +39,7 @@ COMPARED_BATCH_SIZES = (1, 3)
 
 
 class VideoTower(nn.Module):
-    """
-    The part of a model that embeds videos.
-
-    Args:
-        model ([`EZClipModel`]):
-            The model. It is copied.
-        num_frames (`int`, *optional*):
-            Frames of a video. Defaults to the model's.
-    """
+    """The part of a model, as a copy, that embeds videos of `num_frames` frames, by default the model's number."""
 
     name, output_name = "video_tower", "video_embeds"
 
@@ -74,16 +66,7 @@ class VideoTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """
-    The part of a model that embeds texts.
-
-    Args:
-        model ([`EZClipModel`]):
-            The model. It is copied.
-
-    Raises:
-        [`ModelError`]: if the end-of-text token is outside the vocabulary.
-    """
+    """The part of a model, as a copy, that embeds texts. Raises [`ModelError`] for an impossible end-of-text token."""
 
     name, output_name = "text_tower", "text_embeds"
 
@@ -181,15 +164,7 @@ def max_difference(tower: Tower, embed: Callable[..., np.ndarray]) -> float:
 
 def export(tower: Tower, output_dir: Path, file_format: str) -> str:
     """
-    Write a tower to a file and compare the file with the tower.
-
-    Args:
-        tower (`VideoTower` or `TextTower`):
-            The tower.
-        output_dir (`Path`):
-            An existing folder.
-        file_format (`str`):
-            `"onnx"` or `"torch_export"`.
+    Write a tower to an existing folder, as `"onnx"` or `"torch_export"`, and compare the file with the tower.
 
     Returns:
         `str`: a line with the file, its inputs and output, and the largest difference from the model.
@@ -269,13 +244,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None):
-    """
-    Run `ezclip export`.
-
-    Args:
-        argv (`list[str]`, *optional*):
-            The options. Defaults to those of the process.
-    """
+    """Run `ezclip export` with the options `argv`, by default those of the process."""
     args = make_parser().parse_args(argv)
     try:
         print("\n".join(export_model(args.model, args.output_dir, args.format, args.num_frames)))

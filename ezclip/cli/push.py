@@ -60,13 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None):
-    """
-    Run `ezclip push`.
-
-    Args:
-        argv (`list[str]`, *optional*):
-            The options. Defaults to those of the process.
-    """
+    """Run `ezclip push` with the options `argv`, by default those of the process."""
     args = make_parser().parse_args(argv)
     facts = CardFacts(args.repo_id, args.license, args.base_model_name_or_path, args.dataset, args.eval_dataset)
     try:
