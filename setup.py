@@ -73,6 +73,7 @@ setup(
         "lazy-loader>=0.4",
         "psutil>=5.9",
         "requests>=2.32.2",
+        "jinja2>=3.1",
     ],
     extras_require={
         "plots": PLOTS,

@@ -1,4 +1,4 @@
-"""A Hub on this machine: as much of it as pushing, loading and browsing models take, and failures on demand.
+"""A Hub on this machine for pushing, loading and browsing models, with failures on demand.
 
 It keeps repositories as branches of commits of `{path: bytes}`, takes regular and LFS files as the Hub does, knows
 users by their tokens, and answers with the Hub's headers and error codes.
@@ -20,7 +20,7 @@ import yaml
 
 TOKEN, USER = "hf_of_me", "me"
 LFS_ENDINGS = (".safetensors", ".bin", ".pt", ".onnx", ".parquet")
-# Of the tasks that the Hub knows those that a video model could be taken for
+# Tasks of the Hub that a video model could have
 PIPELINE_TAGS = {"video-classification", "zero-shot-classification", "zero-shot-image-classification"}
 LICENSES = {"mit", "apache-2.0", "cc-by-4.0", "cc-by-nc-4.0", "other"}
 
@@ -46,7 +46,7 @@ class Commit:
 
 
 def oid_of(data: bytes, is_lfs: bool) -> str:
-    """What the Hub calls the content of a file: its SHA-256 if large, git's hash of a blob if not."""
+    """Return the Hub's hash of a file: SHA-256 for an LFS file, git's blob hash for others."""
     return hashlib.sha256(data).hexdigest() if is_lfs else hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
@@ -58,7 +58,7 @@ class Repository:
     branches: dict[str, list[Commit]] = field(default_factory=dict)
 
     def head(self, revision: str = "main") -> Commit | None:
-        """The commit of a branch, or the one of a hash."""
+        """Return the last commit of a branch, or the commit with a hash."""
         if revision in self.branches:
             return self.branches[revision][-1]
         return next((c for commits in self.branches.values() for c in commits if c.sha == revision), None)
@@ -66,7 +66,7 @@ class Repository:
 
 @dataclass
 class Failure:
-    """What happens to the next requests of a kind, instead of what they ask for."""
+    """An error that the next matching requests get."""
 
     method: str
     path: re.Pattern
@@ -121,11 +121,11 @@ class LoopbackHub:
     def fail(
         self, method: str, path: str, times: float = 1, status: int | None = None, after_bytes: int = 0, message=""
     ):
-        """Answer the next requests whose path contains a pattern with an error; or cut their connections."""
+        """Answer the next requests whose path matches with an error, or cut their connections."""
         self.failures.append(Failure(method, re.compile(path), times, status, after_bytes, message))
 
     def add(self, repo_id: str, files: dict[str, bytes] | os.PathLike, private: bool = False, branch: str = "main"):
-        """Put files, or those of a folder, into a repository, as one commit."""
+        """Add files, or the files of a folder, to a repository as one commit."""
         if not isinstance(files, dict):
             files = {path.name: path.read_bytes() for path in files.iterdir() if path.is_file()}
         repository = self.repositories.setdefault(repo_id, Repository(private))
@@ -137,12 +137,12 @@ class LoopbackHub:
         return self.repositories[repo_id].head(revision).files
 
     def asked(self, method: str, path: str) -> list[str]:
-        """Paths of the requests so far of a kind."""
+        """Return the paths of the matching requests so far."""
         return [asked for asked_method, asked in self.requests if asked_method == method and re.search(path, asked)]
 
 
 class HubHandler(http.server.BaseHTTPRequestHandler):
-    """What the Hub answers. `hub` is its state."""
+    """Answer requests as the Hub does. `hub` is its state."""
 
     hub: LoopbackHub
     protocol_version = "HTTP/1.1"
@@ -154,7 +154,7 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         self.query = dict(urllib.parse.parse_qsl(query))
         self.hub.requests.append((self.command, self.path))
-        if self.failed():
+        if self.fail_on_demand():
             return
         self.body = self.rfile.read(int(self.headers["Content-Length"] or 0))
         for method, pattern, answer in ROUTES:
@@ -165,8 +165,8 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = handle_any
 
-    def failed(self) -> bool:
-        """Whether this request was to fail, and has."""
+    def fail_on_demand(self) -> bool:
+        """Answer with a failure on demand; return whether there was one."""
         for failure in self.hub.failures:
             if failure.times > 0 and failure.method == self.command and failure.path.search(self.path):
                 failure.times -= 1
@@ -195,7 +195,7 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
         headers = {"X_Error_Message": message, **({"X_Error_Code": code} if code else {})}
         self.reply(status, {"error": message}, Content_Type="application/json", **headers)
 
-    # Who asks, and for what
+    # Users and commits
 
     @property
     def user(self) -> str | None:
@@ -210,8 +210,8 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
             return True
         return False
 
-    def find(self, repo_id: str, revision: str = "main") -> Commit | None:
-        """The commit asked for; what is not there, or not for this user's eyes, is answered."""
+    def find_commit(self, repo_id: str, revision: str = "main") -> Commit | None:
+        """Return a commit, or answer with an error if it does not exist or the user may not read it."""
         repository = self.hub.repositories.get(repo_id)
         if repository is None or (repository.private and repo_id.partition("/")[0] != self.user):
             self.error(404 if self.user else 401, "RepoNotFound", "Repository not found")
@@ -248,7 +248,7 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
         self.reply(400 if errors else 200, content, Content_Type="application/json")
 
     def preupload(self, repo_id, revision):
-        if not self.may_write(repo_id) or (commit := self.find(repo_id, revision)) is None:
+        if not self.may_write(repo_id) or (commit := self.find_commit(repo_id, revision)) is None:
             return
         answers = []
         for file in json.loads(self.body)["files"]:
@@ -280,7 +280,7 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
         self.reply()
 
     def branch(self, repo_id, name):
-        if not self.may_write(repo_id) or (start := self.find(repo_id)) is None:
+        if not self.may_write(repo_id) or (start := self.find_commit(repo_id)) is None:
             return
         branches = self.hub.repositories[repo_id].branches
         if name in branches:
@@ -289,7 +289,7 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
         self.reply()
 
     def commit(self, repo_id, revision):
-        if not self.may_write(repo_id) or (parent := self.find(repo_id, revision)) is None:
+        if not self.may_write(repo_id) or (parent := self.find_commit(repo_id, revision)) is None:
             return
         lines = [json.loads(line) for line in self.body.splitlines()]
         header, files, lfs = lines[0]["value"], dict(parent.files), set(parent.lfs)
@@ -320,7 +320,7 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
         self.reply(content={"commitOid": new.sha, "commitUrl": f"{self.hub.url}/{repo_id}/commit/{new.sha}", **answer})
 
     def info(self, repo_id, revision="main"):
-        if (commit := self.find(repo_id, revision)) is None:
+        if (commit := self.find_commit(repo_id, revision)) is None:
             return
         metadata, _ = split_card(commit.files.get("README.md", b"").decode())
         card = yaml.safe_load(metadata or "{}")
@@ -339,7 +339,7 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
         )
 
     def tree(self, repo_id, revision):
-        if (commit := self.find(repo_id, revision)) is None:
+        if (commit := self.find_commit(repo_id, revision)) is None:
             return
         entries = []
         for path, data in sorted(commit.files.items()):
@@ -350,7 +350,7 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
         self.reply(content=entries)
 
     def resolve(self, repo_id, revision, path):
-        if (commit := self.find(repo_id, revision)) is None:
+        if (commit := self.find_commit(repo_id, revision)) is None:
             return
         if path not in commit.files:
             headers = {"X_Error_Code": "EntryNotFound", "X_Error_Message": "Entry not found"}
@@ -364,7 +364,7 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
         self.reply(content=data, **headers)
 
 
-# Names have a slash, or, as those of the oldest models, none.
+# The names of the oldest models have no slash.
 NAME = r"([^/]+(?:/[^/]+)?)"
 ROUTES = (
     ("GET", r"/api/whoami-v2", HubHandler.whoami),
@@ -384,13 +384,13 @@ ROUTES = (
 
 
 def split_card(content: str) -> tuple[str | None, str]:
-    """The metadata of a card, and its text."""
+    """Split a card into its metadata and its text."""
     found = re.match(r"---\r?\n(.*?)\r?\n---\r?\n(.*)\Z", content, re.DOTALL)
     return (found[1], found[2]) if found else (None, content)
 
 
 def check_metadata(content: str) -> tuple[list[str], list[str]]:
-    """Errors and warnings for the metadata of a card, by the rules of the Hub that concern models."""
+    """Return errors and warnings for the metadata of a card, by the Hub's rules for models."""
     metadata, _ = split_card(content)
     if metadata is None:
         return [], ["empty or missing yaml metadata in repo card"]

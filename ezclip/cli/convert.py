@@ -1,10 +1,10 @@
 """Convert a published checkpoint to a folder that `AutoModel` and `AutoProcessor` load.
 
-    python scripts/convert_checkpoint.py --checkpoint best.pt --output_dir ezclip-vit-base-patch16
+    ezclip convert --checkpoint best.pt --output_dir ezclip-vit-base-patch16
 
-EZ-CLIP / T2L, ActionCLIP, ViFi-CLIP and OpenAI's CLIP are told apart by the keys of the file. Sizes, number of frames
-and the kind of temporal modelling are read from the weights, as far as they tell. Every tensor of the file must be
-used, or is named as left out, and every tensor of the model filled.
+The keys of the file tell EZ-CLIP / T2L, ActionCLIP, ViFi-CLIP and OpenAI's CLIP apart. Sizes, number of frames and
+temporal modelling are read from the weights, as far as they tell. Each tensor of the file is used, or named as left
+out; each tensor of the model is set.
 """
 
 import argparse
@@ -21,11 +21,75 @@ from ezclip.systems.loading import load_tokenizer
 from processing_ezclip import EZClipProcessor, default_image_processor
 
 
-def main(argv: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", required=True, help="the authors' file")
+DEFAULT_TOKENIZER = "openai/clip-vit-base-patch16"
+
+
+def convert_checkpoint(
+    checkpoint: str | Path,
+    output_dir: str | Path,
+    num_frames: int | None = None,
+    base_model_name_or_path: str | None = None,
+    tokenizer: str | None = DEFAULT_TOKENIZER,
+) -> str:
+    """
+    Convert a published checkpoint to a folder with model and processor.
+
+    Args:
+        checkpoint (`str` or `Path`):
+            The published file.
+        output_dir (`str` or `Path`):
+            The folder to write.
+        num_frames (`int`, *optional*):
+            Frames of a video, if the weights do not tell.
+        base_model_name_or_path (`str`, *optional*):
+            The CLIP that ViFi-CLIP was trained from, see [`~ezclip.convert.read_checkpoint`].
+        tokenizer (`str`, *optional*, defaults to `"openai/clip-vit-base-patch16"`):
+            Hub name, folder or `bpe_simple_vocab_16e6.txt.gz`. `None` converts the weights without a processor.
+
+    Returns:
+        `str`: the recognised system and architecture, and the entries left out.
+
+    Raises:
+        [`ModelError`]: if the file cannot be converted, or the folder cannot be written.
+    """
+    output_dir = Path(output_dir)
+    clip_tokenizer = None if tokenizer is None else load_tokenizer(tokenizer)
+    original = read_checkpoint(checkpoint, base_model_name_or_path)
+    model = convert(original, num_frames)
+    vision_config, vocab_size = model.config.vision_config, model.config.text_config.vocab_size
+    if clip_tokenizer is not None and len(clip_tokenizer) != vocab_size:
+        raise ModelError(
+            f"The tokenizer of {tokenizer} has {len(clip_tokenizer)} tokens, {checkpoint} {vocab_size}. Give the "
+            "tokenizer it was trained with, or --model_only."
+        )
+    if clip_tokenizer is None and (output_dir / PROCESSOR_NAME).exists():
+        raise ModelError(
+            f"{output_dir} has the processor of another model, which --model_only would leave beside this one. Give "
+            "another --output_dir."
+        )
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(output_dir)
+        if clip_tokenizer is not None:
+            image_processor = default_image_processor(vision_config.image_size)
+            EZClipProcessor(image_processor, clip_tokenizer, num_frames=vision_config.num_frames).save_pretrained(
+                output_dir
+            )
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"--output_dir {output_dir} cannot be written ({error}). It is incomplete. Give another folder."
+        ) from error
+    return describe(model, original)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of `ezclip convert`."""
+    parser = argparse.ArgumentParser(
+        prog="ezclip convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", required=True, help="the published file")
     parser.add_argument("--output_dir", required=True, help="folder to write")
-    parser.add_argument("--num_frames", type=int, help="frames of a video, where the weights do not tell")
+    parser.add_argument("--num_frames", type=int, help="frames of a video, if the weights do not tell")
     parser.add_argument(
         "--base_model_name_or_path",
         help="for ViFi-CLIP, whose files lack the token embedding: the CLIP it was trained from (folder, Hub name, or "
@@ -34,39 +98,24 @@ def main(argv: list[str] | None = None):
     text = parser.add_mutually_exclusive_group()
     text.add_argument(
         "--tokenizer",
-        default="openai/clip-vit-base-patch16",
-        help="Hub name, folder, or bpe_simple_vocab_16e6.txt.gz (default: %(default)s; all of CLIP share it)",
+        default=DEFAULT_TOKENIZER,
+        help="Hub name, folder, or bpe_simple_vocab_16e6.txt.gz (default: %(default)s; all CLIP models share it)",
     )
     text.add_argument("--model_only", action="store_true", help="convert the weights without a processor")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None):
+    """Run `ezclip convert` with the options `argv`, by default those of the process."""
+    args = make_parser().parse_args(argv)
+    tokenizer = None if args.model_only else args.tokenizer
     try:
-        tokenizer = None if args.model_only else load_tokenizer(args.tokenizer)
-        checkpoint = read_checkpoint(args.checkpoint, args.base_model_name_or_path)
-        model = convert(checkpoint, args.num_frames)
-        vision_config, vocab_size = model.config.vision_config, model.config.text_config.vocab_size
-        if tokenizer is not None and len(tokenizer) != vocab_size:
-            raise ModelError(
-                f"The tokenizer of {args.tokenizer} has {len(tokenizer)} tokens, {args.checkpoint} {vocab_size}. Give "
-                "the tokenizer it was trained with, or --model_only."
-            )
-        if args.model_only and Path(args.output_dir, PROCESSOR_NAME).exists():
-            raise ModelError(
-                f"{args.output_dir} has the processor of another model, which --model_only would leave beside this "
-                "one. Give another --output_dir."
-            )
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(args.output_dir)
-        if tokenizer is not None:
-            EZClipProcessor(
-                default_image_processor(vision_config.image_size), tokenizer, num_frames=vision_config.num_frames
-            ).save_pretrained(args.output_dir)
-    except ModelError as error:
-        sys.exit(f"convert_checkpoint.py: {error}")
-    except (OSError, SafetensorError) as error:
-        sys.exit(
-            f"convert_checkpoint.py: --output_dir {args.output_dir} cannot be written ({error}). It is not whole."
+        description = convert_checkpoint(
+            args.checkpoint, args.output_dir, args.num_frames, args.base_model_name_or_path, tokenizer
         )
-    print(f"{args.output_dir}: {describe(model, checkpoint)}")
+    except ModelError as error:
+        sys.exit(f"ezclip convert: {error}")
+    print(f"{args.output_dir}: {description}")
 
 
 if __name__ == "__main__":

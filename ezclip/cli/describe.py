@@ -1,19 +1,20 @@
-"""Ask a language model for texts of classes, and write them in TEAR's format: {class name: [text, ...]}.
+"""Ask a language model for class texts, and write them in TEAR's format: {class name: [text, ...]}.
 
-    python scripts/generate_descriptions.py --label_list ucf_labels.csv --model_name_or_path MODEL --output_dir texts
-    python scripts/generate_descriptions.py --candidate_labels archery "making a cake" \\
+    ezclip describe --label_list ucf_labels.csv --model_name_or_path MODEL --output_dir texts
+    ezclip describe --candidate_labels archery "making a cake" \\
         --base_url http://127.0.0.1:8000/v1 --model NAME --output_dir texts
 
-Writes decomposition.json (the action in 3 steps), description.json (what one sees, 1 text), context.json (the place,
-then things) and, of all three, all.json. An answer in another form is asked again, with the reason. The same command
-goes on where it was stopped. Exit status: 0 if all texts are there, 1 if some are missing or the run could not go on,
-130 if it was stopped. A key for the endpoint is read from the environment variable OPENAI_API_KEY.
+The command writes decomposition.json (the action in 3 steps), description.json (1 text about the visible action),
+context.json (the place, then objects) and all.json with all three. If an answer is in another form, it asks again with
+the reason. Repeat the same command to go on after an interruption. Exit status: 0 if all texts are written, 1 if some
+are missing or the run failed, 130 after Ctrl-C. The environment variable OPENAI_API_KEY holds the key of the endpoint.
 """
 
 import argparse
 import json
 import math
 import sys
+from collections.abc import Callable, Collection
 from pathlib import Path
 from threading import TIMEOUT_MAX
 from urllib.parse import urlsplit
@@ -28,25 +29,25 @@ from ezclip.utils.files import write_json
 from processing_ezclip import label_key
 
 
-# Options of one back end, with their defaults
+# Options of only one backend, with their defaults
 MODEL_OPTIONS = {"batch_size": 8, "dtype": "auto"}
 ENDPOINT_OPTIONS = {"num_requests": 8, "timeout": 300.0, "max_retries": 5}
 
 
 class Journal:
     """
-    The answers that were accepted, a line of JSON each, written at once, so that a run that is cut off goes on there.
+    A file with the accepted answers, a line of JSON each, from which an interrupted run goes on.
 
-    Its first line holds the settings. It is a context manager that opens and closes the file.
+    The first line holds the settings. Use it as a context manager, which opens and closes the file.
 
     Args:
         path (`str` or `Path`):
-            The file; its folder is made.
+            The file. Its folder is created.
         settings (`dict`):
-            What decides the answers, of types that JSON has.
+            The JSON settings that the answers depend on.
 
     Raises:
-        [`DataError`]: if the file is of other settings, is damaged, or cannot be read or written.
+        [`DataError`]: if the file has other settings, is damaged, or cannot be read or written.
     """
 
     def __init__(self, path: str | Path, settings: dict):
@@ -62,9 +63,9 @@ class Journal:
         except OSError as error:
             raise DataError(f"{self.path} cannot be opened ({error.strerror}). Give another --output_dir.") from error
         try:
-            whole = content.rfind(b"\n") + 1
-            self._file.truncate(whole)  # what a run that was killed wrote of a line
-            lines = content[:whole].splitlines()
+            complete = content.rfind(b"\n") + 1
+            self._file.truncate(complete)  # a killed run may leave a part of a line
+            lines = content[:complete].splitlines()
             if lines:
                 self._check_settings(lines[0])
                 for number, line in enumerate(lines[1:], start=2):
@@ -80,7 +81,7 @@ class Journal:
         self._file.close()
 
     def add(self, question: Question, texts: list[str]):
-        """Keep an answer."""
+        """Write an accepted answer."""
         self._write({"kind": question.kind.name, "class": question.class_name, "texts": texts})
         self.texts[question.kind.name, question.class_name] = texts
 
@@ -97,7 +98,7 @@ class Journal:
             names = settings.keys() | self.settings.keys()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f"{self.path} does not begin with the settings of a run. Give another --output_dir."
+                f"{self.path} must begin with the settings of a run. Give another --output_dir."
             ) from error
         changed = sorted(name for name in names if settings.get(name) != self.settings.get(name))
         if changed:
@@ -105,7 +106,7 @@ class Journal:
                 f"{name} {settings.get(name)!r}, now {self.settings.get(name)!r}" for name in changed
             )
             raise DataError(
-                f"{self.path} holds answers of a run with other settings: {differences}. Give the settings it had, or "
+                f"{self.path} holds answers of a run with other settings: {differences}. Give its settings, or "
                 "another --output_dir."
             )
 
@@ -117,8 +118,8 @@ class Journal:
                 raise ValueError("its entries have other types")
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"Line {number} of {self.path} is damaged ({error}). Remove that line to have it asked again, or give "
-                "another --output_dir."
+                f"Line {number} of {self.path} is damaged ({error}). Remove that line to ask again, or give another "
+                "--output_dir."
             ) from error
         self.texts[kind, class_name] = texts
 
@@ -127,12 +128,12 @@ def ask_all(
     backend: TransformersModel | Endpoint, questions: list[Question], journal: Journal, max_attempts: int
 ) -> list[Question]:
     """
-    Ask until every answer is in its form, or was asked for `max_attempts` times; the journal gets those that are.
+    Ask each question until its answer is accepted, at most `max_attempts` times. Add accepted answers to the journal.
 
     Returns:
-        `list[Question]`: what has no answer, each with its last problem.
+        `list[Question]`: the questions without an answer, each with its last problem.
     """
-    places = {(question.kind, question.class_name): place for place, question in enumerate(questions)}
+    order = {(question.kind, question.class_name): position for position, question in enumerate(questions)}
     with tqdm(desc="Asking", unit="answer", total=len(questions)) as bar:
         for _ in range(max_attempts):
             refused = []
@@ -146,97 +147,119 @@ def ask_all(
                 except FormError as error:
                     refused.append(question.again(str(error), text))
                     bar.set_postfix({"asked again": len(refused)})
-            # Answers of an endpoint come in any order
-            questions = sorted(refused, key=lambda question: places[question.kind, question.class_name])
+            # The answers of an endpoint arrive in any order.
+            questions = sorted(refused, key=lambda question: order[question.kind, question.class_name])
     return questions
 
 
-def read_class_names(args: argparse.Namespace) -> list[str]:
-    """The classes of both options, in their order."""
-    names = [name.strip() for name in args.candidate_labels or []]
-    if args.label_list is not None:
-        names = read_label_list(args.label_list) + names
+def read_class_names(label_list: str | None, candidate_labels: list[str]) -> list[str]:
+    """
+    Return the class names of a label list, followed by `candidate_labels`.
+
+    Raises:
+        [`DataError`]: if the list cannot be read, or a name is unusable or repeated.
+    """
+    names = [*(read_label_list(label_list) if label_list is not None else []), *map(str.strip, candidate_labels)]
     by_key = {}
     for name in names:
         if not label_key(name) or not name.isprintable():
-            raise DataError(f"{name!r} is no label: it has no letters, or characters that cannot be shown.")
+            raise DataError(f"A label must have letters and only printable characters, got {name!r}.")
         other = by_key.setdefault(label_key(name), name)
         if other is not name:
-            raise DataError(f"The labels {other!r} and {name!r} are the same, or differ in case and blanks alone.")
+            raise DataError(f"Labels must differ in more than case and blanks, got {other!r} and {name!r}.")
     return names
 
 
 def write_texts(output_dir: Path, class_names: list[str], kinds: list[Kind], journal: Journal) -> dict[str, int]:
     """
-    Write a file for each kind, and `all.json` where all kinds were asked for.
+    Write a file for each kind, and `all.json` if `kinds` has all of them.
 
     Returns:
-        `dict[str, int]`: the files that were written, with their numbers of classes.
+        `dict[str, int]`: the names of the written files, with their number of classes.
+
+    Raises:
+        [`DataError`]: if a file cannot be written.
     """
     contents = {
         kind.name: {name: texts for name in class_names if (texts := journal.texts.get((kind.name, name)))}
         for kind in kinds
     }
     if len(kinds) == len(KINDS):
-        # A class without one of them is left out, so that all classes have the same kinds of text.
-        whole = [name for name in class_names if all(name in content for content in contents.values())]
-        contents["all"] = {name: [text for kind in kinds for text in contents[kind.name][name]] for name in whole}
+        # Leave out a class that lacks a kind, so that all classes have the same kinds of text.
+        complete = [name for name in class_names if all(name in content for content in contents.values())]
+        contents["all"] = {name: [text for kind in kinds for text in contents[kind.name][name]] for name in complete}
     contents = {f"{name}.json": content for name, content in contents.items() if content}
     try:
         for name, content in contents.items():
             write_json(output_dir / name, content)
     except OSError as error:
         raise DataError(
-            f"{output_dir} cannot be written to ({error.strerror}). The answers are in {journal.path.name}: the same "
-            "command goes on from there."
+            f"{output_dir} cannot be written ({error.strerror}). {journal.path.name} keeps the answers: run the same "
+            "command again to go on."
         ) from error
     return {name: len(content) for name, content in contents.items()}
 
 
-def run(args: argparse.Namespace) -> int:
-    class_names = read_class_names(args)
-    kinds = [kind for kind in KINDS.values() if kind.name in args.kinds]
-    output_dir = Path(args.output_dir)
+def describe_classes(
+    class_names: list[str],
+    output_dir: str | Path,
+    load_backend: Callable[[], TransformersModel | Endpoint],
+    settings: dict,
+    kinds: Collection[str] = tuple(KINDS),
+    max_attempts: int = 4,
+) -> str | None:
+    """
+    Ask a language model for the texts of classes and write them to a folder.
+
+    Args:
+        class_names (`list[str]`):
+            The classes.
+        output_dir (`str` or `Path`):
+            The folder to write, or to go on with.
+        load_backend (`Callable`):
+            Function that loads the language model. It is called only if answers are missing.
+        settings (`dict`):
+            The JSON settings that the answers depend on. A run goes on only with the same settings.
+        kinds (`Collection[str]`, *optional*):
+            Names in `KINDS`. Defaults to all.
+        max_attempts (`int`, *optional*, defaults to 4):
+            Maximum number of attempts for each text.
+
+    Returns:
+        `str`, *optional*: the missing answers, each with its reason. `None` if all are written.
+
+    Raises:
+        [`DataError`]: if the folder belongs to another run or cannot be written.
+        [`ModelError`]: if the language model cannot be loaded or fails.
+    """
+    chosen = [kind for kind in KINDS.values() if kind.name in kinds]
+    output_dir = Path(output_dir)
     journal_path = output_dir / "journal.jsonl"
     for name in (*KINDS, "all"):
         if (output_dir / f"{name}.json").exists() and not journal_path.exists():
             raise DataError(
-                f"{output_dir} has a {name}.json that this script did not write. Give another --output_dir."
+                f"{output_dir} has a {name}.json that `ezclip describe` did not write. Give another --output_dir."
             )
-
-    model = args.model_name_or_path or args.model
-    settings = {
-        "model": model,
-        "dtype": args.dtype,
-        "prompts": prompts_digest(),
-        "seed": args.seed,
-        "temperature": args.temperature,
-    }
     with Journal(journal_path, settings) as journal:
-        questions = [Question(kind, name) for kind in kinds for name in class_names]
+        questions = [Question(kind, name) for kind in chosen for name in class_names]
         missing = [
             question for question in questions if (question.kind.name, question.class_name) not in journal.texts
         ]
         if len(missing) < len(questions):
-            print(f"{len(questions) - len(missing)} of {len(questions)} answers are in {journal_path} already.")
-        failed = ask_all(make_backend(args), missing, journal, args.max_attempts) if missing else []
-        for name, count in write_texts(output_dir, class_names, kinds, journal).items():
+            print(f"{journal_path} already has {len(questions) - len(missing)} of {len(questions)} answers.")
+        failed = ask_all(load_backend(), missing, journal, max_attempts) if missing else []
+        for name, count in write_texts(output_dir, class_names, chosen, journal).items():
             print(f"{output_dir / name}: {count} of {len(class_names)} classes")
-
-    if failed:
-        message = summarise(failed, len(questions), args.max_attempts)
-        print(f"generate_descriptions.py: {message}", file=sys.stderr)
-    return int(bool(failed))
-
-
-def summarise(failed: list[Question], total: int, max_attempts: int) -> str:
-    lines = [f"{len(failed)} of {total} answers are missing (--max_attempts {max_attempts}):"]
+    if not failed:
+        return None
+    lines = [f"{len(failed)} of {len(questions)} answers are missing (--max_attempts {max_attempts}):"]
     lines += [f"  {question.kind.name} of {question.class_name!r}: {question.problem}" for question in failed]
-    lines.append("They are not in the files. The same command with more --max_attempts asks for them alone.")
+    lines.append("The files lack them. Run the same command with more --max_attempts to ask for them again.")
     return "\n".join(lines)
 
 
-def make_backend(args: argparse.Namespace) -> TransformersModel | Endpoint:
+def load_backend(args: argparse.Namespace) -> TransformersModel | Endpoint:
+    """Load the language model of the options."""
     sampling = {"seed": args.seed, "temperature": args.temperature, "max_new_tokens": args.max_new_tokens}
     if args.base_url is None:
         return TransformersModel(args.model_name_or_path, **sampling, batch_size=args.batch_size, dtype=args.dtype)
@@ -250,56 +273,58 @@ def make_backend(args: argparse.Namespace) -> TransformersModel | Endpoint:
     )
 
 
-# ---- The command ----
-
-
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--label_list", help="published list of classes: `id,name` or `id name` a line")
-    parser.add_argument("--candidate_labels", nargs="+", metavar="LABEL", help="class names")
+    """Return the parser of `ezclip describe`."""
+    parser = argparse.ArgumentParser(
+        prog="ezclip describe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--label_list", help="published list of classes: `id,name` or `id name` on each line")
+    parser.add_argument("--candidate_labels", nargs="+", default=[], metavar="LABEL", help="class names")
     parser.add_argument("--output_dir", required=True, help="folder to write, or to go on with")
     parser.add_argument(
-        "--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="what to ask for (default: all three)"
+        "--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of text (default: all three)"
     )
-    parser.add_argument("--max_attempts", type=int, default=4, help="how often each text is asked for (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling (%(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.7, help="of the sampling, or 0 (%(default)g)")
-    parser.add_argument("--max_new_tokens", type=int, default=512, help="tokens of an answer (%(default)s)")
+    parser.add_argument("--max_attempts", type=int, default=4, help="attempts for each text (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (%(default)s)")
+    parser.add_argument(
+        "--temperature", type=float, default=0.7, help="temperature of the sampling; 0: no sampling (%(default)g)"
+    )
+    parser.add_argument("--max_new_tokens", type=int, default=512, help="maximum tokens of an answer (%(default)s)")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model_name_or_path", help="text-generation model of transformers: Hub name or folder")
     source.add_argument("--base_url", help="OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1")
     local = parser.add_argument_group("with --model_name_or_path")
     local.add_argument("--batch_size", type=int, help=f"questions at a time ({MODEL_OPTIONS['batch_size']})")
-    local.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="of the weights (auto)")
-    endpoint = parser.add_argument_group("with --base_url")
-    endpoint.add_argument("--model", help="the server's name of the model")
-    endpoint.add_argument("--num_requests", type=int, help=f"at a time ({ENDPOINT_OPTIONS['num_requests']})")
-    endpoint.add_argument(
-        "--timeout", type=float, help=f"seconds to wait for an answer ({ENDPOINT_OPTIONS['timeout']:g})"
+    local.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="dtype of the weights (auto)"
     )
+    endpoint = parser.add_argument_group("with --base_url")
+    endpoint.add_argument("--model", help="name of the model on the server")
+    endpoint.add_argument("--num_requests", type=int, help=f"requests at a time ({ENDPOINT_OPTIONS['num_requests']})")
+    endpoint.add_argument("--timeout", type=float, help=f"seconds to wait for data ({ENDPOINT_OPTIONS['timeout']:g})")
     endpoint.add_argument(
-        "--max_retries", type=int, help=f"of a request that fails or is refused ({ENDPOINT_OPTIONS['max_retries']})"
+        "--max_retries", type=int, help=f"attempts after a failed request ({ENDPOINT_OPTIONS['max_retries']})"
     )
     return parser
 
 
 def complete_options(parser: argparse.ArgumentParser, args: argparse.Namespace):
-    """That options belong to the back end and are in their range; what is not given gets its default."""
+    """Check the options and set the defaults of the chosen backend. Exit with a message if an option is wrong."""
     if args.label_list is None and not args.candidate_labels:
-        parser.error("no classes: give --label_list, --candidate_labels or both.")
+        parser.error("there are no classes: give --label_list, --candidate_labels or both.")
     if args.base_url is None:
-        own, foreign, option = MODEL_OPTIONS, {"model": None, **ENDPOINT_OPTIONS}, "--base_url"
+        defaults, others, option = MODEL_OPTIONS, {"model": None, **ENDPOINT_OPTIONS}, "--base_url"
     else:
-        own, foreign, option = ENDPOINT_OPTIONS, MODEL_OPTIONS, "--model_name_or_path"
-    for name in foreign:
+        defaults, others, option = ENDPOINT_OPTIONS, MODEL_OPTIONS, "--model_name_or_path"
+    for name in others:
         if getattr(args, name) is not None:
             parser.error(f"--{name} is for {option}.")
-    for name, default in own.items():
+    for name, default in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, default)
     if args.base_url is not None:
         if not args.model:
-            parser.error("--base_url needs --model, the name by which the server has the model.")
+            parser.error("--base_url needs --model, the name of the model on the server.")
         try:
             address = urlsplit(args.base_url)
             is_address = address.scheme in ("http", "https") and address.hostname and address.port != 0
@@ -319,19 +344,33 @@ def complete_options(parser: argparse.ArgumentParser, args: argparse.Namespace):
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run `ezclip describe` with the options `argv`, by default those of the process. Return the exit status."""
     parser = make_parser()
     args = parser.parse_args(argv)
     complete_options(parser, args)
+    settings = {
+        "model": args.model_name_or_path or args.model,
+        "dtype": args.dtype,
+        "prompts": prompts_digest(),
+        "seed": args.seed,
+        "temperature": args.temperature,
+    }
     try:
-        return run(args)
+        class_names = read_class_names(args.label_list, args.candidate_labels)
+        missing = describe_classes(
+            class_names, args.output_dir, lambda: load_backend(args), settings, args.kinds, args.max_attempts
+        )
     except (DataError, ModelError) as error:
-        sys.exit(f"generate_descriptions.py: {error}")
+        sys.exit(f"ezclip describe: {error}")
     except KeyboardInterrupt:
         print(
-            f"\ngenerate_descriptions.py: stopped. The same command goes on from {args.output_dir}/journal.jsonl.",
+            f"\nezclip describe: stopped. Run the same command again to go on from {args.output_dir}/journal.jsonl.",
             file=sys.stderr,
         )
         return 130
+    if missing is not None:
+        print(f"ezclip describe: {missing}", file=sys.stderr)
+    return int(missing is not None)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Export both towers of a model for programs without this package: to ONNX, or as `torch.export` has it.
+"""Export both towers of a model to ONNX or `torch.export`, for programs without this package.
 
-    python scripts/export_model.py --model ezclip-vit-base-patch16 --output_dir exported --format onnx
+    ezclip export --model ezclip-vit-base-patch16 --output_dir exported --format onnx
 
-writes two files: the video tower, `pixel_values` (batch, frames, 3, height, width) to `video_embeds` (batch,
-dimensions); and the text tower, `input_ids` and `attention_mask` (batch, length) to `text_embeds` (batch, dimensions).
-Embeddings have length 1: their products are the cosines that the model compares. Batch size and length of the texts
-are free, frames and their size fixed; all is float32. Each file is read back and compared with the model, on other
-inputs and other batch sizes, and stays only if it agrees.
+The command writes two files. The video tower maps `pixel_values` (batch, frames, 3, height, width) to `video_embeds`
+(batch, dimensions). The text tower maps `input_ids` and `attention_mask` (batch, length) to `text_embeds` (batch,
+dimensions). Embeddings have length 1: their products are the cosines that the model compares. Batch size and text
+length are dynamic, the frames and their size fixed; all numbers are float32. Each file is read back and compared with
+the model on other inputs and batch sizes. A file that differs is deleted.
 """
 
 import argparse
@@ -32,14 +32,14 @@ from modeling_ezclip import EZClipModel
 
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-# Largest difference of an embedding of length 1 from the model's
+# Largest difference between an exported embedding of length 1 and the model's
 TOLERANCE = 1e-4
-# Batch sizes of the inputs that are traced, and of those that are compared
-TRACED, COMPARED = 2, (1, 3)
+TRACED_BATCH_SIZE = 2
+COMPARED_BATCH_SIZES = (1, 3)
 
 
 class VideoTower(nn.Module):
-    """Pixels of videos to their embeddings."""
+    """The part of a model, as a copy, that embeds videos of `num_frames` frames, by default the model's number."""
 
     name, output_name = "video_tower", "video_embeds"
 
@@ -52,18 +52,21 @@ class VideoTower(nn.Module):
         self.frame_shape = (vision.num_channels, vision.image_size, vision.image_size)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Return embeddings of length 1 `(B, D)` of videos `(B, T, 3, H, W)`."""
         outputs = self.model.get_video_features(pixel_values, output_last_hidden_state=False)
         return nn.functional.normalize(outputs.pooler_output, dim=-1)
 
     def inputs(self, batch_size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Return random inputs."""
         return {"pixel_values": torch.randn(batch_size, self.num_frames, *self.frame_shape, generator=generator)}
 
     def dynamic_shapes(self) -> dict[str, dict[int, Dim]]:
+        """Return the dynamic dimensions of the inputs."""
         return {"pixel_values": {0: Dim("batch")}}
 
 
 class TextTower(nn.Module):
-    """Tokens of texts to their embeddings."""
+    """The part of a model, as a copy, that embeds texts. Raises [`ModelError`] for an impossible end-of-text token."""
 
     name, output_name = "text_tower", "text_embeds"
 
@@ -76,25 +79,28 @@ class TextTower(nn.Module):
         eos_token_id = model.config.text_config.eos_token_id
         if not 0 <= eos_token_id < self.vocab_size:
             raise ModelError(
-                f"The end-of-text token of the model, {eos_token_id}, is none of its {self.vocab_size}. Mend "
-                "`eos_token_id` in its config.json."
+                f"The end-of-text token of the model, {eos_token_id}, is none of its {self.vocab_size} tokens. "
+                "Correct `eos_token_id` in its config.json."
             )
-        self.end = self.vocab_size - 1 if eos_token_id == 2 else eos_token_id  # 2 stands for the last
+        # In OpenAI's configs 2 stands for the last token.
+        self.eos_token_id = self.vocab_size - 1 if eos_token_id == 2 else eos_token_id
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return embeddings of length 1 `(B, D)` of texts `(B, L)`."""
         return nn.functional.normalize(self.model.get_text_features(input_ids, attention_mask).pooler_output, dim=-1)
 
     def inputs(self, batch_size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Texts of different lengths, the end of text last and padding behind it."""
-        longest = self.max_length if batch_size == TRACED else (self.max_length + 3) // 2
+        """Return random texts of different lengths, each with an end-of-text token and padding."""
+        longest = self.max_length if batch_size == TRACED_BATCH_SIZE else (self.max_length + 3) // 2
         lengths = torch.randint(2, longest + 1, (batch_size,), generator=generator)
         lengths[0] = longest
-        places = torch.arange(longest)
+        positions = torch.arange(longest)
         input_ids = torch.randint(0, self.vocab_size, (batch_size, longest), generator=generator)
-        input_ids = torch.where(places >= lengths[:, None] - 1, self.end, input_ids)
-        return {"input_ids": input_ids, "attention_mask": (places < lengths[:, None]).long()}
+        input_ids = torch.where(positions >= lengths[:, None] - 1, self.eos_token_id, input_ids)
+        return {"input_ids": input_ids, "attention_mask": (positions < lengths[:, None]).long()}
 
     def dynamic_shapes(self) -> dict[str, dict[int, Dim]]:
+        """Return the dynamic dimensions of the inputs."""
         shape = {0: Dim("batch"), 1: Dim("length", max=self.max_length)}
         return {"input_ids": shape, "attention_mask": shape}
 
@@ -104,14 +110,16 @@ Tower = VideoTower | TextTower
 
 @torch.no_grad()
 def write_torch_export(tower: Tower, path: Path):
-    inputs = tower.inputs(TRACED, torch.Generator().manual_seed(0))
+    """Write a tower with `torch.export`."""
+    inputs = tower.inputs(TRACED_BATCH_SIZE, torch.Generator().manual_seed(0))
     torch.export.save(torch.export.export(tower, (), inputs, dynamic_shapes=tower.dynamic_shapes()), path)
 
 
 @torch.no_grad()
 def write_onnx(tower: Tower, path: Path):
-    inputs = tower.inputs(TRACED, torch.Generator().manual_seed(0))
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it says which of torchvision's operators it does without
+    """Write a tower as ONNX. Weights of more than 1 GB go to a file beside it."""
+    inputs = tower.inputs(TRACED_BATCH_SIZE, torch.Generator().manual_seed(0))
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns about missing operators of torchvision
     torch.onnx.export(
         tower,
         (),
@@ -127,11 +135,13 @@ def write_onnx(tower: Tower, path: Path):
 
 
 def read_torch_export(path: Path) -> Callable[..., np.ndarray]:
+    """Return a function from the inputs of an exported tower to its embeddings."""
     module = torch.export.load(path).module()
     return lambda **inputs: module(**inputs).detach().numpy()
 
 
 def read_onnx(path: Path) -> Callable[..., np.ndarray]:
+    """Return a function from the inputs of an ONNX tower to its embeddings."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -143,44 +153,36 @@ READ = {"onnx": read_onnx, "torch_export": read_torch_export}
 
 
 @torch.no_grad()
-def difference(tower: Tower, embed: Callable[..., np.ndarray]) -> float:
-    """The largest difference of embeddings from the tower's, on inputs that it was not traced with."""
+def max_difference(tower: Tower, embed: Callable[..., np.ndarray]) -> float:
+    """Return the largest difference from the embeddings of a tower, on inputs that were not traced."""
     differences = []
-    for seed, batch_size in enumerate(COMPARED, start=1):
+    for seed, batch_size in enumerate(COMPARED_BATCH_SIZES, start=1):
         inputs = tower.inputs(batch_size, torch.Generator().manual_seed(seed))
         differences.append(np.abs(embed(**inputs) - tower(**inputs).numpy()).max())
-    return float(np.max(differences))  # NaN if one is
+    return float(np.max(differences))  # NaN if any difference is
 
 
 def export(tower: Tower, output_dir: Path, file_format: str) -> str:
     """
-    Write a tower, and compare what was written with it.
-
-    Args:
-        tower (`VideoTower` or `TextTower`):
-            The tower.
-        output_dir (`Path`):
-            A folder that exists.
-        file_format (`str`):
-            `"onnx"` or `"torch_export"`.
+    Write a tower to an existing folder, as `"onnx"` or `"torch_export"`, and compare the file with the tower.
 
     Returns:
-        `str`: a line that says what was written and how far it is from the model.
+        `str`: a line with the file, its inputs and output, and the largest difference from the model.
 
     Raises:
-        [`ModelError`]: if it is too far from it. Nothing is left of it then.
+        [`ModelError`]: if the difference is too large. The file is then deleted.
     """
     name = f"{tower.name}{SUFFIXES[file_format]}"
     with tempfile.TemporaryDirectory(dir=output_dir, prefix=".") as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of PyTorch to itself
+        warnings.simplefilter("ignore")  # PyTorch's exporters warn about their own calls
         WRITE[file_format](tower, Path(folder) / name)
-        distance = difference(tower, READ[file_format](Path(folder) / name))
-        if not distance <= TOLERANCE:
+        difference = max_difference(tower, READ[file_format](Path(folder) / name))
+        if not difference <= TOLERANCE:  # also if it is NaN
             raise ModelError(
-                f"The {tower.name} as {file_format} is {distance:.1e} from the model, more than {TOLERANCE:.0e}; it "
+                f"The {tower.name} as {file_format} is {difference:.1e} from the model, more than {TOLERANCE:.0e}. It "
                 "was not written. Try the other --format, or other versions of PyTorch and its exporter."
             )
-        for path in Path(folder).iterdir():  # weights of more than 1 GB are a file beside
+        for path in Path(folder).iterdir():  # large weights are a second file
             shutil.move(path, output_dir / path.name)
     inputs = tower.inputs(1, torch.Generator())
     shapes = {
@@ -188,39 +190,68 @@ def export(tower: Tower, output_dir: Path, file_format: str) -> str:
         for key, value in inputs.items()
     }
     described = ", ".join(f"{key} ({', '.join(map(str, shape))})" for key, shape in shapes.items())
-    return f"{output_dir / name}: {described} -> {tower.output_name}, within {distance:.1e} of the model"
+    return f"{output_dir / name}: {described} -> {tower.output_name}, within {difference:.1e} of the model"
+
+
+def export_model(
+    name_or_path: str, output_dir: str | Path, file_format: str, num_frames: int | None = None
+) -> list[str]:
+    """
+    Export both towers of a model.
+
+    Args:
+        name_or_path (`str`):
+            A folder, or a name on the Hub.
+        output_dir (`str` or `Path`):
+            The folder to write.
+        file_format (`str`):
+            `"onnx"` or `"torch_export"`.
+        num_frames (`int`, *optional*):
+            Frames of a video, if the weights do not tell. Defaults to the model's.
+
+    Returns:
+        `list[str]`: a line for each file, see [`export`].
+
+    Raises:
+        [`ModelError`]: if a package is missing, `num_frames` does not fit, or a file differs from the model.
+        `OSError`: if the folder cannot be written.
+    """
+    if file_format == "onnx" and (missing := [name for name in ONNX_PACKAGES if find_spec(name) is None]):
+        raise ModelError(f"--format onnx needs {', '.join(missing)}: python -m pip install {' '.join(missing)}")
+    model = load_model(name_or_path).float().eval()
+    model.set_attn_implementation("sdpa")  # the export holds PyTorch's own attention, whatever this machine uses
+    config = model.config
+    if num_frames not in (None, config.vision_config.num_frames) and (config.fixed_num_frames or num_frames < 1):
+        raise ModelError(
+            f"--num_frames {num_frames} does not fit {name_or_path}, which takes {config.vision_config.num_frames} "
+            "frames. Leave the option out."
+        )
+    towers, output_dir = (VideoTower(model, num_frames), TextTower(model)), Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    return [export(tower, output_dir, file_format) for tower in towers]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of `ezclip export`."""
+    parser = argparse.ArgumentParser(
+        prog="ezclip export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, help="folder, or name on the Hub")
+    parser.add_argument("--output_dir", required=True, help="folder to write")
+    parser.add_argument("--format", required=True, choices=SUFFIXES, help="file format")
+    parser.add_argument("--num_frames", type=int, help="frames of a video, if the weights do not tell")
+    return parser
 
 
 def main(argv: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder, or name on the Hub")
-    parser.add_argument("--output_dir", required=True, help="folder to write")
-    parser.add_argument("--format", required=True, choices=SUFFIXES, help="what to write")
-    parser.add_argument("--num_frames", type=int, help="frames of a video, where the weights do not tell")
-    args = parser.parse_args(argv)
-    if args.format == "onnx" and (lacking := [name for name in ONNX_PACKAGES if find_spec(name) is None]):
-        sys.exit(
-            f"export_model.py: --format onnx needs {', '.join(lacking)}: python -m pip install {' '.join(lacking)}"
-        )
+    """Run `ezclip export` with the options `argv`, by default those of the process."""
+    args = make_parser().parse_args(argv)
     try:
-        # Whatever it is on a machine, attention is PyTorch's own function in what is exported.
-        model = load_model(args.model).float().eval()
-        model.set_attn_implementation("sdpa")
-        config = model.config
-        own = config.vision_config.num_frames
-        if args.num_frames not in (None, own) and (config.fixed_num_frames or args.num_frames < 1):
-            raise ModelError(
-                f"--num_frames {args.num_frames} does not fit {args.model}, which takes {own} frames. Leave the "
-                "option out."
-            )
-        towers, output_dir = (VideoTower(model, args.num_frames), TextTower(model)), Path(args.output_dir)
-        output_dir.mkdir(parents=True, exist_ok=True)
-        for tower in towers:
-            print(export(tower, output_dir, args.format))
+        print("\n".join(export_model(args.model, args.output_dir, args.format, args.num_frames)))
     except (ModelError, ValueError) as error:
-        sys.exit(f"export_model.py: {error}")
+        sys.exit(f"ezclip export: {error}")
     except OSError as error:
-        sys.exit(f"export_model.py: --output_dir {args.output_dir} cannot be written ({error}). Give another.")
+        sys.exit(f"ezclip export: --output_dir {args.output_dir} cannot be written ({error}). Give another.")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Push a converted or trained model to the Hub, with processor, code and a card that fills itself in.
+"""Push a converted or trained model to the Hub, with its processor, code and a card that fills itself in.
 
-    python scripts/push_to_hub.py --model ezclip-vit-base-patch16 --repo_id me/ezclip-vit-base-patch16
-    python scripts/push_to_hub.py --model out --repo_id me/ezclip-adapters --trained_only \\
+    ezclip push --model ezclip-vit-base-patch16 --repo_id me/ezclip-vit-base-patch16
+    ezclip push --model out --repo_id me/ezclip-adapters --trained_only \\
         --base_model_name_or_path openai/clip-vit-base-patch16 --dataset me/kinetics --license mit
-    python scripts/push_to_hub.py --model out --repo_id me/ezclip --dry_run look
+    ezclip push --model out --repo_id me/ezclip --dry_run look
 
-The token is the one of `hf auth login`, or HF_TOKEN. A push that was cut off is repeated by the same command.
+The token is that of `hf auth login`, or HF_TOKEN. Repeat the same command after an interruption.
 """
 
 import argparse
@@ -18,73 +18,80 @@ from ezclip.hub.push import PushOptions, push
 from ezclip.hub.staging import stage
 
 
-def main(argv: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of `ezclip push`."""
+    parser = argparse.ArgumentParser(
+        prog="ezclip push", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True, help="folder of a converted or trained model")
-    parser.add_argument("--repo_id", required=True, help="repository on the Hub, USER/NAME; it is made if need be")
-    kind = parser.add_mutually_exclusive_group()
-    kind.add_argument(
+    parser.add_argument(
+        "--repo_id", required=True, help="repository on the Hub, USER/NAME; created if it does not exist"
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
         "--trained_only",
         action="store_true",
         default=None,
-        help="push trained weights alone, to be loaded on the base",
+        help="push the trained weights alone; loading them also fetches the base",
     )
-    kind.add_argument(
+    form.add_argument(
         "--whole",
         dest="trained_only",
         action="store_false",
-        help="push base and trained weights in one (default: as the folder holds them)",
+        help="push base and trained weights together (default: the form of the folder)",
     )
     parser.add_argument(
         "--base_model_name_or_path",
-        help="name on the Hub of the model that was trained from, for the card and to load trained weights with",
+        help="name on the Hub of the model that training started from, for the card and to load trained weights",
     )
-    parser.add_argument("--dataset", nargs="+", default=[], help="names on the Hub of the data sets trained on")
-    parser.add_argument("--eval_dataset", help="name on the Hub of the data set that the results in the folder are of")
+    parser.add_argument("--dataset", nargs="+", default=[], help="names on the Hub of the training data sets")
+    parser.add_argument("--eval_dataset", help="name on the Hub of the data set of the results in the folder")
     parser.add_argument("--license", help="licence of the weights, as the Hub names it: mit, apache-2.0, ...")
-    parser.add_argument("--private", action="store_true", help="the repository has to be private")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--revision", help="branch to push to (default: the main one); it is made if need be")
-    where.add_argument("--create_pr", action="store_true", help="open a pull request")
-    parser.add_argument("--commit_message", help="what the commit is called")
+    parser.add_argument("--private", action="store_true", help="require a private repository")
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("--revision", help="branch to push to (default: main); created if it does not exist")
+    target.add_argument("--create_pr", action="store_true", help="open a pull request")
+    parser.add_argument("--commit_message", help="title of the commit")
     parser.add_argument(
-        "--overwrite_card", action="store_true", help="replace a README.md on the Hub that was written by hand, too"
+        "--overwrite_card", action="store_true", help="replace a README.md on the Hub even if a person wrote it"
     )
-    parser.add_argument("--dry_run", metavar="FOLDER", help="push nothing; write what would be pushed to this folder")
-    args = parser.parse_args(argv)
-    facts = CardFacts(
-        args.repo_id, args.license, args.base_model_name_or_path, args.dataset, eval_dataset=args.eval_dataset
-    )
-    options = PushOptions(
-        facts,
-        args.trained_only,
-        args.private,
-        args.revision,
-        args.create_pr,
-        args.commit_message,
-        args.overwrite_card,
-    )
+    parser.add_argument("--dry_run", metavar="FOLDER", help="push nothing; write the files of the push to this folder")
+    return parser
+
+
+def main(argv: list[str] | None = None):
+    """Run `ezclip push` with the options `argv`, by default those of the process."""
+    args = make_parser().parse_args(argv)
+    facts = CardFacts(args.repo_id, args.license, args.base_model_name_or_path, args.dataset, args.eval_dataset)
     try:
         if args.dry_run is None:
+            options = PushOptions(
+                facts,
+                trained_only=args.trained_only,
+                private=args.private,
+                revision=args.revision,
+                create_pr=args.create_pr,
+                commit_message=args.commit_message,
+                overwrite_card=args.overwrite_card,
+            )
             commit = push(args.model, options)
             print(commit.pr_url or commit.commit_url)
             return
-        staged = stage(args.model, empty_folder(args.dry_run), facts, args.trained_only)
+        staged = stage(args.model, _make_empty_folder(args.dry_run), facts, args.trained_only)
     except (DataError, ModelError) as error:
-        sys.exit(f"push_to_hub.py: {error}")
-    print(f"{staged} is what would be pushed to {args.repo_id}:")
+        sys.exit(f"ezclip push: {error}")
+    print(f"{staged} holds the files for {args.repo_id}:")
     for path in sorted(path for path in staged.rglob("*") if path.is_file()):
         print(f"{path.stat().st_size:>15,}  {path.relative_to(staged)}")
 
 
-def empty_folder(path: str) -> Path:
-    """A folder that is there and has nothing in it."""
+def _make_empty_folder(path: str) -> Path:
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ModelError(f"--dry_run {path} cannot be made ({error.strerror}). Give another folder.") from error
     if any(Path(path).iterdir()):
-        raise ModelError(f"--dry_run {path} is not empty, and what is in it would not be pushed. Give another folder.")
+        raise ModelError(f"--dry_run must be an empty folder, got {path} with files in it. Give another folder.")
     return Path(path)
 
 

@@ -1,4 +1,4 @@
-"""Convert the checkpoints of the authors."""
+"""Convert published checkpoints."""
 
 import lazy_loader
 

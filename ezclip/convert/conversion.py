@@ -1,4 +1,4 @@
-"""Original checkpoints as EZClipModel."""
+"""Convert a published checkpoint to an EZClipModel."""
 
 import re
 
@@ -10,7 +10,7 @@ from ezclip.errors import ModelError
 from modeling_ezclip import EZClipModel
 
 
-# (pattern in the checkpoint, replacement in the model), each applied in turn
+# (pattern in the checkpoint, replacement in the model), applied in this order
 RENAMES = (
     (r"^visual\.class_embedding$", "vision_model.embeddings.class_embedding"),
     (r"^visual\.positional_embedding$", "vision_model.embeddings.position_embedding.weight"),
@@ -34,8 +34,6 @@ RENAMES = (
     (r"\.D_fc1\.", ".down_proj."),
     (r"\.D_fc2\.", ".up_proj."),
 )
-
-
 # The same for ActionCLIP's temporal heads
 HEAD_RENAMES = (
     (r"^frame_position_embeddings\.", "position_embedding."),
@@ -52,25 +50,23 @@ HEAD_RENAMES = (
 )
 
 
-PROMPTS = "visual.transformer.T_prompt_embeddings"
-
-
-TRANSPOSED = ("visual.proj", "text_projection")
+PROMPTS_KEY = "visual.transformer.T_prompt_embeddings"
+TRANSPOSED_KEYS = ("visual.proj", "text_projection")
 
 
 def infer_config(checkpoint: Checkpoint) -> EZClipConfig:
     """
-    The architecture that the weights have, on the system's preset.
+    Infer the architecture from the shapes of the weights and the preset of the system.
 
-    Heads are 64 wide, and end-of-text is the last of the vocabulary.
+    Attention heads are 64 wide, as in CLIP. The end-of-text token is the last of the vocabulary.
     """
     state_dict = checkpoint.state_dict
 
-    def tower(prefix, width):
+    def tower_fields(prefix: str, width: int) -> dict:
         return {
             "hidden_size": width,
             "intermediate_size": state_dict[f"{prefix}resblocks.0.mlp.c_fc.weight"].shape[0],
-            "num_hidden_layers": _depth(state_dict, f"{prefix}resblocks."),
+            "num_hidden_layers": _num_layers(state_dict, f"{prefix}resblocks."),
             "num_attention_heads": max(1, width // 64),
         }
 
@@ -80,26 +76,26 @@ def infer_config(checkpoint: Checkpoint) -> EZClipConfig:
     projection_dim = state_dict["visual.proj"].shape[1]
     patch_size = patch_embedding.shape[-1]
     vision_config = {
-        **tower("visual.transformer.", patch_embedding.shape[0]),
+        **tower_fields("visual.transformer.", patch_embedding.shape[0]),
         "patch_size": patch_size,
         "image_size": patch_size * round(num_patches**0.5),
         "projection_dim": projection_dim,
     }
     text_config = {
-        **tower("transformer.", text_width),
+        **tower_fields("transformer.", text_width),
         "vocab_size": vocab_size,
         "max_position_embeddings": state_dict["positional_embedding"].shape[0],
         "bos_token_id": vocab_size - 2,
         "eos_token_id": vocab_size - 1,
         "projection_dim": projection_dim,
     }
-    head = {}
+    head_fields = {}
     if checkpoint.system == "ezclip":
-        vision_config.update(_adapter(state_dict, "visual.transformer."), **_temporal_prompts(state_dict))
-        text_config.update(_adapter(state_dict, "transformer."))
+        vision_config.update(_adapter_fields(state_dict, "visual.transformer."), **_temporal_fields(state_dict))
+        text_config.update(_adapter_fields(state_dict, "transformer."))
     elif checkpoint.system == "actionclip":
         vision_config["use_temporal_shift"] = checkpoint.use_temporal_shift
-        head = _head(checkpoint)
+        head_fields = _head_fields(checkpoint)
         if checkpoint.temporal_head == "transformer_cls":
             vision_config["num_frames"] = checkpoint.head_state_dict["transformer.pos_embed"].shape[1] - 1
     return EZClipConfig.from_preset(
@@ -107,25 +103,24 @@ def infer_config(checkpoint: Checkpoint) -> EZClipConfig:
         vision_config=vision_config,
         text_config=text_config,
         projection_dim=projection_dim,
-        **head,
+        **head_fields,
     )
 
 
-def _depth(state_dict, prefix: str) -> int:
+def _num_layers(state_dict, prefix: str) -> int:
     numbers = [m.group(1) for key in state_dict if (m := re.match(rf"{re.escape(prefix)}(\d+)\.", key))]
     return 1 + max(map(int, numbers))
 
 
-def _adapter(state_dict, prefix: str) -> dict:
-    """Fields of the adapters in one of EZ-CLIP's towers."""
+def _adapter_fields(state_dict, prefix: str) -> dict:
     adapter = state_dict.get(f"{prefix}resblocks.0.Adapter.D_fc1.weight")  # [D * ratio, D]
     return {"use_adapter": False} if adapter is None else {"adapter_ratio": adapter.shape[0] / adapter.shape[1]}
 
 
-def _temporal_prompts(state_dict) -> dict:
-    """Fields of what EZ-CLIP's vision tower reads time with."""
+def _temporal_fields(state_dict) -> dict:
+    """Return the config fields of EZ-CLIP's temporal prompts, embedding and adapter."""
     temporal_embedding = state_dict.get("visual.temporal_embedding")  # [1, T, D]
-    prompts = state_dict.get(PROMPTS)  # [layers, T, D], or [1, T, D] where shallow
+    prompts = state_dict.get(PROMPTS_KEY)  # [layers, T, D], or [1, T, D] if shallow
     frames = [weight.shape[1] for weight in (prompts, temporal_embedding) if weight is not None]
     return {
         "temporal_prompt": "none" if prompts is None else "deep" if len(prompts) > 1 else "shallow",
@@ -135,30 +130,39 @@ def _temporal_prompts(state_dict) -> dict:
     }
 
 
-def _head(checkpoint: Checkpoint) -> dict:
-    """Fields of ActionCLIP's temporal head."""
+def _head_fields(checkpoint: Checkpoint) -> dict:
+    """Return the config fields of ActionCLIP's temporal head."""
     fields = {"temporal_head": checkpoint.temporal_head}
     if checkpoint.temporal_head == "transformer":
-        fields["temporal_head_layers"] = _depth(checkpoint.head_state_dict, "transformer.resblocks.")
+        fields["temporal_head_layers"] = _num_layers(checkpoint.head_state_dict, "transformer.resblocks.")
     elif checkpoint.temporal_head == "transformer_cls":
-        fields["temporal_head_layers"] = _depth(checkpoint.head_state_dict, "transformer.transformer_enc.layers.")
+        fields["temporal_head_layers"] = _num_layers(checkpoint.head_state_dict, "transformer.transformer_enc.layers.")
     elif checkpoint.temporal_head == "conv1d":
-        fields["conv1d_scrambles_frames"] = True  # as it was trained
+        fields["conv1d_scrambles_frames"] = True  # as the published code trained it
     return fields
 
 
 def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights under the model's names and in its shapes."""
+    """
+    Convert the weights of CLIP, or of EZ-CLIP's towers, to the names and shapes of [`EZClipModel`].
+
+    Args:
+        state_dict (`dict[str, torch.Tensor]`):
+            The weights under the names of OpenAI's CLIP.
+
+    Returns:
+        `dict[str, torch.Tensor]`: contiguous weights. A fused `in_proj` becomes `q_proj`, `k_proj` and `v_proj`.
+    """
     converted = {}
     for key, value in state_dict.items():
-        if key == PROMPTS:
+        if key == PROMPTS_KEY:
             for layer, prompt in enumerate(value):
                 converted[f"vision_model.encoder.layers.{layer}.temporal_prompt"] = prompt
             continue
         name = key
         for pattern, replacement in RENAMES:
             name = re.sub(pattern, replacement, name)
-        if key in TRANSPOSED:
+        if key in TRANSPOSED_KEYS:
             value = value.t()
         elif key == "visual.temporal_embedding":
             value = value[0]
@@ -171,7 +175,7 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.T
 
 
 def convert_head(head_state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights of ActionCLIP's temporal head under the model's names."""
+    """Convert the weights of ActionCLIP's temporal head to the names of [`EZClipModel`]."""
     converted = {}
     for name, value in head_state_dict.items():
         for pattern, replacement in HEAD_RENAMES:
@@ -182,16 +186,19 @@ def convert_head(head_state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Te
 
 def convert(checkpoint: Checkpoint, num_frames: int | None = None) -> EZClipModel:
     """
-    An [`EZClipModel`] with the weights of a checkpoint.
+    Convert a checkpoint to an [`EZClipModel`] in evaluation mode.
 
     Args:
         checkpoint (`Checkpoint`):
-            What [`read_checkpoint`] returns.
+            The result of [`read_checkpoint`].
         num_frames (`int`, *optional*):
-            Frames of a video, for a checkpoint that does not tell. Must agree with one that does.
+            Frames of a video, for weights that do not tell. It must agree with weights that do.
+
+    Returns:
+        [`EZClipModel`]: all weights are set, and each tensor of the checkpoint is used.
 
     Raises:
-        [`ModelError`]: if the architecture is unknown, or a tensor of the file or of the model is left over.
+        [`ModelError`]: if the architecture is unknown, or a tensor is missing or unexpected.
     """
     path, name = checkpoint.path, checkpoint.name
     try:
@@ -199,15 +206,15 @@ def convert(checkpoint: Checkpoint, num_frames: int | None = None) -> EZClipMode
     except KeyError as error:
         raise ModelError(f"{path} is not a checkpoint of {name}: it has no tensor {error.args[0]!r}.") from error
     except (ArithmeticError, IndexError, TypeError, ValueError) as error:
-        raise ModelError(f"{path} is not a checkpoint of {name}: odd shapes ({error}).") from error
+        raise ModelError(f"{path} is not a checkpoint of {name}: impossible shapes ({error}).") from error
     vision_config = config.vision_config
     if num_frames is not None and num_frames < 1:
         raise ModelError(f"--num_frames must be at least 1, got {num_frames}.")
     if num_frames is not None and num_frames != vision_config.num_frames:
         if config.fixed_num_frames:
             raise ModelError(
-                f"--num_frames {num_frames} does not fit {path}, whose temporal weights have a row for each of "
-                f"{vision_config.num_frames} frames. Leave the option out."
+                f"--num_frames must be {vision_config.num_frames} for {path}, whose temporal weights have a row for "
+                f"each frame, got {num_frames}. Leave the option out."
             )
         try:
             vision_config = {**vision_config.to_dict(), "num_frames": num_frames}
@@ -220,13 +227,24 @@ def convert(checkpoint: Checkpoint, num_frames: int | None = None) -> EZClipMode
         model.load_state_dict(weights, strict=True)
     except (ArithmeticError, RuntimeError, ValueError) as error:
         raise ModelError(
-            f"{path} is not a checkpoint of {name} that this script knows; it differs from the model:\n{error}"
+            f"{path} is not a known checkpoint of {name}; its tensors differ from the model's:\n{error}"
         ) from error
     return model.eval()
 
 
 def describe(model: EZClipModel, checkpoint: Checkpoint) -> str:
-    """What was recognised, in a line, and what was left out, in another."""
+    """
+    Describe a converted model.
+
+    Args:
+        model ([`EZClipModel`]):
+            The result of [`convert`].
+        checkpoint (`Checkpoint`):
+            The checkpoint that it was converted from.
+
+    Returns:
+        `str`: a line with the recognised system and architecture, and a second one with the entries left out.
+    """
     config, vision_config = model.config, model.config.vision_config
     frames = "frames" if config.fixed_num_frames else "frames (the weights do not tell)"
     parts = [

@@ -1,4 +1,4 @@
-"""The files that the authors' code of EZ-CLIP, ActionCLIP, ViFi-CLIP and CLIP writes, told apart by their keys."""
+"""Read the files that the code of EZ-CLIP, ActionCLIP, ViFi-CLIP and CLIP writes. Their keys tell them apart."""
 
 import math
 import pickle
@@ -14,45 +14,44 @@ from ezclip.systems.loading import load_model
 
 
 SYSTEMS = {"ezclip": "EZ-CLIP / T2L", "actionclip": "ActionCLIP", "vificlip": "ViFi-CLIP", "clip": "CLIP"}
-# Entries of a file under which a system keeps its weights
-WEIGHTS = ("model_state_dict", "model")
-HEAD = "fusion_model_state_dict"
+WEIGHTS_KEYS = ("model_state_dict", "model")
+HEAD_KEY = "fusion_model_state_dict"
 EZCLIP_KEYS = ("T_prompt_embeddings", "Adapter.", "visual.temporal_embedding")
-# What ActionCLIP's temporal heads have in their keys
-HEAD_KEYS = {
+# Temporal head of ActionCLIP: beginning of its keys
+HEAD_PREFIXES = {
     "transformer": "transformer.resblocks.",
     "lstm": "lstm_visual.",
     "conv1d": "shift.",
     "transformer_cls": "transformer.transformer_enc.",
 }
-BLOCKS = "visual.transformer.resblocks."
-SHIFTED_BLOCK = rf"^({re.escape(BLOCKS)}\d+\.)net\."
-# Tensors that are no weights of the model, and why
+BLOCKS_PREFIX = "visual.transformer.resblocks."
+SHIFTED_BLOCK = rf"^({re.escape(BLOCKS_PREFIX)}\d+\.)net\."
+# Tensors that are left out, and the reason
 CLIP_NUMBERS = {name: "the shapes tell it" for name in ("input_resolution", "context_length", "vocab_size")}
 CLASS_TEXTS = {"prompt_learner.complete_text_embeddings": "the class names it was trained on, embedded"}
-UNUSED_POSITIONS = {"frame_position_embeddings.weight": "no part of this temporal head"}
+UNUSED_POSITIONS = {"frame_position_embeddings.weight": "this temporal head does not use it"}
 
 
 @dataclass
 class Checkpoint:
     """
-    What a file holds.
+    The content of a published checkpoint.
 
     Args:
         path (`str`):
             The file.
         system (`str`):
-            `"ezclip"`, `"actionclip"`, `"vificlip"` or `"clip"`, which are names of presets too.
+            `"ezclip"`, `"actionclip"`, `"vificlip"` or `"clip"`. These are also names of presets.
         state_dict (`dict[str, torch.Tensor]`):
-            The weights in float32, under the names that CLIP and EZ-CLIP give them.
+            The weights in float32, under the names of CLIP and EZ-CLIP.
         temporal_head (`str`, *optional*, defaults to `"mean"`):
-            Which head it is, as the model's configuration names it.
+            The temporal head, as the model's configuration names it.
         head_state_dict (`dict[str, torch.Tensor]`, *optional*):
-            The head's weights in float32, under ActionCLIP's names.
+            The weights of the head in float32, under ActionCLIP's names.
         use_temporal_shift (`bool`, *optional*, defaults to `False`):
-            Whether its blocks shift channels over time.
+            Whether the blocks shift channels over time.
         left_out (`list[str]`, *optional*):
-            What else is in the file, and why it is no part of the model.
+            Other entries of the file, with the reason why the model does not have them.
     """
 
     path: str
@@ -65,9 +64,11 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
+        """Return the published name of the system."""
         return SYSTEMS[self.system]
 
     def leave_out(self, state_dict: dict[str, torch.Tensor], reasons: dict[str, str]):
+        """Remove the tensors in `reasons` from a state dict and note them in `left_out`."""
         for key in [key for key in state_dict if key in reasons]:
             del state_dict[key]
             self.left_out.append(f"{key} ({reasons[key]})")
@@ -75,40 +76,41 @@ class Checkpoint:
 
 def read_checkpoint(path: str | Path, base_model_name_or_path: str | Path | None = None) -> Checkpoint:
     """
-    The weights of a published checkpoint, and whose it is. Nothing that the file holds is run.
+    Read the weights of a published checkpoint and recognise its system. No code in the file is run.
 
-    Files written on a GPU mix float16 and float32. State dicts are read with or without a "module." in front of every
-    key, and bare ones too.
+    Files written on a GPU mix float16 and float32. Keys may begin with the "module." of a parallel training, and the
+    file may be a bare state dict.
 
     Args:
         path (`str` or `Path`):
-            The authors' file.
+            The published file.
         base_model_name_or_path (`str` or `Path`, *optional*):
-            The CLIP that a ViFi-CLIP was trained from, whose token embedding it left as it was and does not hold: a
-            folder, a name on the Hub, or OpenAI's `.pt` file.
+            The CLIP that ViFi-CLIP was trained from: a folder, a name on the Hub, or OpenAI's `.pt` file. The file of
+            ViFi-CLIP lacks the token embedding, which its training leaves unchanged.
+
+    Returns:
+        [`Checkpoint`]: the weights in float32 on the CPU.
 
     Raises:
-        [`ModelError`]: if the file is no checkpoint, one of another system, or needs a base and has none.
+        [`ModelError`]: if the file is not a checkpoint of a known system, or needs a base and has none.
     """
     content = _load(path)
-    weights = next((name for name in WEIGHTS if isinstance(content, dict) and name in content), None)
-    raw = _tensors(path, content if weights is None else content[weights])
-    checkpoint = Checkpoint(str(path), _recognise(raw, weights, HEAD in content), raw)
-    if weights is not None:
-        checkpoint.left_out += [str(name) for name in content if name not in (weights, HEAD)]
+    weights_key = next((name for name in WEIGHTS_KEYS if isinstance(content, dict) and name in content), None)
+    raw = _tensors(path, content if weights_key is None else content[weights_key])
+    checkpoint = Checkpoint(str(path), _recognise(raw, weights_key, HEAD_KEY in content), raw)
+    if weights_key is not None:
+        checkpoint.left_out += [str(name) for name in content if name not in (weights_key, HEAD_KEY)]
     if any(re.match(r"(visual|image_encoder)\.layer1\.", key) for key in raw):
-        raise ModelError(
-            f"{path} is a CLIP with a ResNet for images, and only vision transformers are converted. Give a ViT."
-        )
+        raise ModelError(f"{path} must have a vision transformer, got a CLIP with a ResNet. Give a ViT checkpoint.")
     if checkpoint.system == "clip":
         checkpoint.leave_out(raw, CLIP_NUMBERS)
     elif checkpoint.system == "actionclip":
-        _read_actionclip(checkpoint, content[HEAD])
+        _read_actionclip(checkpoint, content[HEAD_KEY])
     elif checkpoint.system == "vificlip":
         _read_vificlip(checkpoint, base_model_name_or_path)
     if base_model_name_or_path is not None and checkpoint.system != "vificlip":
         raise ModelError(
-            f"{path} is a checkpoint of {checkpoint.name}, which holds all of its weights. Leave out "
+            f"{path} is a checkpoint of {checkpoint.name}, which holds all its weights. Leave out "
             "--base_model_name_or_path."
         )
     for key in ("visual.conv1.weight", "token_embedding.weight"):
@@ -128,15 +130,15 @@ def _load(path: str | Path):
             return read_archive(path)
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception:  # objects beside the tensors, or a damaged file, which can raise any
+        except Exception:  # objects beside the tensors; or a damaged file, which can raise any exception
             return read_archive(path)
     except ArchiveRefused as error:
         raise ModelError(f"{path} is refused: {error} Take the checkpoint from another source.") from error
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{path} cannot be read as a PyTorch checkpoint. Is it complete, and a checkpoint? One in the format "
-            "before PyTorch 1.6 that holds other objects than tensors and numbers is not loaded, because loading it "
-            "could run code: ask its author for the weights as safetensors, or saved by PyTorch 1.6 or later."
+            f"{path} cannot be read as a PyTorch checkpoint. Check that it is complete. A file from before PyTorch "
+            "1.6 with other objects than tensors and numbers is not loaded, because loading it could run code: ask "
+            "its author for the weights as safetensors, or saved by PyTorch 1.6 or later."
         ) from error
 
 
@@ -147,16 +149,16 @@ def _tensors(path: str | Path, state_dict) -> dict[str, torch.Tensor]:
         or not all(isinstance(value, torch.Tensor) for value in state_dict.values())
     ):
         raise ModelError(
-            f"{path} holds no state dict. A published checkpoint has one as `model_state_dict` or `model`, or is one."
+            f"{path} holds no state dict. A published checkpoint is one, or has one as `model_state_dict` or `model`."
         )
     tensors, num_elements, num_bytes = {}, 0, Path(path).stat().st_size
     for key, value in state_dict.items():
         key = re.sub(r"^module\.", "", str(key))
         if key in tensors:
-            raise ModelError(f"{path} has {key!r} twice, with and without a 'module.' in front of it.")
+            raise ModelError(f"{path} has {key!r} twice, with and without the prefix 'module.'.")
         if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_nested:
-            raise ModelError(f"{path}: {key!r} is a tensor of another kind ({value.dtype}, {value.layout}).")
-        # A view of a few bytes can have any shape, and many tensors can be views of the same.
+            raise ModelError(f"{path}: {key!r} must be a dense real tensor, got {value.dtype}, {value.layout}.")
+        # A view of a few bytes can have any shape, and many tensors can be views of the same bytes.
         own_elements = math.prod(value.shape)
         num_elements += own_elements
         num_stored = 0 if value.is_meta else value.untyped_storage().nbytes() // value.element_size()
@@ -167,12 +169,12 @@ def _tensors(path: str | Path, state_dict) -> dict[str, torch.Tensor]:
             )
         tensors[key] = value.float()
         if not tensors[key].isfinite().all():
-            raise ModelError(f"{path}: {key!r} holds numbers that are not finite. Take an undamaged file.")
+            raise ModelError(f"{path}: {key!r} must hold finite numbers, got NaN or infinity. Take an undamaged file.")
     return tensors
 
 
-def _recognise(state_dict: dict[str, torch.Tensor], weights: str | None, has_head: bool) -> str:
-    if weights == "model" or any(key.startswith("image_encoder.") for key in state_dict):
+def _recognise(state_dict: dict[str, torch.Tensor], weights_key: str | None, has_head: bool) -> str:
+    if weights_key == "model" or any(key.startswith("image_encoder.") for key in state_dict):
         return "vificlip"
     if has_head:
         return "actionclip"
@@ -180,19 +182,19 @@ def _recognise(state_dict: dict[str, torch.Tensor], weights: str | None, has_hea
 
 
 def _read_actionclip(checkpoint: Checkpoint, head):
-    blocks = [key for key in checkpoint.state_dict if key.startswith(BLOCKS)]
+    blocks = [key for key in checkpoint.state_dict if key.startswith(BLOCKS_PREFIX)]
     shifted = [key for key in blocks if re.match(SHIFTED_BLOCK, key)]
     if shifted and len(shifted) < len(blocks):
-        raise ModelError(f"{checkpoint.path} has the temporal shift in some blocks and not in all, which is unknown.")
+        raise ModelError(f"{checkpoint.path} must have the temporal shift in all blocks or in none, got some.")
     checkpoint.use_temporal_shift = bool(shifted)
     checkpoint.state_dict = {re.sub(SHIFTED_BLOCK, r"\1", key): value for key, value in checkpoint.state_dict.items()}
     if not head:
         return
     head = _tensors(checkpoint.path, head)
-    kinds = [kind for kind, prefix in HEAD_KEYS.items() if any(key.startswith(prefix) for key in head)]
+    kinds = [kind for kind, prefix in HEAD_PREFIXES.items() if any(key.startswith(prefix) for key in head)]
     if len(kinds) != 1:
         raise ModelError(
-            f"{checkpoint.path} has a temporal head (`{HEAD}`) that is none of ActionCLIP's. Its first keys are "
+            f"{checkpoint.path} has a temporal head (`{HEAD_KEY}`) that ActionCLIP does not have. Its first keys are "
             f"{list(head)[:3]}."
         )
     checkpoint.temporal_head, checkpoint.head_state_dict = kinds[0], head
@@ -205,8 +207,8 @@ def _read_vificlip(checkpoint: Checkpoint, base: str | Path | None):
     prompt = next((key for key in state_dict if re.search(r"VPT|prompt_learner\.(ctx|token_prefix)", key)), None)
     if prompt is not None:
         raise ModelError(
-            f"{path} is a ViFi-CLIP with learned prompts (`{prompt}`), which this model does not have. Give one that "
-            "was trained whole."
+            f"{path} is a ViFi-CLIP with learned prompts (`{prompt}`), which this model does not have. Give a fully "
+            "fine-tuned ViFi-CLIP."
         )
     class_texts = state_dict.get("prompt_learner.complete_text_embeddings")  # [C, L, D]
     checkpoint.leave_out(state_dict, CLASS_TEXTS)
@@ -217,24 +219,25 @@ def _read_vificlip(checkpoint: Checkpoint, base: str | Path | None):
             raise ModelError(f"{path} has a token embedding. Leave out --base_model_name_or_path.")
         return
     if "ln_final.weight" not in checkpoint.state_dict:
-        return  # no such checkpoint, as is said by whoever asks for its weights
+        return  # not a checkpoint; `read_checkpoint` says so
     if base is None:
         raise ModelError(
-            f"{path} is a ViFi-CLIP checkpoint without the token embedding, which ViFi-CLIP leaves as it was in CLIP. "
-            "Give the CLIP it was trained from as --base_model_name_or_path: a folder, a name on the Hub, or OpenAI's "
-            ".pt file."
+            f"{path} is a ViFi-CLIP checkpoint without the token embedding, which ViFi-CLIP does not train. Give the "
+            "CLIP it was trained from as --base_model_name_or_path: a folder, a name on the Hub, or OpenAI's .pt file."
         )
     embedding = _token_embedding(base)
     width = len(checkpoint.state_dict["ln_final.weight"])
     if embedding.shape[1] != width:
-        raise ModelError(f"The tokens of {base} have {embedding.shape[1]} channels, the texts of {path} {width}.")
-    # Every text starts with the start-of-text token, the last but one. Those in the file may be rounded to float16.
+        raise ModelError(
+            f"The token embedding of {base} must have {width} channels for {path}, got {embedding.shape[1]}."
+        )
+    # Every text begins with the start-of-text token, the last but one of the vocabulary. The file may hold float16.
     if class_texts is not None and not torch.allclose(
         class_texts.flatten()[:width], embedding[-2], rtol=1e-3, atol=1e-4
     ):
         raise ModelError(
-            f"{path} was trained from another CLIP than {base}: the start-of-text token of its class names is not the "
-            "one there. Give the CLIP it was trained from."
+            f"{path} was trained from another CLIP than {base}: their start-of-text tokens differ. Give the CLIP it "
+            "was trained from."
         )
     checkpoint.state_dict["token_embedding.weight"] = embedding
 

@@ -1,12 +1,12 @@
-"""The tensors of PyTorch's zip files, also beside objects of any class, and without running anything that is in them.
+"""Read the tensors of PyTorch's zip files, even beside objects of any class, without running code in them.
 
 `torch.load(weights_only=True)` refuses two kinds of published checkpoints: OpenAI's CLIP, which is TorchScript, and
-those that hold the training's configuration as an object (ViFi-CLIP's yacs node). `torch.jit.load` and an ordinary
-unpickling would read them, and run code of theirs: PyTorch's own advice is to treat a TorchScript file as a program.
-A file of either kind is a zip with a pickle and the bytes of its tensors, which the unpickler below reads. It knows
-tensors and dictionaries, and makes an inert object of everything else. A pickle that calls what is no part of data, a
-system function or another package's class for example, is refused, though the call would not happen: no checkpoint
-needs it. So is a file that unpacks to more than it has bytes.
+those that hold the training's configuration as an object (ViFi-CLIP's yacs node). `torch.jit.load` and ordinary
+unpickling read them, but run their code: PyTorch advises to treat a TorchScript file as a program. Both kinds are a
+zip with a pickle and the bytes of the tensors. The unpickler below reads it: it knows tensors and dictionaries, and
+makes an inert object of everything else. It refuses a pickle that calls anything but constructors of data (a system
+function, another package's class), although it would not run the call: no checkpoint needs one. A file that unpacks to
+more bytes than it has is refused too.
 """
 
 import pickle
@@ -32,9 +32,7 @@ DTYPES = {
     "LongStorage": torch.int64,
     "ShortStorage": torch.int16,
 }
-
-
-# What pickles of data call: containers, dates, paths and numbers of the standard library, NumPy's and PyTorch's arrays
+# Calls in pickles of data: containers, dates, paths and numbers of the standard library, arrays of NumPy and PyTorch
 HARMLESS_CALLS = re.compile(
     r"builtins\.(bool|bytearray|bytes|complex|dict|float|frozenset|int|list|object|range|set|slice|str|tuple)"
     r"|(collections|datetime|decimal|fractions|pathlib(\._local)?|uuid)\.\w+"
@@ -44,32 +42,30 @@ HARMLESS_CALLS = re.compile(
     r"|torch\._utils\._rebuild_\w+|torch\.jit\._pickle\.\w+|torch\.(device|dtype|Size)"
     r"|torch\.serialization\._get_layout|torch\.storage\.\w+"
 )
-
-
-# Of a checkpoint the pickle has a hundred bytes a tensor; unpacked, a pickle can take sixty times its size.
+# The pickle of a checkpoint has about a hundred bytes a tensor. In memory it can take sixty times its size.
 MAX_PICKLE_BYTES = 2**26
 
 
 class ArchiveRefused(pickle.UnpicklingError):
-    """A file calls what is no part of data, or would take more memory than a checkpoint of its size."""
+    """A file calls something other than data, or would take more memory than a checkpoint of its size."""
 
 
 def check_archive(path: str | Path) -> bool:
     """
-    That nothing in a zip file of PyTorch's takes more memory than the file has bytes, before any of it is read.
+    Raise if a part of a PyTorch zip file takes more memory than the file has bytes. No part is read.
 
-    PyTorch compresses nothing but the program of TorchScript (`code/`), which is not read.
+    PyTorch compresses only the program of TorchScript (`code/`), which is never read.
 
     Args:
         path (`str` or `Path`):
-            The file. One that is no zip file is not looked at.
+            The file. A file of another format is not checked.
 
     Returns:
-        `bool`: whether it is TorchScript, which `torch.load` up to PyTorch 2.5 runs, also with `weights_only=True`.
+        `bool`: whether it is TorchScript, which `torch.load` up to PyTorch 2.5 runs even with `weights_only=True`.
 
     Raises:
-        [`ArchiveRefused`]: if something in it is compressed, or larger than it may be.
-        `pickle.UnpicklingError`: if it begins as a zip file and is none.
+        [`ArchiveRefused`]: if a part is compressed or too large.
+        `pickle.UnpicklingError`: if the file is a damaged zip file.
     """
     with open(path, "rb") as file:
         if file.read(2) != b"PK":
@@ -81,31 +77,30 @@ def check_archive(path: str | Path) -> bool:
         raise pickle.UnpicklingError(f"{path} is a damaged zip file: {error!r}") from error
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED:
-            raise ArchiveRefused(f"its `{entry.filename}` is compressed, which PyTorch's never are.")
+            raise ArchiveRefused(f"its `{entry.filename}` is compressed, which PyTorch never does.")
         if entry.filename.endswith(".pkl") and entry.file_size > MAX_PICKLE_BYTES:
             raise ArchiveRefused(
-                f"its `{entry.filename}` has {entry.file_size:,} bytes, and a checkpoint's at most "
-                f"{MAX_PICKLE_BYTES:,}."
+                f"its `{entry.filename}` must have at most {MAX_PICKLE_BYTES:,} bytes, got {entry.file_size:,}."
             )
     if sum(entry.file_size for entry in entries) > Path(path).stat().st_size:
-        raise ArchiveRefused("it says of its parts that they are larger than the whole.")
+        raise ArchiveRefused("its parts claim to be larger than the whole.")
     return any(entry.filename.rpartition("/")[2] == "constants.pkl" for entry in entries)
 
 
 def read_archive(path: str | Path) -> Any:
     """
-    What a zip file of `torch.save` holds, or the state dict of one of `torch.jit.save`, on the CPU.
+    Read a zip file of `torch.save`, or the state dict in a file of `torch.jit.save`, on the CPU.
 
     Args:
         path (`str` or `Path`):
             The file.
 
     Returns:
-        Tensors, numbers, strings and containers as they were saved. An object of any other class is a `dict` of its
-        attributes, and what a function would have made an empty one.
+        The saved tensors, numbers, strings and containers. An object of any other class becomes a `dict` of its
+        attributes, and the result of a function an empty `dict`.
 
     Raises:
-        [`ArchiveRefused`]: if it calls a function or class that makes no data, or see [`check_archive`].
+        [`ArchiveRefused`]: if the file calls something other than data; also see [`check_archive`].
         `pickle.UnpicklingError`: if the file is not such an archive, or is damaged.
     """
     check_archive(path)
@@ -118,12 +113,12 @@ def read_archive(path: str | Path) -> Any:
         return _state_dict(content) if f"{root}constants.pkl" in names else content
     except ArchiveRefused:
         raise
-    except Exception as error:  # a damaged pickle can raise any
-        raise pickle.UnpicklingError(f"{path} is not a readable archive of PyTorch's: {error!r}") from error
+    except Exception as error:  # a damaged pickle can raise any exception
+        raise pickle.UnpicklingError(f"{path} is not a readable archive of PyTorch: {error!r}") from error
 
 
 class _Inert(dict):
-    """Stands for an object of any class: its attributes, and the items of a dictionary."""
+    """An object of any class, reduced to its attributes or the items of a dictionary."""
 
     def __init__(self, *args):
         super().__init__()
@@ -134,21 +129,20 @@ class _Inert(dict):
 
 
 class _Uncallable(type):
-    """Of classes whose objects a pickle may hold, but that it may not call."""
+    """Metaclass of classes that a pickle may name as the class of an object, but must not call."""
 
     def __call__(cls, *args, **kwargs):
         raise ArchiveRefused(
-            f"its pickle calls `{cls.__name__}`, which no checkpoint needs and which could run code. Nothing of it "
-            "was run."
+            f"its pickle calls `{cls.__name__}`, which no checkpoint needs and which could run code. No code was run."
         )
 
 
-def _stand_in(name: str) -> type:
+def _replacement(name: str) -> type:
     """
-    What stands for a class or a function that a pickle names.
+    Return the replacement of a class or function that a pickle names.
 
-    An object that is made without a call and then given its attributes (`NEWOBJ`, `BUILD`) can be of any class. A call
-    (`REDUCE`) is one of a pickle of data, or refused: that of an enumeration looks like that of a command.
+    An object that is created without a call and then gets its attributes (`NEWOBJ`, `BUILD`) may be of any class. A
+    call (`REDUCE`) must be one of `HARMLESS_CALLS`: the call of an enumeration looks like that of a command.
     """
     return _Inert if HARMLESS_CALLS.fullmatch(name) else _Uncallable(name, (_Inert,), {})
 
@@ -161,15 +155,15 @@ class _InertUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str):
         known = {
             ("collections", "OrderedDict"): OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): _view,
-            ("torch._utils", "_rebuild_parameter"): _first,
+            ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+            ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
         }
-        # Modules and names of Python 2, which PyTorch's pickles give
+        # PyTorch writes pickles with module names of Python 2.
         module, name = NAME_MAPPING.get((module, name), (module, name))
         module = IMPORT_MAPPING.get(module, module)
         if module == "torch" and name in DTYPES:
             return DTYPES[name]
-        return known.get((module, name)) or _stand_in(f"{module}.{name}")
+        return known.get((module, name)) or _replacement(f"{module}.{name}")
 
     def persistent_load(self, pid):
         _, dtype, key, *_ = pid  # "storage", its type, its name, device, number of elements
@@ -181,16 +175,18 @@ class _InertUnpickler(pickle.Unpickler):
         return self.storages[dtype, key]
 
 
-def _view(storage: torch.Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_) -> torch.Tensor:
+def _rebuild_tensor(
+    storage: torch.Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_
+) -> torch.Tensor:
     return storage.as_strided(size, stride, offset)
 
 
-def _first(tensor: torch.Tensor, *_) -> torch.Tensor:
+def _rebuild_parameter(tensor: torch.Tensor, *_) -> torch.Tensor:
     return tensor
 
 
 def _state_dict(module: dict, prefix: str = "") -> dict[str, torch.Tensor]:
-    """The tensors of a TorchScript module and of those within it, by name. (A traced one has no passing tensors.)"""
+    """Return the tensors of a TorchScript module and its submodules by name."""
     tensors = {}
     for name, value in module.items():
         if isinstance(value, torch.Tensor):

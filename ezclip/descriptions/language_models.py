@@ -1,4 +1,4 @@
-"""Language models that answer questions: one of transformers, or an endpoint that speaks OpenAI's protocol."""
+"""Ask a language model of transformers, or an endpoint with OpenAI's protocol."""
 
 import multiprocessing
 import os
@@ -21,20 +21,20 @@ from ezclip.errors import ModelError
 logger = logging.get_logger(__name__)
 
 MAX_FAILURES_IN_A_ROW = 5
-ANNOUNCED_WAIT = 10  # seconds; shorter ones are not worth a word
-LONGEST_WAIT = 1  # seconds until a Ctrl-C is seen
+MIN_ANNOUNCED_WAIT = 10  # seconds; a shorter wait gives no warning
+POLL_SECONDS = 1  # longest time until a Ctrl-C is noticed
 
 
 @dataclass(frozen=True)
 class Answer:
     """
-    What came back for a question.
+    The answer to a question.
 
     Args:
         text (`str`):
-            The words of the language model, if any came.
+            The text of the language model, or "".
         problem (`str`, *optional*):
-            Why there is no answer, or not a whole one.
+            Why the answer is missing or incomplete.
     """
 
     text: str = ""
@@ -43,22 +43,24 @@ class Answer:
 
 class SeededSampling(LogitsProcessor):
     """
-    Leaves of every row of scores `(B, vocabulary)` the token that is drawn, with a generator for each row: what one
-    row draws does not depend on the others, as it does where `generate` samples.
+    Logits processor that samples a token with one generator a row, so that rows do not depend on each other.
+
+    `generate` itself samples with one generator for the whole batch.
 
     Args:
         seeds (`list[int]`):
-            B seeds.
+            A seed for each of the B rows.
         temperature (`float`):
-            What scores are divided by, above 0.
+            Divisor of the scores, above 0.
     """
 
     def __init__(self, seeds: list[int], temperature: float):
         self.generators, self.temperature = [random.Random(seed) for seed in seeds], temperature
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Return scores `(B, vocabulary)` of 0 for the drawn token and -inf for all others."""
         totals = torch.softmax(scores.float() / self.temperature, dim=-1).cumsum(dim=-1)
-        # 24 bits: a float32 holds them, so that a draw stays below 1.
+        # A float32 holds 24 bits, so that a draw stays below 1.
         draws = torch.tensor([[generator.getrandbits(24) / 2**24] for generator in self.generators])
         drawn = torch.searchsorted(totals, draws.to(totals) * totals[:, -1:], right=True)
         return torch.full_like(scores, -torch.inf).scatter(-1, drawn, 0.0)
@@ -66,7 +68,7 @@ class SeededSampling(LogitsProcessor):
 
 class TransformersModel:
     """
-    A text-generation model of transformers, asked in batches: by its chat template, or with plain text if it has none.
+    A text-generation model of transformers. Questions use its chat template, or plain text if it has none.
 
     Args:
         name_or_path (`str`):
@@ -74,16 +76,16 @@ class TransformersModel:
         seed (`int`):
             Seed of the run.
         temperature (`float`):
-            Of the sampling; 0 takes the likeliest token.
+            Temperature of the sampling; 0 takes the most likely token.
         max_new_tokens (`int`):
-            Tokens of an answer.
+            Maximum number of tokens of an answer.
         batch_size (`int`):
-            Questions at a time.
+            Number of questions in a batch.
         dtype (`str`):
-            Of the weights: `"auto"`, or a name that torch has.
+            Dtype of the weights: `"auto"`, or a name in `torch`.
 
     Raises:
-        [`ModelError`]: if it cannot be loaded.
+        [`ModelError`]: if the model cannot be loaded.
     """
 
     def __init__(
@@ -104,14 +106,14 @@ class TransformersModel:
         self.max_length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     def ask(self, questions: list[Question]) -> Iterator[tuple[Question, Answer]]:
-        """Each question with its answer, a batch after the other."""
+        """Yield each question with its answer, batch by batch."""
         for start in range(0, len(questions), self.batch_size):
             batch, prompts = [], []
             for question in questions[start : start + self.batch_size]:
                 prompt = self._prompt(question)
                 needed = len(self._tokenize(prompt).input_ids) + self.max_new_tokens
                 if self.max_length is not None and needed > self.max_length:
-                    problem = f"with --max_new_tokens it needs {needed} tokens, and the model reads {self.max_length}"
+                    problem = f"question and --max_new_tokens need {needed} tokens, the model reads {self.max_length}"
                     yield question, Answer(problem=problem)
                 else:
                     batch.append(question)
@@ -141,7 +143,7 @@ class TransformersModel:
         if self.temperature > 0:
             sampling = SeededSampling([question.seed(self.seed) for question in questions], self.temperature)
             options["logits_processor"] = LogitsProcessorList([sampling])
-        if not self.tokenizer.chat_template:  # goes on with other things after a blank line
+        if not self.tokenizer.chat_template:  # after a blank line such a model begins another text
             options |= {"stop_strings": ["\n\n"], "tokenizer": self.tokenizer}
         try:
             output = self.model.generate(
@@ -152,14 +154,14 @@ class TransformersModel:
             )
         except torch.cuda.OutOfMemoryError as error:
             raise ModelError(
-                f"The GPU has not enough memory for {len(questions)} questions at a time. Give a --batch_size below "
+                f"The GPU has too little memory for {len(questions)} questions at a time. Give a --batch_size below "
                 f"{self.batch_size}, or --dtype bfloat16."
             ) from error
         return [self._answer(tokens) for tokens in output[:, inputs.input_ids.shape[1] :]]
 
     def _answer(self, tokens: torch.LongTensor) -> Answer:
         text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-        end_ids = self.model.generation_config.eos_token_id  # one, several or none
+        end_ids = self.model.generation_config.eos_token_id  # an int, a list or None
         is_whole = end_ids is not None and bool(torch.isin(tokens.cpu(), torch.tensor(end_ids)).any())
         if not self.tokenizer.chat_template:
             text, end, _ = text.partition("\n\n")
@@ -168,51 +170,53 @@ class TransformersModel:
 
 
 class BearerKey(requests.auth.AuthBase):
-    """A key in the header, or none: given as `auth`, requests takes no other from ~/.netrc."""
+    """A key for the header, or none. Given as `auth`, it keeps requests from taking a password from ~/.netrc."""
 
     def __init__(self, key: str):
         self.key = key
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Return the request with the key."""
         if self.key:
             request.headers["Authorization"] = f"Bearer {self.key}"
         return request
 
 
 class PatientRetry(Retry):
-    """urllib3's retries, which say so where a server asks for a long wait."""
+    """Retries of urllib3 that warn if the server asks for a long wait."""
 
     def get_retry_after(self, response) -> float | None:
+        """Return the seconds that the server asks to wait, if any."""
         try:
             seconds = super().get_retry_after(response)
         except InvalidHeader:
             return None
-        if seconds is not None and seconds > ANNOUNCED_WAIT:
+        if seconds is not None and seconds > MIN_ANNOUNCED_WAIT:
             logger.warning(f"The server answered {response.status} and asks to wait for {seconds:.0f} s.")
         return seconds
 
 
 class Endpoint:
     """
-    A server that speaks the chat-completions protocol of OpenAI, asked by several threads.
+    A server with OpenAI's chat-completions protocol. Several threads ask it.
 
     Args:
         base_url (`str`):
-            What stands before `/chat/completions`.
+            The address without `/chat/completions`.
         model (`str`):
-            The server's name of the model.
+            Name of the model on the server.
         seed (`int`), temperature (`float`), max_new_tokens (`int`):
             As for [`TransformersModel`].
         num_requests (`int`):
-            Questions at a time.
+            Number of requests at a time.
         timeout (`float`):
-            Seconds without a word after which a request is given up.
+            Seconds without data until a request fails.
         max_retries (`int`):
-            How often a request is sent again that was refused for now (408, 429, 5xx) or not answered, after the
-            time that the server asks for, or 0, 2, 4, 8 … seconds.
+            How often a request is repeated after 408, 429, 5xx or no answer. It waits as long as the server asks for,
+            or 0, 2, 4, 8 … seconds.
 
     Raises:
-        [`ModelError`]: if nothing can be reached there.
+        [`ModelError`]: if the server cannot be reached.
     """
 
     def __init__(
@@ -241,36 +245,36 @@ class Endpoint:
         self.session = requests.Session()
         key = os.environ.get("OPENAI_API_KEY", "").strip()
         if not (key.isascii() and key.isprintable()):
-            raise ModelError("OPENAI_API_KEY has characters that no key has. Set it to the key alone.")
+            raise ModelError("OPENAI_API_KEY must be printable ASCII, got other characters. Set it to the key alone.")
         self.session.auth = BearerKey(key)
-        try:  # once, so that a wrong address is told at once; what it answers to this does not matter
+        try:  # without retries, so that a wrong address fails at once; the answer does not matter
             self.session.get(f"{base_url}/models", timeout=timeout, allow_redirects=False)
         except requests.RequestException as error:
             raise ModelError(
-                f"--base_url {base_url} cannot be reached ({_shortened(error)}). Is the server running, and is this "
-                "what stands before /chat/completions?"
+                f"--base_url {base_url} cannot be reached ({_shortened(error)}). Start the server, or correct the "
+                "address: it ends before /chat/completions."
             ) from error
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, HTTPAdapter(pool_maxsize=num_requests, max_retries=retries))
 
     def ask(self, questions: list[Question]) -> Iterator[tuple[Question, Answer]]:
         """
-        Each question with its answer, as they come.
+        Yield each question with its answer, in the order of the answers.
 
         Raises:
-            [`ModelError`]: if the server refuses for good, or several requests in a row fail.
+            [`ModelError`]: if the server refuses all requests, or several requests in a row fail.
         """
         num_failures = 0
-        # Its threads end with the process, whatever they wait for.
+        # Threads of a ThreadPool are daemons: they end with the process even while they wait.
         with ThreadPool(self.num_requests) as pool:
             answers = pool.imap_unordered(lambda question: (question, self._post(question)), questions)
-            for question, answer in interruptible(answers):
+            for question, answer in _interruptible(answers):
                 yield question, answer
                 num_failures = 0 if answer.text else num_failures + 1
                 if num_failures == MAX_FAILURES_IN_A_ROW:
                     raise ModelError(
-                        f"{num_failures} requests in a row to {self.url} failed; of the last, {answer.problem}. See "
-                        "to the server, and give the same command again to go on."
+                        f"{num_failures} requests in a row to {self.url} failed; the last: {answer.problem}. Check "
+                        "the server, then run the same command again to go on."
                     )
 
     def _post(self, question: Question) -> Answer:
@@ -285,33 +289,33 @@ class Endpoint:
             response = self.session.post(self.url, json=body, timeout=self.timeout, allow_redirects=False)
         except requests.RequestException as error:
             return Answer(problem=f"the server does not answer ({_shortened(error)})")
-        said = f"the server answered {response.status_code} ({_shortened(response.text) or response.reason})"
+        status = f"the server answered {response.status_code} ({_shortened(response.text) or response.reason})"
         if 300 <= response.status_code < 400 or response.status_code in (401, 402, 403, 404, 405):
             raise ModelError(
-                f"{self.url}: {said}. --base_url is what stands before /chat/completions, --model a name that the "
-                "server has, and a key, where it wants one, is read from the environment variable OPENAI_API_KEY."
+                f"{self.url}: {status}. Check --base_url (the address before /chat/completions), --model (a name that "
+                "the server has) and the key in the environment variable OPENAI_API_KEY."
             )
         if not response.ok:
-            return Answer(problem=said)
+            return Answer(problem=status)
         try:
             choice = response.json()["choices"][0]
-            text, ended = choice["message"]["content"], choice.get("finish_reason")
+            text, finish_reason = choice["message"]["content"], choice.get("finish_reason")
             if not isinstance(text, str | None):
                 raise TypeError("its content is no string")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return Answer(problem=f"{said}, which is no chat completion")
+            return Answer(problem=f"{status}, which is no chat completion")
         problems = {
             "length": f"it was cut after {self.max_new_tokens} tokens",
-            "content_filter": "the server's filter held it back",
+            "content_filter": "the server's content filter blocked it",
         }
-        return Answer(text or "", problems.get(ended) or (None if text else "it is empty"))
+        return Answer(text or "", problems.get(finish_reason) or (None if text else "it is empty"))
 
 
-def interruptible(results: IMapIterator) -> Iterator:
-    """The results of a pool. A wait without end can miss a Ctrl-C that comes as it begins, so it is cut in pieces."""
+def _interruptible(results: IMapIterator) -> Iterator:
+    """Yield the results of a pool. An endless wait can miss a Ctrl-C as it begins, so wait in short steps."""
     while True:
         try:
-            result = results.next(timeout=LONGEST_WAIT)
+            result = results.next(timeout=POLL_SECONDS)
         except multiprocessing.TimeoutError:
             continue
         except StopIteration:
@@ -319,5 +323,5 @@ def interruptible(results: IMapIterator) -> Iterator:
         yield result
 
 
-def _shortened(what) -> str:
-    return " ".join(str(what).split())[:300]
+def _shortened(value) -> str:
+    return " ".join(str(value).split())[:300]

@@ -1,4 +1,4 @@
-"""Texts of classes by a language model, in TEAR's three kinds: what is asked, and what is accepted."""
+"""Ask for class texts in TEAR's three kinds, and check the answers of a language model."""
 
 import hashlib
 import json
@@ -18,17 +18,17 @@ class Kind:
 
     Args:
         name (`str`):
-            TEAR's name of it.
+            TEAR's name of the kind.
         request (`str`):
-            What the language model is asked for.
+            The request to the language model.
         form (`str`):
-            How many numbered lines it shall answer with, in words.
+            The number of numbered lines in the answer, in words.
         example (`tuple[str, ...]`):
-            A right answer, for the label "winding a clock".
+            A correct answer for the label "winding a clock".
         num_texts (`tuple[int, int]`):
-            The least and the greatest number of texts.
+            Minimum and maximum number of texts.
         max_words (`int`):
-            Words of a text; with the class name in front they fit CLIP's 77 tokens.
+            Maximum words of a text. With the class name in front they fit CLIP's 77 tokens.
     """
 
     name: str
@@ -84,8 +84,8 @@ KINDS = {
         ),
     )
 }
-MAX_CHARACTERS_PER_WORD = 8  # for scripts that put no blanks between words
-MAX_QUOTED = 1000  # characters of a refused answer that the language model is shown again
+MAX_CHARACTERS_PER_WORD = 8  # a limit for scripts without blanks between words
+MAX_QUOTED = 1000  # characters of a refused answer in the next request
 
 REQUEST = """\
 "{label}" is the label of an action in a collection of videos. {request}
@@ -108,31 +108,31 @@ REMARK = re.compile(
 
 
 def prompts_digest() -> str:
-    """Changes with every word of what is asked and every number of what is accepted."""
+    """Return a digest of the prompts and of the limits of accepted answers."""
     content = [REQUEST, COMPLAINT, EXAMPLE_LABEL, MAX_CHARACTERS_PER_WORD, *map(asdict, KINDS.values())]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
 
 class FormError(ValueError):
-    """An answer is not in the asked form; the message says why, for the language model and for the user."""
+    """An answer is not in the requested form. The language model and the user both get the message."""
 
 
 @dataclass(frozen=True)
 class Question:
     """
-    What a language model is asked.
+    A request for the texts of one kind and class.
 
     Args:
         kind (`Kind`):
             The kind of text.
         class_name (`str`):
-            The class; the language model gets its name in words.
+            The class. The language model gets its name in words.
         attempt (`int`, *optional*, defaults to 0):
-            How often this was asked before.
+            Number of earlier attempts.
         problem (`str`, *optional*):
-            Why the last answer was refused, or did not come.
+            Why the last answer was refused or is missing.
         refused (`str`, *optional*):
-            That answer, if there was one.
+            The refused answer, if there was one.
     """
 
     kind: Kind
@@ -143,10 +143,11 @@ class Question:
 
     @property
     def label(self) -> str:
+        """Return the class name in words."""
         return label_to_words(self.class_name)
 
     def messages(self) -> list[dict[str, str]]:
-        """The conversation: the request and, where an answer was refused, that answer and why."""
+        """Return the conversation: the request, then a refused answer and the reason if there is one."""
         example = "\n".join(f"{number}. {text}" for number, text in enumerate(self.kind.example, start=1))
         request = REQUEST.format(
             label=self.label,
@@ -165,20 +166,20 @@ class Question:
         return messages
 
     def seed(self, seed: int) -> int:
-        """A seed of 31 bits for this question in a run of that seed, whatever else the run asks."""
+        """Return a seed of 31 bits that depends only on this question and the seed of the run."""
         text = json.dumps([seed, self.kind.name, self.class_name, self.attempt])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
     def again(self, problem: str, refused: str | None) -> "Question":
-        """The same question after an answer that was refused, or none."""
+        """Return the question for the next attempt."""
         return replace(self, attempt=self.attempt + 1, problem=problem, refused=refused)
 
     def read(self, answer: str) -> list[str]:
         """
-        The texts of an answer.
+        Return the texts of an answer.
 
         Raises:
-            [`FormError`]: if it is not in the asked form.
+            [`FormError`]: if the answer is not in the requested form.
         """
         texts = split_answer(answer)
         check_texts(texts, self.kind, self.label)
@@ -186,19 +187,19 @@ class Question:
 
 
 def without_thoughts(answer: str) -> str:
-    """An answer without what reasoning models put in front of it, up to `</think>`: nothing if they did not end."""
+    """Return an answer without the thoughts of a reasoning model; "" if they do not end with `</think>`."""
     _, _, answer = answer.rpartition("</think>")
     return "" if answer.lstrip().startswith("<think>") else answer
 
 
 def split_answer(answer: str) -> list[str]:
     """
-    The texts in an answer: a JSON array of strings, or numbered or bulleted lines; else all its lines.
+    Split an answer into texts: a JSON array of strings, numbered or bulleted lines, or else all its lines.
 
-    Of numbered lines, a line below one belongs to it, and what stands before them or after a blank line is a remark.
+    A line directly below a numbered line continues it. Other lines beside numbered ones are remarks.
 
     Raises:
-        [`FormError`]: if the JSON is none, or no array of strings.
+        [`FormError`]: if the JSON is invalid, or not an array of strings.
     """
     if fenced := re.search(r"```\w*\n(.*?)```", answer, re.DOTALL):
         answer = fenced.group(1)
@@ -207,9 +208,9 @@ def split_answer(answer: str) -> list[str]:
         try:
             texts, _ = json.JSONDecoder().raw_decode(answer)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise FormError(f"it begins like JSON and is none ({error})") from error
+            raise FormError(f"it begins like JSON but is invalid ({error})") from error
         if not all(isinstance(text, str) for text in texts):
-            raise FormError("it is a JSON array of other things than strings")
+            raise FormError("it is a JSON array with other items than strings")
         return [_clean(text) for text in texts]
     lines = [line.strip() for line in answer.splitlines()]
     items, is_inside = [], False
@@ -223,7 +224,7 @@ def split_answer(answer: str) -> list[str]:
 
 
 def _clean(text: str) -> str:
-    """A text in one line, without its number, emphasis and quotation marks."""
+    """Return a text in one line, without its number, emphasis and quotation marks."""
     text = " ".join(text.split())
     if item := ITEM.fullmatch(text):
         text = item["text"]
@@ -234,33 +235,35 @@ def _clean(text: str) -> str:
 
 def check_texts(texts: list[str], kind: Kind, label: str):
     """
+    Check the texts of an answer.
+
     Raises:
         [`FormError`]: if these are not texts of that kind for the label.
     """
-    least, most = kind.num_texts
-    if not least <= len(texts) <= most:
-        wanted = f"{least}" if least == most else f"{least} to {most}"
+    minimum, maximum = kind.num_texts
+    if not minimum <= len(texts) <= maximum:
+        wanted = f"{minimum}" if minimum == maximum else f"{minimum} to {maximum}"
         raise FormError(f"it has {len(texts)} text{'' if len(texts) == 1 else 's'}, not {wanted}")
     for number, text in enumerate(texts, start=1):
         if not any(character.isalpha() for character in text):
             raise FormError(f"text {number} is empty or has no letters")
         if "\ufffd" in text or not text.isprintable():
-            raise FormError(f"text {number} has characters that cannot be shown")
+            raise FormError(f"text {number} has unprintable characters")
         if markup := MARKUP.search(text):
-            raise FormError(f"text {number} has {markup.group()!r}, which is no plain text")
+            raise FormError(f"text {number} has {markup.group()!r}, which is not plain text")
         words = len(text.split())
         if words > kind.max_words:
-            raise FormError(f"text {number} has {words} words, and {kind.max_words} are the most")
+            raise FormError(f"text {number} has {words} words, at most {kind.max_words} are allowed")
         if len(text) > (limit := kind.max_words * MAX_CHARACTERS_PER_WORD):
-            raise FormError(f"text {number} has {len(text)} characters, and {limit} are the most")
+            raise FormError(f"text {number} has {len(text)} characters, at most {limit} are allowed")
         if heading := HEADING.match(text):
             raise FormError(f"text {number} begins with the heading {heading.group()!r}")
         if REMARK.match(text):
-            raise FormError(f"text {number} is a remark ({text[:40]!r}) and not of the video")
-        # Things in the picture may have the name of the class: the ball of "basketball".
+            raise FormError(f"text {number} is a remark ({text[:40]!r}), not a description of the video")
+        # An object may have the name of the class, as the ball of "basketball" does.
         if label_key(text) == label_key(label) and (number == 1 or kind.name != "context"):
             raise FormError(f"text {number} is only the label")
     if label_key(texts[0]) == label_key(kind.example[0]) and label_key(label) != label_key(EXAMPLE_LABEL):
-        raise FormError("it is a copy of the example")
+        raise FormError("it copies the example")
     if len({label_key(text) for text in texts}) < len(texts):
-        raise FormError("a text is there twice")
+        raise FormError("a text is repeated")

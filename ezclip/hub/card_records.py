@@ -1,4 +1,4 @@
-"""What training and evaluation have left in a folder, as a model card tells it."""
+"""Read what a model card says about training and evaluation from the files in a folder."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from ezclip.evaluation.protocols import PROTOCOLS, as_markdown
 from ezclip.training.checkpoints import last_checkpoint
 
 
-TRAIN_VIDEOS = "videos of train"  # among the settings of an experiment that trains
+TRAIN_VIDEOS_KEY = "videos of train"  # only an experiment that trains has this setting
 
 
 @dataclass
@@ -29,9 +29,9 @@ class Outcome:
 
     Args:
         dataset (`str`, *optional*):
-            Name of the data set, where it is known.
+            Name of the data set, if it is known.
         test (`str`):
-            Which part of it: "split1", "base", "novel", …, or "".
+            Part of the data set: "split1", "base", "novel", …, or "".
         metrics (`dict`):
             The content of `eval_results.json`: `eval_top1` and, if they are known, `eval_top5` (fractions),
             `eval_samples` and `eval_bad_videos`.
@@ -45,25 +45,29 @@ class Outcome:
 @dataclass
 class RunRecords:
     """
-    What is known of the training and the tests of a model; `None` or nothing where it is not.
+    The records of the training and the tests of a model. A field is `None` or empty if no file tells.
 
     Args:
         results (`list[Outcome]`):
-            Of its tests.
+            Results of the tests.
         protocol (`str`, *optional*):
-            The protocol that it was trained and tested by.
+            The protocol of training and tests.
         num_experiments (`int`):
-            Models of that protocol.
+            Number of models of that protocol.
         protocol_table (`str`, *optional*):
-            What they reached together, where they are several.
+            Markdown table over all models of the protocol, if there are several.
         recipe (`dict`):
-            Options of its training.
-        steps (`int`, *optional*), epochs (`float`, *optional*), batch_size (`int`, *optional*):
-            How long it was trained; videos of a step, of all processes, if `run_video_zeroshot.py` trained it.
-        loss (`float`, *optional*), runtime (`float`, *optional*), device (`str`, *optional*):
-            The last loss that was logged; seconds of the last run, and where it ran.
+            Options of the training.
+        steps (`int`, *optional*), epochs (`float`, *optional*):
+            Length of the training.
+        batch_size (`int`, *optional*):
+            Videos of a step over all processes, if `run_video_zeroshot.py` trained the model.
+        loss (`float`, *optional*):
+            The last logged loss.
+        runtime (`float`, *optional*), device (`str`, *optional*):
+            Seconds of the last run, and its device.
         num_processes (`int`), bad_train_videos (`int`):
-            Processes; training videos that could not be read.
+            Number of processes, and of training videos that could not be read.
     """
 
     results: list[Outcome] = field(default_factory=list)
@@ -83,73 +87,70 @@ class RunRecords:
     @classmethod
     def read(cls, folder: str | Path, eval_dataset: str | None = None) -> "RunRecords":
         """
-        What is not in the files, as in those of `transformers.Trainer` (`save_metrics`, `save_state`) much is not, is
-        not known.
+        Read the records in a folder. Files of `transformers.Trainer` (`save_metrics`, `save_state`) tell less.
 
         Args:
             folder (`str` or `Path`):
                 The folder of a model, where a run wrote it.
             eval_dataset (`str`, *optional*):
-                Name of the data set of tests that do not name one.
+                Name of the data set for tests that do not name one.
 
         Raises:
-            [`DataError`]: if a file is not what training and evaluation write.
+            [`DataError`]: if a file is not one that training or evaluation wrote.
         """
         folder, records = Path(folder).resolve(), cls()
         path = folder
         try:
             path = folder / EVAL_RESULTS_NAME
-            if (metrics := _read(path)) is not None:
+            if (metrics := _read_mapping(path)) is not None:
                 records.results = _outcomes([(eval_dataset, "", metrics)])
             path = folder / EXPERIMENT_RESULTS_NAME
-            if (content := _read(path)) is not None:
-                if TRAIN_VIDEOS in content["settings"]:
+            if (content := _read_mapping(path)) is not None:
+                if TRAIN_VIDEOS_KEY in content["settings"]:
                     records.recipe = content["settings"]
                 records.results = _outcomes(
                     (eval_dataset, test, metrics) for test, metrics in content["results"].items()
                 )
-            for parent in (folder, *folder.parents[:2]):  # experiments are at most "16_shots/seed1"
+            for parent in (folder, *folder.parents[:2]):  # an experiment is at most two levels down: "16_shots/seed1"
                 path = parent / PROTOCOL_RESULTS_NAME
-                if (content := _read(path)) is not None:
-                    name = "" if parent == folder else folder.relative_to(parent).as_posix()
-                    records._take_protocol(content, name)
+                if (content := _read_mapping(path)) is not None:
+                    records._add_protocol(content, "" if parent == folder else folder.relative_to(parent).as_posix())
                     break
             path = folder / TRAINER_STATE_NAME
-            if (content := _read(path)) is not None:
+            if (content := _read_mapping(path)) is not None:
                 records.steps, records.epochs = int(content["global_step"]), content.get("epoch")
                 records.batch_size = content.get("train_batch_size")
                 losses = [float(entry["loss"]) for entry in content["log_history"] if "loss" in entry]
                 records.loss = losses[-1] if losses else None
             path = folder / TRAIN_RESULTS_NAME
-            if (content := _read(path)) is not None:
-                records._take_training(content)
+            if (content := _read_mapping(path)) is not None:
+                records._add_training(content)
             else:
                 records.batch_size = None
             if not records.recipe and (checkpoint := last_checkpoint(folder)) is not None:
                 path = checkpoint / CHECKPOINT_SETTINGS_NAME
-                records.recipe = _read(path) or {}
+                records.recipe = _read_mapping(path) or {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path} is not what training and evaluation write ({type(error).__name__}: {error}). Run them again, "
-                "or remove the file: the model card says nothing of it then."
+                "or remove the file; the model card then leaves it out."
             ) from error
         return records
 
-    def _take_protocol(self, content: dict, experiment: str):
-        """Of a protocol's results those of one of its experiments."""
+    def _add_protocol(self, content: dict, experiment: str):
         if content["protocol"] not in PROTOCOLS or experiment not in content["experiments"]:
-            return  # of other models that stand there
+            return  # the file is about other models in that folder
         self.protocol, self.num_experiments = content["protocol"], len(content["experiments"])
         tests = content["experiments"][experiment]
-        if self.protocol == "zero_shot":  # whose tests are "hmdb51/split1"
+        if self.protocol == "zero_shot":  # its tests are "hmdb51/split1", …
             self.results = _outcomes((*_split_test(test), metrics) for test, metrics in tests.items())
         if self.num_experiments > 1:
             self.protocol_table = as_markdown(content)
 
-    def _take_training(self, content: dict):
+    def _add_training(self, content: dict):
         performance = content.get("performance")
         self.bad_train_videos = int(content.get("train_bad_videos", 0))
-        if performance is None:  # of transformers' `Trainer`, whose batches are those of one process
+        if performance is None:  # written by transformers' `Trainer`, whose batch size is that of one process
             self.batch_size, performance = None, content
         self.num_processes, self.device = performance.get("num_processes", 1), performance.get("device")
         if (runtime := performance.get("train_runtime")) is not None:
@@ -159,7 +160,7 @@ class RunRecords:
         self.recipe = self.recipe or content.get("recipe", {})
 
 
-def _read(path: Path) -> dict | None:
+def _read_mapping(path: Path) -> dict | None:
     if not path.is_file():
         return None
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -169,17 +170,17 @@ def _read(path: Path) -> dict | None:
 
 
 def _outcomes(tests: Iterable[tuple[str | None, str, dict]]) -> list[Outcome]:
-    """The tests of which an accuracy is known; raises for values that are none."""
+    """Return the tests with a known accuracy. Raise `ValueError` for impossible values."""
     outcomes = []
     for dataset, test, metrics in tests:
         for name in ("eval_top1", "eval_top5"):
             value = metrics.get(name, 0.0)
             if not (isinstance(value, (int, float)) and math.isfinite(value) and 0 <= value <= 1):
-                raise ValueError(f"{name} is a part of the videos, from 0 to 1, and not {value}")
+                raise ValueError(f"{name} must be a fraction in [0, 1], got {value}")
         for name in ("eval_samples", "eval_bad_videos"):
             value = metrics.get(name, 0)
             if not (isinstance(value, int) and value >= 0):
-                raise ValueError(f"{name} is a number of videos, and not {value}")
+                raise ValueError(f"{name} must be a number of videos, got {value}")
         if "eval_top1" in metrics:
             outcomes.append(Outcome(dataset, test, metrics))
     return outcomes

@@ -1,4 +1,4 @@
-"""From a folder with a model to a repository on the Hub: what is pushed, what never is, and what went wrong."""
+"""Push the model of a folder to a repository on the Hub, and explain the errors of the Hub."""
 
 import json
 import tempfile
@@ -23,19 +23,19 @@ from yaml import YAMLError
 from configuration_ezclip import CLASS_BANK_NAME
 from ezclip.errors import ModelError, first_line
 from ezclip.hub.model_card import CardFacts, is_untouched
-from ezclip.hub.staging import CARD_NAME, WHOLE_OR_NAME, stage
+from ezclip.hub.staging import BASE_HINT, CARD_NAME, stage
 
 
 logger = logging.get_logger("ezclip")
 
-# What a push leaves of an earlier one would be loaded in place of, or beside, what is pushed.
-STALE = ["model*.safetensors", "model.safetensors.index.json", CLASS_BANK_NAME]
+# Files of an earlier push that would be loaded instead of, or beside, the new ones
+STALE_PATTERNS = ["model*.safetensors", "model.safetensors.index.json", CLASS_BANK_NAME, "*_ezclip.py"]
 
 
 @dataclass
 class PushOptions:
     """
-    Where and what to push.
+    The options of a push.
 
     Args:
         facts ([`CardFacts`]):
@@ -43,15 +43,15 @@ class PushOptions:
         trained_only (`bool`, *optional*):
             See [`stage`].
         private (`bool`, *optional*, defaults to `False`):
-            Whether the repository has to be private.
+            Whether the repository must be private.
         revision (`str`, *optional*):
-            A branch, which is made if there is none. By default the main one.
+            Branch to push to. It is created if it does not exist. Defaults to the main branch.
         create_pr (`bool`, *optional*, defaults to `False`):
             Whether to open a pull request.
         commit_message (`str`, *optional*):
-            What the commit is called. By default what is pushed: `EZClipModel`, or its trained weights.
+            Title of the commit. By default it names `EZClipModel` or its trained weights.
         overwrite_card (`bool`, *optional*, defaults to `False`):
-            Whether a card on the Hub that a person wrote or changed is replaced too.
+            Whether to replace a card on the Hub that a person wrote or changed.
     """
 
     facts: CardFacts
@@ -65,22 +65,21 @@ class PushOptions:
 
 def push(folder: str | Path, options: PushOptions) -> CommitInfo:
     """
-    Push the model of a folder, with processor, code, class embeddings if there are any, and a card.
+    Push the model of a folder with its processor, code, class embeddings if there are any, and a card.
 
-    All of it is one commit: what others load is the earlier model or this one. A push that was cut off is repeated by
-    the same call; files that had arrived are not sent again. A repository is made when all that goes there is known to
-    be sound.
+    The push is one commit, so that others load either the earlier model or the new one. Repeat the same call after an
+    interruption: files that have arrived are not sent again. The repository is created only after all checks.
 
     Args:
         folder (`str` or `Path`):
-            What `save_pretrained`, the conversion or a training has written.
+            A folder that `save_pretrained`, the conversion or a training wrote.
         options ([`PushOptions`]):
-            Where and what.
+            The repository and the options.
 
     Raises:
-        [`ModelError`]: if the model cannot be loaded by others; if what the card is to say cannot be true; or if the
-            Hub cannot be reached or written.
-        [`DataError`]: if a file of results cannot be read, or there is none of the data set that `options` name.
+        [`ModelError`]: if others cannot load the model, if the facts of the card are impossible, or if the Hub cannot
+            be reached or written.
+        [`DataError`]: if a file of results cannot be read, or the results of `eval_dataset` are missing.
     """
     options.facts.check()
     facts = replace(options.facts, repo_id=_full_name(options.facts.repo_id))
@@ -94,20 +93,20 @@ def push(folder: str | Path, options: PushOptions) -> CommitInfo:
 
 def create_repository(repo_id: str, private: bool = False) -> str:
     """
-    Make a repository, if there is none of the name.
+    Create a repository if it does not exist.
 
     Args:
         repo_id (`str`):
-            Its name; without a namespace that of the user.
+            Its name. The default namespace is the user's.
         private (`bool`, *optional*, defaults to `False`):
-            Whether it has to be private.
+            Whether it must be private.
 
     Returns:
         `str`: its full name.
 
     Raises:
-        [`ModelError`]: if there is no token, or it does not permit that; if the Hub cannot be reached; or if the
-        repository is to be private and is there and public.
+        [`ModelError`]: if there is no token, the token does not permit it, the Hub cannot be reached, or the
+            repository exists and is public although `private` is set.
     """
     _check_token(repo_id)
     api = HfApi()
@@ -115,7 +114,7 @@ def create_repository(repo_id: str, private: bool = False) -> str:
         repo_id = api.create_repo(repo_id, private=True if private else None, exist_ok=True).repo_id
         if private and not api.model_info(repo_id).private:
             raise ModelError(
-                f"{repo_id} is to be private, and is there and public. Make it private in its settings on the Hub, "
+                f"{repo_id} must be private, got a public repository. Make it private in its settings on the Hub, "
                 "give another name, or leave --private out."
             )
     return repo_id
@@ -123,50 +122,54 @@ def create_repository(repo_id: str, private: bool = False) -> str:
 
 def upload(staged: Path, options: PushOptions) -> CommitInfo:
     """
-    Upload what [`stage`] wrote to a repository that is there.
+    Upload a folder that [`stage`] wrote to an existing repository.
 
     Raises:
-        [`ModelError`]: if that fails.
+        [`ModelError`]: if the upload fails.
     """
     api, repo_id, revision = HfApi(), options.facts.repo_id, options.revision
     base = _base_of(staged)
-    what = "Upload EZClipModel" if base is None else f"Upload the weights of an EZClipModel trained from {base}"
+    default_message = (
+        "Upload EZClipModel" if base is None else f"Upload the weights of an EZClipModel trained from {base}"
+    )
     with hub_errors(f"{repo_id} cannot be written"):
         if revision is not None and not options.create_pr:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         ignored = []
         if not options.overwrite_card and _is_written_by_hand(api, repo_id, revision, staged / CARD_NAME):
-            logger.warning(f"{CARD_NAME} of {repo_id} was written or changed by hand and stays. --overwrite_card.")
+            logger.warning(
+                f"{CARD_NAME} of {repo_id} was written or changed by hand and stays. Replace it with --overwrite_card."
+            )
             ignored.append(CARD_NAME)
-        # One commit, which `upload_large_folder` does not make; what had been uploaded is known by its hash.
+        # `upload_large_folder` would make several commits. The Hub knows by their hashes which files have arrived.
         try:
             return api.upload_folder(
                 repo_id=repo_id,
                 folder_path=staged,
-                commit_message=options.commit_message or what,
+                commit_message=options.commit_message or default_message,
                 revision=revision,
                 create_pr=options.create_pr,
                 ignore_patterns=ignored,
-                delete_patterns=list(STALE),
+                delete_patterns=list(STALE_PATTERNS),
             )
         except ValueError as error:
             if isinstance(error, HTTPError):
                 raise
             said = " ".join(str(error).split())
-            raise ModelError(f"{repo_id} cannot be written: the Hub refuses what is pushed ({said}).") from error
+            raise ModelError(f"{repo_id} cannot be written: the Hub refuses the files ({said}).") from error
 
 
 @contextmanager
 def hub_errors(what: str) -> Iterator[None]:
     """
-    What goes wrong between here and the Hub, in sentences.
+    Turn the errors of `huggingface_hub` into a [`ModelError`] that says what to do.
 
     Args:
         what (`str`):
-            What fails.
+            Beginning of the message: what failed.
 
     Raises:
-        [`ModelError`]: in place of the errors of `huggingface_hub`.
+        [`ModelError`]: for each error of the Hub or the connection.
     """
     try:
         yield
@@ -177,8 +180,8 @@ def hub_errors(what: str) -> Iterator[None]:
 
 
 def _explain(error: BaseException) -> str:
-    """What an error of the Hub means, and what to do; it may be the cause of one that says less."""
-    cause = error
+    """Return what an error of the Hub means and what to do."""
+    cause = error  # the error of the Hub may be the cause of one that says less
     while cause is not None and not isinstance(cause, HfHubHTTPError):
         cause = cause.__cause__
     if cause is None:
@@ -186,20 +189,20 @@ def _explain(error: BaseException) -> str:
         while root.__cause__ is not None:
             root = root.__cause__
         return (
-            f"the connection to the Hub failed ({first_line(root)}). Push again when it is back; what has arrived "
-            "is not sent again."
+            f"the connection to the Hub failed ({first_line(root)}). Push again later; files that have arrived "
+            "are not sent again."
         )
     status, said = cause.response.status_code, first_line(cause.server_message or cause)
     if status == 401 and not isinstance(cause, RepositoryNotFoundError):
         return f"the Hub does not know the token ({said}). Run `hf auth login`, or set HF_TOKEN to one that can write."
     if status in (401, 403):
-        return f"the token does not permit that ({said}). Use one that may write there, or another name."
+        return f"the token does not permit that ({said}). Use a token that may write there, or another name."
     if status == 404:
-        return f"it is not there, or the token does not reach it ({said})."
+        return f"it does not exist, or the token cannot read it ({said})."
     if status in (409, 412):
         return f"something else is changing it ({said}). Push again."
     if status >= 500 or status == 429:
-        return f"the Hub has trouble ({status}: {said}). Push again later; what has arrived is not sent again."
+        return f"the Hub has trouble ({status}: {said}). Push again later; files that have arrived are not sent again."
     return f"the Hub refuses it ({status}: {said})."
 
 
@@ -207,12 +210,12 @@ def _check_token(repo_id: str):
     if get_token() is None:
         raise ModelError(
             f"There is no token to write {repo_id} with. Make one at https://huggingface.co/settings/tokens and run "
-            "`hf auth login`, or put it into the environment as HF_TOKEN."
+            "`hf auth login`, or set the environment variable HF_TOKEN."
         )
 
 
 def _full_name(repo_id: str) -> str:
-    """A repository's name with its namespace, which without one is the user's."""
+    """Return the name of a repository with its namespace, by default the user's."""
     _check_token(repo_id)
     if "/" in repo_id:
         return repo_id
@@ -225,7 +228,6 @@ def _base_of(staged: Path) -> str | None:
 
 
 def _check_card(card: Path):
-    """That the Hub will take the metadata of a card."""
     with hub_errors(f"The metadata of {CARD_NAME} cannot be checked"):
         try:
             ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).validate()
@@ -235,28 +237,25 @@ def _check_card(card: Path):
             said = " ".join(str(error).split())
             raise ModelError(
                 f"The Hub refuses the metadata of {CARD_NAME} ({said}). Give another licence or other data sets, or "
-                "mend the file if it is yours."
+                "correct the file if it is yours."
             ) from error
 
 
 def _check_base_on_hub(staged: Path):
-    """Of trained weights alone, that their base is on the Hub."""
-    if (base := _base_of(staged)) is None:
+    if (base := _base_of(staged)) is None:  # a whole model
         return
     try:
         info = HfApi().model_info(base)
     except (RepositoryNotFoundError, HFValidationError) as error:
-        raise ModelError(
-            f"The base {base} is not on the Hub, or your token does not reach it. {WHOLE_OR_NAME}"
-        ) from error
+        raise ModelError(f"The base {base} is not on the Hub, or your token cannot read it. {BASE_HINT}") from error
     except (HTTPError, OSError) as error:
         raise ModelError(f"The base {base} cannot be looked up: {_explain(error)}") from error
     if info.private:
-        logger.warning(f"The base {base} is private: only those who can read it can load what is pushed.")
+        logger.warning(f"The base {base} is private: only those who can read it can load the pushed weights.")
 
 
 def _is_written_by_hand(api: HfApi, repo_id: str, revision: str | None, card: Path) -> bool:
-    """Whether the repository has a card that a person wrote or changed, and another than is pushed."""
+    """Return whether the repository has a card that a person wrote or changed and that differs from the new one."""
     with tempfile.TemporaryDirectory(prefix="ezclip-card-") as cache:
         try:
             path = api.hf_hub_download(repo_id, CARD_NAME, revision=revision, cache_dir=cache)
@@ -267,5 +266,5 @@ def _is_written_by_hand(api: HfApi, repo_id: str, revision: str | None, card: Pa
         return False
     try:
         return not is_untouched(content.decode("utf-8"))
-    except UnicodeDecodeError:  # neither ezclip nor transformers writes that
+    except UnicodeDecodeError:  # neither ezclip nor transformers writes other encodings
         return True

@@ -1,4 +1,4 @@
-"""What a push to the Hub consists of: what loading a model needs, and a card; nothing else of its folder."""
+"""Write the files that a push uploads: those that loading a model needs, and a card."""
 
 import json
 import re
@@ -21,91 +21,86 @@ from processing_ezclip import EZClipProcessor
 logger = logging.get_logger("ezclip")
 
 CARD_NAME = "README.md"
-# Where something was loaded from, which transformers writes and nothing reads
-PROVENANCE = ("_name_or_path", "name_or_path", "tokenizer_file", "special_tokens_map_file")
-TOKENS = ("tokenizer.json", "vocab.json")  # in which a text with a slash is one of them
-WHOLE_OR_NAME = (
-    "Give the name of that model on the Hub (--base_model_name_or_path), or push the whole model (--whole)."
-)
+# transformers writes here where something was loaded from; nothing reads it
+ORIGIN_KEYS = ("_name_or_path", "name_or_path", "tokenizer_file", "special_tokens_map_file")
+VOCABULARY_NAMES = ("tokenizer.json", "vocab.json")  # a token in them may look like a path
+BASE_HINT = "Give the name of that model on the Hub (--base_model_name_or_path), or push the whole model (--whole)."
 
 
 def stage(folder: str | Path, staged: str | Path, facts: CardFacts, trained_only: bool | None = None) -> Path:
     """
-    Write what would be pushed of a model into an empty folder.
+    Write the files that a push of a model uploads into an empty folder.
 
-    Checkpoints, optimizer states, logs and predictions in the model's folder are not among it.
+    Checkpoints, optimizer states, logs and predictions in the model's folder are left out.
 
     Args:
         folder (`str` or `Path`):
-            What `save_pretrained`, the conversion or a training has written.
+            A folder that `save_pretrained`, the conversion or a training wrote.
         staged (`str` or `Path`):
             The folder to write.
         facts ([`CardFacts`]):
-            What the card says besides; its `base_model` is the base, where trained weights alone are pushed or merged.
+            What the card says besides. Its `base_model` is the base of trained weights that are pushed or merged.
         trained_only (`bool`, *optional*):
-            Whether trained weights alone are pushed, and not the whole model. By default as they were saved.
+            Whether to push trained weights alone instead of the whole model. Defaults to the form of the folder.
 
     Returns:
         `Path`: the written folder.
 
     Raises:
         [`ModelError`]: if the model cannot be loaded, here or by others; if a file names a path of this machine; or if
-            `facts` cannot be true.
-        [`DataError`]: if a file of results cannot be read, or there is none of the data set that `facts` names.
+            `facts` are impossible.
+        [`DataError`]: if a file of results cannot be read, or the results of `facts.eval_dataset` are missing.
     """
     folder, staged = Path(folder), Path(staged)
     facts.check()
     if not (folder / "config.json").is_file():
         raise ModelError(
-            f"{folder} is no folder with a model: it has no config.json. Give one that training, conversion or "
-            "`save_pretrained` has written."
+            f"--model must be the folder of a model, got {folder}, which has no config.json. Give a folder that "
+            "training, `ezclip convert` or `save_pretrained` wrote."
         )
     model, base, is_part = _save_model(folder, staged, trained_only, facts.base_model)
     processor = _save_processor(folder, staged, model)
     bank = _copy_bank(folder, staged, model)
-    _forget_places(staged)
-    if (card := _own_card(folder)) is not None:
+    _remove_local_paths(staged)
+    if (card := _read_own_card(folder)) is not None:
         logger.warning(f"{folder / CARD_NAME} was written or changed by hand and is pushed as it is.")
     else:
-        # Whoever merges trained weights with a folder has the whole model, and no name for what it started from.
+        # Merging trained weights with a base in a local folder gives a whole model without a name for its base.
         facts = replace(facts, base_model=None if base is None or _is_folder(base) else base)
         card = str(make_card(folder, model, processor, facts, is_part, bank))
     (staged / CARD_NAME).write_text(card, encoding="utf-8")
     return staged
 
 
-def check_base(base: str | Path | None, what: str, way_out: str = WHOLE_OR_NAME):
+def check_base(base: str | Path | None, what: str, fix_hint: str = BASE_HINT):
     """
-    That others can load what stands on a base.
+    Raise if others cannot load the base of trained weights.
 
     Args:
         base (`str` or `Path`, *optional*):
             The base.
         what (`str`):
-            What stands on it.
-        way_out (`str`, *optional*):
-            What to do if they cannot, by the options of the command in use. By default those of `push_to_hub.py`.
+            Name of the trained weights in a message.
+        fix_hint (`str`, *optional*):
+            Advice at the end of a message. Defaults to the options of `ezclip push`.
 
     Raises:
-        [`ModelError`]: if there is none, or it is a folder on this machine.
+        [`ModelError`]: if the base is unknown, or a folder on this machine.
     """
     if base is None:
-        raise ModelError(f"{what} does not say what it was trained from. {way_out}")
+        raise ModelError(f"{what} does not say what it was trained from. {fix_hint}")
     if _is_folder(base):
-        raise ModelError(f"{what} was trained from the folder {base}, which others do not have. {way_out}")
+        raise ModelError(f"{what} was trained from the folder {base}, which others do not have. {fix_hint}")
 
 
 def _is_folder(base: str | Path) -> bool:
-    """Whether a base is a folder of this machine, and no name on the Hub."""
     return Path(base).is_dir() or not is_hub_name(str(base))
 
 
 def _save_model(
     folder: Path, staged: Path, trained_only: bool | None, base: str | None
 ) -> tuple[EZClipModel, str | None, bool]:
-    """
-    Load the model and save what is asked for of it; returns also its base, and whether what is saved needs that.
-    """
+    """Load a model and save it. Return the model, its base, and whether the saved weights need the base."""
     try:
         source = TrainedCheckpoint.find(folder)
     except (OSError, ValueError) as error:
@@ -117,12 +112,12 @@ def _save_model(
         check_base(known, str(folder))
     elif source is None and base is not None and _is_folder(base):
         raise ModelError(
-            f"--base_model_name_or_path {base} is no name on the Hub, and of a whole model it is for the card alone. "
-            "Give the name there of the model that was trained from, or leave it out."
+            f"--base_model_name_or_path must be a name on the Hub for a whole model, got {base}: it is for the card "
+            "alone. Give the name of the model that training started from, or leave the option out."
         )
     model = load_model(folder) if source is None else _load(folder, base_model_name_or_path=known)
     if trained_only and source is not None:
-        # What was trained then is not always what this configuration leaves to be trained.
+        # The saved weights decide what was trained; this configuration may freeze other ones.
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in source.trained)
     try:
@@ -130,14 +125,14 @@ def _save_model(
         model.save_pretrained(staged, **options)
         written = TrainedCheckpoint.find(staged)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} cannot be saved to be pushed: {error}") from error
+        raise ModelError(f"{folder} cannot be saved for the push: {error}") from error
     if written is None:
         return model, known, False
     if source is not None:
-        # The same file, byte by byte, so that a repeated push does not send it again
+        # Byte for byte the same file, so that a repeated push does not send it again
         shutil.copyfile(source.path, written.path)
     else:
-        _load(staged)  # says if the base is not the one that was trained from
+        _load(staged)  # raises if training started from another base
     return model, known, True
 
 
@@ -153,8 +148,9 @@ def _save_processor(folder: Path, staged: Path, model: EZClipModel) -> EZClipPro
         processor = EZClipProcessor.from_pretrained(folder)
     except (OSError, ValueError, TypeError) as error:
         raise ModelError(
-            f"{folder} has no processor ({explain_processor(error)}). Without one nobody can use the model: save the "
-            "processor there too (`EZClipProcessor.save_pretrained`), or convert it again with a --tokenizer."
+            f"{folder} has no processor ({explain_processor(error)}). Nobody can use the model without one. "
+            "Save the processor there too (`EZClipProcessor.save_pretrained`), or run `ezclip convert` again with "
+            "--tokenizer."
         ) from error
     check_fit(model, processor)
     processor.save_pretrained(staged)
@@ -173,8 +169,8 @@ def _copy_bank(folder: Path, staged: Path, model: EZClipModel) -> ClassBank | No
     return bank
 
 
-def _own_card(folder: Path) -> str | None:
-    """A card in a model's folder that a person wrote or changed."""
+def _read_own_card(folder: Path) -> str | None:
+    """Return the card in a folder if a person wrote or changed it."""
     path = folder / CARD_NAME
     if not path.is_file():
         return None
@@ -182,40 +178,40 @@ def _own_card(folder: Path) -> str | None:
         content = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ModelError(
-            f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}), which cards have to be. Save it in "
-            "UTF-8, or remove it for a card that fills itself in."
+            f"{path} must be text in UTF-8, got {error.reason} at byte {error.start}. Save it in UTF-8, or remove it "
+            "to get a generated card."
         ) from error
     return None if is_untouched(content) else content
 
 
-def _forget_places(staged: Path):
-    """Take out of the JSON files from where on this machine something was loaded; refuse other paths of it."""
+def _remove_local_paths(staged: Path):
+    """Remove from the JSON files where something was loaded from. Raise if another value is a path of this machine."""
     for path in sorted(staged.glob("*.json")):
-        if path.name in TOKENS:
+        if path.name in VOCABULARY_NAMES:
             continue
         content = json.loads(path.read_text(encoding="utf-8"))
-        kept = _without_places(content, path.name)
+        kept = _without_local_paths(content, path.name)
         if kept != content:
             path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _without_places(value, file: str, name: str = ""):
+def _without_local_paths(value, file: str, name: str = ""):
     if isinstance(value, dict):
         return {
-            key: _without_places(part, file, f"{name}.{key}".lstrip("."))
+            key: _without_local_paths(part, file, f"{name}.{key}".lstrip("."))
             for key, part in value.items()
-            if key not in PROVENANCE or not _is_local(part)
+            if key not in ORIGIN_KEYS or not _is_local_path(part)
         }
     if isinstance(value, list):
-        return [_without_places(part, file, name) for part in value]
-    if _is_local(value):
+        return [_without_local_paths(part, file, name) for part in value]
+    if _is_local_path(value):
         raise ModelError(
-            f"{name} in {file} is a path of this machine, {value}, which is of no use to others. Remove it from "
-            f"{file} of the model's folder, or put there what others have."
+            f"`{name}` in {file} must not be a path of this machine, got {value}. Remove it from {file} in the "
+            "model's folder, or give a name that others can load."
         )
     return value
 
 
-def _is_local(value) -> bool:
-    """Whether a value is an absolute path, of this system or of Windows."""
+def _is_local_path(value) -> bool:
+    """Return whether a value is an absolute path of this system or of Windows."""
     return isinstance(value, str) and re.match(r"(/|~/|file:|[A-Za-z]:[\\/])[^\s]", value) is not None

@@ -1,4 +1,4 @@
-"""scripts/convert_checkpoint.py as a command, and what it refuses. Its numbers are in test_golden.py."""
+"""`ezclip convert`: what it reads and what it refuses. tests/test_golden.py compares the numbers."""
 
 import argparse
 import collections
@@ -20,7 +20,7 @@ from transformers import AutoModel, AutoProcessor, CLIPConfig, CLIPModel
 
 from configuration_ezclip import PRESETS
 from ezclip import EZClipModel
-from ezclip.cli import convert as convert_checkpoint
+from ezclip.cli import convert as convert_command
 from ezclip.convert import inert_archive
 from ezclip.convert.inert_archive import read_archive
 from tests.helpers import ROOT, SHARED
@@ -41,7 +41,7 @@ def saved(content, path):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """Saves a checkpoint as EZ-CLIP's code does; returns its path and the model in it."""
+    """Return a function that saves a checkpoint as EZ-CLIP's code does, and returns its path and the model."""
 
     def save(vision_config=None, change=lambda content: content):
         model = random_model(vision_config=vision_config)
@@ -51,12 +51,12 @@ def checkpoint(tmp_path):
 
 
 def convert(path, tmp_path, *argv):
-    convert_checkpoint.main(["--checkpoint", str(path), "--output_dir", str(tmp_path / "out"), *map(str, argv)])
+    convert_command.main(["--checkpoint", str(path), "--output_dir", str(tmp_path / "out"), *map(str, argv)])
     return AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True)
 
 
 def refused(path, tmp_path, *argv) -> str:
-    """The message for a file that is not converted."""
+    """Return the message for a file that is not converted."""
     with pytest.raises(SystemExit) as caught:
         convert(path, tmp_path, "--model_only", *argv)
     assert not (tmp_path / "out").exists()
@@ -64,7 +64,7 @@ def refused(path, tmp_path, *argv) -> str:
 
 
 def assert_same(converted: EZClipModel, model: EZClipModel, atol: float = 0.0):
-    """Weights, and what the configurations have in common with each other."""
+    """Assert that weights and configurations agree."""
     expected = model.state_dict()
     assert set(converted.state_dict()) == set(expected)
     for name, value in converted.state_dict().items():
@@ -87,7 +87,7 @@ def assert_same(converted: EZClipModel, model: EZClipModel, atol: float = 0.0):
         {"adapter_ratio": 0.5},
     ],
 )
-def test_architecture_is_read_from_the_weights(checkpoint, tmp_path, vision_config):
+def test_infer_architecture(checkpoint, tmp_path, vision_config):
     path, model = checkpoint(vision_config)
     assert_same(convert(path, tmp_path, "--model_only"), model)
 
@@ -129,11 +129,11 @@ def test_actionclip(tmp_path, capsys, fields, said, on_gpu):
     printed = capsys.readouterr().out
     assert "ActionCLIP" in printed and said in printed
     unused = fields["temporal_head"] in ("lstm", "conv1d", "transformer_cls")
-    assert ("frame_position_embeddings.weight (no part of this temporal head)" in printed) == unused
+    assert ("frame_position_embeddings.weight (this temporal head does not use it)" in printed) == unused
 
 
-def test_frames_of_an_actionclip(tmp_path, capsys):
-    """Only the head with a row for each frame tells how many there are."""
+def test_actionclip_num_frames(tmp_path, capsys):
+    """Only the head with a row for each frame tells the number of frames."""
     path = saved(published_actionclip(random_model("actionclip")), tmp_path / "model.pt")
     assert convert(path, tmp_path, "--model_only").config.vision_config.num_frames == 8
     assert "8 frames (the weights do not tell)" in capsys.readouterr().out
@@ -143,7 +143,7 @@ def test_frames_of_an_actionclip(tmp_path, capsys):
     fields = {"temporal_head": "transformer_cls", "vision_config": {"num_frames": 4}}
     path = saved(published_actionclip(random_model("actionclip", **fields)), tmp_path / "cls.pt")
     assert convert(path, tmp_path, "--model_only").config.vision_config.num_frames == 4
-    with pytest.raises(SystemExit, match="--num_frames 8 does not fit .* each of 4 frames"):
+    with pytest.raises(SystemExit, match="--num_frames must be 4 .* got 8"):
         convert(path, tmp_path, "--model_only", "--num_frames", 8)
 
 
@@ -160,15 +160,18 @@ def unshift_a_block(content):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (with_head(**{"module.gate.weight": torch.ones(2)}), "none of ActionCLIP's"),
+        (with_head(**{"module.gate.weight": torch.ones(2)}), "that ActionCLIP does not have"),
         (with_head(**{"module.shift.weight": torch.ones(16, 1, 3), "shift.bias": torch.ones(16)}), "head.conv.bias"),
-        (with_head(**{"module.shift.weight": torch.ones(16, 1, 3), "lstm_visual.x": torch.ones(1)}), "none of Action"),
+        (
+            with_head(**{"module.shift.weight": torch.ones(16, 1, 3), "lstm_visual.x": torch.ones(1)}),
+            "that ActionCLIP does not",
+        ),
         (with_head(**{"module.shift.weight": "gone"}), "holds no state dict"),
         (lambda content: content["model_state_dict"].update({"visual.time_embedding": torch.ones(1)}), "time_embed"),
-        (unshift_a_block, "in some blocks and not in all"),
+        (unshift_a_block, "in all blocks or in none"),
     ],
 )
-def test_other_actionclips_are_refused(tmp_path, change, message):
+def test_unknown_actionclip(tmp_path, change, message):
     content = published_actionclip(random_model("actionclip_tsm"))
     change(content)
     assert message in refused(saved(content, tmp_path / "model.pt"), tmp_path)
@@ -176,7 +179,7 @@ def test_other_actionclips_are_refused(tmp_path, change, message):
 
 @pytest.fixture
 def clip_of(tmp_path):
-    """Saves the CLIP that has the token embedding of a model, in transformers' form; returns its folder."""
+    """Return a function that saves the CLIP with the token embedding of a model, and returns its folder."""
 
     def save(model):
         config = model.config
@@ -201,7 +204,7 @@ def test_vificlip(tmp_path, capsys, clip_of, prefix):
     model = random_model("vificlip")
     content = {"model": {f"{prefix}{name}": value for name, value in published_vificlip(model).items()}}
     path = saved(content, tmp_path / "model.pth")
-    assert "Give the CLIP it was trained from as --base_model_name_or_path" in refused(path, tmp_path)
+    assert "--base_model_name_or_path: a folder" in refused(path, tmp_path)
     converted = convert(path, tmp_path, "--model_only", "--base_model_name_or_path", clip_of(model))
     assert_same(converted, model)
     printed = capsys.readouterr().out
@@ -216,7 +219,7 @@ def test_vificlip_with_openai_file_as_base(tmp_path):
     assert_same(convert(path, tmp_path, "--model_only", "--base_model_name_or_path", base), model)
 
 
-def test_vificlip_under_the_names_of_clip(tmp_path):
+def test_vificlip_with_names_of_clip(tmp_path):
     model = random_model("vificlip", vision_config={"num_frames": 8})
     path = saved({"model": published_weights(model), "epoch": 9}, tmp_path / "model.pth")
     assert "has a token embedding" in refused(path, tmp_path, "--base_model_name_or_path", path)
@@ -233,8 +236,8 @@ class RunsCode:
         return os.mkdir, (str(self.path),)
 
 
-def test_vificlip_beside_objects_whose_code_is_not_run(tmp_path, capsys, monkeypatch, clip_of):
-    """Files of its training hold a configuration of a class that need not be installed."""
+def test_vificlip_with_config_object(tmp_path, capsys, monkeypatch, clip_of):
+    """ViFi-CLIP's files hold a configuration object whose class may not be installed."""
     model = random_model("vificlip")
     content = {"model": published_vificlip(model), "max_accuracy": numpy.float64(71.3)}
     with monkeypatch.context() as patch:
@@ -260,7 +263,7 @@ class Calls:
 
 
 def foreign_class(monkeypatch, **methods):
-    """A class of a package that is not installed where the file is read."""
+    """Return a class of a package that is not installed when the file is read."""
     module = types.ModuleType("evilpkg")
     module.Run = type("Run", (), {"__module__": "evilpkg", **methods})
     monkeypatch.setitem(sys.modules, "evilpkg", module)
@@ -268,16 +271,16 @@ def foreign_class(monkeypatch, **methods):
 
 
 @pytest.mark.parametrize("args", [("rm -rf",), ()])
-def test_a_call_of_a_foreign_class_is_refused(checkpoint, tmp_path, monkeypatch, args):
+def test_foreign_call_is_refused(checkpoint, tmp_path, monkeypatch, args):
     path, model = checkpoint()
     with monkeypatch.context() as patch:
         run = foreign_class(patch, __reduce__=lambda self: (type(self), args), __init__=lambda self, *args: None)
         torch.save({**published_checkpoint(model), "x": run(*args)}, path)
     said = refused(path, tmp_path)
-    assert "its pickle calls `evilpkg.Run`, which no checkpoint needs" in said and "weights_only" not in said
+    assert "its pickle calls `evilpkg.Run`" in said and "weights_only" not in said
 
 
-def test_an_object_of_a_foreign_class_is_its_attributes(checkpoint, tmp_path, monkeypatch, capsys):
+def test_foreign_object_is_inert(checkpoint, tmp_path, monkeypatch, capsys):
     path, model = checkpoint()
     with monkeypatch.context() as patch:
         state = foreign_class(patch)()
@@ -301,7 +304,7 @@ def test_an_object_of_a_foreign_class_is_its_attributes(checkpoint, tmp_path, mo
     ],
 )
 @pytest.mark.parametrize("place", ["beside", "instead"])
-def test_a_pickled_call_is_refused(checkpoint, tmp_path, monkeypatch, function, args, named, place):
+def test_pickled_call_is_refused(checkpoint, tmp_path, monkeypatch, function, args, named, place):
     path, model = checkpoint()
     content = published_checkpoint(model)
     (content if place == "beside" else content["model_state_dict"])["visual.proj"] = Calls(function, *args)
@@ -312,7 +315,7 @@ def test_a_pickled_call_is_refused(checkpoint, tmp_path, monkeypatch, function, 
     assert not (tmp_path / "ran").exists()
 
 
-def test_harmless_objects_beside_the_weights(checkpoint, tmp_path, capsys):
+def test_harmless_objects(checkpoint, tmp_path, capsys):
     path, model = checkpoint()
     extra = {
         "args": argparse.Namespace(lr=1e-3),
@@ -335,11 +338,11 @@ def test_old_files_with_objects_are_refused(checkpoint, tmp_path):
     content = {**published_checkpoint(model), "danger": RunsCode(tmp_path / "ran")}
     torch.save(content, path, _use_new_zipfile_serialization=False)
     said = refused(path, tmp_path)
-    assert "could run code: ask its author for the weights as safetensors" in said and "weights_only" not in said
+    assert "could run code" in said and "safetensors" in said and "weights_only" not in said
     assert not (tmp_path / "ran").exists()
 
 
-def test_vificlip_of_another_base_is_refused(tmp_path, clip_of):
+def test_vificlip_with_wrong_base(tmp_path, clip_of):
     model = random_model("vificlip")
     path = saved({"model": published_vificlip(model)}, tmp_path / "model.pth")
     with torch.no_grad():
@@ -347,12 +350,12 @@ def test_vificlip_of_another_base_is_refused(tmp_path, clip_of):
     message = refused(path, tmp_path, "--base_model_name_or_path", clip_of(model))
     assert "was trained from another CLIP" in message
     narrow = saved({**published_weights(model), "token_embedding.weight": torch.ones(30, 32)}, tmp_path / "n.pt")
-    assert "have 32 channels" in refused(path, tmp_path, "--base_model_name_or_path", narrow)
+    assert "got 32" in refused(path, tmp_path, "--base_model_name_or_path", narrow)
     assert "No model at 'no/clip'" in refused(path, tmp_path, "--base_model_name_or_path", "no/clip")
 
 
 @pytest.mark.parametrize("name", ["prompt_learner.ctx", "image_encoder.transformer.resblocks.1.VPT_shallow"])
-def test_vificlip_with_prompts_is_refused(tmp_path, name):
+def test_vificlip_with_prompts(tmp_path, name):
     content = {"model": {**published_vificlip(random_model("vificlip")), f"module.{name}": torch.ones(2, 64)}}
     assert f"with learned prompts (`{name}`)" in refused(saved(content, tmp_path / "model.pth"), tmp_path)
 
@@ -364,7 +367,7 @@ def test_plain_clip(tmp_path, capsys):
     model = random_model("clip")
     content = {**published_weights(model), **{name: torch.tensor(value) for name, value in NUMBERS.items()}}
     path = saved(content, tmp_path / "clip.pt")
-    assert "which holds all of its weights" in refused(path, tmp_path, "--base_model_name_or_path", path)
+    assert "Leave out --base_model_name_or_path" in refused(path, tmp_path, "--base_model_name_or_path", path)
     assert_same(convert(path, tmp_path, "--model_only"), model)
     printed = capsys.readouterr().out
     assert "CLIP, " in printed and "Left out: input_resolution (the shapes tell it)" in printed
@@ -372,11 +375,11 @@ def test_plain_clip(tmp_path, capsys):
 
 def test_resnet_is_refused(tmp_path):
     content = {"visual.layer1.0.conv1.weight": torch.ones(1), "token_embedding.weight": torch.ones(30, 64)}
-    assert "a CLIP with a ResNet" in refused(saved(content, tmp_path / "rn50.pt"), tmp_path)
+    assert "ResNet" in refused(saved(content, tmp_path / "rn50.pt"), tmp_path)
 
 
 class Tree(nn.Module):
-    """Modules within modules that have the tensors of a state dict."""
+    """Nested modules with the tensors of a state dict."""
 
     def __init__(self, state_dict):
         super().__init__()
@@ -439,21 +442,21 @@ def rename(old, new):
     [
         (rename("visual.proj", "visual.projection"), "no tensor 'visual.proj'"),
         (rename("ln_final.weight", "ln_last.weight"), "text_model.final_layer_norm.weight"),
-        (lambda content: {**content, "fusion_model_state_dict": {}}, "is not a checkpoint of ActionCLIP"),
-        (lambda content: {"model": content["model_state_dict"]}, "is not a checkpoint of ViFi-CLIP"),
+        (lambda content: {**content, "fusion_model_state_dict": {}}, "not a known checkpoint of ActionCLIP"),
+        (lambda content: {"model": content["model_state_dict"]}, "not a known checkpoint of ViFi-CLIP"),
         (lambda content: {"epoch": 3}, "holds no state dict"),
         (lambda content: {"model": torch.nn.Linear(2, 2)}, "holds no state dict"),
         (lambda content: [1, 2], "holds no state dict"),
         (lambda content: {"model_state_dict": {"weight": torch.zeros(1)}}, "is not a checkpoint of EZ-CLIP / T2L, A"),
     ],
 )
-def test_other_checkpoints_are_refused(checkpoint, tmp_path, change, message):
+def test_unknown_checkpoint(checkpoint, tmp_path, change, message):
     path, _ = checkpoint(change=change)
     said = refused(path, tmp_path)
     assert message in said and str(path) in said
 
 
-def test_other_files_are_refused(tmp_path):
+def test_unknown_file(tmp_path):
     (tmp_path / "page.pt").write_text("<html>404</html>")
     for name, message in {"page.pt": "cannot be read as a PyTorch checkpoint", "gone.pt": "is not a file"}.items():
         with pytest.raises(SystemExit, match=message):
@@ -466,12 +469,10 @@ def test_output_must_be_a_folder(checkpoint, tmp_path):
     with pytest.raises(SystemExit, match="--output_dir .*out cannot be written .*File exists"):
         convert(path, tmp_path, "--model_only")
     with pytest.raises(SystemExit, match="--output_dir .*x cannot be written .*Not a directory"):
-        convert_checkpoint.main(
-            ["--checkpoint", str(path), "--output_dir", str(tmp_path / "out" / "x"), "--model_only"]
-        )
+        convert_command.main(["--checkpoint", str(path), "--output_dir", str(tmp_path / "out" / "x"), "--model_only"])
 
 
-def test_a_processor_of_another_model_is_not_left_beside_it(checkpoint, tmp_path):
+def test_processor_of_another_model(checkpoint, tmp_path):
     path, _ = checkpoint()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "processor_config.json").write_text("{}")
@@ -480,7 +481,7 @@ def test_a_processor_of_another_model_is_not_left_beside_it(checkpoint, tmp_path
 
 
 def of_first_weight(change):
-    """A change of the first tensor of a checkpoint."""
+    """Return a change of the first tensor of a checkpoint."""
 
     def apply(content):
         weights = content["model_state_dict"]
@@ -493,26 +494,29 @@ def of_first_weight(change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (of_first_weight(lambda n, w: {n: w / 0}), "'visual.conv1.weight' holds numbers that are not finite"),
+        (of_first_weight(lambda n, w: {n: w / 0}), "'visual.conv1.weight' must hold finite numbers"),
         (of_first_weight(lambda n, w: {f"module.{n}": w}), "has 'visual.conv1.weight' twice"),
-        (of_first_weight(lambda n, w: {n: w.to(torch.complex64)}), "is a tensor of another kind (torch.complex64"),
-        (of_first_weight(lambda n, w: {n: w.to_sparse()}), "is a tensor of another kind (torch.float32"),
-        (of_first_weight(lambda n, w: {n: torch.nested.nested_tensor([w])}), "is a tensor of another kind (torch.fl"),
+        (of_first_weight(lambda n, w: {n: w.to(torch.complex64)}), "must be a dense real tensor, got torch.complex64"),
+        (of_first_weight(lambda n, w: {n: w.to_sparse()}), "must be a dense real tensor, got torch.float32"),
+        (
+            of_first_weight(lambda n, w: {n: torch.nested.nested_tensor([w])}),
+            "must be a dense real tensor, got torch.fl",
+        ),
         (of_first_weight(lambda n, w: {n: torch.zeros(1).as_strided((10**10, 64), (0, 0))}), "than the file holds"),
         (of_first_weight(lambda n, w: {n: torch.zeros(8).expand(3, 8)}), "has more elements, (3, 8), than the file"),
         (of_first_weight(lambda n, w: {f"{n}{i}": w.view(-1)[i:] for i in range(400)}), "than the file holds"),
         (of_first_weight(lambda n, w: {n: w.to("meta")}), "'visual.conv1.weight' has more elements, (64, 3, 16, 16)"),
-        (of_first_weight(lambda n, w: {n: torch.empty(64, 3, 0, 0)}), "odd shapes"),
-        (of_first_weight(lambda n, w: {"visual.positional_embedding": torch.empty(0, 64)}), "odd shapes"),
+        (of_first_weight(lambda n, w: {n: torch.empty(64, 3, 0, 0)}), "impossible shapes"),
+        (of_first_weight(lambda n, w: {"visual.positional_embedding": torch.empty(0, 64)}), "impossible shapes"),
     ],
 )
-def test_odd_tensors_are_named(checkpoint, tmp_path, change, message):
+def test_odd_tensors(checkpoint, tmp_path, change, message):
     path, _ = checkpoint(change=change)
     assert message in refused(path, tmp_path)
 
 
-def test_damaged_archives_are_refused(tmp_path):
-    """Whatever is wrong with a file, a sentence says so."""
+def test_damaged_archives(tmp_path):
+    """Each damaged file gets a message of one command."""
     path, rng = tmp_path / "model.pt", random.Random(0)
     saved({**published_vificlip(random_model("vificlip")), "config": argparse.Namespace(epochs=10)}, path)
     content = path.read_bytes()
@@ -521,12 +525,12 @@ def test_damaged_archives_are_refused(tmp_path):
         for _ in range(3):
             damaged[rng.randrange(min(len(damaged), 6000))] = rng.randrange(256)
         path.write_bytes(damaged[: rng.choice([len(damaged), len(damaged) // 2])])
-        with pytest.raises(SystemExit, match="convert_checkpoint.py: "):
+        with pytest.raises(SystemExit, match="ezclip convert: "):
             convert(path, tmp_path, "--model_only")
 
 
 def repacked(path, change):
-    """A zip file with the same parts, each under what `change` says of its name and content."""
+    """Write a zip file again with parts that `change` returns."""
     with zipfile.ZipFile(path) as archive:
         parts = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
     with zipfile.ZipFile(path, "w") as archive:
@@ -535,7 +539,7 @@ def repacked(path, change):
 
 
 @pytest.mark.parametrize("beside", [{}, {"config": argparse.Namespace(epochs=10)}])
-def test_archives_that_unpack_to_more_than_they_are_are_refused(checkpoint, tmp_path, monkeypatch, beside):
+def test_archive_bombs(checkpoint, tmp_path, monkeypatch, beside):
     path, _ = checkpoint(change=lambda content: {**content, **beside})
     content = path.read_bytes()
 
@@ -545,22 +549,22 @@ def test_archives_that_unpack_to_more_than_they_are_are_refused(checkpoint, tmp_
     for part in ("data.pkl", "data/0"):
         path.write_bytes(content)
         repacked(path, deflated(part))
-        assert f"{part}` is compressed, which PyTorch's never are. Take" in refused(path, tmp_path)
+        assert f"{part}` is compressed" in refused(path, tmp_path)
 
     path.write_bytes(content)
     with zipfile.ZipFile(path) as archive:
         size = next(entry for entry in archive.infolist() if entry.filename.endswith("/data/0")).file_size
-    # In the directory at the end, which is what is read of it
+    # Only the directory at the end is read.
     start = content.index(b"PK\x01\x02")
     path.write_bytes(content[:start] + content[start:].replace(struct.pack("<I", size), struct.pack("<I", 2**31)))
     assert "larger than the whole" in refused(path, tmp_path)
 
     path.write_bytes(content)
     monkeypatch.setattr(inert_archive, "MAX_PICKLE_BYTES", 1000)
-    assert "data.pkl` has " in (said := refused(path, tmp_path)) and "a checkpoint's at most 1,000" in said
+    assert "data.pkl` must have at most 1,000 bytes" in refused(path, tmp_path)
 
 
-def test_tensors_of_an_archive_may_share_their_storage(tmp_path):
+def test_shared_storage(tmp_path):
     flat = torch.arange(40_000.0)
     views = {str(i): flat[i : i + 10] for i in range(1_000)}
     saved({**views, "config": argparse.Namespace(epochs=10)}, tmp_path / "flat.pt")
@@ -569,13 +573,13 @@ def test_tensors_of_an_archive_may_share_their_storage(tmp_path):
     assert all(torch.equal(archive[name], view) for name, view in views.items())
 
 
-def test_wrong_number_of_frames_is_refused(checkpoint, tmp_path):
+def test_wrong_num_frames(checkpoint, tmp_path):
     path, _ = checkpoint()
-    with pytest.raises(SystemExit, match="--num_frames 16 does not fit .* each of 8 frames"):
+    with pytest.raises(SystemExit, match="--num_frames must be 8 .* got 16"):
         convert(path, tmp_path, "--model_only", "--num_frames", "16")
 
 
-def test_tokenizer_of_another_size_is_refused(checkpoint, tmp_path, tiny_folder):
+def test_tokenizer_of_another_size(checkpoint, tmp_path, tiny_folder):
     path, _ = checkpoint()
     with pytest.raises(SystemExit, match=r"has 15 tokens, .* 30\. Give the tokenizer it was trained with"):
         convert(path, tmp_path, "--tokenizer", str(tiny_folder))

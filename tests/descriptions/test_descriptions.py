@@ -1,4 +1,4 @@
-"""scripts/generate_descriptions.py: what it asks, accepts, asks again and keeps, of a tiny model and of a server."""
+"""`ezclip describe` with tiny models and with a server on this machine."""
 
 import http.server
 import json
@@ -17,7 +17,7 @@ import urllib3
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from ezclip.cli import describe as generate_descriptions
+from ezclip.cli import describe
 from ezclip.data.labels import read_class_descriptions
 from ezclip.descriptions.language_models import Endpoint, PatientRetry, TransformersModel
 from ezclip.descriptions.questions import KINDS, FormError, Question
@@ -36,7 +36,7 @@ def loopback_without_proxy(monkeypatch):
 
 
 def generate(output_dir, *argv) -> int:
-    return generate_descriptions.main([*argv, "--output_dir", str(output_dir)])
+    return describe.main([*argv, "--output_dir", str(output_dir)])
 
 
 def read_files(output_dir) -> dict:
@@ -66,7 +66,7 @@ STEPS = ["The leg swings back", "The foot meets the ball", "The ball flies off"]
         "```\n1. The leg swings back\n2. The foot meets the ball\n3. “The ball flies off”\n```",
     ],
 )
-def test_an_answer_is_read_in_the_forms_that_models_give(answer):
+def test_read_answer(answer):
     assert read("decomposition", answer) == STEPS
 
 
@@ -78,35 +78,39 @@ def test_an_answer_is_read_in_the_forms_that_models_give(answer):
         ("description", "", "it has 0 texts, not 1"),
         ("context", "1. field\n2.\n3. ball", "text 2 is empty"),
         ("context", "1. field\n2. 42\n3. ball", "text 2 is empty or has no letters"),
-        ("context", "1. field\n2. Kick-Ball\n3. kick ball.", "a text is there twice"),
+        ("context", "1. field\n2. Kick-Ball\n3. kick ball.", "a text is repeated"),
         ("context", "1. Kick ball\n2. ball\n3. goal", "text 1 is only the label"),
         ("description", "1. Kick Ball!", "text 1 is only the label"),
         ("description", "Action label: kick ball. Description: a foot", "begins with the heading 'Action label:'"),
         ("description", "Sure, a person kicks a ball over a field.", "is a remark"),
         ("description", "I'm sorry, but I cannot help with that.", "is a remark"),
-        ("description", "a " * 41, "text 1 has 41 words, and 40 are the most"),
-        ("description", "人" * 321, "text 1 has 321 characters, and 320 are the most"),
-        ("description", "a foot\ufffd meets a ball", "cannot be shown"),
-        ("decomposition", '["The leg swings back", ', "begins like JSON and is none"),
-        ("decomposition", '["The leg", ["The foot"], "The ball"]', "other things than strings"),
-        ("decomposition", "[" * 100_000, "begins like JSON and is none"),
-        ("description", '{"texts": ["a foot meets a ball"]}', "has '{', which is no plain text"),
-        ("description", "| 1. A foot meets a ball |", "has '|', which is no plain text"),
-        ("description", "<answer> N/A </answer>", "has '<', which is no plain text"),
-        ("context", "\n".join(f"{i}. {text}" for i, text in enumerate(KINDS["context"].example, 1)), "copy of the"),
+        ("description", "a " * 41, "text 1 has 41 words, at most 40"),
+        ("description", "人" * 321, "text 1 has 321 characters, at most 320"),
+        ("description", "a foot\ufffd meets a ball", "unprintable"),
+        ("decomposition", '["The leg swings back", ', "begins like JSON"),
+        ("decomposition", '["The leg", ["The foot"], "The ball"]', "other items than strings"),
+        ("decomposition", "[" * 100_000, "begins like JSON"),
+        ("description", '{"texts": ["a foot meets a ball"]}', "has '{', which is not plain text"),
+        ("description", "| 1. A foot meets a ball |", "has '|', which is not plain text"),
+        ("description", "<answer> N/A </answer>", "has '<', which is not plain text"),
+        (
+            "context",
+            "\n".join(f"{i}. {text}" for i, text in enumerate(KINDS["context"].example, 1)),
+            "copies the example",
+        ),
     ],
 )
-def test_an_answer_in_another_form_is_refused_with_the_reason(kind, answer, reason):
+def test_refused_answer(kind, answer, reason):
     with pytest.raises(FormError, match=re.escape(reason)):
         read(kind, answer)
 
 
-def test_things_in_the_picture_may_have_the_name_of_the_class():
+def test_object_named_like_the_class():
     assert read("context", "1. a sports hall\n2. basketball\n3. hoop", "Basketball")[1] == "basketball"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_example_of_a_kind_is_in_its_form_and_the_label_in_words(kind):
+def test_example_of_a_kind(kind):
     example = "\n".join(f"{number}. {text}" for number, text in enumerate(KINDS[kind].example, start=1))
     question = Question(KINDS[kind], "winding_a_clock")
     assert question.read(example) == list(KINDS[kind].example)
@@ -114,7 +118,7 @@ def test_the_example_of_a_kind_is_in_its_form_and_the_label_in_words(kind):
     assert '"winding a clock"' in message["content"] and example in message["content"]
 
 
-def test_a_refused_answer_is_quoted_with_the_reason():
+def test_refused_answer_is_quoted():
     question = Question(KINDS["description"], "kick ball").again("it has 2 texts, not 1", "a\nb")
     messages = question.messages()
     assert [message["role"] for message in messages] == ["user", "assistant", "user"]
@@ -136,8 +140,10 @@ def expected_texts(kind: str, label: str) -> list[str]:
 
 class ChatServer(http.server.ThreadingHTTPServer):
     """
-    Speaks the chat-completions protocol. `reply(number, kind, label, messages)` gives the words of an answer, or a
-    tuple `(status, headers, body)`, or does something to the connection and gives `None`.
+    A server with the chat-completions protocol.
+
+    `reply(number, kind, label, messages, handler)` returns the text of an answer or a tuple `(status, headers, body)`.
+    If it returns `None`, it has used the connection itself.
     """
 
     daemon_threads, request_queue_size = True, 64
@@ -209,7 +215,7 @@ def endpoint_options(server, *argv) -> list[str]:
     return ["--candidate_labels", *LABELS, "--base_url", server.url, "--model", "served", *argv]
 
 
-def test_files_in_tears_format_from_an_endpoint(tmp_path, monkeypatch):
+def test_endpoint(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     label_list = tmp_path / "labels.csv"
     label_list.write_text("id,name\n0,ApplyEyeMakeup\n1,kick ball\n")
@@ -236,7 +242,7 @@ def test_files_in_tears_format_from_an_endpoint(tmp_path, monkeypatch):
     assert "secret" not in (out / "journal.jsonl").read_text()
 
 
-def test_requests_run_at_the_same_time(tmp_path):
+def test_concurrent_requests(tmp_path):
     barrier = threading.Barrier(3, timeout=30)
 
     def reply(number, kind, label, messages, handler):
@@ -248,7 +254,7 @@ def test_requests_run_at_the_same_time(tmp_path):
     assert server.most_at_once == 3
 
 
-def test_an_answer_in_another_form_is_asked_again_with_the_reason(tmp_path, capsys):
+def test_ask_again(tmp_path, capsys):
     def reply(number, kind, label, messages, handler):
         if kind == "context" and label == "kick ball":
             return "no idea"  # always
@@ -270,7 +276,7 @@ def test_an_answer_in_another_form_is_asked_again_with_the_reason(tmp_path, caps
     cut = [request for request in server.requests if request["kind"] == "description"][3:]
     assert all("it was cut after 512 tokens" in request["body"]["messages"][2]["content"] for request in cut)
 
-    # What fails to the end is named, and the rest kept; a class without one of its kinds is not in all.json.
+    # A missing answer is named and the others are kept. A class that lacks a kind is not in all.json.
     error = capsys.readouterr().err
     assert "1 of 9 answers are missing (--max_attempts 3)" in error
     assert "context of 'kick ball': it has 1 text, not 3 to 5" in error
@@ -315,7 +321,7 @@ def hang(number, kind, label, messages, handler):
     ],
     ids=lambda failure: getattr(failure, "__name__", None) or f"{failure[0]} {failure[2].decode()[:20]}",
 )
-def test_a_request_that_fails_once_is_sent_again(tmp_path, failure):
+def test_retry_request(tmp_path, failure):
     times = []
 
     def reply(number, kind, label, messages, handler):
@@ -333,7 +339,7 @@ def test_a_request_that_fails_once_is_sent_again(tmp_path, failure):
         assert times[2] - times[1] >= 1
 
 
-def test_a_long_wait_is_announced(caplog):
+def test_long_wait_is_announced(caplog):
     def wait(seconds):
         return PatientRetry(1).get_retry_after(urllib3.HTTPResponse(headers={"Retry-After": seconds}, status=429))
 
@@ -341,7 +347,7 @@ def test_a_long_wait_is_announced(caplog):
     assert wait("3600") == 3600 and "asks to wait for 3600 s" in caplog.text
 
 
-def test_one_question_that_always_fails_does_not_stop_the_others(tmp_path, capsys):
+def test_one_failing_question(tmp_path, capsys):
     def reply(number, kind, label, messages, handler):
         return (500, {}, b"out of order") if label == "kick ball" else good_answer(kind, label)
 
@@ -358,29 +364,29 @@ def test_one_question_that_always_fails_does_not_stop_the_others(tmp_path, capsy
     ("reply", "reason"),
     [
         ((401, {}, b"no key"), r"answered 401 \(no key\).*OPENAI_API_KEY"),
-        ((404, {}, b'{"error": "no such model"}'), "answered 404.*no such model.*--model a name"),
-        ((302, {"Location": "http://127.0.0.1:1/"}, b""), r"answered 302 \(Found\).*before /chat/completions"),
+        ((404, {}, b'{"error": "no such model"}'), "answered 404.*no such model.*--model"),
+        ((302, {"Location": "http://127.0.0.1:1/"}, b""), r"answered 302 \(Found\).*--base_url"),
         ((503, {}, b"overloaded"), r"5 requests in a row.*503 \(overloaded\).*same command again"),
         ((200, {}, b"<html>"), "5 requests in a row.*no chat completion"),
         (hang, "5 requests in a row.*does not answer.*timed out"),
     ],
     ids=["401", "404", "302", "503", "html", "hang"],
 )
-def test_a_server_that_refuses_or_fails_ends_the_run(tmp_path, reply, reason):
+def test_failing_server(tmp_path, reply, reason):
     answer = reply if callable(reply) else lambda *_: reply
     with chat_server(answer) as server, pytest.raises(SystemExit) as stop:
         generate(tmp_path, *endpoint_options(server, "--max_retries", "0", "--timeout", "0.3"))
-    assert re.match(f"generate_descriptions.py: .*{reason}", stop.value.code)
+    assert re.match(f"ezclip describe: .*{reason}", stop.value.code)
 
 
-def test_an_address_where_nothing_is(tmp_path):
+def test_unreachable_address(tmp_path):
     with chat_server() as server:
         pass
     with pytest.raises(SystemExit, match="--base_url .* cannot be reached"):
         generate(tmp_path, *endpoint_options(server))
 
 
-def test_a_ctrl_c_waits_for_nothing_and_says_how_to_go_on(tmp_path, capsys):
+def test_ctrl_c(tmp_path, capsys):
     def reply(number, kind, label, messages, handler):
         if number < 2:
             return good_answer(kind, label)
@@ -399,14 +405,14 @@ def test_a_ctrl_c_waits_for_nothing_and_says_how_to_go_on(tmp_path, capsys):
             assert time.monotonic() - start < 20
     finally:
         signal.signal(signal.SIGINT, previous)
-    assert "stopped. The same command goes on from" in capsys.readouterr().err
+    assert "stopped. Run the same command again" in capsys.readouterr().err
     assert not read_files(tmp_path)
     with chat_server() as server:
         assert generate(tmp_path, *endpoint_options(server)) == 0
     assert len(server.requests) == 7
 
 
-def test_a_killed_run_goes_on_with_the_same_files_in_the_end(tmp_path, capsys):
+def test_resume_after_kill(tmp_path, capsys):
     process = None
 
     def reply(number, kind, label, messages, handler):
@@ -428,16 +434,16 @@ def test_a_killed_run_goes_on_with_the_same_files_in_the_end(tmp_path, capsys):
     with chat_server() as server:
         assert generate(tmp_path / "killed", *endpoint_options(server)) == 0
         assert len(server.requests) == 5
-        assert "4 of 9 answers are in" in capsys.readouterr().out
+        assert "4 of 9 answers" in capsys.readouterr().out
         assert generate(tmp_path / "whole", *endpoint_options(server)) == 0
         num_requests = len(server.requests)
-        journal.with_name("all.json").unlink()  # is written again, and nothing is asked
+        journal.with_name("all.json").unlink()  # written again without questions
         assert generate(tmp_path / "killed", *endpoint_options(server)) == 0
         assert len(server.requests) == num_requests
     assert read_files(tmp_path / "killed") == read_files(tmp_path / "whole")
 
 
-def test_a_journal_of_other_settings_or_damaged_is_refused(tmp_path):
+def test_unusable_journal(tmp_path):
     with chat_server() as server:
         options = endpoint_options(server, "--kinds", "context")
         assert generate(tmp_path, *options) == 0
@@ -454,7 +460,7 @@ def test_a_journal_of_other_settings_or_damaged_is_refused(tmp_path):
         settings = json.loads(lines[0])["settings"]
         for line, reason in (
             (json.dumps({"settings": {**settings, "prompts": "0123"}}), "prompts '0123', now"),
-            ("[]", "does not begin with the settings"),
+            ("[]", "must begin with the settings"),
         ):
             journal.write_text("\n".join([line, *lines[1:]]) + "\n")
             with pytest.raises(SystemExit, match=reason):
@@ -472,13 +478,13 @@ def test_a_journal_of_other_settings_or_damaged_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("argv", "reason"),
     [
-        (["--candidate_labels", "kick ball", "Kick_Ball"], "'kick ball' and 'Kick_Ball' are the same"),
-        (["--candidate_labels", "..."], "'...' is no label"),
-        (["--candidate_labels", "a\nb"], "characters that cannot be shown"),
+        (["--candidate_labels", "kick ball", "Kick_Ball"], "got 'kick ball' and 'Kick_Ball'"),
+        (["--candidate_labels", "..."], "got '...'"),
+        (["--candidate_labels", "a\nb"], "printable characters"),
         (["--label_list", "missing.csv"], "missing.csv cannot be read"),
     ],
 )
-def test_labels_that_cannot_be_used(tmp_path, argv, reason):
+def test_unusable_labels(tmp_path, argv, reason):
     with pytest.raises(SystemExit, match=re.escape(reason)):
         generate(tmp_path, *argv, "--base_url", "http://127.0.0.1:1/v1", "--model", "served")
     assert not list(tmp_path.iterdir())
@@ -502,18 +508,18 @@ def test_labels_that_cannot_be_used(tmp_path, argv, reason):
         ),
     ],
 )
-def test_options_that_cannot_be(tmp_path, capsys, argv, reason):
+def test_wrong_options(tmp_path, capsys, argv, reason):
     with pytest.raises(SystemExit):
         generate(tmp_path, "--candidate_labels", "a", *argv)
     assert reason in capsys.readouterr().err
     with pytest.raises(SystemExit):
         generate(tmp_path, "--model_name_or_path", "m")
-    assert "no classes: give --label_list" in capsys.readouterr().err
+    assert "give --label_list" in capsys.readouterr().err
 
 
-def test_files_of_others_are_not_overwritten(tmp_path):
+def test_foreign_files_are_not_overwritten(tmp_path):
     (tmp_path / "all.json").write_text('{"kick ball": ["mine"]}')
-    with chat_server() as server, pytest.raises(SystemExit, match="has a all.json that this script did not write"):
+    with chat_server() as server, pytest.raises(SystemExit, match="has a all.json"):
         generate(tmp_path, *endpoint_options(server))
     assert (tmp_path / "all.json").read_text() == '{"kick ball": ["mine"]}'
 
@@ -521,7 +527,7 @@ def test_files_of_others_are_not_overwritten(tmp_path):
 # ---- A model of transformers ----
 
 END = "<end>"
-# What a model says after these tokens; where there are two, both are as likely.
+# Answers after these tokens; of two answers both are equally likely.
 ANSWERS = {
     "<steps>": "1. The leg swings back\n2. The foot meets the ball",
     "<steps again>": "1. The leg swings back\n2. The foot meets the ball\n3. The ball flies off",
@@ -546,7 +552,7 @@ def speaking_model(tmp_path_factory):
 
 
 def save_speaking_model(folder, answers: dict):
-    """A GPT-2 with a chat template that says what `answers` has: its blocks add nothing, so a token gives the next."""
+    """Save a GPT-2 with a chat template that gives `answers`: its blocks add nothing, so a token gives the next."""
     answers = {token: [answer] if isinstance(answer, str) else list(answer) for token, answer in answers.items()}
     tokens = list(dict.fromkeys([END, *answers, *(text for texts in answers.values() for text in texts)]))
     vocabulary = {token: number for number, token in enumerate(tokens)}
@@ -569,7 +575,7 @@ def save_speaking_model(folder, answers: dict):
 
 @pytest.fixture(scope="module")
 def babbling_model(tmp_path_factory):
-    """A GPT-2 with random weights that speaks in characters, without a chat template and without a padding token."""
+    """Return a GPT-2 with random weights and characters as tokens, without chat template and padding token."""
     characters = sorted({chr(number) for number in range(32, 127)} | {"\n"})
     backend = Tokenizer(models.WordLevel({c: i for i, c in enumerate([END, *characters])}, unk_token=END))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
@@ -584,7 +590,7 @@ def babbling_model(tmp_path_factory):
     return folder
 
 
-def test_a_model_of_transformers_is_checked_and_asked_again(tmp_path, speaking_model, capsys):
+def test_transformers_model(tmp_path, speaking_model, capsys):
     argv = ["--candidate_labels", *LABELS, "--model_name_or_path", str(speaking_model), "--max_new_tokens", "8"]
     assert generate(tmp_path, *argv, "--batch_size", "2", "--max_attempts", "2", "--dtype", "float32") == 1
     contents = {name: json.loads(text) for name, text in read_files(tmp_path).items()}
@@ -595,7 +601,7 @@ def test_a_model_of_transformers_is_checked_and_asked_again(tmp_path, speaking_m
     assert "context of 'flic_flac': it has 1 text, not 3 to 5" in error
 
 
-def test_an_answer_depends_on_its_seed_and_not_on_its_batch(speaking_model):
+def test_answer_is_independent_of_batch(speaking_model):
     questions = [Question(KINDS["description"], f"class {number}") for number in range(24)]
 
     def ask(questions, batch_size, **sampling):
@@ -614,7 +620,7 @@ def test_an_answer_depends_on_its_seed_and_not_on_its_batch(speaking_model):
     assert len(set(ask([question.again("no", None) for question in questions], 24).values())) == 2
 
 
-def test_rows_of_a_padded_batch_say_what_they_say_alone(babbling_model):
+def test_padded_batch(babbling_model):
     questions = [Question(KINDS[kind], label) for kind, label in zip(KINDS, LABELS)]
 
     def ask(batch_size):
@@ -626,7 +632,7 @@ def test_rows_of_a_padded_batch_say_what_they_say_alone(babbling_model):
     assert ask(1) == ask(2) == answers
 
 
-def test_a_model_that_babbles_gets_every_reason_reported(tmp_path, babbling_model, capsys):
+def test_reasons_are_reported(tmp_path, babbling_model, capsys):
     argv = ["--candidate_labels", "kick ball", "--model_name_or_path", str(babbling_model), "--max_new_tokens", "16"]
     assert generate(tmp_path, *argv, "--max_attempts", "2") == 1
     error = capsys.readouterr().err
@@ -635,18 +641,18 @@ def test_a_model_that_babbles_gets_every_reason_reported(tmp_path, babbling_mode
     assert not read_files(tmp_path)
 
 
-def test_a_question_that_is_too_long_for_the_model_is_named(tmp_path, babbling_model, capsys):
+def test_too_long_question(tmp_path, babbling_model, capsys):
     argv = ["--candidate_labels", "kick ball", "--model_name_or_path", str(babbling_model), "--max_attempts", "1"]
     assert generate(tmp_path, *argv, "--max_new_tokens", "1500") == 1
-    assert re.search(r"needs \d+ tokens, and the model reads 1600", capsys.readouterr().err)
+    assert re.search(r"need \d+ tokens, the model reads 1600", capsys.readouterr().err)
 
 
-def test_a_model_that_cannot_be_loaded(tmp_path):
+def test_missing_model(tmp_path):
     with pytest.raises(SystemExit, match="No text-generation model at .*nowhere"):
         generate(tmp_path, "--candidate_labels", "a", "--model_name_or_path", str(tmp_path / "nowhere"))
 
 
-def test_back_ends_say_what_they_cannot_reach(tmp_path):
+def test_unreachable_backends(tmp_path):
     with pytest.raises(ModelError, match="No text-generation model"):
         TransformersModel(str(tmp_path), **SAMPLING, batch_size=1, dtype="auto")
     with pytest.raises(ModelError, match="cannot be reached"):
