@@ -23,6 +23,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from ezclip import EZClipProcessor
 from ezclip.cli.demo import word_tokenizer
+from ezclip.cli.main import COMMANDS
 from ezclip.systems.loading import load_model
 from ezclip.utils.synthetic_clips import write_video
 from processing_ezclip import default_image_processor
@@ -62,10 +63,10 @@ NEEDS = {
 }
 # Options added to the commands of a script, which would run for hours or want a GPU
 SHORTER = {
-    "run_video_zeroshot.py": ["--use_cpu", "--max_train_steps", "2", "--per_device_train_batch_size", "4"],
-    "scripts/benchmark.py": ["--rounds", "1"],
-    "scripts/compare.py": ["--use_cpu", "--speed_rounds", "1"],
-    "scripts/generate_descriptions.py": ["--max_new_tokens", "8"],
+    "run_video_zeroshot": ["--use_cpu", "--max_train_steps", "2", "--per_device_train_batch_size", "4"],
+    "scripts.benchmark": ["--rounds", "1"],
+    "ezclip.cli.compare": ["--use_cpu", "--speed_rounds", "1"],
+    "ezclip.cli.describe": ["--max_new_tokens", "8"],
 }
 # What a page leaves: files in its folder, and repositories on the Hub
 LEAVES = {
@@ -127,7 +128,7 @@ CLASSES = ["archery", "making a cake", "yoga", "juggling"]
 WORDS = sorted({word for name in [*CLASSES, "video of person photo red cross"] for word in name.split()})
 WORDS += [f"word{number}" for number in range(26 - len(WORDS))]  # random_model has a vocabulary of 30
 
-PATH_OF_SCRIPT = re.compile(r"(run_video_zeroshot|scripts/\w+)\.py")
+PATH_OF_SCRIPT = re.compile(r"run_video_zeroshot|(run_video_zeroshot|scripts/\w+)\.py")
 
 
 @dataclass(frozen=True)
@@ -303,13 +304,17 @@ def commands_of(block: Block) -> list[list[str]]:
 
 def run_command(words: list[str]):
     """A command of Python or of `accelerate launch`, in this process and on this one alone."""
-    start = next(number for number, word in enumerate(words) if PATH_OF_SCRIPT.fullmatch(word))
-    assert words[:start] in (["python"], ["accelerate", "launch"], ["accelerate", "launch", "--num_processes", "8"])
-    script, argv = words[start], words[start + 1 :]
-    main = importlib.import_module(script.removesuffix(".py").replace("/", ".")).main
+    if words[0] == "ezclip":
+        module, argv = COMMANDS[words[1]][0], words[2:]
+    else:
+        start = next(number for number, word in enumerate(words) if PATH_OF_SCRIPT.fullmatch(word))
+        launcher = [word for word in words[:start] if word != "-m"]
+        assert launcher in (["python"], ["accelerate", "launch"], ["accelerate", "launch", "--num_processes", "8"])
+        module, argv = words[start].removesuffix(".py").replace("/", "."), words[start + 1 :]
+    main = importlib.import_module(module).main
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
-        status = main([*argv, *SHORTER.get(script, [])])
+        status = main([*argv, *SHORTER.get(module, [])])
     except SystemExit as ended:
         status = ended.code
     assert status in (None, 0), f"{shlex.join(words)}: {status}"
@@ -367,7 +372,7 @@ def test_every_block_is_of_a_kind_that_is_known():
 
 
 def is_ours(words: list[str]) -> bool:
-    return words[0] in ("python", "accelerate") and any(map(PATH_OF_SCRIPT.fullmatch, words))
+    return words[0] == "ezclip" or (words[0] in ("python", "accelerate") and any(map(PATH_OF_SCRIPT.fullmatch, words)))
 
 
 def test_names_that_stand_for_something_are_used():
@@ -400,13 +405,13 @@ def options():
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse)
-        for path in [ROOT / "run_video_zeroshot.py", *(ROOT / "scripts").glob("*.py")]:
-            source = path.read_text(encoding="utf-8")
-            if "__main__" in source:
-                pytest.importorskip("scipy")  # of compare.py
-                module = importlib.import_module(str(path.relative_to(ROOT).with_suffix("")).replace("/", "."))
-                with pytest.raises(ParserMade):
-                    module.main([])
+        pytest.importorskip("scipy")  # of compare
+        scripts = [
+            f"scripts.{path.stem}" for path in (ROOT / "scripts").glob("*.py") if "__main__" in path.read_text()
+        ]
+        for name in [*(module for module, _ in COMMANDS.values() if module != "ezclip.cli.demo"), *scripts]:
+            with pytest.raises(ParserMade):
+                importlib.import_module(name).main([])
     return found
 
 

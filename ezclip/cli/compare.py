@@ -39,8 +39,9 @@ from accelerate.utils import set_seed
 
 from ezclip.cli.arguments import DataArguments, ModelArguments, RunArguments, explicit_options, fill_preset
 from ezclip.cli.experiments import Runner, read_results
-from ezclip.cli.plan import Plan, Texts, in_list_root, load_eval_splits, one_of
+from ezclip.cli.plan import ClassTexts, PlannedExperiment, in_list_root, load_eval_splits, one_of
 from ezclip.constants import EXPERIMENT_RESULTS_NAME
+from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.data.sources import VideoSplit
 from ezclip.errors import DataError, ModelError
 from ezclip.evaluation.protocols import Experiment
@@ -75,7 +76,7 @@ class SystemRunner(Runner):
 
     weights: str | None = None
 
-    def settings(self, experiment: Experiment) -> dict:
+    def settings(self, experiment: PlannedExperiment) -> dict:
         return {**super().settings(experiment), "weights": self.weights}
 
 
@@ -91,7 +92,7 @@ class System:
             Its options in the file.
         runner ([`SystemRunner`]):
             What evaluates it.
-        experiment ([`Experiment`]):
+        experiment ([`PlannedExperiment`]):
             Its evaluation.
         costs (`dict`, *optional*):
             Its parameters and multiply-accumulates, once it was checked.
@@ -100,7 +101,7 @@ class System:
     name: str
     options: dict
     runner: SystemRunner
-    experiment: Experiment
+    experiment: PlannedExperiment
     costs: dict | None = None
 
     @property
@@ -226,10 +227,14 @@ def make_system(
     if (data_args.include_label or data_args.input_conditioning) and not data_args.class_descriptions:
         raise DataError("include_label and input_conditioning are for class_descriptions, which are not given.")
     fill_preset(model_args.preset, data_args, args)
-    experiment = Experiment(name, args.seed, None, {"": split})
-    plan = Plan([experiment], Texts.of(in_list_root(data_args)), {})
-    runner = SystemRunner(model_args, data_args, args, plan, accelerator)
-    runner.check()
+    experiment = PlannedExperiment.complete(
+        Experiment(name, args.seed, None, {"": split}), data_args, ClassTexts.from_options(in_list_root(data_args))
+    )
+    read = IsolatedReader(
+        data_args.video_timeout, backend=data_args.video_backend, allow_partial=data_args.allow_partial
+    )
+    runner = SystemRunner(model_args, args, read, accelerator)
+    runner.check([experiment])
     return System(name, options, runner, experiment)
 
 

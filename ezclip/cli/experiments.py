@@ -1,4 +1,4 @@
-"""One training, or none, and its tests: what `run_video_zeroshot.py` does for each experiment of a run."""
+"""Run planned experiments: train, test, write what they leave."""
 
 import contextlib
 import gc
@@ -13,19 +13,21 @@ from transformers.utils import logging
 from ezclip.cli.arguments import (
     TEXT_CONFIG_FIELDS,
     VISION_CONFIG_FIELDS,
-    DataArguments,
     ModelArguments,
     RunArguments,
     explicit_options,
 )
-from ezclip.cli.plan import Plan, Texts, make_transform, save_draws
-from ezclip.constants import EVAL_RESULTS_NAME, EXPERIMENT_RESULTS_NAME
+from ezclip.cli.plan import PlannedExperiment
+from ezclip.constants import EVAL_RESULTS_NAME, EXPERIMENT_RESULTS_NAME, PREDICTIONS_NAME
 from ezclip.data.dataset import VideoDataset, describe_split, digest
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.data.sources import VideoSplit
+from ezclip.data.splits import save_split
+from ezclip.data.streaming import StreamedVideos
 from ezclip.errors import DataError
 from ezclip.evaluation.predictions import Predictions, predict
-from ezclip.evaluation.protocols import SINGLE_VIEW, Experiment
+from ezclip.evaluation.protocols import SINGLE_VIEW
+from ezclip.evaluation.sharded_prediction import predict_shards
 from ezclip.systems.loading import check_fit, flatten_config, load_model, load_processor
 from ezclip.training.checkpoints import check_settings, last_checkpoint, raise_on_all_ranks
 from ezclip.training.loop import train
@@ -36,41 +38,36 @@ from processing_ezclip import distinct_texts
 
 logger = logging.get_logger("ezclip")
 
-TRAINING_SETTINGS = ("horizontal_flip", "color_jitter", "grayscale", "texts of train")
-DATA_SETTINGS = ("num_clips", "num_crops", "horizontal_flip", "color_jitter", "grayscale", "allow_partial")
+TRANSFORM_SETTINGS = ("horizontal_flip", "color_jitter", "grayscale")
 
 
 @dataclass
 class Runner:
     """
-    Trains and tests models as the options say.
+    Trains and tests models.
 
     Args:
-        model_args ([`ModelArguments`]), data_args ([`DataArguments`]), args ([`RunArguments`]):
-            The options of the script.
-        plan ([`Plan`]):
-            The experiments and the texts of their classes.
+        model_args ([`ModelArguments`]):
+            The model.
+        args ([`RunArguments`]):
+            The recipe and the output folder.
+        read ([`IsolatedReader`]):
+            Reads videos.
         accelerator (`Accelerator`):
-            Devices, processes, precision, trackers.
+            Devices, processes, precision and trackers.
     """
 
     model_args: ModelArguments
-    data_args: DataArguments
     args: RunArguments
-    plan: Plan
+    read: IsolatedReader
     accelerator: Accelerator
 
     def __post_init__(self):
         names = (self.model_args.model_name_or_path, self.model_args.tokenizer_name, self.model_args.num_frames)
         self.processor = load_processor(*names, preset=self.model_args.preset)
-        self.read = IsolatedReader(
-            self.data_args.video_timeout,
-            backend=self.data_args.video_backend,
-            allow_partial=self.data_args.allow_partial,
-        )
 
     def load_model(self) -> EZClipModel:
-        """The model that every experiment starts from; its new weights come from the seed that was set."""
+        """Load the model that every experiment starts from. New weights follow the seed that was set."""
         model = load_model(
             self.model_args.model_name_or_path,
             self.args.do_train,
@@ -84,30 +81,33 @@ class Runner:
 
     @property
     def ensemble(self) -> str:
-        """How the prompts of a class are joined; of several texts per class there is one embedding by now."""
+        """Return how the prompts of a class are joined. Several texts of a class are one embedding already."""
         return self.args.ensemble or "probability"
 
-    def check(self, predicted: list[str] | None = None):
+    def check(self, experiments: list[PlannedExperiment], predicted: list[str] | None = None):
         """
-        That every class has its texts, before the first step; says how many of them are cut.
+        Check the texts of every class before the first step, and warn once about texts that are too long.
 
         Args:
+            experiments (`list[PlannedExperiment]`):
+                The experiments.
             predicted (`list[str]`, *optional*):
-                Classes to predict, besides those that are trained and tested on.
+                Classes to predict, besides those of the experiments.
 
         Raises:
-            [`DataError`]: if a class has none, or what is made of them or of the videos cannot be.
+            [`DataError`]: if a class has no text, or the texts or views cannot be made.
         """
-        try:
-            self.processor.get_sampler(num_clips=self.data_args.num_clips)
-        except ValueError as error:
-            raise DataError(str(error)) from error
-        tested = [] if predicted is None else [(self.plan.train_texts, predicted)]
-        trained = []
-        for experiment in self.plan.experiments:
-            tested += [(self.plan.texts_of(name), split.class_names) for name, split in experiment.tests.items()]
+        tested, trained = [], []
+        for experiment in experiments:
+            try:
+                self.processor.get_sampler(num_clips=experiment.num_clips)
+            except ValueError as error:
+                raise DataError(str(error)) from error
+            if predicted is not None:
+                tested.append((experiment.train_texts, predicted))
+            tested += [(experiment.test_texts[name], split.class_names) for name, split in experiment.tests.items()]
             if experiment.train is not None:
-                trained.append((self.plan.train_texts, experiment.train.class_names))
+                trained.append((experiment.train_texts, experiment.train.class_names))
         used = tested + trained
         for number, (texts, class_names) in enumerate(used):
             if (texts, class_names) in used[:number]:
@@ -116,14 +116,14 @@ class Runner:
             by_probability = number < len(tested) and self.args.ensemble == "probability"
             if by_probability and any(len(rows) > 1 for rows in prompts):
                 raise DataError(
-                    "--ensemble probability takes the probabilities of the classes prompt by prompt, which needs one "
-                    "text for each class; some have several. Leave it out, or give --ensemble embedding."
+                    "--ensemble probability needs one text for each class, and some classes have several. Leave it "
+                    "out, or give --ensemble embedding."
                 )
-            # Says how many are cut. Neither the batches of training nor the tests say it again.
+            # This warns about texts that are cut. Neither training nor the tests repeat the warning.
             self.processor(text=distinct_texts(prompts), padding=False)
 
-    def settings(self, experiment: Experiment) -> dict:
-        """What the results of an experiment depend on, as JSON gives it back."""
+    def settings(self, experiment: PlannedExperiment) -> dict:
+        """Return what the results of an experiment depend on, as JSON gives it back."""
         splits = {"train": experiment.train, **experiment.tests}
         videos = {
             f"videos of {name}": describe_split(split, split.class_names)
@@ -131,45 +131,46 @@ class Runner:
             if split is not None
         }
         texts = {
-            f"texts of {name or 'the test'}": digest(asdict(self.plan.texts_of(name))) for name in experiment.tests
+            f"texts of {name or 'the test'}": digest(asdict(texts)) for name, texts in experiment.test_texts.items()
         }
         settings = {
             **self.args.settings(),
             **asdict(self.model_args),
             "model_name_or_path": _absolute(self.model_args.model_name_or_path),
-            **{name: getattr(self.data_args, name) for name in DATA_SETTINGS},
+            **{name: getattr(experiment, name) for name in ("num_clips", "num_crops", *TRANSFORM_SETTINGS)},
+            "allow_partial": self.read.kwargs["allow_partial"],
             "seed": experiment.seed,
             "ensemble": self.ensemble,
             "sampling": self.processor.sampling,
             "mixed_precision": self.accelerator.mixed_precision,
             "num_processes": self.accelerator.num_processes,
-            "texts of train": digest(asdict(self.plan.train_texts)),
+            "texts of train": digest(asdict(experiment.train_texts)),
             **videos,
             **texts,
         }
         return json.loads(json.dumps(settings))
 
-    def test_settings(self, experiment: Experiment, name: str) -> dict:
-        """What the predictions of a test were made with, for those who look at them."""
-        texts, settings = self.plan.texts_of(name), self.settings(experiment)
+    def test_settings(self, experiment: PlannedExperiment, name: str) -> dict:
+        """Return the settings of a test for a reader of its predictions."""
+        texts, settings = experiment.test_texts[name], self.settings(experiment)
         if experiment.train is None:
-            of_training = {*self.args.settings(), *TRAINING_SETTINGS}
+            of_training = {*self.args.settings(), *TRANSFORM_SETTINGS, "texts of train"}
             settings = {key: value for key, value in settings.items() if key not in of_training}
         return settings | {
             "num_frames": self.processor.num_frames,
-            "video_backend": self.data_args.video_backend,
+            "video_backend": self.read.kwargs["backend"],
             "templates": texts.templates,
             "include_label": texts.include_label,
             "input_conditioning": texts.input_conditioning,
             "top_k": self.args.top_k,
         }
 
-    def run(self, experiment: Experiment) -> tuple[dict[str, dict], EZClipModel | None]:
+    def run(self, experiment: PlannedExperiment) -> tuple[dict[str, dict], EZClipModel | None]:
         """
-        Run one experiment, or read its results where an interrupted run has finished it.
+        Run one experiment, or read its results if an interrupted run finished it.
 
         Returns:
-            `tuple`: the metrics of each test, and the model; `None` if it was finished before.
+            `tuple`: the metrics of each test, and the model (`None` if the experiment was finished before).
         """
         folder = Path(self.args.output_dir, experiment.name)
         is_protocol = self.args.protocol is not None
@@ -181,7 +182,7 @@ class Runner:
                 )
             saved = read_results(folder / EXPERIMENT_RESULTS_NAME)
             check_settings(folder, saved["settings"], self.settings(experiment))
-            logger.warning(f"{folder} is finished and is not run again.")
+            logger.warning(f"{folder} is finished; it is not run again.")
             return saved["results"], None
         folder.mkdir(parents=True, exist_ok=True)
         if experiment.name:
@@ -196,8 +197,8 @@ class Runner:
         with _trackers(self.accelerator, folder, self.args):
             num_steps = None if experiment.train is None else self.train(model, experiment, folder)
             results = {}
-            for name, split in experiment.tests.items():
-                predictions = self.evaluate(model, split, self.plan.texts_of(name), name)
+            for name in experiment.tests:
+                predictions = self.evaluate(model, experiment, name)
                 results[name] = predictions.metrics()
                 with raise_on_all_ranks(self.accelerator, folder / name):
                     if self.accelerator.is_main_process:
@@ -213,27 +214,26 @@ class Runner:
                 write_json(
                     folder / EXPERIMENT_RESULTS_NAME, {"settings": self.settings(experiment), "results": results}
                 )
-        gc.collect()  # of the optimizer, before the next experiment has its own
+        gc.collect()  # frees the optimizer before the next experiment makes its own
         return results, model
 
-    def train(self, model: EZClipModel, experiment: Experiment, folder: Path) -> int:
-        """Train a model on the videos of an experiment, and save it with what it leaves; returns the steps taken."""
+    def train(self, model: EZClipModel, experiment: PlannedExperiment, folder: Path) -> int:
+        """Train and save the model of an experiment. Return the number of steps."""
         split, args = experiment.train, self.args
         dataset = VideoDataset(
             split,
             self.processor,
-            self.plan.train_texts.prompts(self.processor, split.class_names),
+            experiment.train_texts.prompts(self.processor, split.class_names),
             experiment.seed,
-            make_transform(self.processor, split.class_names, self.data_args),
+            experiment.make_transform(self.processor),
             read=self.read,
         )
         first_test = next(iter(experiment.tests), None)
 
         def evaluate() -> dict:
-            texts = self.plan.texts_of(first_test)
-            return self.evaluate(model, experiment.tests[first_test], texts, first_test).metrics()
+            return self.evaluate(model, experiment, first_test).metrics()
 
-        # From here on, each process has dropout masks of its own.
+        # From here on, each process draws its own dropout masks.
         set_seed(experiment.seed, device_specific=True)
         result = train(
             model,
@@ -248,8 +248,8 @@ class Runner:
                 "model_name_or_path": _absolute(self.model_args.model_name_or_path),
                 **{f"model.{name}": value for name, value in flatten_config(model.config).items()},
                 "mixed_precision": self.accelerator.mixed_precision,
-                "video_backend": self.data_args.video_backend,
-                "allow_partial": self.data_args.allow_partial,
+                "video_backend": self.read.kwargs["backend"],
+                "allow_partial": self.read.kwargs["allow_partial"],
             },
             evaluate=None if first_test is None else evaluate,
         )
@@ -265,13 +265,13 @@ class Runner:
                 report.write(folder, split, prefix="train_")
         return result.log.state.global_step
 
-    def evaluate(self, model: EZClipModel, split: VideoSplit, texts: Texts, name: str) -> Predictions:
-        """Predict the videos of a test, with as many views as asked for."""
+    def evaluate(self, model: EZClipModel, experiment: PlannedExperiment, name: str) -> Predictions:
+        """Predict the videos of a test, with the views of the experiment."""
         model.to(self.accelerator.device).eval()
-        # Weights that were just trained are new to every cache.
-        bank = texts.bank(model, self.processor, split.class_names)
-        views = {"num_clips": self.data_args.num_clips, "num_crops": self.data_args.num_crops}
-        dataset = VideoDataset(split, self.processor, read=self.read, **({} if name == SINGLE_VIEW else views))
+        split = experiment.tests[name]
+        bank = experiment.test_texts[name].bank(model, self.processor, split.class_names)
+        views = {} if name == SINGLE_VIEW else {"num_clips": experiment.num_clips, "num_crops": experiment.num_crops}
+        dataset = VideoDataset(split, self.processor, read=self.read, **views)
         return predict(
             model,
             bank,
@@ -285,9 +285,51 @@ class Runner:
             keep_embeds=self.args.report,
         )
 
+    def predict(
+        self,
+        model: EZClipModel,
+        experiment: PlannedExperiment,
+        source: VideoSplit | StreamedVideos,
+        class_names: list[str],
+    ):
+        """Predict the videos of a source with the texts of an experiment, and print how many could be read."""
+        model.to(self.accelerator.device).eval()
+        texts, output_dir = experiment.train_texts, Path(self.args.output_dir)
+        counts = predict_shards(
+            model,
+            texts.bank(model, self.processor, class_names),
+            source,
+            self.processor,
+            output_dir,
+            {
+                "templates": texts.templates,
+                "include_label": texts.include_label,
+                "input_conditioning": texts.input_conditioning,
+                "prompts": digest(texts.prompts(self.processor, class_names)),
+                "sampling": self.processor.sampling,
+                "tokenizer_name": self.model_args.tokenizer_name,
+                "image_processor": self.processor.image_processor.to_dict(),
+                "video_backend": self.read.kwargs["backend"],
+                "allow_partial": self.read.kwargs["allow_partial"],
+            },
+            self.accelerator,
+            batch_size=self.args.per_device_eval_batch_size,
+            num_workers=self.args.dataloader_num_workers,
+            ensemble=self.ensemble,
+            top_k=self.args.top_k,
+            strict=self.args.strict,
+            num_clips=experiment.num_clips,
+            num_crops=experiment.num_crops,
+            read=self.read,
+        )
+        self.accelerator.print(
+            f"{counts.num_videos} videos: {output_dir / PREDICTIONS_NAME}; {counts.num_bad_videos} could not be read, "
+            f"{counts.num_partial_videos} were read in part."
+        )
+
     def print_summary(self, predictions: Predictions, folder: Path):
         """
-        Say the results of a test.
+        Print the results of a test.
 
         Raises:
             [`DataError`]: if no video could be read.
@@ -307,6 +349,25 @@ class Runner:
             )
 
 
+def save_draws(experiment: PlannedExperiment, folder: Path):
+    """
+    Write the videos and classes of an experiment.
+
+    Videos with paths become a list and a label list that can be given again; others become names in a JSON lines file.
+    """
+    for name, split in {"train": experiment.train, **experiment.tests}.items():
+        if split is None:
+            continue
+        place = folder / "splits" / name
+        place.mkdir(parents=True, exist_ok=True)
+        if isinstance(split.videos[0]["video"], str):
+            save_split(split, place / "list.txt", place / "labels.csv")
+            continue
+        with open(place / "videos.jsonl", "w", encoding="utf-8") as file:
+            for video, label in zip(split.videos["name"], split.videos["label"]):
+                file.write(json.dumps({"video": video, "label": split.class_names[label]}) + "\n")
+
+
 def read_results(path: Path) -> dict:
     """
     Settings and results of a finished experiment.
@@ -322,15 +383,15 @@ def read_results(path: Path) -> dict:
 
 
 def _absolute(name_or_path: str) -> str:
-    """One spelling for one folder."""
+    """Return one spelling for one folder."""
     return str(Path(name_or_path).resolve()) if Path(name_or_path).is_dir() else name_or_path
 
 
 @contextlib.contextmanager
 def _trackers(accelerator: Accelerator, folder: Path, args: RunArguments):
-    """The trackers of one experiment."""
+    """Start and finish the trackers of one experiment."""
     accelerator.project_configuration.logging_dir = str(folder)
-    # What was logged after the checkpoint that training goes on from comes again.
+    # A resumed training logs the steps after its checkpoint again.
     last = last_checkpoint(folder) if args.resume_from_checkpoint == "latest" else None
     purge = {"tensorboard": {"purge_step": int(last.name.removeprefix("checkpoint-")) + 1}} if last else {}
     accelerator.init_trackers("ezclip", config=args.settings(), init_kwargs=purge)

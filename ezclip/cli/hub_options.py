@@ -4,30 +4,32 @@ from pathlib import Path
 
 from checkpoint_ezclip import TrainedCheckpoint
 from ezclip.cli.arguments import DataArguments, ModelArguments, RunArguments
-from ezclip.cli.plan import Plan, one_source
+from ezclip.cli.plan import one_source
 from ezclip.errors import DataError, ModelError
 from ezclip.hub.model_card import CardFacts, is_hub_name
-from ezclip.hub.push import PushOptions, create_repository
+from ezclip.hub.push import PushOptions, create_repository, push
 from ezclip.hub.staging import check_base
 
 
-def prepare_push(model_args: ModelArguments, data_args: DataArguments, args: RunArguments, plan: Plan) -> PushOptions:
+def prepare_push(
+    model_args: ModelArguments, data_args: DataArguments, args: RunArguments, num_experiments: int
+) -> PushOptions:
     """
     The options of a push after training, with the repository made before it: what can be wrong with it is known then.
 
     Args:
         model_args ([`ModelArguments`]), data_args ([`DataArguments`]), args ([`RunArguments`]):
             The options of the script.
-        plan ([`Plan`]):
-            What it trains.
+        num_experiments (`int`):
+            The number of models that it trains.
 
     Raises:
         [`DataError`]: if that is not one model.
         [`ModelError`]: if the repository cannot be made, or others could not load what would be pushed.
     """
-    if len(plan.experiments) > 1:
+    if num_experiments > 1:
         raise DataError(
-            f"--push_to_hub pushes one model, and {len(plan.experiments)} are trained. Leave it out, and push the one "
+            f"--push_to_hub pushes one model, and {num_experiments} are trained. Leave it out, and push the one "
             "you choose with scripts/push_to_hub.py."
         )
     start, repo_id = model_args.model_name_or_path, args.hub_model_id or Path(args.output_dir).absolute().name
@@ -51,3 +53,19 @@ def prepare_push(model_args: ModelArguments, data_args: DataArguments, args: Run
         if args.do_eval and one_source(data_args, "validation_dir", "validation_list") == "dataset_name":
             facts.eval_dataset = dataset
     return PushOptions(facts, private=args.hub_private_repo)
+
+
+def push_trained(folder: Path, options: PushOptions) -> str:
+    """
+    Push a trained model and return the address of the commit.
+
+    Raises:
+        [`ModelError`]: if the push fails, with the command that repeats it.
+    """
+    try:
+        return push(folder, options).commit_url
+    except ModelError as error:
+        raise ModelError(
+            f"{error}\nThe model is in {folder}, and everything else is done. To push it: "
+            f"ezclip push --model {folder} --repo_id {options.facts.repo_id}"
+        ) from error

@@ -1,7 +1,6 @@
-"""What the options of `run_video_zeroshot.py` mean: videos and classes, experiments, prompts."""
+"""From the options of a run to its experiments: videos, classes, texts."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from ezclip.cli.arguments import DataArguments, RunArguments, explicit_options
 from ezclip.cli.option_files import parse_options
 from ezclip.data.labels import check_have_words, read_class_descriptions, read_label_list
 from ezclip.data.sources import VideoSplit, load_files, load_folder, load_hub_dataset, load_list
-from ezclip.data.splits import draw_classes, find_overlap, save_split, select_classes
+from ezclip.data.splits import draw_classes, find_overlap, select_classes
 from ezclip.data.streaming import StreamedVideos, stream_hub_dataset
 from ezclip.data.transforms import TrainTransform
 from ezclip.errors import DataError
@@ -36,28 +35,28 @@ EVAL_DATASET_OPTIONS = ("validation_dir", "validation_list", "label_list", "clas
 EVAL_DATASET_OPTIONS += ("video_root", "dataset_name", "dataset_config_name", "eval_split_name", "video_column_name")
 EVAL_DATASET_OPTIONS += ("label_column_name", "class_descriptions", "templates", "include_label")
 EVAL_DATASET_OPTIONS += ("input_conditioning", "max_eval_samples")
-# Not the descriptions, which are of other classes, but how texts are made of them
+# Descriptions are not inherited: they describe other classes.
 INHERITED_OPTIONS = ("list_root", "eval_split_name", "video_column_name", "label_column_name", "num_classes")
 INHERITED_OPTIONS += ("max_eval_samples", "templates", "include_label", "input_conditioning")
 
-# What may be given in one word for all the templates of a paper
+# Words that stand for all templates of a paper
 TEMPLATE_SETS = {"published": TEMPLATES, "tear": TEAR_TEMPLATES}
 
 
 @dataclass
-class Texts:
+class ClassTexts:
     """
-    What classes are described with; see [`~EZClipProcessor.get_prompts`].
+    Texts that describe classes; see [`~EZClipProcessor.get_prompts`].
 
     Args:
         templates (`list[str]`, *optional*):
-            Sentences with `{}`; by default the published ones, with descriptions `"{}"`.
+            Sentences with `{}`. Defaults to the published ones, with descriptions to `"{}"`.
         descriptions (`dict[str, list[str]]`, *optional*):
             Texts for each class, in place of its name.
         include_label (`bool`, *optional*, defaults to `False`):
             Whether the name of a class is a text beside its descriptions.
         input_conditioning (`bool`, *optional*, defaults to `False`):
-            Whether the name of a class begins each of its descriptions.
+            Whether each description begins with the name of its class.
     """
 
     templates: list[str] | None = None
@@ -66,7 +65,8 @@ class Texts:
     input_conditioning: bool = False
 
     @classmethod
-    def of(cls, data_args: DataArguments) -> "Texts":
+    def from_options(cls, data_args: DataArguments) -> "ClassTexts":
+        """Read the texts that the options name."""
         files, templates = data_args.class_descriptions, data_args.templates
         if templates is not None and len(templates) == 1:
             templates = list(TEMPLATE_SETS.get(templates[0], templates))
@@ -78,10 +78,15 @@ class Texts:
         )
 
     def prompts(self, processor: EZClipProcessor, class_names: list[str]) -> list[list[list[str]]]:
-        """The texts of classes, each in each template; what is wrong with them is found before the first step."""
+        """
+        Write the prompts of classes: class, text, template.
+
+        Raises:
+            [`DataError`]: if two classes have one name, or a class has no text.
+        """
         check_have_words(class_names)
         if len(set(class_names)) < len(class_names):
-            raise DataError(f"Classes must differ; got {class_names}.")
+            raise DataError(f"Class names must differ, got {class_names}.")
         try:
             return processor.get_prompts(class_names, *self._settings)
         except ValueError as error:
@@ -97,39 +102,77 @@ class Texts:
 
 
 @dataclass
-class Plan:
+class PlannedExperiment(Experiment):
     """
-    What a run trains and tests, all of it read and checked.
+    An experiment with all that a runner needs: no option is read after it.
 
     Args:
-        experiments (`list[Experiment]`):
-            Trainings and tests; without a protocol one, of the name "" and with a test of the name "".
-        train_texts ([`Texts`]):
-            Texts to train with, and to test with.
-        test_texts (`dict[str, Texts]`):
-            Texts of the data sets of `--eval_datasets`, by name. Templates, and how descriptions are used, are those
-            of training where a data set has none of its own; the descriptions of training are of other classes.
+        train_texts ([`ClassTexts`]):
+            Texts of the training classes, and of classes to predict.
+        test_texts (`dict[str, ClassTexts]`):
+            Texts of each test, by its name.
+        num_clips (`int`), num_crops (`int`):
+            Views of a test video.
+        horizontal_flip (`float`), color_jitter (`float`), grayscale (`float`):
+            Probabilities of the training transform.
     """
 
-    experiments: list[Experiment]
-    train_texts: Texts
-    test_texts: dict[str, Texts]
+    train_texts: ClassTexts
+    test_texts: dict[str, ClassTexts]
+    num_clips: int
+    num_crops: int
+    horizontal_flip: float
+    color_jitter: float
+    grayscale: float
 
-    def texts_of(self, test: str) -> Texts:
-        """The texts of a test."""
-        return self.test_texts.get(test.partition("/")[0], self.train_texts)
+    @classmethod
+    def complete(
+        cls,
+        experiment: Experiment,
+        data_args: DataArguments,
+        train_texts: ClassTexts,
+        texts_of_dataset: dict[str, ClassTexts] | None = None,
+    ) -> "PlannedExperiment":
+        """Add texts, views and transform to the splits of a protocol. A test is named "DATASET" or "DATASET/SPLIT"."""
+        by_dataset = texts_of_dataset or {}
+        return cls(
+            experiment.name,
+            experiment.seed,
+            experiment.train,
+            experiment.tests,
+            train_texts,
+            {name: by_dataset.get(name.partition("/")[0], train_texts) for name in experiment.tests},
+            data_args.num_clips,
+            data_args.num_crops,
+            data_args.horizontal_flip,
+            data_args.color_jitter,
+            data_args.grayscale,
+        )
+
+    def make_transform(self, processor: EZClipProcessor) -> TrainTransform:
+        """Return the training transform; warn if it mirrors classes that tell left from right."""
+        names = self.train.class_names
+        sided = [name for name in names if {"left", "right"} & set(label_to_words(name).lower().split())]
+        if sided and self.horizontal_flip > 0:
+            logger.warning(
+                f"{len(sided)} classes tell left from right, for example {sided[0]!r}, and training mirrors clips. "
+                "Give --horizontal_flip 0."
+            )
+        return TrainTransform(processor.crop_size, self.horizontal_flip, self.color_jitter, self.grayscale)
 
 
-def make_plan(data_args: DataArguments, args: RunArguments) -> Plan:
+def plan_experiments(data_args: DataArguments, args: RunArguments) -> list[PlannedExperiment]:
     """
     Read and check everything that a run trains and tests on.
 
+    Returns:
+        `list[PlannedExperiment]`: without a protocol one, named "", with a test named "" if there is one.
+
     Raises:
-        [`DataError`]: for whatever is wrong with the data.
+        [`DataError`]: if the data cannot be used.
     """
     data_args = in_list_root(data_args)
-    texts = Texts.of(data_args)
-    test_texts = {}
+    texts, texts_of_dataset = ClassTexts.from_options(data_args), {}
     seeds = range(args.seed, args.seed + (args.num_seeds or 3))
     if args.protocol is None:
         train = one_of(load_train_splits(data_args), "--train_list") if args.do_train else None
@@ -141,7 +184,7 @@ def make_plan(data_args: DataArguments, args: RunArguments) -> Plan:
         if data_args.eval_datasets:
             for name, options in read_eval_datasets(data_args).items():
                 datasets[name] = load_eval_splits(options, seeds)
-                test_texts[name] = Texts.of(options)
+                texts_of_dataset[name] = ClassTexts.from_options(options)
         else:
             datasets["test"] = load_eval_splits(data_args, seeds)
         experiments = protocols.zero_shot(train, datasets, args.seed)
@@ -154,11 +197,11 @@ def make_plan(data_args: DataArguments, args: RunArguments) -> Plan:
                     f"{len(overlap)} videos are both trained and tested on{f' ({name})' if name else ''}; the first: "
                     f"{overlap[0]}."
                 )
-    return Plan(experiments, texts, test_texts)
+    return [PlannedExperiment.complete(experiment, data_args, texts, texts_of_dataset) for experiment in experiments]
 
 
 def make_supervised_experiments(data_args: DataArguments, args: RunArguments, seeds: range) -> list[Experiment]:
-    """The experiments of the protocols that test on the classes, or half of the classes, of training."""
+    """Draw the experiments of the protocols that test on training classes."""
     test = one_of(load_eval_splits(data_args), "--validation_list")
     trains = load_train_splits(data_args) if args.do_train else []
     if args.protocol == "fully_supervised":
@@ -184,26 +227,8 @@ def make_supervised_experiments(data_args: DataArguments, args: RunArguments, se
     return protocols.draw_few_shot(one_of(trains, "--train_list"), args.num_shots, seeds, test)
 
 
-def save_draws(experiment: Experiment, folder: Path):
-    """
-    Write the videos of an experiment and their classes: as a list and a label list that can be given again, or, of a
-    data set whose videos are no files, as the names that it has for them.
-    """
-    for name, split in {"train": experiment.train, **experiment.tests}.items():
-        if split is None:
-            continue
-        place = folder / "splits" / name
-        place.mkdir(parents=True, exist_ok=True)
-        if isinstance(split.videos[0]["video"], str):
-            save_split(split, place / "list.txt", place / "labels.csv")
-            continue
-        with open(place / "videos.jsonl", "w", encoding="utf-8") as file:
-            for video, label in zip(split.videos["name"], split.videos["label"]):
-                file.write(json.dumps({"video": video, "label": split.class_names[label]}) + "\n")
-
-
 def in_list_root(data_args: DataArguments) -> DataArguments:
-    """The same options, with the paths of lists relative to the working folder instead of `--list_root`."""
+    """Return the options with `--list_root` joined to the paths of lists."""
     if data_args.list_root is None:
         return data_args
 
@@ -215,7 +240,7 @@ def in_list_root(data_args: DataArguments) -> DataArguments:
 
 
 def read_eval_datasets(data_args: DataArguments) -> dict[str, DataArguments]:
-    """The options of each data set of `--eval_datasets`; a `video_root` of its own is relative to the run's."""
+    """Read the options of each data set of `--eval_datasets`. Its `video_root` is relative to the one of the run."""
     content, source = data_args.eval_datasets, "eval_datasets"
     if isinstance(content, str):
         content, source = read_yaml(content), content
@@ -232,7 +257,7 @@ def read_eval_datasets(data_args: DataArguments) -> dict[str, DataArguments]:
 
 
 def load_train_splits(data_args: DataArguments) -> list[VideoSplit]:
-    """The videos to train on, from the one source that is given; of several lists each by itself."""
+    """Load the training videos of the one source that is given: a split for each list."""
     source = one_source(data_args, "train_dir", "train_list")
     label_list = data_args.train_label_list or data_args.label_list
     splits = load_source(data_args, source, data_args.train_split_name, label_list, data_args.max_train_samples)
@@ -242,7 +267,7 @@ def load_train_splits(data_args: DataArguments) -> list[VideoSplit]:
 
 
 def load_eval_splits(data_args: DataArguments, seeds: Iterable[int] = ()) -> list[VideoSplit]:
-    """The videos to evaluate on, from the one source that is given: of several lists and subsets of classes, each."""
+    """Load the test videos of the one source that is given: a split for each list and subset of classes."""
     source = one_source(data_args, "validation_dir", "validation_list")
     splits = load_source(
         data_args, source, data_args.eval_split_name, data_args.label_list, data_args.max_eval_samples
@@ -261,7 +286,7 @@ def load_eval_splits(data_args: DataArguments, seeds: Iterable[int] = ()) -> lis
 
 
 def load_predict_source(data_args: DataArguments) -> VideoSplit | StreamedVideos:
-    """The videos to predict, from the one source that is given."""
+    """Load the videos to predict from the one source that is given."""
     data_args = in_list_root(data_args)
     if data_args.streaming:
         source = stream_hub_dataset(
@@ -288,7 +313,7 @@ def load_predict_source(data_args: DataArguments) -> VideoSplit | StreamedVideos
 def load_source(
     data_args: DataArguments, source: str, split_name: str | None, label_list: str | None, max_samples: int | None
 ) -> list[VideoSplit]:
-    """The videos of an option: a folder, files, a split of the data set, or those of each list."""
+    """Load the videos of an option: a folder, files, a split of a data set, or several lists."""
     value = getattr(data_args, source)
     if source == "videos":
         if missing := [path for path in value if not (is_url(path) or os.path.exists(path))]:
@@ -312,20 +337,20 @@ def load_source(
 
 
 def source_name(data_args: DataArguments, source: str) -> str:
-    """What messages call the videos of an option."""
+    """Return the name of a source in messages."""
     value = getattr(data_args, source)
     return list_some(value) if isinstance(value, list) else value
 
 
 def one_of(splits: list[VideoSplit], option: str) -> VideoSplit:
-    """The only one of several lists that may be given."""
+    """Return the only split, or raise if there are several."""
     if len(splits) > 1:
         raise DataError(f"{option} and --class_subset take one file here; got {len(splits)} splits.")
     return splits[0]
 
 
 def one_source(data_args: DataArguments, *names: str) -> str:
-    """The one of the options that is given; a folder or list of its own goes before the data set."""
+    """Return the option that names the videos. A folder or list precedes the data set."""
     sources = [name for name in names if getattr(data_args, name)]
     if not sources and data_args.dataset_name:
         return "dataset_name"
@@ -335,18 +360,8 @@ def one_source(data_args: DataArguments, *names: str) -> str:
     return sources[0]
 
 
-def make_transform(processor, class_names: list[str], data_args: DataArguments) -> TrainTransform:
-    """What makes training pixels; says so where it mirrors classes that a mirror makes wrong."""
-    sided = [name for name in class_names if {"left", "right"} & set(label_to_words(name).lower().split())]
-    if sided and data_args.horizontal_flip > 0:
-        logger.warning(
-            f"{len(sided)} classes tell left from right, {sided[0]!r} for one, and training mirrors clips. Give "
-            "--horizontal_flip 0."
-        )
-    return TrainTransform(processor.crop_size, data_args.horizontal_flip, data_args.color_jitter, data_args.grayscale)
-
-
 def require_labels(split: VideoSplit, source: str, purpose: str):
+    """Raise if a video has no class."""
     if split.class_names is None or min(split.videos["label"]) < 0:
         raise DataError(
             f"{source} has videos without a class, or class ids without names, which {purpose} needs. Use class "

@@ -1,6 +1,7 @@
 """Devices, processes and output folder of a run."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -10,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 from ezclip.cli.arguments import RunArguments
 from ezclip.errors import DataError, ModelError
 from ezclip.training.log import parse_trackers
+from video_ezclip import require_backend
 
 
 def make_accelerator(args: RunArguments) -> Accelerator:
@@ -43,3 +45,30 @@ def make_output_dir(path: str) -> Path:
     except OSError as error:
         raise DataError(f"--output_dir {path} cannot be made or written ({error.strerror}). Give another.") from error
     return Path(path)
+
+
+def require_backend_or_raise(backend: str):
+    """
+    Check that a video backend is installed.
+
+    Raises:
+        [`DataError`]: if it is not.
+    """
+    try:
+        require_backend(backend)
+    except ImportError as error:
+        raise DataError(str(error)) from error
+
+
+def import_write_report() -> Callable[..., Path]:
+    """
+    Import [`write_report`] before the work, since a report needs packages of its own.
+
+    Raises:
+        [`DataError`]: if one of them is not installed.
+    """
+    try:
+        from ezclip.report import write_report
+    except ImportError as error:
+        raise DataError(f"--report: {error}") from error
+    return write_report

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from ezclip import ClassBank, EZClipConfig, EZClipModel, EZClipProcessor
 from ezclip.cli import convert as convert_checkpoint
 from ezclip.cli.arguments import parse_args
-from ezclip.cli.plan import Texts, make_plan
+from ezclip.cli.plan import ClassTexts, plan_experiments
 from ezclip.data.labels import read_class_descriptions, read_label_list
 from ezclip.errors import DataError
 from ezclip.systems.bpe_tokenizer import load_bpe_tokenizer
@@ -211,11 +211,11 @@ def test_classes_that_a_file_lacks_are_named():
     missing = ["playing dominoes", "playing poker", "beatboxing", "playing blackjack", "tying shoe laces"]
     missing += ["capoeira", "card stacking", "breakdancing"]
     with pytest.raises(DataError, match="8 of 600 classes have no description") as caught:
-        Texts(None, read_descriptions("k600_decomposition")).prompts(EZClipProcessor(), labels)
+        ClassTexts(None, read_descriptions("k600_decomposition")).prompts(EZClipProcessor(), labels)
     assert all(repr(name) in str(caught.value) for name in missing)
     part = read_descriptions("k6001_k600_decomposition")
     with pytest.raises(DataError, match="500 of 600 classes have no description") as caught:
-        Texts(None, part).prompts(EZClipProcessor(), labels)
+        ClassTexts(None, part).prompts(EZClipProcessor(), labels)
     assert sum(repr(label) in str(caught.value) for label in labels) == 500
     # The files of two data sets, where the second has what the first lacks
     both = [shared_path(*PROMPTS, f"{name}.json") for name in ("k6001_k600_decomposition", "k600_splitted_all")]
@@ -310,8 +310,8 @@ def test_data_sets_have_their_descriptions_and_the_texts_of_the_run(tmp_path, cl
     arguments += ["--preset", "tear", "--class_descriptions", "b.json", "--input_conditioning"]
     arguments += ["--list_root", tmp_path, "--output_dir", tmp_path / "out"]
     _, data_args, args = parse_args(list(map(str, arguments)))
-    plan = make_plan(data_args, args)
-    assert plan.train_texts == Texts([TEMPLATE], {"b": ["b"]}, True, True)
-    assert plan.texts_of("names") == Texts([TEMPLATE], None, True, True)
-    assert plan.texts_of("texts") == Texts([TEMPLATE], {"a": ["a"]}, True, True)
-    assert plan.texts_of("others") == Texts(list(TEMPLATES), {"b": ["b"]}, False, True)
+    (experiment,) = plan_experiments(data_args, args)
+    assert experiment.train_texts == ClassTexts([TEMPLATE], {"b": ["b"]}, True, True)
+    assert experiment.test_texts["names"] == ClassTexts([TEMPLATE], None, True, True)
+    assert experiment.test_texts["texts"] == ClassTexts([TEMPLATE], {"a": ["a"]}, True, True)
+    assert experiment.test_texts["others"] == ClassTexts(list(TEMPLATES), {"b": ["b"]}, False, True)
