@@ -177,10 +177,15 @@ class _Page:
         from ezclip.utils.fonts import Lettering
 
         figure = _matplotlib().figure.Figure((self.width / DPI, self.height / DPI), dpi=DPI, facecolor="none")
-        families = Lettering([text for text, *_ in self.texts]).families
+        lines = list(dict.fromkeys(line for text, *_ in self.texts for line in text.split("\n")))
+        lettering = Lettering(lines)
+        drawn = {
+            line: line if not line or lettering.is_drawable(index) else "(no font)" for index, line in enumerate(lines)
+        }
+        style = {"va": "center", "fontsize": 8, "color": self.ink, "family": lettering.families}
         for text, x, y, ha in self.texts:
-            # A label may hold a dollar sign.
-            figure.text(x, y, text, ha=ha, va="center", fontsize=8, color=self.ink, family=families, parse_math=False)
+            text = "\n".join(drawn[line] for line in text.split("\n"))
+            figure.text(x, y, text, ha=ha, parse_math=False, **style)  # a label may contain a dollar sign
         texts = _as_image(figure)
         return Image.composite(texts.convert("RGB"), self.pixels, texts.getchannel("A"))
 

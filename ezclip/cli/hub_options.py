@@ -15,7 +15,7 @@ def prepare_push(
     model_args: ModelArguments, data_args: DataArguments, args: RunArguments, num_experiments: int
 ) -> PushOptions:
     """
-    The options of a push after training, with the repository made before it: what can be wrong with it is known then.
+    Make the repository and return the options of the push after training. Problems show before the training.
 
     Args:
         model_args ([`ModelArguments`]), data_args ([`DataArguments`]), args ([`RunArguments`]):

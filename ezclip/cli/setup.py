@@ -15,7 +15,7 @@ from video_ezclip import require_backend
 
 
 def make_accelerator(args: RunArguments) -> Accelerator:
-    """Device, processes, precision and trackers; only the main process speaks."""
+    """Set up device, processes, precision and trackers. Only the main process prints."""
     trackers = parse_trackers(args.report_to)
     try:
         accelerator = Accelerator(
@@ -37,7 +37,7 @@ def make_accelerator(args: RunArguments) -> Accelerator:
 
 
 def make_output_dir(path: str) -> Path:
-    """The folder for results, made before the work, so that none is lost for want of it."""
+    """Make the folder for results, so that a bad path shows before the work."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
