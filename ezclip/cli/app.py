@@ -1,7 +1,7 @@
 """A page in the browser to try a model on: drop a video or use the webcam, type labels, see bars, the timeline and
 where the model looks.
 
-    python scripts/app.py --model_name_or_path ezclip-vit-base-patch16
+    ezclip app --model_name_or_path ezclip-vit-base-patch16
 
 Without `--model_name_or_path` it is the model of the demonstration, which needs no network. Ctrl-C ends it, and
 removes what visitors have uploaded.
@@ -34,11 +34,13 @@ def main(argv: list[str] | None = None) -> int:
         check_options(args)
         return run(args)
     except (DataError, ModelError) as error:
-        parser.exit(2, f"app.py: {error}\n")
+        parser.exit(2, f"ezclip app: {error}\n")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="ezclip app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--model_name_or_path", help=f"model and processor: a folder, or a Hub name (default: {DEMO_MODEL})"
     )
@@ -67,7 +69,7 @@ def check_options(args: argparse.Namespace):
             raise DataError(f'The page needs {package}: `pip install "ezclip[app]"`.')
     if args.model_name_or_path is None and not Path(DEMO_MODEL).is_dir():
         raise DataError(
-            f"There is no {DEMO_MODEL}. Make it, without a network, with `accelerate launch run_video_zeroshot.py "
+            f"There is no {DEMO_MODEL}. Make it, without a network, with `ezclip run "
             "--demo --output_dir demo`, or give another model with --model_name_or_path."
         )
 
@@ -97,7 +99,3 @@ def run(args: argparse.Namespace) -> int:
                 remove_old_files(folder, KEPT_SECONDS)
         page.close()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -244,11 +244,11 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
     if args.output_dir is None:
         parser.error("--output_dir is needed: the folder for everything that is written.")
     if args.push_to_hub and (args.demo or not args.do_train):
-        parser.error("--push_to_hub pushes what --do_train trains. scripts/push_to_hub.py pushes any folder.")
+        parser.error("--push_to_hub pushes what --do_train trains. ezclip push pushes any folder.")
     if not args.push_to_hub and (args.hub_model_id or args.hub_private_repo):
         parser.error("--hub_model_id and --hub_private_repo are for --push_to_hub.")
     if args.report and not (args.do_eval or args.do_predict or args.protocol):
-        parser.error("--report is of what --do_eval or --do_predict found. scripts/report.py reports on any folder.")
+        parser.error("--report is of what --do_eval or --do_predict found. ezclip report reports on any folder.")
     if args.demo:
         return model_args, data_args, args
     if args.protocol is not None:

@@ -1,6 +1,6 @@
 """Where a model looks in a video: frames, CLIP's attention below them and the model's below that.
 
-    python scripts/visualize_attention.py VIDEO --model_name_or_path FOLDER --labels archery yoga --output_dir maps
+    ezclip attention VIDEO --model_name_or_path FOLDER --labels archery yoga --output_dir maps
 
 writes `attention.png`; `attention.mp4`, the whole video under its maps; and for a model with temporal tokens
 `temporal_attention.png`, which frames they listen to, block by block. With `--labels` the maps show what speaks for
@@ -79,7 +79,9 @@ def write(attention: VideoAttention, video: str, output_dir: str | None, output_
 
 
 def main(argv: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="ezclip attention", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("video", metavar="VIDEO", help="path or URL of a video file, or a folder of frames")
     parser.add_argument("--model_name_or_path", required=True, help="folder, or name on the Hub")
     parser.add_argument("--preset", choices=PRESETS, help="the system that plain CLIP weights are taken for")
@@ -121,10 +123,6 @@ def main(argv: list[str] | None = None):
         for path in write(attention, args.video, args.output_dir, args.output_file):
             print(path)
     except (ValueError, ImportError) as error:
-        sys.exit(f"visualize_attention.py: {error}")
+        sys.exit(f"ezclip attention: {error}")
     except OSError as error:
-        sys.exit(f"visualize_attention.py: {error.filename or 'The output'} cannot be written ({error.strerror}).")
-
-
-if __name__ == "__main__":
-    main()
+        sys.exit(f"ezclip attention: {error.filename or 'The output'} cannot be written ({error.strerror}).")

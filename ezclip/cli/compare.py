@@ -1,6 +1,6 @@
 """Several systems on the same videos: one table.
 
-    accelerate launch scripts/compare.py systems.yaml --validation_list test.txt --label_list labels.csv \\
+    ezclip compare systems.yaml --validation_list test.txt --label_list labels.csv \\
         --video_root UCF-101 --output_dir comparison
 
 `systems.yaml` names the systems, each with the options that `run_video_zeroshot.py` has for its model and its texts:
@@ -56,7 +56,7 @@ from video_ezclip import VideoReadError, require_backend
 try:
     from ezclip.evaluation.comparison import compare_ranks, read_ranks
 except ImportError as error:  # of scipy, which is optional
-    sys.exit(f"compare.py: {error}")
+    sys.exit(f"ezclip compare: {error}")
 
 from ezclip.cli.compare_options import CLASS_TEXT_OPTIONS, MODEL_OPTIONS, VIDEO_OPTIONS, parse_args, read_systems
 from ezclip.cli.compare_table import as_markdown
@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None):
         return_freed_memory()
         run(path, data_args, args, compare_args.speed_rounds, accelerator, output_dir)
     except (DataError, ModelError, VideoReadError) as error:
-        sys.exit(f"compare.py: {error}")
+        sys.exit(f"ezclip compare: {error}")
     finally:
         if accelerator is not None:
             accelerator.end_training()
@@ -320,7 +320,3 @@ def describe_speed(accelerator: Accelerator, batch_size: int, rounds: int) -> di
         "device": torch.cuda.get_device_name(device) if is_gpu else f"{device}, {torch.get_num_threads()} threads",
         "mixed_precision": accelerator.mixed_precision,
     }
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""What scripts/compare.py is asked for: options of its command line, and the file of systems."""
+"""What ezclip compare is asked for: options of its command line, and the file of systems."""
 
 import dataclasses
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What scripts/compare.py found, as text."""
+"""What ezclip compare found, as text."""
 
 from ezclip.utils.tables import as_markdown_table
 from ezclip.utils.timing import machine_as_text

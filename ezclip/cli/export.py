@@ -252,7 +252,3 @@ def main(argv: list[str] | None = None):
         sys.exit(f"ezclip export: {error}")
     except OSError as error:
         sys.exit(f"ezclip export: --output_dir {args.output_dir} cannot be written ({error}). Give another.")
-
-
-if __name__ == "__main__":
-    main()

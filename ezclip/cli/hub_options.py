@@ -30,7 +30,7 @@ def prepare_push(
     if num_experiments > 1:
         raise DataError(
             f"--push_to_hub pushes one model, and {num_experiments} are trained. Leave it out, and push the one "
-            "you choose with scripts/push_to_hub.py."
+            "you choose with ezclip push."
         )
     start, repo_id = model_args.model_name_or_path, args.hub_model_id or Path(args.output_dir).absolute().name
     if args.save_trained_only:

@@ -1,6 +1,6 @@
 """Say what a long video shows when: segments with start, end, label and score.
 
-    python scripts/timeline.py film.mp4 --model_name_or_path ezclip-vit-base-patch16 \\
+    ezclip timeline film.mp4 --model_name_or_path ezclip-vit-base-patch16 \\
         --candidate_labels archery yoga --background_labels "a person talking" --output_file film.srt film.png
 
 The segments are printed, and written to files of the kinds that their endings say: .json (scores of all windows too),
@@ -37,16 +37,18 @@ def main(argv: list[str] | None = None) -> int:
         check_options(args)
         return run(args)
     except VideoReadError as error:
-        print(f"timeline.py: {error}", file=sys.stderr)
+        print(f"ezclip timeline: {error}", file=sys.stderr)
         if (found := getattr(error, "timeline", None)) is not None and len(found.starts):
             report(found, args)
         return 1
     except (DataError, ModelError, ValueError) as error:
-        parser.exit(2, f"timeline.py: {error}\n")
+        parser.exit(2, f"ezclip timeline: {error}\n")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="ezclip timeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("video", help="video file or its address; - is standard input")
     model = parser.add_argument_group("model")
     model.add_argument("--model_name_or_path", required=True, help="model and processor: a folder, or a Hub name")
@@ -149,7 +151,3 @@ def as_clock(seconds: float) -> str:
     minutes, rest = divmod(round(float(seconds), 1), 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02d}:{rest:04.1f}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -102,7 +102,7 @@ def read_run(path: str | Path, name: str | None = None) -> EvaluationRun:
     path = path / PREDICTIONS_NAME if path.is_dir() else path
     if not path.is_file():
         raise DataError(
-            f"{path} does not exist. Give the folder that run_video_zeroshot.py wrote with --do_eval or --do_predict."
+            f"{path} does not exist. Give the folder that `ezclip run` wrote with --do_eval or --do_predict."
         )
     lines = [_check_prediction(line, place) for line, place in _read_lines(path)]
     if not lines:

@@ -167,11 +167,7 @@ def _calibration(one: Material) -> list:
 def _map(one: Material) -> list:
     embeds = one.run.video_embeds
     if embeds is None:
-        return [
-            Text(
-                "A map needs the embeddings of the videos, which run_video_zeroshot.py keeps with --do_eval --report."
-            )
-        ]
+        return [Text("A map needs the embeddings of the videos, which `ezclip run` keeps with --do_eval --report.")]
     if len(embeds) < embedding_map.LEAST_VIDEOS:
         return [Text(f"A map needs at least {embedding_map.LEAST_VIDEOS} videos, and these are {len(embeds)}.")]
     shown, places = embedding_map.project(embeds, one.seed)

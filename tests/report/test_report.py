@@ -497,7 +497,7 @@ def test_report_of_a_prediction_and_the_script(evaluated, tiny_folder, clip_fold
     assert capsys.readouterr().out.strip() == str(tmp_path / "both" / "report.html")
     page = read_page(tmp_path / "both" / "report.html")
     assert "Videos in all runs: 3" in page.text("Comparison") and "data:image/jpeg" not in page.source
-    with pytest.raises(SystemExit, match=r"report\.py: .* does not exist"):
+    with pytest.raises(SystemExit, match=r"ezclip report: .* does not exist"):
         report_script.main([str(tmp_path / "none")])
 
 
