@@ -11,7 +11,6 @@ import argparse
 import importlib.util
 import math
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
