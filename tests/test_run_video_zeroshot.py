@@ -362,10 +362,16 @@ def test_list_folder_and_parquet_of_real_clips_agree(tmp_path):
         (["--modl", "x"], "not used by the HfArgumentParser: ['--modl', 'x'"),
         (["--do_eval", "--model_name_or_path", "MODEL", "--top_k", "0"], "--top_k must be at least 1, got 0"),
         (["--do_train", "--model_name_or_path", "MODEL", "--max_train_steps", "0"], "--max_train_steps must be at"),
-        (["--do_train", "--model_name_or_path", "MODEL", "--warmup_ratio", "3"], "--warmup_ratio is a part"),
+        (
+            ["--do_train", "--model_name_or_path", "MODEL", "--warmup_ratio", "3"],
+            "--warmup_ratio must be a fraction in [0, 1], got 3",
+        ),
         (["--do_eval", "--model_name_or_path", "MODEL", "--video_timeout", "inf"], "--video_timeout must be a number"),
         (["--do_eval", "--model_name_or_path", "MODEL", "--num_clips", "0"], "--num_clips must be at least 1, got 0"),
-        (["--do_train", "--model_name_or_path", "MODEL", "--color_jitter", "2"], "--color_jitter is a part of the"),
+        (
+            ["--do_train", "--model_name_or_path", "MODEL", "--color_jitter", "2"],
+            "--color_jitter must be a probability in [0, 1], got 2",
+        ),
         (
             ["--do_eval", "--model_name_or_path", "MODEL", "--validation_dir", "CLIPS", "--dataset_name", "x"],
             "give one of them",

@@ -1,4 +1,4 @@
-"""The options of `run_video_zeroshot.py`, and what is wrong with them before anything runs."""
+"""Options of `ezclip run`, and their checks before anything runs."""
 
 import math
 import sys
@@ -18,8 +18,8 @@ from pipeline_ezclip import ENSEMBLES
 from video_ezclip import BACKENDS
 
 
-MAX_SEED = 2**31  # numpy takes seeds up to 2**32 - 1, and each process and repetition has one of its own
-# Options of a preset besides its model, for those that were not given: TEAR's texts and how they are joined
+MAX_SEED = 2**31  # numpy takes seeds up to 2**32 - 1; processes and repetitions add to the seed
+# Defaults that a preset changes, besides its model: the texts of TEAR and how they are joined
 PRESET_OPTIONS = {
     "tear": {"templates": ["A video action of {}"], "include_label": True, "ensemble": "embedding"},
 }
@@ -35,86 +35,100 @@ VISION_CONFIG_FIELDS = (
 
 @dataclass
 class ModelArguments:
-    """The model, and what plain CLIP weights are given to become EZ-CLIP."""
+    """The model, and the options that turn plain CLIP into EZ-CLIP."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "EZ-CLIP or plain CLIP weights: a folder, or a name on the Hub."}
+        default=None, metadata={"help": "EZ-CLIP or plain CLIP: a folder, or a name on the Hub."}
     )
     tokenizer_name: str | None = field(
         default=None,
-        metadata={"help": "Tokenizer, if not the model's: a folder, a name, or CLIP's bpe_simple_vocab_16e6.txt.gz."},
+        metadata={
+            "help": "Tokenizer in place of the model's: a folder, a name, or CLIP's bpe_simple_vocab_16e6.txt.gz."
+        },
     )
     preset: str | None = field(
-        default=None, metadata={"help": "Published system that plain CLIP is made into.", "choices": list(PRESETS)}
+        default=None, metadata={"help": "Published system to build from plain CLIP.", "choices": list(PRESETS)}
     )
-    num_frames: int | None = field(default=None, metadata={"help": "Frames of a video."})
+    num_frames: int | None = field(default=None, metadata={"help": "Number of frames per clip."})
     temporal_head: str | None = field(
-        default=None, metadata={"help": "What joins the frames of a video.", "choices": list(TEMPORAL_HEADS)}
+        default=None, metadata={"help": "Module that joins the frames of a clip.", "choices": list(TEMPORAL_HEADS)}
     )
     temporal_prompt: str | None = field(
-        default=None, metadata={"help": "Temporal prompts.", "choices": list(TEMPORAL_PROMPTS)}
+        default=None, metadata={"help": "Kind of temporal prompts.", "choices": list(TEMPORAL_PROMPTS)}
     )
     temporal_prompt_init_range: float | None = field(
-        default=None, metadata={"help": "Fresh temporal prompts are drawn from U(-r, r)."}
+        default=None, metadata={"help": "Range r of new temporal prompts, drawn from U(-r, r)."}
     )
-    temporal_prompt_dropout: float | None = field(default=None, metadata={"help": "Dropout of temporal prompts."})
-    drop_path_rate: float | None = field(default=None, metadata={"help": "Stochastic depth, in both towers."})
-    attention_dropout: float | None = field(default=None, metadata={"help": "Dropout of attention, in both towers."})
+    temporal_prompt_dropout: float | None = field(
+        default=None, metadata={"help": "Dropout probability of temporal prompts."}
+    )
+    drop_path_rate: float | None = field(
+        default=None, metadata={"help": "Probability of stochastic depth, in both towers."}
+    )
+    attention_dropout: float | None = field(
+        default=None, metadata={"help": "Dropout probability of attention, in both towers."}
+    )
 
 
 @dataclass
 class DataArguments:
-    """Where videos and classes come from."""
+    """The videos, the classes, and how they are read."""
 
     dataset_name: str | None = field(
-        default=None, metadata={"help": "Data set with a column of videos: a Hub name, or a folder of its files."}
+        default=None, metadata={"help": "Data set with a column of videos: a name on the Hub, or a folder."}
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
     train_split_name: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split_name: str | None = field(
-        default=None, metadata={"help": "Split to evaluate on: by default the first of validation, test and train."}
+        default=None, metadata={"help": "Split to evaluate on. Defaults to the first of validation, test and train."}
     )
     video_column_name: str | None = field(default=None, metadata={"help": "Column of videos."})
     label_column_name: str = field(default="label", metadata={"help": "Column of labels."})
     train_dir: str | None = field(default=None, metadata={"help": "Folder of class folders to train on."})
     validation_dir: str | None = field(default=None, metadata={"help": "Folder of class folders to evaluate on."})
     train_list: list[str] | None = field(
-        default=None, metadata={"help": "List to train on: `path num_frames id` a line. For a --protocol, several."}
+        default=None,
+        metadata={"help": "List to train on, one `path num_frames id` per line. A --protocol takes several."},
     )
     validation_list: list[str] | None = field(
-        default=None, metadata={"help": "List to evaluate on. For a --protocol, several: splits of one data set."}
+        default=None, metadata={"help": "List to evaluate on. A --protocol takes several splits of one data set."}
     )
     label_list: str | None = field(default=None, metadata={"help": "CSV of `id,name` for the lists."})
     train_label_list: str | None = field(
-        default=None, metadata={"help": "The same for --train_list, where it has other classes."}
+        default=None, metadata={"help": "CSV of `id,name` for --train_list, if its classes differ."}
     )
-    novel_list: str | None = field(default=None, metadata={"help": "List of novel classes, for base-to-novel."})
+    novel_list: str | None = field(
+        default=None, metadata={"help": "List of novel classes, for --protocol base_to_novel."}
+    )
     novel_label_list: str | None = field(default=None, metadata={"help": "CSV of `id,name` for --novel_list."})
     class_subset: list[str] | None = field(
-        default=None, metadata={"help": "CSVs of `id,name`: evaluate on these classes alone, on each file's in turn."}
+        default=None, metadata={"help": "CSVs of `id,name`: evaluate only on these classes, once for each file."}
     )
     num_classes: int | None = field(
         default=None,
-        metadata={"help": "Evaluate on so many classes, drawn with --seed, --seed + 1 and so on, --num_seeds times."},
+        metadata={
+            "help": "Number of classes to draw and evaluate on, with the seeds --seed, --seed + 1, … (--num_seeds)."
+        },
     )
     eval_datasets: str | None = field(
         default=None,
         metadata={
-            "help": "YAML file of data sets for --protocol zero_shot: a name, and options of this group, for each. In "
-            "a file of options its path is relative to that file."
+            "help": "YAML file that maps names of data sets to their options, for --protocol zero_shot. In an option "
+            "file, the path is relative to that file."
         },
     )
     list_root: str | None = field(
-        default=None, metadata={"help": "Folder that lists, label lists and descriptions are relative to."}
+        default=None,
+        metadata={"help": "Folder that the paths of lists, label lists and descriptions are relative to."},
     )
-    video_root: str | None = field(default=None, metadata={"help": "Folder in place of the lists' own root."})
-    streaming: bool = field(
-        default=False, metadata={"help": "Read the data set as it is predicted, never all of it on the disk."}
+    video_root: str | None = field(default=None, metadata={"help": "Folder that holds the videos of the lists."})
+    streaming: bool = field(default=False, metadata={"help": "Stream the data set instead of downloading it first."})
+    videos: list[str] | None = field(
+        default=None, metadata={"help": "Videos to predict: files, folders of frames or URLs."}
     )
-    videos: list[str] | None = field(default=None, metadata={"help": "Video files to predict."})
     candidate_labels: list[str] | None = field(
         default=None,
-        metadata={"help": "Classes to predict, in place of those of the data; one argument is split at its commas."},
+        metadata={"help": "Classes to predict, in place of the classes of the data. One argument is split at commas."},
     )
     templates: list[str] | None = field(
         default=None,
@@ -123,35 +137,42 @@ class DataArguments:
         },
     )
     class_descriptions: list[str] | None = field(
-        default=None, metadata={"help": "Files with one or several texts per class (CSV or JSON), in place of names."}
+        default=None,
+        metadata={"help": "CSV or JSON files with one or several texts per class, in place of the names."},
     )
     include_label: bool | None = field(
         default=None,
-        metadata={"help": "Use the name of a class too, beside its descriptions.", "nargs": "?", "const": True},
+        metadata={"help": "Use the name of a class as a text beside its descriptions.", "nargs": "?", "const": True},
     )
     input_conditioning: bool = field(
         default=False, metadata={"help": "Begin each description with the name of its class."}
     )
     video_backend: str = field(
         default="auto",
-        metadata={"help": "What decodes: by default the fastest that is exact.", "choices": list(BACKENDS)},
+        metadata={"help": "Library that decodes. `auto` takes the fastest exact one.", "choices": list(BACKENDS)},
     )
-    video_timeout: float = field(default=60.0, metadata={"help": "Seconds after which reading a video is given up."})
+    video_timeout: float = field(default=60.0, metadata={"help": "Seconds after which a video counts as unreadable."})
     allow_partial: bool = field(
-        default=False, metadata={"help": "Use what can be decoded of damaged or incomplete videos."}
+        default=False, metadata={"help": "Use the part of damaged or incomplete videos that can be decoded."}
     )
-    num_clips: int = field(default=1, metadata={"help": "Clips of a video in evaluation."})
+    num_clips: int = field(default=1, metadata={"help": "Clips per video in evaluation."})
     num_crops: int = field(
-        default=1, metadata={"help": "Crops of a clip in evaluation: the centre, or three.", "choices": [1, 3]}
+        default=1, metadata={"help": "Crops per clip in evaluation: 1 (the centre) or 3.", "choices": [1, 3]}
     )
     horizontal_flip: float = field(
         default=0.5,
-        metadata={"help": "Part of the training clips that are mirrored; 0 where classes tell left from right."},
+        metadata={"help": "Probability that a training clip is mirrored. Give 0 if classes tell left from right."},
     )
-    color_jitter: float = field(default=0.8, metadata={"help": "Part of the training clips whose colours change."})
-    grayscale: float = field(default=0.2, metadata={"help": "Part of the training clips without colours."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many videos."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first so many videos."})
+    color_jitter: float = field(
+        default=0.8, metadata={"help": "Probability that the colours of a training clip change."}
+    )
+    grayscale: float = field(default=0.2, metadata={"help": "Probability that a training clip loses its colours."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Number of videos to train on: the first ones. Defaults to all."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Number of videos to evaluate on: the first ones. Defaults to all."}
+    )
 
     def __post_init__(self):
         if self.candidate_labels is not None:
@@ -163,61 +184,69 @@ class DataArguments:
 
 @dataclass
 class RunArguments(TrainingRecipe):
-    """What to do, and how."""
+    """The work to do, and its resources."""
 
-    output_dir: str | None = field(default=None, metadata={"help": "Folder for everything that is written."})
+    output_dir: str | None = field(default=None, metadata={"help": "Folder for all results."})
     do_train: bool = field(default=False, metadata={"help": "Train prompts and adapters."})
     do_eval: bool = field(default=False, metadata={"help": "Evaluate: eval_results.json and predictions.jsonl."})
     do_predict: bool = field(
         default=False,
-        metadata={"help": "Predict, in Parquet files as it goes and predictions.jsonl; started again, it goes on."},
+        metadata={"help": "Predict: Parquet files on the way, predictions.jsonl at the end. A second run resumes."},
     )
     protocol: str | None = field(
-        default=None, metadata={"help": "An experiment of the papers, in one run.", "choices": list(PROTOCOLS)}
+        default=None, metadata={"help": "Experiment of the papers to run.", "choices": list(PROTOCOLS)}
     )
     num_shots: list[int] | None = field(
         default=None,
-        metadata={"help": "Videos per class to draw; by default few-shot takes lists as they are, base-to-novel 16."},
+        metadata={
+            "help": "Videos per class to draw. Defaults to 16 for base_to_novel; few_shot then takes whole lists."
+        },
     )
     num_seeds: int | None = field(
-        default=None, metadata={"help": "Repetitions with --seed, --seed + 1 and so on: 3 of a protocol that draws."}
+        default=None,
+        metadata={
+            "help": "Repetitions, with the seeds --seed, --seed + 1, … Defaults to 3 if the protocol draws, else 1."
+        },
     )
     resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "A checkpoint's folder to go on from, or `latest`."}
+        default=None, metadata={"help": "Checkpoint folder to resume from, or `latest`."}
     )
     save_trained_only: bool = field(
-        default=False, metadata={"help": "Save prompts and adapters alone, to be loaded on top of the base model."}
+        default=False, metadata={"help": "Save only prompts and adapters. They load on top of the base model."}
     )
     push_to_hub: bool = field(
-        default=False, metadata={"help": "Push the trained model to the Hub at the end, with a card."}
+        default=False, metadata={"help": "Push the trained model with a card to the Hub at the end."}
     )
     hub_model_id: str | None = field(
-        default=None, metadata={"help": "Repository to push to; by default of the output folder's name."}
+        default=None, metadata={"help": "Repository to push to. Defaults to the name of the output folder."}
     )
-    hub_private_repo: bool = field(default=False, metadata={"help": "The repository has to be private."})
+    hub_private_repo: bool = field(default=False, metadata={"help": "Require a private repository."})
     report_to: str = field(
-        default="none", metadata={"help": "Trackers, with commas: tensorboard, wandb and others; `all`, or `none`."}
+        default="none", metadata={"help": "Trackers, separated by commas: tensorboard, wandb, …; or `all`, or `none`."}
     )
     demo: bool = field(
         default=False,
-        metadata={"help": "Show the whole road on clips that this script renders; with --num_seeds 3, three times."},
+        metadata={"help": "Train and evaluate a tiny model on clips rendered here. --num_seeds repeats it."},
     )
-    per_device_eval_batch_size: int = field(default=8, metadata={"help": "Videos per process at a time."})
+    per_device_eval_batch_size: int = field(default=8, metadata={"help": "Videos per process and batch."})
     ensemble: str | None = field(
         default=None,
-        metadata={"help": "How prompts are joined; by default by probability.", "choices": list(ENSEMBLES)},
+        metadata={
+            "help": "How the prompts of a class are joined. Defaults to probability.",
+            "choices": list(ENSEMBLES),
+        },
     )
-    top_k: int = field(default=5, metadata={"help": "Labels written for each video."})
+    top_k: int = field(default=5, metadata={"help": "Number of labels written for each video."})
     report: bool = field(
-        default=False, metadata={"help": "Write report.html, a page with pictures, of each evaluation or prediction."}
+        default=False, metadata={"help": "Write report.html, a page with pictures, for each evaluation or prediction."}
     )
     strict: bool = field(default=False, metadata={"help": "Stop at the first video that cannot be read."})
-    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that decode, for each process."})
+    dataloader_num_workers: int = field(default=0, metadata={"help": "Number of decoding processes for each process."})
     mixed_precision: str | None = field(
         default=None, metadata={"help": "Precision of the computation.", "choices": ["no", "fp16", "bf16"]}
     )
-    use_cpu: bool = field(default=False, metadata={"help": "Do not use an accelerator."})
-    seed: int = field(default=42, metadata={"help": "Seed of everything random."})
+    use_cpu: bool = field(default=False, metadata={"help": "Compute on the CPU."})
+    seed: int = field(default=42, metadata={"help": "Seed of all random numbers."})
 
 
 def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArguments, RunArguments]:
@@ -242,20 +271,20 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
         parser.error(str(error))
     check_numbers(parser, model_args, data_args, args)
     if args.output_dir is None:
-        parser.error("--output_dir is needed: the folder for everything that is written.")
+        parser.error("--output_dir is needed: the folder for all results.")
     if args.push_to_hub and (args.demo or not args.do_train):
-        parser.error("--push_to_hub pushes what --do_train trains. ezclip push pushes any folder.")
+        parser.error("--push_to_hub pushes what --do_train trains. `ezclip push` pushes any folder.")
     if not args.push_to_hub and (args.hub_model_id or args.hub_private_repo):
         parser.error("--hub_model_id and --hub_private_repo are for --push_to_hub.")
     if args.report and not (args.do_eval or args.do_predict or args.protocol):
-        parser.error("--report is of what --do_eval or --do_predict found. ezclip report reports on any folder.")
+        parser.error("--report is of what --do_eval or --do_predict found. `ezclip report` reports on any folder.")
     if args.demo:
         return model_args, data_args, args
     if args.protocol is not None:
         args.do_eval = True
         check_protocol(parser, data_args, args)
     if not (args.do_train or args.do_eval or args.do_predict):
-        parser.error("Nothing to do. Give --do_train, --do_eval or --do_predict; or --demo to see them work.")
+        parser.error("Nothing to do. Give --do_train, --do_eval or --do_predict, or try --demo.")
     if model_args.model_name_or_path is None:
         parser.error("--model_name_or_path is needed: a folder, or a name on the Hub.")
     fill_preset(model_args.preset, data_args, args)
@@ -264,9 +293,9 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
     if uses_label and not has_descriptions and model_args.preset not in PRESET_OPTIONS:
         parser.error("--include_label and --input_conditioning are for --class_descriptions.")
     if data_args.videos and not args.do_predict:
-        parser.error("--videos are predicted: add --do_predict.")
+        parser.error("--videos needs --do_predict: add --do_predict.")
     if args.do_eval and args.do_predict:
-        parser.error("--do_eval writes the predictions too; leave --do_predict out.")
+        parser.error("--do_eval writes predictions too: leave --do_predict out.")
     if args.protocol is None and (args.num_shots or args.num_seeds):
         parser.error("--num_shots and --num_seeds are for a --protocol.")
     if data_args.num_classes is not None and args.protocol != "zero_shot":
@@ -287,10 +316,10 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
     if data_args.streaming and not (args.do_predict and data_args.dataset_name):
         parser.error("--streaming is for --do_predict on a --dataset_name.")
     if data_args.streaming and data_args.max_eval_samples:
-        parser.error("--streaming predicts all of a data set; leave --max_eval_samples out.")
+        parser.error("--streaming predicts the whole data set: leave --max_eval_samples out.")
     own_videos = data_args.validation_dir or data_args.validation_list or data_args.videos
     if data_args.dataset_name and own_videos and not args.do_train:
-        parser.error("--dataset_name and videos of one's own are given to evaluate; give one of them.")
+        parser.error("--dataset_name and other videos are both given to evaluate: give one of them.")
     lists = (data_args.dataset_name, data_args.validation_list, data_args.train_list, data_args.eval_datasets)
     if data_args.label_list and not any(lists):
         parser.error("--label_list names the ids of a list or data set; class folders name themselves.")
@@ -298,7 +327,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
 
 
 def fill_preset(preset: str | None, data_args: DataArguments, args: RunArguments):
-    """Set the options of a preset that were not given."""
+    """Set the options of a preset that the user did not give."""
     for name, value in PRESET_OPTIONS.get(preset, {}).items():
         group = data_args if hasattr(data_args, name) else args
         if getattr(group, name) is None:
@@ -306,20 +335,20 @@ def fill_preset(preset: str | None, data_args: DataArguments, args: RunArguments
 
 
 def check_protocol(parser: HfArgumentParser, data_args: DataArguments, args: RunArguments):
-    """That a protocol has what it needs."""
+    """Exit with a message if an option does not fit the protocol."""
     if args.do_predict:
-        parser.error("--protocol evaluates; leave --do_predict out.")
+        parser.error("--protocol evaluates: leave --do_predict out.")
     if args.protocol in ("few_shot", "fully_supervised") and not args.do_train:
         parser.error(f"--protocol {args.protocol} trains: add --do_train.")
     if args.num_shots and (args.protocol in ("zero_shot", "fully_supervised") or data_args.novel_list):
-        parser.error("--num_shots draws for few-shot, or for base-to-novel without a --novel_list; leave it out.")
+        parser.error("--num_shots is for few_shot, and for base_to_novel without --novel_list: leave it out.")
     own_videos = data_args.validation_dir or data_args.validation_list or data_args.class_subset
     if data_args.eval_datasets and own_videos:
-        parser.error("--eval_datasets names all there is to test on; leave --validation_… and --class_subset out.")
+        parser.error("--eval_datasets names all there is to test on: leave --validation_… and --class_subset out.")
 
 
 def check_numbers(parser: HfArgumentParser, model_args: ModelArguments, data_args: DataArguments, args: RunArguments):
-    """That numbers are in the range that makes sense of them."""
+    """Exit with a message if a number is out of range."""
     at_least = {"per_device_eval_batch_size": 1, "dataloader_num_workers": 0, "top_k": 1, "seed": 0}
     at_least |= {"per_device_train_batch_size": 1, "num_train_epochs": 1, "max_train_steps": 1, "logging_steps": 1}
     at_least |= {"learning_rate": 0, "prompt_learning_rate": 0, "text_learning_rate": 0, "weight_decay": 0}
@@ -341,9 +370,9 @@ def check_numbers(parser: HfArgumentParser, model_args: ModelArguments, data_arg
         parser.error(f"--video_timeout must be a number of seconds above 0, got {data_args.video_timeout}.")
     for name in ("horizontal_flip", "color_jitter", "grayscale"):
         if not 0 <= (value := getattr(data_args, name)) <= 1:
-            parser.error(f"--{name} is a part of the clips, from 0 to 1, got {value}.")
+            parser.error(f"--{name} must be a probability in [0, 1], got {value}.")
     if args.warmup_ratio > 1:
-        parser.error(f"--warmup_ratio is a part of the steps, at most 1, got {args.warmup_ratio}.")
+        parser.error(f"--warmup_ratio must be a fraction in [0, 1], got {args.warmup_ratio}.")
     for group in (model_args, data_args, args):
         for name, value in vars(group).items():
             if isinstance(value, float) and not math.isfinite(value):
@@ -351,5 +380,5 @@ def check_numbers(parser: HfArgumentParser, model_args: ModelArguments, data_arg
 
 
 def explicit_options(arguments, *names: str) -> dict:
-    """Those of the arguments that were set."""
+    """Return the named arguments that are not `None`."""
     return {name: value for name in names if (value := getattr(arguments, name)) is not None}

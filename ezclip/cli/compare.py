@@ -1,9 +1,9 @@
-"""Several systems on the same videos: one table.
+"""Run `ezclip compare`: evaluate several systems on the same videos.
 
     ezclip compare systems.yaml --validation_list test.txt --label_list labels.csv \\
         --video_root UCF-101 --output_dir comparison
 
-`systems.yaml` names the systems, each with the options that `run_video_zeroshot.py` has for its model and its texts:
+`systems.yaml` names the systems, each with the options of `ezclip run` for its model and texts:
 
     EZ-CLIP:
       model_name_or_path: ezclip-vit-base-patch16
@@ -15,13 +15,12 @@
       preset: tear
       class_descriptions: all.json
 
-They count as if they stood behind those of the command line, where options of texts may be given for all systems.
+They override the text options of the command line, which apply to all systems.
 
-Files, classes, texts and models of all systems are checked before the first is evaluated. Each is evaluated as by
-`run_video_zeroshot.py --do_eval`, into a folder of its name; started again, the comparison goes on, and systems that
-are finished are kept. `comparison.json` and `comparison.md` have top-1, top-5 and mean per-class accuracy with 95 %
-confidence intervals, on the videos that all systems could read, what each system costs, and McNemar's test of each
-two.
+Files, classes, texts and models of all systems are checked before the first evaluation. Each system is evaluated as
+by `ezclip run --do_eval`, into a folder of its name. A second run resumes and keeps finished systems.
+`comparison.json` and `comparison.md` hold top-1, top-5 and mean per-class accuracy with 95 % confidence intervals on
+the videos that all systems could read, the costs of each system, and McNemar's test for each pair.
 """
 
 import contextlib
@@ -50,52 +49,53 @@ from ezclip.systems.macs import count_macs
 from ezclip.training.checkpoints import check_settings
 from ezclip.utils.files import replacing, write_json
 from ezclip.utils.memory import return_freed_memory
-from video_ezclip import VideoReadError, require_backend
+from video_ezclip import VideoReadError
 
 
 try:
     from ezclip.evaluation.comparison import compare_ranks, read_ranks
-except ImportError as error:  # of scipy, which is optional
+except ImportError as error:  # scipy is optional
     sys.exit(f"ezclip compare: {error}")
 
 from ezclip.cli.compare_options import CLASS_TEXT_OPTIONS, MODEL_OPTIONS, VIDEO_OPTIONS, parse_args, read_systems
 from ezclip.cli.compare_table import as_markdown
-from ezclip.cli.setup import make_accelerator, make_output_dir
+from ezclip.cli.setup import make_accelerator, make_output_dir, require_backend_or_raise
 from ezclip.utils.timing import compare, describe_machine, measure, summarize
 
 
 @dataclass
 class SystemRunner(Runner):
     """
-    Evaluates a system.
+    Runner of one system.
 
     Args:
         weights (`str`, *optional*):
-            Digest of its weights: one that was trained further in the same folder is not the one that is finished.
+            Digest of its weights. It differs if the model was trained further in the same folder.
     """
 
     weights: str | None = None
 
     def settings(self, experiment: PlannedExperiment) -> dict:
+        """Return the settings of [`Runner.settings`] with the digest of the weights."""
         return {**super().settings(experiment), "weights": self.weights}
 
 
 @dataclass
 class System:
     """
-    One of the systems that are compared.
+    One of the compared systems.
 
     Args:
         name (`str`):
-            Its name, and that of its folder.
+            Name of the system and its folder.
         options (`dict`):
-            Its options in the file.
+            Options in the file.
         runner ([`SystemRunner`]):
-            What evaluates it.
+            Runner that evaluates it.
         experiment ([`PlannedExperiment`]):
             Its evaluation.
         costs (`dict`, *optional*):
-            Its parameters and multiply-accumulates, once it was checked.
+            Parameters and multiply-accumulates, set by [`check_model`].
     """
 
     name: str
@@ -106,20 +106,21 @@ class System:
 
     @property
     def model_key(self) -> str:
-        """Systems of the same key differ in their texts alone."""
+        """Return a key. Systems with the same key differ only in their texts."""
         options = explicit_options(self.runner.model_args, *MODEL_OPTIONS)
         options.pop("tokenizer_name", None)
         return json.dumps([options, self.runner.processor.num_frames], sort_keys=True)
 
 
 def main(argv: list[str] | None = None):
+    """Run `ezclip compare`; exit with a message if the options, the data or a model cannot be used."""
     path, data_args, args, compare_args = parse_args(argv)
     accelerator = None
     try:
         output_dir = make_output_dir(args.output_dir)
         accelerator = make_accelerator(args)
         return_freed_memory()
-        run(path, data_args, args, compare_args.speed_rounds, accelerator, output_dir)
+        compare_systems(path, data_args, args, compare_args.speed_rounds, accelerator, output_dir)
     except (DataError, ModelError, VideoReadError) as error:
         sys.exit(f"ezclip compare: {error}")
     finally:
@@ -127,7 +128,7 @@ def main(argv: list[str] | None = None):
             accelerator.end_training()
 
 
-def run(
+def compare_systems(
     path: str,
     data_args: DataArguments,
     args: RunArguments,
@@ -135,18 +136,16 @@ def run(
     accelerator: Accelerator,
     output_dir: Path,
 ):
-    # 1. Everything that can be wrong is found before the first evaluation
-    try:
-        require_backend(data_args.video_backend)
-    except ImportError as error:
-        raise DataError(str(error)) from error
+    """Check, evaluate and compare the systems of a file; write and print the comparison."""
+    # 1. Check everything before the first evaluation
+    require_backend_or_raise(data_args.video_backend)
     options = read_systems(path)
     with accelerator.main_process_first():
         split = one_of(load_eval_splits(in_list_root(data_args)), "--validation_list")
     systems = []
-    for name, own in options.items():
-        with naming(name):
-            systems.append(make_system(name, own, split, data_args, args, accelerator))
+    for name, system_options in options.items():
+        with prefix_errors(name):
+            systems.append(make_system(name, system_options, split, data_args, args, accelerator))
     by_model = group_by_model(systems)
     for group in by_model:
         set_seed(args.seed)
@@ -180,7 +179,7 @@ def run(
             "options": explicit_options(data_args, *VIDEO_OPTIONS, *CLASS_TEXT_OPTIONS),
         }
         text = write(result, output_dir)
-        if speed_rounds > 0:  # all models at once, for which memory may not suffice
+        if speed_rounds > 0:  # loads all models at once, so memory may run out: the results are written before
             speeds = measure_speeds(by_model, accelerator, args.per_device_eval_batch_size, speed_rounds)
             for name, speed in speeds.items():
                 result["systems"][name]["clips_per_second"] = speed
@@ -191,7 +190,7 @@ def run(
 
 
 def write(result: dict, output_dir: Path) -> str:
-    """Write a comparison as JSON and as Markdown; returns the latter."""
+    """Write a comparison as JSON and as Markdown. Return the Markdown."""
     text = as_markdown(result)
     write_json(output_dir / "comparison.json", result)
     with replacing(output_dir / "comparison.md") as temporary:
@@ -203,8 +202,8 @@ def write(result: dict, output_dir: Path) -> str:
 
 
 @contextlib.contextmanager
-def naming(name: str):
-    """Errors say which system they are of."""
+def prefix_errors(name: str):
+    """Prefix errors with the name of a system."""
     try:
         yield
     except (DataError, ModelError) as error:
@@ -215,7 +214,7 @@ def make_system(
     name: str, options: dict, split: VideoSplit, data_args: DataArguments, args: RunArguments, accelerator: Accelerator
 ) -> System:
     """
-    A system, and what is to be run of it.
+    Make a system and its experiment.
 
     Raises:
         [`DataError`]: if a class has no text. [`ModelError`]: if there is no processor.
@@ -239,7 +238,7 @@ def make_system(
 
 
 def group_by_model(systems: list[System]) -> list[list[System]]:
-    """Systems of the same model together."""
+    """Group the systems that have the same model."""
     groups = {}
     for system in systems:
         groups.setdefault(system.model_key, []).append(system)
@@ -248,16 +247,16 @@ def group_by_model(systems: list[System]) -> list[list[System]]:
 
 def check_model(group: list[System]):
     """
-    That the model of systems can be loaded and fits their processors; and what it costs.
+    Load the model of a group, check it against each processor, and set the costs of its systems.
 
     Raises:
-        [`ModelError`]: if it cannot, or does not.
+        [`ModelError`]: if the model cannot be loaded or does not fit.
     """
     first = group[0]
-    with naming(first.name):
+    with prefix_errors(first.name):
         model = first.runner.load_model()
     for system in group:
-        with naming(system.name):
+        with prefix_errors(system.name):
             check_fit(model, system.runner.processor)
     weights = digest_model(model)
     costs = {
@@ -277,11 +276,12 @@ def measure_speeds(
     by_model: list[list[System]], accelerator: Accelerator, batch_size: int, rounds: int
 ) -> dict[str, dict]:
     """
-    Clips that each system embeds in a second on this process's device, without reading them: all systems take turns,
-    so all their models are in memory. Systems of the same model are measured as one.
+    Measure how many clips each system embeds per second on the device of this process, without reading them.
+
+    The systems take turns, so all models are in memory. Systems of the same model are measured once.
 
     Returns:
-        `dict`: for each system median, quartiles and rounds, and as `against` how many times the first system.
+        `dict`: for each system the median, quartiles and rounds, and as `against` its ratio to the first system.
     """
     runs = {group[0].name: make_embedding(group[0], accelerator, batch_size) for group in by_model}
     timings = measure(runs, rounds)
@@ -296,7 +296,7 @@ def measure_speeds(
 
 
 def make_embedding(system: System, accelerator: Accelerator, batch_size: int) -> Callable[[], object]:
-    """What embeds a batch of clips, and waits until they are embedded."""
+    """Return a function that embeds a batch of clips and waits for the result."""
     model = system.runner.load_model().to(accelerator.device).eval()
     vision = model.config.vision_config
     size = (vision.num_channels, vision.image_size, vision.image_size)
@@ -311,7 +311,7 @@ def make_embedding(system: System, accelerator: Accelerator, batch_size: int) ->
 
 
 def describe_speed(accelerator: Accelerator, batch_size: int, rounds: int) -> dict:
-    """How speed was measured."""
+    """Describe how speed is measured."""
     device = accelerator.device
     is_gpu = device.type == "cuda"
     return {
@@ -320,3 +320,7 @@ def describe_speed(accelerator: Accelerator, batch_size: int, rounds: int) -> di
         "device": torch.cuda.get_device_name(device) if is_gpu else f"{device}, {torch.get_num_threads()} threads",
         "mixed_precision": accelerator.mixed_precision,
     }
+
+
+if __name__ == "__main__":
+    main()

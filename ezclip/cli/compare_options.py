@@ -1,4 +1,4 @@
-"""What ezclip compare is asked for: options of its command line, and the file of systems."""
+"""Options of `ezclip compare`, and its file of systems."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ RUN_OPTIONS = (
 
 
 def pick_fields(of: type, names: tuple[str, ...]) -> type:
-    """A dataclass of some of the fields of another, none of which has a factory for its default."""
+    """Return a dataclass with some fields of another. Default factories are not supported."""
     picked = [field for field in dataclasses.fields(of) if field.name in names]
     own = {field.name: dataclasses.field(default=field.default, metadata=field.metadata) for field in picked}
     return dataclasses.make_dataclass(of.__name__, [(field.name, field.type, own[field.name]) for field in picked])
@@ -44,32 +44,32 @@ def pick_fields(of: type, names: tuple[str, ...]) -> type:
 
 @dataclass
 class CompareArguments:
-    """The comparison."""
+    """Options of the comparison itself."""
 
     speed_rounds: int = dataclasses.field(
-        default=15, metadata={"help": "Rounds in which systems take turns at embedding; 0 leaves their speed out."}
+        default=15, metadata={"help": "Rounds of the speed measurement. 0 skips it."}
     )
 
 
 def parse_args(argv: list[str] | None = None) -> tuple[str, DataArguments, RunArguments, CompareArguments]:
-    """Options of the command line; exits with a message where they make no sense."""
+    """Parse the command line; exit with a message if the options contradict each other."""
     groups = (
         pick_fields(DataArguments, VIDEO_OPTIONS + CLASS_TEXT_OPTIONS),
         pick_fields(RunArguments, RUN_OPTIONS),
         CompareArguments,
     )
     parser = HfArgumentParser(groups, prog="ezclip compare", description="Compare systems on the same videos.")
-    parser.add_argument("systems", metavar="SYSTEMS.yaml", help="the systems: a name, and options, for each")
+    parser.add_argument("systems", metavar="SYSTEMS.yaml", help="file that maps names of systems to their options")
     try:
         data_args, args, compare_args, rest = parser.parse_args_into_dataclasses(argv)
     except ValueError as error:
         parser.error(str(error))
     data_args = DataArguments(**vars(data_args))
-    # A system that is finished is kept, as an experiment of a protocol is.
+    # With a protocol and `latest`, the runner keeps finished systems.
     args = RunArguments(**vars(args), do_eval=True, protocol="zero_shot", resume_from_checkpoint="latest", top_k=TOP_K)
     check_numbers(parser, ModelArguments(), data_args, args)
     if args.output_dir is None:
-        parser.error("--output_dir is needed: the folder for everything that is written.")
+        parser.error("--output_dir is needed: the folder for all results.")
     if len(explicit_options(data_args, *SOURCE_OPTIONS)) != 1:
         parser.error(f"Give one of {', '.join(f'--{name}' for name in SOURCE_OPTIONS)}.")
     if data_args.label_list and data_args.validation_dir:
@@ -81,10 +81,10 @@ def parse_args(argv: list[str] | None = None) -> tuple[str, DataArguments, RunAr
 
 def read_systems(path: str) -> dict[str, dict]:
     """
-    The systems of a file: typed options by name.
+    Read a file of systems. Return the options of each by its name.
 
     Raises:
-        [`DataError`]: if it is not such a file.
+        [`DataError`]: if the file or an option is not valid.
     """
     content = read_yaml(path)
     if not isinstance(content, dict) or not content:

@@ -1,11 +1,11 @@
-"""What ezclip compare found, as text."""
+"""Text of a comparison: `comparison.md`."""
 
 from ezclip.utils.tables import as_markdown_table
 from ezclip.utils.timing import machine_as_text
 
 
 def as_markdown(result: dict) -> str:
-    """A comparison as text: the table of the systems, how to read it, and the table of the pairs."""
+    """Return a comparison as Markdown: the systems, how to read their table, and the pairs."""
     header = ["system", "top-1 (%)", "top-5 (%)", "mean per class (%)", "trained (M)", "GMAC a video", "clips/s"]
     rows = [
         [
@@ -33,8 +33,8 @@ def as_markdown(result: dict) -> str:
         ]
         parts += [
             as_markdown_table([*header, "p (Holm)"], rows),
-            "McNemar's exact test of top-1, two-sided. p (Holm) is corrected for the number of pairs: judge by it "
-            "where several pairs are looked at.",
+            "p: McNemar's exact test of top-1, two-sided. p (Holm) is corrected for the number of pairs: use it to "
+            "judge several pairs.",
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -58,16 +58,16 @@ def _describe_videos(result: dict) -> str:
 def _explain(result: dict) -> str:
     speed, level = result["speed"], f"{100 * result['confidence_level']:.0f} %"
     text = (
-        f"In brackets {level} confidence intervals: Wilson's for top-1 and top-5; for the mean of the classes' top-1 "
-        "bootstrapped over videos, and none where all videos are right or none is. trained: parameters that are not "
-        "frozen, in millions. GMAC: multiply-accumulates of embedding a video, attention counted. "
+        f"{level} confidence intervals are in brackets: Wilson's for top-1 and top-5, bootstrapped over videos for "
+        "the mean per-class top-1. It has no interval if all videos are right or all are wrong. trained: parameters "
+        "that are not frozen, in millions. GMAC: multiply-accumulates to embed a video, with attention. "
     )
     if speed["rounds"] == 0:
-        return text + "clips/s were not measured."
+        return text + "clips/s: not measured."
     return text + (
-        f"clips/s: embedding alone, without reading, in batches of {speed['batch_size']} on {speed['device']}, "
-        f"precision {speed['mixed_precision']}; median of {speed['rounds']} rounds, in which systems take turns, and "
-        f"how many times the first system. {machine_as_text(result['machine'])}"
+        f"clips/s: embedding without reading, in batches of {speed['batch_size']} on {speed['device']}, precision "
+        f"{speed['mixed_precision']}; median of {speed['rounds']} rounds in which systems take turns, with its ratio "
+        f"to the first system. {machine_as_text(result['machine'])}"
     )
 
 

@@ -1,8 +1,10 @@
-"""The whole road with no network and no data: clips rendered to video files, a tiny CLIP trained from scratch on
-stills, EZ-CLIP trained on top of it, evaluated on classes it has and has not seen move.
+"""Run `ezclip demo`: train and evaluate a tiny model without network or data.
 
-A class is a colour, a shape and a direction. The path of a clip lies evenly about a random midpoint, so the frames of
-"left" in reverse order are those of "right": no frame by itself tells them apart, and no average of frames does. One
+The demo renders clips to video files, trains a tiny CLIP from scratch on stills, trains EZ-CLIP on top of it, and
+evaluates it on classes that it has and has not seen move.
+
+A class is a colour, a shape and a direction. The path of a clip is symmetric about a random midpoint. Reversed, the
+frames of "left" are the frames of "right", so neither a single frame nor an average of frames tells them apart. One
 shape is held out: CLIP knows it from stills, and EZ-CLIP never sees it move.
 """
 
@@ -46,13 +48,13 @@ from processing_ezclip import EZClipProcessor, default_image_processor
 IMAGE_SIZE = 32
 TEMPLATE = "a {}"
 
-PARTS = ("base", "novel")  # those that are evaluated
+PARTS = ("base", "novel")  # test sets
 VARIANTS = {"with_temporal_prompts": "deep", "without_temporal_prompts": "none"}
 DEMO_RESULTS_NAME = "demo_results.json"
 
 NUM_STILLS = 10_000
 PRETRAINING_STEPS = 1200
-# No dropout for so small a model
+# The model is too small for dropout.
 TEXT_CONFIG = {"attention_dropout": 0.0, "drop_path_rate": 0.0}
 VISION_CONFIG = {**TEXT_CONFIG, "num_frames": NUM_FRAMES, "temporal_prompt_dropout": 0.0}
 DEMO_RECIPE = TrainingRecipe(
@@ -71,26 +73,26 @@ def run_demo(
     output_dir: str | Path, accelerator: Accelerator, seed: int = 42, num_workers: int = 0, num_seeds: int = 1
 ) -> dict:
     """
-    Run the demonstration; about three minutes on two cores for a seed.
+    Run the demo. A seed takes about three minutes on two cores.
 
     Args:
         output_dir (`str` or `Path`):
-            Gets `videos/`, the models `clip/`, `with_temporal_prompts/` and `without_temporal_prompts/` with their
-            predictions, and `demo_results.json`. Each of several seeds has these in a folder of its own, as `seed42/`,
-            and `demo_results.json` is over all of them. A seed whose folder has its results is not run again.
+            Folder for `videos/`, the models `clip/`, `with_temporal_prompts/` and `without_temporal_prompts/` with
+            their predictions, and `demo_results.json`. With several seeds, each has its own folder (`seed42/`), and
+            `demo_results.json` summarizes them. A seed with results is not run again.
         accelerator (`Accelerator`):
             Device and processes.
         seed (`int`, *optional*, defaults to 42):
-            Seed of everything: clips, stills, weights, order.
+            Seed of clips, stills, weights and order.
         num_workers (`int`, *optional*, defaults to 0):
-            Processes that decode.
+            Number of decoding processes.
         num_seeds (`int`, *optional*, defaults to 1):
-            How many times to run, with `seed`, `seed + 1` and so on.
+            Number of runs, with `seed`, `seed + 1`, …
 
     Returns:
         `dict`: `chance`, `with_temporal_prompts` and `without_temporal_prompts`, each with the top-1 accuracies `base`
-        and `novel` and their `harmonic_mean`, as fractions. For several seeds each of the three has `mean` and `std`
-        (of a sample, see [`summarize`]), and `runs` holds those of each seed.
+        and `novel` and their `harmonic_mean`, as fractions. With several seeds, each of the three has `mean` and `std`
+        (of a sample, see [`summarize`]), and `runs` holds the values of each seed.
     """
     output_dir = Path(output_dir)
     if num_seeds == 1:
@@ -113,7 +115,7 @@ def run_demo(
 
 
 def run_seed(output_dir: Path, accelerator: Accelerator, seed: int, num_workers: int) -> dict:
-    """The demonstration with one seed; its results are written last."""
+    """Run the demo with one seed. Results are written last, so a file of results means a finished run."""
     if accelerator.is_main_process:
         (output_dir / DEMO_RESULTS_NAME).unlink(missing_ok=True)
         render_videos(output_dir / "videos", seed)
@@ -123,7 +125,7 @@ def run_seed(output_dir: Path, accelerator: Accelerator, seed: int, num_workers:
     processor = EZClipProcessor.from_pretrained(output_dir / "clip")
 
     results = {"chance": score(*(1 / len(splits[part].class_names) for part in PARTS))}
-    # Each process has its share of the batch, so that the steps are the same on any number of them.
+    # Processes share the batch, so that the number of processes does not change the steps.
     share = max(2, DEMO_RECIPE.per_device_train_batch_size // accelerator.num_processes)
     recipe = replace(DEMO_RECIPE, per_device_train_batch_size=share)
     for name, temporal_prompt in VARIANTS.items():
@@ -155,12 +157,12 @@ def run_seed(output_dir: Path, accelerator: Accelerator, seed: int, num_workers:
 
 
 def score(base: float, novel: float) -> dict[str, float]:
-    """Base-to-novel accuracies with their harmonic mean."""
+    """Return the two accuracies with their harmonic mean."""
     return {"base": base, "novel": novel, "harmonic_mean": harmonic_mean(base, novel)}
 
 
 def read_results(path: Path) -> dict | None:
-    """The results of a seed that was run to its end."""
+    """Return the results of a finished seed, or `None`."""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         return {name: score(*(results[name][part] for part in PARTS)) for name in ("chance", *VARIANTS)}
@@ -169,7 +171,7 @@ def read_results(path: Path) -> dict | None:
 
 
 def over_seeds(by_seed: dict[str, dict]) -> dict:
-    """What [`run_demo`] returns of several seeds, from the results of each."""
+    """Summarize the results of several seeds as [`run_demo`] returns them."""
     return {
         name: summarize(
             "base_to_novel",
@@ -180,6 +182,7 @@ def over_seeds(by_seed: dict[str, dict]) -> dict:
 
 
 def as_table(results: dict) -> str:
+    """Return results as a text table, one row for each model."""
     columns = ("base", "novel", "harmonic_mean")
     cells = [[name.replace("_", " ") for name in columns]]
     cells += [[as_percent(row[name]) for name in columns] for row in results.values()]
@@ -192,20 +195,17 @@ def as_table(results: dict) -> str:
 
 
 def as_percent(value: float | dict) -> str:
-    """An accuracy, or its mean over seeds with the standard deviation."""
+    """Return an accuracy, or its mean ± standard deviation over seeds, in percent."""
     if isinstance(value, dict):
         return f"{100 * value['mean']:.1f} ± {100 * value['std']:.1f} %"
     return f"{100 * value:.1f} %"
-
-
-# ---- Clips and stills ----
 
 
 # ---- CLIP from scratch ----
 
 
 def word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer that knows `words` alone; like CLIP's it frames a text, and the last id is end-of-text."""
+    """Return a tokenizer for `words`. As in CLIP, a text has start and end tokens, and the last id is end-of-text."""
     tokens = ["<|padding|>", "<|unknown|>", *words, "<|startoftext|>", "<|endoftext|>"]
     backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<|unknown|>"))
     backend.normalizer = normalizers.Lowercase()
@@ -223,7 +223,7 @@ def word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
 
 
 def pretrain_clip(folder: Path, seed: int, device: torch.device):
-    """Train a plain CLIP on stills, those of one caption being positives of each other; save it with a processor."""
+    """Train plain CLIP on stills and save it with a processor. Stills of one caption are positives of each other."""
     set_seed(seed)
     tokenizer = word_tokenizer(["a", *COLOURS, *SHAPES, "at", "the", *DIRECTIONS, "middle", "moving"])
     image_processor = default_image_processor(IMAGE_SIZE)
@@ -268,7 +268,7 @@ def pretrain_clip(folder: Path, seed: int, device: torch.device):
 
 
 def shuffled_batches(size: int, batch_size: int):
-    """Batches of indices, shuffled anew in every pass, without end."""
+    """Yield batches of indices without end, shuffled again in every pass."""
     while True:
         yield from torch.randperm(size)[: size // batch_size * batch_size].split(batch_size)
 

@@ -1,4 +1,4 @@
-"""From the options of a training run to those of its push to the Hub."""
+"""Push the model of a training run to the Hub."""
 
 from pathlib import Path
 
@@ -15,22 +15,21 @@ def prepare_push(
     model_args: ModelArguments, data_args: DataArguments, args: RunArguments, num_experiments: int
 ) -> PushOptions:
     """
-    Make the repository and return the options of the push after training. Problems show before the training.
+    Make the repository before training, and return the options of the push after it.
 
     Args:
         model_args ([`ModelArguments`]), data_args ([`DataArguments`]), args ([`RunArguments`]):
-            The options of the script.
+            The options of the run.
         num_experiments (`int`):
-            The number of models that it trains.
+            The number of models that the run trains.
 
     Raises:
-        [`DataError`]: if that is not one model.
-        [`ModelError`]: if the repository cannot be made, or others could not load what would be pushed.
+        [`DataError`]: if the run trains several models.
+        [`ModelError`]: if the repository cannot be made, or the pushed model could not be loaded elsewhere.
     """
     if num_experiments > 1:
         raise DataError(
-            f"--push_to_hub pushes one model, and {num_experiments} are trained. Leave it out, and push the one "
-            "you choose with ezclip push."
+            f"--push_to_hub must push one model, got {num_experiments}. Leave it out, and push one with `ezclip push`."
         )
     start, repo_id = model_args.model_name_or_path, args.hub_model_id or Path(args.output_dir).absolute().name
     if args.save_trained_only:

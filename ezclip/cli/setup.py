@@ -1,4 +1,4 @@
-"""Devices, processes and output folder of a run."""
+"""Devices, processes, output folder and optional packages of a run."""
 
 import tempfile
 from collections.abc import Callable
@@ -15,7 +15,12 @@ from video_ezclip import require_backend
 
 
 def make_accelerator(args: RunArguments) -> Accelerator:
-    """Set up device, processes, precision and trackers. Only the main process prints."""
+    """
+    Return the accelerator of a run: device, processes, precision and trackers. Only the main process logs.
+
+    Raises:
+        [`ModelError`]: if the device does not have the precision.
+    """
     trackers = parse_trackers(args.report_to)
     try:
         accelerator = Accelerator(
@@ -28,7 +33,7 @@ def make_accelerator(args: RunArguments) -> Accelerator:
     except ValueError as error:
         raise ModelError(f"--mixed_precision {args.mixed_precision} cannot be used here: {error}") from error
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise ModelError("--mixed_precision fp16 needs a GPU. Give bf16, which CPUs have too, or no.")
+        raise ModelError("--mixed_precision fp16 needs a GPU. Give bf16 or no on a CPU.")
     if not accelerator.is_main_process:
         transformers_logging.set_verbosity_error()
         transformers_logging.get_logger("ezclip").setLevel(transformers_logging.ERROR)
@@ -37,7 +42,12 @@ def make_accelerator(args: RunArguments) -> Accelerator:
 
 
 def make_output_dir(path: str) -> Path:
-    """Make the folder for results, so that a bad path shows before the work."""
+    """
+    Make the folder for results. This runs before the work, so that no result is lost.
+
+    Raises:
+        [`DataError`]: if the folder cannot be written.
+    """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
