@@ -70,6 +70,7 @@ class AppSettings:
 
     @property
     def max_bytes(self) -> int:
+        """The largest upload, in bytes."""
         return int(self.max_size_mb * 2**20)
 
 
@@ -77,7 +78,7 @@ def make_page(
     classifier: ZeroShotVideoClassificationPipeline, settings: AppSettings, title: str, upload_folder: str
 ) -> gr.Blocks:
     """
-    The page, not yet served.
+    Make the page. [`serve`] serves it.
 
     Args:
         classifier ([`ZeroShotVideoClassificationPipeline`]):
@@ -210,7 +211,7 @@ class _Visit:
         self.classifier, self.settings, self.upload_folder = classifier, settings, upload_folder
 
     def answer(self, upload, labels, background="", templates="", window=2.0, stride=1.0, partial=False):
-        """Each answer as soon as it is there: scores, timeline, attention. What is given may be anything."""
+        """Yield each result as soon as it is there: scores, timeline, attention. The request may hold anything."""
         # What was there before is not to be taken for the answer.
         yield NOTHING
         video = None

@@ -20,7 +20,7 @@ MAX_RATE = 240  # frames per second: files whose times say nothing are no longer
 
 def find_upload(upload, folder: str) -> str:
     """
-    The file that a request names.
+    Return the path of the upload that a request names.
 
     Args:
         upload (`dict`):
@@ -110,11 +110,11 @@ def remove_old_files(folder: str, seconds: float):
 
 
 def in_words(error: Exception, path: str) -> str:
-    """What a visitor is told of an error: a sentence that names nothing of this machine."""
+    """Return a sentence about an error that names nothing of this machine."""
     text = f"The video {error.reason} {error.remedy}" if isinstance(error, VideoReadError) else str(error)
     return without_folder(text, path)
 
 
 def without_folder(text: str, path: str) -> str:
-    """A text with the name of a file where its path on this machine stands."""
+    """Replace the path of a file on this machine by its name."""
     return text.replace(path, os.path.basename(path)).replace(os.path.dirname(path), "")

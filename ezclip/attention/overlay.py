@@ -76,7 +76,7 @@ class _Overlay:
         self.number, self.maps = None, []
 
     def draw(self, image: np.ndarray, time: float) -> np.ndarray:
-        """The frame that is shown at a time, with the maps of the nearest one that was sampled."""
+        """Draw the frame at a time, with the maps of the nearest sampled frame."""
         number = int(np.abs(self.sampled_at - time).argmin())
         if number != self.number:
             size = (self.height, self.width)
@@ -89,7 +89,7 @@ class _Overlay:
 
 
 def _read_all(video, attention: VideoAttention) -> Iterator[tuple[np.ndarray, float]]:
-    """Every frame of the part of a video that was looked at, and its time in seconds."""
+    """Yield every frame of the inspected part of a video, and its time in seconds."""
     size = max(1, MAX_CHUNK_BYTES // attention.frames[0].nbytes)
     begin, total = 0, None
 

@@ -27,6 +27,7 @@ DEMO_LABELS = "red cross moving left, red cross moving right"
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run `ezclip app`."""
     parser = make_parser()
     args = parser.parse_args(argv)
     try:
@@ -37,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of `ezclip app`."""
     parser = argparse.ArgumentParser(
         prog="ezclip app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -59,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def check_options(args: argparse.Namespace):
-    """What would be found out only after the model is loaded."""
+    """Exit with a message for errors that would show only after the model is loaded."""
     for name in ("max_size_mb", "max_seconds"):
         if not 0.0 < (value := getattr(args, name)) < math.inf:
             raise DataError(f"--{name} must be a number above 0, got {value}.")
@@ -74,6 +76,7 @@ def check_options(args: argparse.Namespace):
 
 
 def run(args: argparse.Namespace) -> int:
+    """Load the model and serve the page."""
     name, templates, labels = args.model_name_or_path, tuple(args.templates or ()), {}
     if name is None:
         name, templates, labels = DEMO_MODEL, templates or (TEMPLATE,), {"example_labels": DEMO_LABELS}

@@ -34,7 +34,7 @@ SUFFIXES = (".png", ".mp4")
 def load_system(
     name_or_path: str, preset: str | None, tokenizer_name: str | None = None
 ) -> tuple[EZClipModel, EZClipProcessor]:
-    """A model on the machine's device, and its processor, which fit each other."""
+    """Load a model on the machine's device and its processor, and check that they fit."""
     model, processor = (
         load_model(name_or_path, preset=preset),
         load_processor(name_or_path, tokenizer_name, None, preset),
@@ -44,7 +44,7 @@ def load_system(
 
 
 def load_baseline(name_or_path: str, tokenizer_name: str | None) -> tuple[EZClipModel, EZClipProcessor]:
-    """A system of ours as it is, or a plain CLIP for what it is."""
+    """Load a system of this package, or a plain CLIP as such."""
     try:
         is_clip = isinstance(AutoConfig.from_pretrained(name_or_path), CLIPConfig)
     except (OSError, ValueError):
@@ -79,6 +79,7 @@ def write(attention: VideoAttention, video: str, output_dir: str | None, output_
 
 
 def main(argv: list[str] | None = None):
+    """Run `ezclip attention`."""
     parser = argparse.ArgumentParser(
         prog="ezclip attention", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -13,6 +13,7 @@ from ezclip.errors import DataError
 
 
 def main(argv: list[str] | None = None):
+    """Run `ezclip report`."""
     parser = argparse.ArgumentParser(
         prog="ezclip report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

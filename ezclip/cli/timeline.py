@@ -31,6 +31,7 @@ SEARCH_OPTIONS += ("allow_partial",)
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run `ezclip timeline`."""
     parser = make_parser()
     args = parser.parse_args(argv)
     try:
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of `ezclip timeline`."""
     parser = argparse.ArgumentParser(
         prog="ezclip timeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -82,7 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def check_options(args: argparse.Namespace):
-    """What would be found out only after the search, and what contradicts itself."""
+    """Exit with a message for errors that would show only after the search, and for contradictions."""
     for path in args.output_file:
         check_output_file(path)
     draws = args.output_dir or any(Path(path).suffix.lower() in (".png", ".svg") for path in args.output_file)
@@ -99,6 +101,7 @@ def check_options(args: argparse.Namespace):
 
 def run(args: argparse.Namespace) -> int:
     # Blocks of pixels come and go for hours.
+    """Search the video and write the timeline."""
     return_freed_memory()
     processor = load_processor(args.model_name_or_path, args.tokenizer_name, args.num_frames)
     model = load_model(args.model_name_or_path)
@@ -115,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def class_options(args: argparse.Namespace) -> dict:
-    """Those of the pipeline."""
+    """Return the options of the pipeline that choose the classes."""
     typed = {
         name: split_labels(labels)
         for name in ("candidate_labels", "background_labels")

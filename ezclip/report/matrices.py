@@ -24,7 +24,7 @@ SCALE_ENDS = (0.1, 0.25, 0.5, 1)
 @drawing
 def draw_matrix(lettering: Lettering, counts: np.ndarray, classes: np.ndarray, order: ClassOrder) -> Figure:
     """
-    The matrix of all classes, in an order.
+    Draw the matrix of all classes, in an order.
 
     Args:
         lettering ([`Lettering`]):
@@ -98,7 +98,7 @@ def _draw_scale(bar):
 
 @drawing
 def draw_groups(lettering: Lettering, counts: np.ndarray, classes: np.ndarray, order: ClassOrder) -> Figure:
-    """The groups of an order from near, with names and numbers; see [`draw_matrix`]."""
+    """Draw the groups of an order enlarged, with names and numbers; see [`draw_matrix`]."""
     counts = counts[np.ix_(order.order, order.order)]
     parts, ordered = row_parts(counts), classes[order.order]
     columns = 2 if len(order.groups) > 1 else 1

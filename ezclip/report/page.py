@@ -102,12 +102,13 @@ class Section:
 
     @property
     def anchor(self) -> str:
+        """The anchor of the section."""
         return self.title.lower().replace(" ", "-")
 
 
 def render(title: str, subtitle: str, notes: list[str], sections: list[Section], footer: str) -> str:
     """
-    The page.
+    Return the page as HTML.
 
     Args:
         title (`str`), subtitle (`str`), footer (`str`):

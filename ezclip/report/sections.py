@@ -17,7 +17,7 @@ NUM_PREDICTED = 40
 
 
 def make_sections(materials: list[Material]) -> list[Section]:
-    """All sections, with a column for each run."""
+    """Return all sections, with a column for each run."""
     matrix_classes, order = choose_order(materials)
     places = {int(index): place for place, index in enumerate(matrix_classes[order.order], 1)}
     makers = [
@@ -121,7 +121,7 @@ def _bar(found: ClassAccuracy) -> tuple[float, float, float]:
 
 
 def _predicted(one: Material) -> list:
-    """What there is to show of classes where no video has a label."""
+    """Return the section on predicted classes if no video has a label."""
     counts = np.bincount(one.run.ranked[:, 0], minlength=len(one.run.class_names))
     classes = [index for index in np.argsort(-counts, kind="stable").tolist() if counts[index]]
     top = classes[:NUM_PREDICTED]
@@ -216,7 +216,7 @@ def _settings(one: Material) -> list:
 
 
 def settings_as_text(settings: dict, prefix: str = "") -> dict[str, str]:
-    """Settings that were given, by full name, those inside others as `outer.inner`."""
+    """Return the given settings by full name, nested ones as `outer.inner`."""
     found = {}
     for name, value in settings.items():
         if value is None:

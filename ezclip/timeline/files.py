@@ -112,7 +112,7 @@ def draw(timeline: "Timeline", path: str | Path):
 
 
 def rows_to_draw(timeline: "Timeline") -> list[int]:
-    """The columns that have a row in the picture, in the order of the labels."""
+    """Return the columns that have a row in the picture, in the order of the labels."""
     seconds = dict.fromkeys(timeline.labels, 0.0)
     for one in timeline.segments:
         seconds[one.label] += one.end - one.start

@@ -55,7 +55,7 @@ class StreamedFrame:
 
     @property
     def num_bytes(self) -> int:
-        """What the picture takes of memory."""
+        """Return the memory of the picture, in bytes."""
         return sum(plane.buffer_size for plane in self.picture.planes)
 
     def image(self) -> np.ndarray:
@@ -122,7 +122,7 @@ class FrameStream:
 
     @property
     def end(self) -> float:
-        """When the last frame that was read ends."""
+        """Return the time at which the last frame ends, in seconds."""
         return 0.0 if self._clock is None or self._clock.last is None else self._clock.end()
 
     def __iter__(self) -> Iterator[StreamedFrame]:
@@ -192,7 +192,7 @@ class FrameStream:
             self._refuse(reason, PARTIAL_REMEDY)
 
     def _refuse(self, reason: str, remedy: str):
-        """What is wrong with the file is an error, unless a part of it is enough."""
+        """Raise for a damaged file, unless a part of it is enough."""
         if not self.allow_partial:
             raise VideoReadError(self.name, reason, remedy, "pyav")
         self._add_problem(reason)
@@ -202,7 +202,7 @@ class FrameStream:
 
 
 def _is_frames(video) -> bool:
-    """Whether a video is frames rather than a file: a folder, an array, a list of images."""
+    """Return whether a video is a folder, an array or a list of images, and not a file."""
     if isinstance(video, str):
         return os.path.isdir(video)
     is_array = hasattr(video, "shape") and not isinstance(video, memoryview)
@@ -225,11 +225,14 @@ class _StreamedFile(VideoFile):
         self.num_packets, self.is_torn, self.faults = 0, False, 0
 
     def cut(self) -> str | None:
-        """Whether the end is missing, by the sizes that the file stores."""
+        """Return whether the end of the file is missing, by the sizes that it stores."""
         return self._cut()
 
     def missing_end(self, end: float) -> str | None:
-        """Whether the end is missing, by the duration that the file stores; `end` is that of its last frame."""
+        """
+        Return whether the end is missing, by the duration that the file stores. `end` is the end of the last
+        frame.
+        """
         duration = (self.container.duration or 0) / av.time_base
         short = duration - max(1.0, 0.05 * duration)
         if self.format in ("flv", "asf") and end < short and (end := self._end()) < short:
@@ -271,5 +274,5 @@ class _Clock:
         return seconds
 
     def end(self) -> float:
-        """When the last frame ends: it is shown for as long as others are."""
+        """Return the time at which the last frame ends. It lasts as long as the others."""
         return self.last + (float(np.median(self.intervals)) if self.intervals else 1 / (self.file.fps or 1.0))
