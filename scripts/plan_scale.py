@@ -254,7 +254,7 @@ def make_plan(args: argparse.Namespace) -> tuple[dict, str]:
         )
     node = Node(cores, accelerators)
     length = args.seconds_per_clip or costs.video_seconds
-    # As long as its clip is, so much there is to read and to decode.
+    # Reading and decoding grow with the length of a clip.
     longer = length / costs.video_seconds
     of_long = replace(costs, decode_seconds=costs.decode_seconds * longer, num_bytes=costs.num_bytes * longer)
     plans = {
@@ -281,7 +281,9 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--clips", type=float, default=1e6, help="short videos to predict (default: a million)")
     parser.add_argument("--hours", type=float, default=1e6, help="hours of long videos (default: a million)")
     parser.add_argument(
-        "--seconds_per_clip", type=float, help="in which long videos are cut (default: the length of those measured)"
+        "--seconds_per_clip",
+        type=float,
+        help="length of the clips that long videos are cut into (default: that of the measured clips)",
     )
     parser.add_argument("--cores_per_node", type=int, help="cores of a node (default: those of the benchmark)")
     parser.add_argument("--accelerators_per_node", type=int, help="(default: 1 if the benchmark had one, or 0)")

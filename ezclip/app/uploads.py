@@ -87,7 +87,7 @@ def _check_length(container, stream, max_seconds: float):
         for number, packet in enumerate(container.demux(stream)):
             if packet.dts is not None:
                 now = float(packet.dts * packet.time_base)
-                # Where times go back, as in recordings that were joined, they go on from there.
+                # In joined recordings times jump back; continue from there.
                 seconds += 0.0 if last is None else max(0.0, now - last)
                 last = now
             if seconds > max_seconds or number > MAX_RATE * max_seconds:
@@ -96,11 +96,11 @@ def _check_length(container, stream, max_seconds: float):
                     "program on a machine of yours with another limit."
                 )
     except av.FFmpegError:
-        return  # What is damaged is told where it is decoded.
+        return  # The decoder reports damage.
 
 
 def remove_old_files(folder: str, seconds: float):
-    """Remove the files of a folder, and of those in it, that are older than so many seconds."""
+    """Remove the files below a folder that are older than `seconds`."""
     for parent, _, names in os.walk(folder):
         for name in names:
             path = os.path.join(parent, name)

@@ -63,7 +63,7 @@ class _Overlay:
         height, width = attention.frames.shape[1:3]
         largest = min(MAX_SIZE[0] / columns / width, (MAX_SIZE[1] / lines - TITLE_HEIGHT) / height)
         scale = min(largest, max(1.0, MIN_SIDE / max(height, width)))
-        # Of an even width and height: H.264 has colours for every second line and column.
+        # Width and height must be even: H.264 stores colours for every second line and column.
         self.height, self.width = (max(2, round(side * scale / 2) * 2) for side in (height, width))
         panel_height = TITLE_HEIGHT + self.height
         self.canvas = np.zeros((lines * panel_height, columns * self.width, 3), dtype=np.uint8)

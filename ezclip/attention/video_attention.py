@@ -25,7 +25,7 @@ from video_ezclip import VideoFramesMetadata, describe_video, read_frames
 
 METHODS = (*ATTENTION_METHODS, "relevance")
 MAX_LABELS = 6  # each has two rows of a picture
-# Of a row, drawn darkest and lightest: a few patches may have many times the attention of all others.
+# The values drawn darkest and lightest. A few patches may have many times the attention of all others.
 PERCENTILES = (1, 99)
 PLACES = (
     ("at the upper left", "at the top", "at the upper right"),

@@ -61,7 +61,9 @@ def make_parser() -> argparse.ArgumentParser:
     classes.add_argument("--candidate_labels", nargs="+", help="names of classes; one argument is split at its commas")
     classes.add_argument("--label_list", help="file with them, in place of --candidate_labels")
     classes.add_argument("--class_bank", help="folder or repository of a saved class bank")
-    classes.add_argument("--background_labels", nargs="+", help="what the video may show that is none of the classes")
+    classes.add_argument(
+        "--background_labels", nargs="+", help="labels for what the video may show besides the classes"
+    )
     classes.add_argument("--templates", nargs="+", help="sentences with {} (default: the 16 published ones)")
     classes.add_argument("--class_descriptions", nargs="+", help="CSV or JSON files with texts for each class")
     classes.add_argument("--ensemble", choices=ENSEMBLES, default="probability", help="of the texts of a class")

@@ -160,7 +160,7 @@ class PredictionFolder:
 
         Args:
             num_shards (`int`):
-                Shards of the data, all of which must be complete.
+                Number of shards of the data. All must be complete.
             strict (`bool`, *optional*, defaults to `False`):
                 Whether a video that could not be read is an error.
 

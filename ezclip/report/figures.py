@@ -9,7 +9,7 @@ from ezclip.report.measures import Calibration, ClassAccuracy
 from ezclip.utils.fonts import Lettering
 
 
-MOST_NAMED = 60  # classes of which each has a line with its name
+MOST_NAMED = 60  # the largest number of classes with a named line each
 NUM_WORST, NUM_BEST = 25, 10
 
 

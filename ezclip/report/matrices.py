@@ -11,7 +11,7 @@ from ezclip.report.ordering import ClassOrder, row_parts
 from ezclip.utils.fonts import Lettering
 
 
-# Classes of which each has its name and its numbers
+# The largest number of classes that are drawn with names and numbers
 MOST_NAMED = 40
 # Small parts are to be seen too
 SCALE = {"cmap": SHADES, "norm": PowerNorm(0.5, 0, 1)}
@@ -52,7 +52,7 @@ def draw_matrix(lettering: Lettering, counts: np.ndarray, classes: np.ndarray, o
 def _draw_large(parts: np.ndarray, groups: list[tuple[int, int]]) -> Figure:
     """Confusions alone, by place: a diagonal that is dark all along would hide those beside it."""
     size = len(parts)
-    # As many pixels for every cell, or thin lines get lost
+    # Every cell has the same number of pixels; otherwise thin lines disappear.
     side = size * max(1, round(PIXELS_OF_A_SIDE / size)) / DPI
     width, height = side + 2.2, side + 1.0
     figure = Figure(figsize=(width, height))

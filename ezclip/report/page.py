@@ -82,7 +82,7 @@ class Samples:
         text (`str`):
             How many are confused.
         strips (`list[tuple[str, str, Picture | str]]`):
-            For each video its name, what became of it, and its frames, or why there are none.
+            The name of each video, its prediction, and its frames or the reason why they are missing.
     """
 
     first: str

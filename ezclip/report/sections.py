@@ -93,7 +93,7 @@ def _accuracies(one: Material, places: dict[int, int]) -> list:
         "videos",
         "taken for it",
         "mostly mistaken for",
-        "so often",
+        "count",
         "place in the matrix",
     ]
     rows = []

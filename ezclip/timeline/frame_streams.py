@@ -157,7 +157,7 @@ class FrameStream:
             reason = f"cannot be decoded as a whole: {error_message(error)}, after {self.end:.1f} s."
             if not (self._file.codec in FLAGGING_CODECS and self._is_seekable):
                 raise VideoReadError(self.name, reason, PARTIAL_REMEDY, "pyav") from error
-        # What a strict decoder objects to need not be in the pictures: another tells of each whether it is damaged.
+        # A strict decoder also rejects files whose pictures are fine. This one tells whether a picture is damaged.
         self._file.strict = False
         self._file.reopen()
         for number, picture in enumerate(self._file.decode_all()):
@@ -210,15 +210,15 @@ def _is_frames(video) -> bool:
 
 
 class _Pipe:
-    """A file object of which only the next bytes can be had."""
+    """A file object that can only be read forward."""
 
     def __init__(self, file):
-        # What is there now, rather than wait for as much as is asked for
+        # Return the bytes that are there; do not wait for all that were asked for.
         self.read = getattr(file, "read1", file.read)
 
 
 class _StreamedFile(VideoFile):
-    """A file of which no packet is kept, and what they tell on the way: their number, and whether one is torn."""
+    """A file whose packets are counted and checked as they pass, and not kept."""
 
     def _open(self):
         super()._open()
@@ -241,7 +241,7 @@ class _StreamedFile(VideoFile):
 
     def _packets(self) -> Iterator[av.Packet]:
         for packet in self.container.demux(self.stream):
-            # Those before the first key frame give no picture.
+            # Packets before the first key frame give no picture.
             self.num_packets += bool(packet.size) and (self.num_packets > 0 or packet.is_keyframe)
             # In a transport stream it may be no more than a seam.
             self.is_torn |= packet.is_corrupt and self.format != "mpegts"

@@ -133,7 +133,7 @@ def _give_away(
         left = right = none
     cut = stop
     if left != right:
-        # Where the scores of the left before it, and of the right from it on, are highest in sum
+        # Cut where the scores of the left class before, and of the right class after, have the highest sum.
         own = contest[first:stop]
         before = np.append(0.0, own[:, left].cumsum())
         after = np.append(own[::-1, right].cumsum()[::-1], 0.0)

@@ -25,7 +25,7 @@ logger = logging.get_logger("ezclip")
 
 REPORT_NAME = "read_report.json"
 FILE_NAMES = (TRAINER_STATE_NAME, CHECKPOINT_SETTINGS_NAME, REPORT_NAME, SAFE_WEIGHTS_NAME)
-# What changes the rounding and the dropout masks, and nothing else.
+# These change rounding and dropout masks, and nothing else.
 EXACTNESS_SETTINGS = ("num_processes", "micro_batch_size", "gradient_checkpointing")
 
 
@@ -210,8 +210,8 @@ def check_settings(path: Path, saved: dict, settings: dict):
                 "another --output_dir."
             )
         logger.warning(
-            f"{path} was made with {name} {before}, now it is {now}: it is gone on with, but not bit for bit as it "
-            "would have been."
+            f"{path} was made with {name} {before}, now it is {now}. Resuming anyway; results will not be "
+            "bit-identical."
         )
 
 

@@ -119,7 +119,7 @@ def train(
         strict (`bool`, *optional*, defaults to `False`):
             Whether the first unreadable video ends the run.
         output_dir (`str` or `Path`, *optional*):
-            Where [`Checkpoints`] and the best weights stand. Without it there are none.
+            Folder for [`Checkpoints`] and the best weights. Without it none are written.
         resume_from (`str` or `Path`, *optional*):
             A checkpoint to go on from, or `"latest"`; see [`Checkpoints.choose`].
         settings (`dict`, *optional*):

@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> dict:
 
 def as_text(result: dict) -> str:
     """Return the tables of a result as text."""
-    header = ["trained", "micro-batch", "gradient checkpointing", "peak MB", "of which before the step"]
+    header = ["trained", "micro-batch", "gradient checkpointing", "peak MB", "before the step"]
     header += ["of the peak with all weights", "s a step"]
     rows = []
     for row in result["rows"]:

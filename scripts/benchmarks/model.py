@@ -242,7 +242,7 @@ def as_text(result: dict) -> str:
     parts = [
         machine_as_text(result["machine"]),
         f"{result['model']}: {result['size']}; attention {result['attention']}. Random pixels; median of "
-        f"{result['rounds']} rounds, in each of which all took their turn. `forward` embeds clips, without texts. "
+        f"{result['rounds']} rounds; in each round all models took their turn. `forward` embeds clips, without texts. "
         f"`step` is a forward pass of clips and a text each, loss, backward pass and AdamW, of what a model trains; "
         "CLIPVisionModel has no texts. `bf16` are weights in bfloat16, `autocast` float32 weights in mixed precision.",
     ]

@@ -57,7 +57,7 @@ def make_model(args: argparse.Namespace, preset: str | None = None) -> EZClipMod
     if args.model_name_or_path is None:
         return EZClipModel(make_config(args, preset))
     frames = {} if args.num_frames is None else {"num_frames": args.num_frames}
-    # What is new in plain CLIP spoils predictions, and costs what it costs.
+    # New weights in plain CLIP spoil predictions, not costs.
     return load_model(args.model_name_or_path, for_training=True, preset=preset, vision_config=frames)
 
 

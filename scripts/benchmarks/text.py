@@ -67,7 +67,7 @@ def make_labels(num_labels: int) -> list[str]:
 
 def load(args: argparse.Namespace, labels: list[str]) -> tuple[EZClipModel, EZClipProcessor]:
     """
-    Model and processor; without a tokenizer of CLIP's one of the words of the texts, each of which is a token.
+    Load model and processor. Without CLIP's tokenizer, each word of the texts is a token.
 
     Raises:
         [`ModelError`]: if there is no such model, or no such tokenizer.

@@ -122,7 +122,7 @@ def test_table_says_what_each_system_read():
         }
     text = as_markdown(result)
     assert text.startswith("4 videos, 2 classes, 12 views of each; compared on the 3 that all systems could read.")
-    assert "a 4, of which 75.0 % right; b | c 3, of which 66.7 % right." in text
+    assert "a 4, 75.0 % right; b | c 3, 66.7 % right." in text
     assert r"| b \| c | 66.7 (20.8-93.9) | 100.0 (43.9-100.0) | 50.0 (" in text
     assert "| a | 100.0 (43.9-100.0) | 100.0 (43.9-100.0) | 100.0 | 5.205 | 1759 | - |" in text
     assert r"| a | b \| c | +33.3 | 1 | 0 | 1 | 1 |" in text

@@ -200,7 +200,7 @@ def test_classes_pairs_and_calibration_of_six_classes(six):
         assert (int(row["right"]), int(row["videos"])) == ((own == index).sum(), 10)
         assert int(row["taken for it"]) == (best == index).sum()
         wrong = np.bincount(own[own != index], minlength=6)
-        assert int(row["so often"]) == wrong.max()
+        assert int(row["count"]) == wrong.max()
         assert wrong.max() == 0 or wrong[SIX.index(row["mostly mistaken for"])] == wrong.max()
     pairs = page.rows("Most confused classes")
     counts = np.zeros((6, 6), int)
