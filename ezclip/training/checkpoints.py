@@ -1,4 +1,4 @@
-"""Checkpoints from which training goes on as if it had never stopped."""
+"""Checkpoints from which training resumes bit for bit."""
 
 import contextlib
 import json
@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import RNG_STATE_NAME, SAFE_WEIGHTS_NAME, gather_object
 from safetensors.torch import load_file
 from transformers import TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from ezclip.constants import CHECKPOINT_SETTINGS_NAME, TRAINER_STATE_NAME
@@ -31,28 +32,28 @@ EXACTNESS_SETTINGS = ("num_processes", "micro_batch_size", "gradient_checkpointi
 
 class Checkpoints:
     """
-    Folders `checkpoint-STEP` in an output folder: trained weights, optimizer, schedule, loss scale, the random states
-    of each process, the log so far, and which videos could not be read.
+    Folders `checkpoint-STEP` in an output folder.
 
-    A checkpoint is written under another name, flushed to the disk, and then renamed, so that there is either all of
-    it or nothing.
+    A checkpoint holds trained weights, optimizer, schedule, loss scale, the random states of each process, the log
+    and the list of unreadable videos. It is written under a temporary name, flushed to the disk and renamed, so it is
+    either whole or absent.
 
     Args:
         accelerator (`Accelerator`):
-            What prepared model and optimizer, and had the schedule registered.
+            The accelerator that prepared model, optimizer and schedule.
         output_dir (`str` or `Path`):
-            Where checkpoints stand.
+            Folder of the checkpoints.
         settings (`dict`):
-            What the course of the training depends on. Training goes on from checkpoints of the same settings only.
+            Everything that determines the training. Training resumes only from a checkpoint with equal settings.
         total_limit (`int`, *optional*):
-            How many to keep; the oldest go first. By default all.
+            Number of checkpoints to keep; the oldest are removed first. By default all are kept.
     """
 
     def __init__(
         self, accelerator: Accelerator, output_dir: str | Path, settings: dict, total_limit: int | None = None
     ):
         self.accelerator, self.output_dir, self.total_limit = accelerator, Path(output_dir), total_limit
-        self.settings = json.loads(json.dumps(settings))  # as it is read back
+        self.settings = json.loads(json.dumps(settings))  # tuples become lists, as when it is read back
 
     def choose(self, resume_from: str | Path | None) -> Path | None:
         """
@@ -60,42 +61,42 @@ class Checkpoints:
 
         Args:
             resume_from (`str` or `Path`, *optional*):
-                `"latest"` for the newest of the output folder, if there is any; or the folder of one.
+                `"latest"` for the newest checkpoint of the output folder, if any; or the folder of a checkpoint.
 
         Raises:
-            [`DataError`]: if there is no such checkpoint; if it was made with other settings; or if a new training
-            would leave its checkpoints among those of an earlier one.
+            [`DataError`]: if the checkpoint does not exist or was made with other settings, or if the output folder
+            has checkpoints of an earlier training.
         """
         if self.accelerator.is_main_process:
-            for leftover in self.output_dir.glob(".checkpoint-*"):
+            for leftover in self.output_dir.glob(f".{PREFIX_CHECKPOINT_DIR}-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
         if resume_from is None:
             if (last := last_checkpoint(self.output_dir)) is not None:
                 raise DataError(
-                    f"{last} is of an earlier training. Go on with it (--resume_from_checkpoint latest), give another "
-                    "--output_dir, or remove its checkpoints."
+                    f"{last} belongs to an earlier training. Resume it (--resume_from_checkpoint latest), give "
+                    "another --output_dir, or remove its checkpoints."
                 )
             return None
         if str(resume_from) == "latest":
             if (path := last_checkpoint(self.output_dir)) is None:
-                logger.warning(f"{self.output_dir} has no checkpoint; training starts from the beginning.")
+                logger.warning(f"{self.output_dir} has no checkpoint. Training starts from the beginning.")
                 return None
         else:
             path = Path(resume_from)
             if missing := [name for name in FILE_NAMES if not (path / name).is_file()]:
-                raise DataError(f"--resume_from_checkpoint {path} is no checkpoint: it has no {missing[0]}.")
+                raise DataError(f"--resume_from_checkpoint {path} is not a checkpoint: it lacks {missing[0]}.")
         check_settings(path, json.loads((path / CHECKPOINT_SETTINGS_NAME).read_text(encoding="utf-8")), self.settings)
         return path
 
     def load(self, path: Path) -> tuple[TrainerState, ReadReport]:
         """
-        Put model, optimizer, schedule and random states in the state of a checkpoint.
+        Load model, optimizer, schedule and random states from a checkpoint.
 
         Returns:
-            `tuple`: the log, and which videos could not be read up to there.
+            `tuple`: the log, and the report of unreadable videos up to the checkpoint.
 
         Raises:
-            [`DataError`]: if it is damaged.
+            [`DataError`]: if the checkpoint is damaged.
         """
         random_states = path / f"{RNG_STATE_NAME}_{self.accelerator.process_index}.pkl"
         saved_processes = json.loads((path / CHECKPOINT_SETTINGS_NAME).read_text(encoding="utf-8")).get(
@@ -103,13 +104,15 @@ class Checkpoints:
         )
         try:
             if saved_processes == self.accelerator.num_processes:
-                random_states.stat()  # Accelerate goes on without
+                random_states.stat()  # Accelerate would silently resume without it
             with self._trained_weights_only():
                 self.accelerator.load_state(str(path))
         except DataError:
             raise
-        except Exception as error:  # torch and safetensors have errors of their own for damaged files
-            raise DataError(f"{path} is damaged ({error}). Remove it, to go on from the one before.") from error
+        except Exception as error:  # torch and safetensors raise their own types for damaged files
+            raise DataError(
+                f"{path} is damaged ({error}). Remove it to resume from the checkpoint before it."
+            ) from error
         report = json.loads((path / REPORT_NAME).read_text(encoding="utf-8"))
         return TrainerState.load_from_json(str(path / TRAINER_STATE_NAME)), ReadReport(
             {int(index): VideoReadError(*arguments) for index, arguments in report["bad_videos"].items()},
@@ -118,12 +121,12 @@ class Checkpoints:
 
     def save(self, state: TrainerState, report: ReadReport) -> Path:
         """
-        Write a checkpoint and remove those above the limit. To be called on all processes.
+        Write a checkpoint and remove the oldest ones above the limit. Call it on all processes.
 
         Raises:
-            [`DataError`]: if it cannot be written. What was written of it is removed; earlier ones stay.
+            [`DataError`]: if it cannot be written. The unfinished checkpoint is removed; earlier ones stay.
         """
-        path = self.output_dir / f"checkpoint-{state.global_step}"
+        path = self.output_dir / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         partial = path.with_name(f".{path.name}.partial")
         report.gather()
         if self.accelerator.is_main_process:
@@ -142,7 +145,7 @@ class Checkpoints:
                 if self.accelerator.is_main_process:
                     for written in (*partial.rglob("*"), partial):
                         flush(written)
-                    _remove(path)  # training came by here before, and was set back
+                    _remove(path)  # an earlier run reached this step and resumed from an older checkpoint
                     os.replace(partial, path)
                     flush(self.output_dir)
                     self._remove_old(path)
@@ -160,7 +163,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _trained_weights_only(self):
-        """Frozen weights are those of the model that training starts from: they are not written again."""
+        """Save and load trained weights only. Frozen weights come from the model that training starts from."""
 
         def on_save(models, weights, output_dir):
             for model, state in zip(models, weights):
@@ -189,16 +192,16 @@ class Checkpoints:
 
 def check_settings(path: Path, saved: dict, settings: dict):
     """
-    Raise if a training resumes with other settings.
+    Raise if a training resumes with other settings. Warn if they change only rounding and dropout masks.
 
     Args:
         path (`Path`):
-            What they were saved with.
+            File or folder that the error names.
         saved (`dict`), settings (`dict`):
-            Those of then and those of now, as JSON gives them back.
+            Saved and current settings, both as JSON returns them.
 
     Raises:
-        [`DataError`]: if one differs, but for those that change the rounding alone.
+        [`DataError`]: if a setting outside `EXACTNESS_SETTINGS` differs.
     """
     for name in sorted({*saved, *settings}):
         before, now = saved.get(name), settings.get(name)
@@ -206,8 +209,7 @@ def check_settings(path: Path, saved: dict, settings: dict):
             continue
         if name not in EXACTNESS_SETTINGS:
             raise DataError(
-                f"{path} was made with {name} {before}, now it is {now}. Give what it was, or start anew with "
-                "another --output_dir."
+                f"{path} was made with {name} {before}, now it is {now}. Restore it, or start in another --output_dir."
             )
         logger.warning(
             f"{path} was made with {name} {before}, now it is {now}. Resuming anyway; results will not be "
@@ -216,7 +218,7 @@ def check_settings(path: Path, saved: dict, settings: dict):
 
 
 def trained_names(model: EZClipModel) -> set[str]:
-    """Names of the parameters that are trained."""
+    """Return the names of the trained parameters."""
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
@@ -225,19 +227,22 @@ def load_trained(model: EZClipModel, path: Path):
     Load the trained weights of a model.
 
     Raises:
-        [`DataError`]: if they are not exactly those that this model trains.
+        [`DataError`]: if the file does not hold exactly the weights that this model trains.
     """
     weights = load_file(path)
     if set(weights) != trained_names(model):
-        odd = sorted(set(weights) ^ trained_names(model))
-        raise DataError(f"{path} does not hold what this model trains; they differ in {odd[:3]} and others.")
+        differing = sorted(set(weights) ^ trained_names(model))
+        raise DataError(
+            f"{path} must hold exactly the weights that this model trains; {len(differing)} differ, first "
+            f"{differing[:3]}."
+        )
     model.load_state_dict(weights, strict=False)
 
 
 @contextlib.contextmanager
 def raise_on_all_ranks(accelerator: Accelerator, path: Path):
     """
-    Raise on all processes if one cannot write. Otherwise the others would wait for it forever.
+    Raise on all processes if the block fails on one. Otherwise the others would wait for it forever.
 
     Raises:
         [`DataError`]: on all processes, if one could not write.
@@ -245,17 +250,17 @@ def raise_on_all_ranks(accelerator: Accelerator, path: Path):
     error = None
     try:
         yield
-    except Exception as caught:  # safetensors and torch have errors of their own for a full disk
+    except Exception as caught:  # safetensors and torch raise their own types for a full disk
         error = f"{type(caught).__name__}: {caught}"
     if errors := [other for other in gather_object([error]) if other is not None]:
         raise DataError(
-            f"{path} could not be written ({errors[0]}). Make room, or give another --output_dir. With "
-            "--resume_from_checkpoint latest training goes on from the last checkpoint, if there is one."
+            f"{path} could not be written ({errors[0]}). Free disk space, or give another --output_dir. Then resume "
+            "from the last checkpoint with --resume_from_checkpoint latest."
         )
 
 
 def _remove(checkpoint: Path):
-    """Rename a checkpoint, then delete it: half deleted, it must not look whole."""
+    """Rename a checkpoint, then delete it: a half-deleted one must not look whole."""
     removed = checkpoint.with_name(f".{checkpoint.name}.removed")
     shutil.rmtree(removed, ignore_errors=True)
     if checkpoint.exists():
@@ -270,8 +275,12 @@ def last_checkpoint(output_dir: str | Path) -> Path | None:
 
 
 def _find_checkpoints(output_dir: Path) -> dict[int, Path]:
-    """Return the checkpoints in a folder, by step."""
-    matches = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in output_dir.glob("checkpoint-*"))
-    return {
-        int(match[1]): path for match, path in matches if match and all((path / name).is_file() for name in FILE_NAMES)
-    }
+    """Return the whole checkpoints in a folder, by step."""
+    # transformers' get_last_checkpoint takes incomplete folders, its sort_checkpoints takes "checkpoint-2.bak", and
+    # its rotate_checkpoints deletes in place, so a kill would leave half a checkpoint that looks whole.
+    found = {}
+    for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        match = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name)
+        if match and all((path / name).is_file() for name in FILE_NAMES):
+            found[int(match[1])] = path
+    return found

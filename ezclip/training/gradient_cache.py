@@ -1,13 +1,13 @@
-"""The loss of a whole batch and its exact gradient, with the batch on many processes and in micro-batches.
+"""Loss of a whole batch and its exact gradient, on several processes and in micro-batches.
 
-Every video is compared with the texts of the whole batch, wherever they are: the embeddings, which are small, are
-gathered from all processes, and each of them computes the loss of all. A batch whose activations do not fit into
-memory is embedded twice: first without a graph, for the loss and its gradient by the embeddings, then micro-batch by
-micro-batch with one, with the same dropout masks, for the gradient of the weights (Gao et al., "Scaling Deep
-Contrastive Learning Batch Size under Memory Limited Setup", 2021).
+Every video is compared with the texts of the whole batch. The embeddings are small: they are gathered from all
+processes, and each process computes the whole loss. A batch whose activations do not fit into memory is embedded
+twice (Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021): once without a
+graph, for the loss and its gradient with respect to the embeddings; then micro-batch by micro-batch with a graph and
+the same dropout masks, for the gradient of the weights.
 
-A text that several videos share is embedded once. Not so where the text tower draws dropout: there each has a mask of
-its own, as published.
+A text that several videos share is embedded once. With dropout in the text tower, each copy is embedded with a mask
+of its own, as published.
 """
 
 from contextlib import nullcontext
@@ -26,18 +26,18 @@ def backward(
     model: EZClipModel, batch: dict, accelerator: Accelerator, micro_batch_size: int | None = None
 ) -> dict[str, torch.Tensor]:
     """
-    Add the gradient of the loss of the whole batch to that of the weights.
+    Add the gradient of the loss of the whole batch to the gradients of the weights.
 
     Args:
         model ([`EZClipModel`]):
             The model, as `accelerator` prepared it.
         batch (`dict`):
-            This process's part of the batch, as many videos as on any other: `pixel_values`, `input_ids`,
-            `attention_mask` and `labels`.
+            Part of the batch on this process: `pixel_values`, `input_ids`, `attention_mask` and `labels`. All
+            processes have the same number of videos.
         accelerator (`Accelerator`):
             Processes and precision.
         micro_batch_size (`int`, *optional*):
-            Videos whose activations are held at a time. By default all of this process's.
+            Videos whose activations are kept at a time. By default all videos of this process.
 
     Returns:
         `dict`: `loss`, `loss_video`, `loss_text` and `loss_motion` of the whole batch, equal on all processes.
@@ -55,14 +55,11 @@ def backward(
 
 
 def _share_texts(inputs: dict, model: EZClipModel) -> tuple[dict, list[int] | None]:
-    """
-    Return the inputs with each different text once, and the text index of each video. Return `None` as index if
-    every video has its own text.
-    """
+    """Return the inputs with each distinct text once, and each video's text index (`None`: texts stay as they are)."""
     text = model.text_model
-    draws_masks = text.training and (text.config.attention_dropout > 0 or text.config.drop_path_rate > 0)
+    has_dropout = text.training and (text.config.attention_dropout > 0 or text.config.drop_path_rate > 0)
     texts = [*map(str, torch.cat([inputs[name] for name in TEXT_INPUTS], dim=1).tolist())]
-    if draws_masks or len(set(texts)) == len(texts):
+    if has_dropout or len(set(texts)) == len(texts):
         return inputs, None
     first = {row: number for number, row in reversed([*enumerate(texts)])}
     kept = sorted(first.values())
@@ -102,11 +99,11 @@ def _backward_in_chunks(
             states.append(_get_random_states(accelerator.device))
             embedded.append(_embed(model, *chunk))
     leaves = {name: torch.cat([part[name] for part in embedded]).requires_grad_() for name in EMBEDDINGS}
-    # A weight used outside of the model's forward: its gradient, too, is put in its place below.
+    # logit_scale is used outside of the model's forward, so its gradient is added to the surrogate below.
     logit_scale = accelerator.unwrap_model(model).logit_scale
     scale = logit_scale.detach().exp().requires_grad_()
     losses = _losses_of_all(model, leaves, scale, labels, accelerator)
-    accelerator.backward(losses["loss"])  # scales it, for float16
+    accelerator.backward(losses["loss"])  # applies the loss scale of float16
 
     for number, (start, chunk, state) in enumerate(zip(starts, chunks, states)):
         is_last = number == len(chunks) - 1
@@ -118,12 +115,12 @@ def _backward_in_chunks(
             )
             if is_last and logit_scale.requires_grad:
                 surrogate = surrogate + logit_scale.exp() * scale.grad
-            surrogate.backward()  # of a gradient that is scaled already
+            surrogate.backward()  # the gradients of the leaves are already scaled
     return losses
 
 
 class _Gather(torch.autograd.Function):
-    """The rows of all processes, in their order. Each of them has the loss of all, so gradients add up over them."""
+    """Gather of the rows of all processes. Each process has the whole loss, so backward sums over processes."""
 
     @staticmethod
     def forward(ctx, tensor: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:

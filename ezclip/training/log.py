@@ -1,4 +1,4 @@
-"""What a training run tells about itself: a progress bar, trackers, and the record that it leaves."""
+"""Progress bar, trackers and record of a training run."""
 
 import sys
 import time
@@ -29,11 +29,11 @@ except ImportError:  # Windows
 
 def parse_trackers(report_to: str) -> list[str]:
     """
-    Names of trackers for `Accelerator(log_with=...)`.
+    Return the names of trackers for `Accelerator(log_with=...)`.
 
     Args:
         report_to (`str`):
-            Names that accelerate knows, separated by commas; `"all"` for those that are installed, `"none"` for none.
+            Names that accelerate knows, separated by commas; `"all"` for all installed ones; or `"none"`.
 
     Raises:
         [`DataError`]: if a tracker is unknown or not installed.
@@ -48,9 +48,9 @@ def parse_trackers(report_to: str) -> list[str]:
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise DataError(
-            f"--report_to {report_to!r} names no tracker{' by ' if unknown else ''}{', '.join(unknown)}. Give one or "
-            f"several of {', '.join(known)}, separated by commas; `all` for those that are installed "
-            f"({', '.join(installed) or 'none is'}); or `none`."
+            f"--report_to {report_to!r} names no tracker{': ' if unknown else ''}{', '.join(unknown)}. Give names of "
+            f"{', '.join(known)}, separated by commas; `all` for the installed ones "
+            f"({', '.join(installed) or 'none'}); or `none`."
         )
     missing = [name for name in names if name not in installed]
     if missing:
@@ -65,9 +65,9 @@ class TrainingLog:
     """
     The progress bar, the trackers and the record of a training run.
 
-    `state.log_history` holds what the seed decides, so that an interrupted run that is taken up again leaves the same
-    record. What the machine decides (speed, memory) goes to the trackers and into `performance()` alone. Trackers get
-    `train/` and `eval/` names, as from `transformers.Trainer`.
+    `state.log_history` holds only values that the seed determines, so a resumed run leaves the same record. Speed and
+    memory depend on the machine: they go to the trackers and into `performance()` only. Trackers get `train/` and
+    `eval/` names, as from `transformers.Trainer`.
 
     ```python
     with TrainingLog(accelerator, TrainerState(max_steps=num_steps, logging_steps=10), samples_per_step=64) as log:
@@ -84,11 +84,11 @@ class TrainingLog:
 
     Args:
         accelerator (`Accelerator`):
-            Whose trackers are told; its local main process shows the bar.
+            Accelerator with the trackers. Its local main process shows the bar.
         state (`TrainerState`):
-            Where the run stands: a fresh one with its `max_steps`, or that of a checkpoint. It is kept up to date.
+            State of the run, updated in place: a new one with its `max_steps`, or the state of a checkpoint.
         samples_per_step (`int`):
-            Videos of a step, of all processes.
+            Videos per step, on all processes together.
     """
 
     def __init__(self, accelerator: Accelerator, state: TrainerState, samples_per_step: int):
@@ -116,7 +116,7 @@ class TrainingLog:
 
         Args:
             epoch (`float`):
-                Where the run stands after it, in passes over the training set.
+                Passes over the training set after this step, as a fraction.
         """
         now = time.perf_counter()
         self.seconds += now - self.last_time
@@ -127,18 +127,18 @@ class TrainingLog:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time that is not training's, for evaluations and checkpoints: rates and the time left leave it out."""
+        """Leave the time of evaluations and checkpoints out of the speed and of the remaining time."""
         yield
         self.last_time = time.perf_counter()
         self.bar.unpause()
 
     def step(self, values: dict[str, float]):
         """
-        Record the step that was counted last.
+        Record the step of the last `advance`.
 
         Args:
             values (`dict[str, float]`):
-                `loss`, its parts, rates and whatever else the seed decides.
+                `loss`, its parts, learning rates and other values that the seed determines.
         """
         self._record(values)
         seconds = self.seconds - self.logged_seconds
@@ -150,12 +150,12 @@ class TrainingLog:
         self.bar.set_postfix({"loss": f"{values['loss']:.3f}", "clips/s": f"{speed:.1f}"})
 
     def evaluation(self, metrics: dict[str, float]):
-        """Record the metrics of an evaluation after the step that was counted last; names begin with `eval_`."""
+        """Record the metrics of an evaluation after the last step. Their names begin with `eval_`."""
         self._record(metrics)
         self._track(metrics)
 
     def performance(self) -> dict[str, float | str]:
-        """Speed and memory of this run, pauses and the steps of earlier runs left out; of the main process."""
+        """Return speed and memory of the main process in this run, without pauses and steps of earlier runs."""
         steps = self.state.global_step - self.first_step
         rate = steps / self.seconds if self.seconds else 0.0
         device = self.accelerator.device
@@ -171,10 +171,7 @@ class TrainingLog:
         }
 
     def write(self, output_dir: str | Path, **results):
-        """
-        Write `train_results.json` (`log`, `performance` and `results`), `trainer_state.json` and `loss.png`; for the
-        main process.
-        """
+        """Write `train_results.json`, `trainer_state.json` and `loss.png`. Call it on the main process only."""
         output_dir = Path(output_dir)
         content = {"log": self.state.log_history, "performance": self.performance(), **results}
         write_json(output_dir / TRAIN_RESULTS_NAME, content)

@@ -1,4 +1,4 @@
-"""Training of prompts and adapters, as published: AdamW, linear warm-up, cosine to zero, every step."""
+"""Training as published: AdamW, linear warm-up, cosine schedule to zero, one update per step."""
 
 import math
 import shutil
@@ -33,18 +33,18 @@ DISTRIBUTED_TYPES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedT
 
 
 def enable_gradient_checkpointing(model: EZClipModel):
-    """Compute activations again on the way back, instead of keeping them."""
-    # The newer of transformers' names for it
+    """Recompute activations in the backward pass instead of keeping them."""
+    # Newer versions of transformers have renamed the method.
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
     enable({"use_reentrant": False})
 
 
 def make_optimizer(model: EZClipModel, recipe: TrainingRecipe) -> torch.optim.AdamW:
-    """AdamW with the published betas (0.9, 0.98) and epsilon 1e-8 over what the model leaves trainable."""
+    """Return AdamW over the trainable weights, with the published betas (0.9, 0.98) and epsilon 1e-8."""
     rate = recipe.learning_rate
     rates = {"prompt": rate, "head": 10 * rate, "text": rate, "vision": rate}
-    given = {kind: getattr(recipe, f"{kind}_learning_rate") for kind in ("prompt", "head", "text")}
-    rates |= {kind: own for kind, own in given.items() if own is not None}
+    explicit = {kind: getattr(recipe, f"{kind}_learning_rate") for kind in ("prompt", "head", "text")}
+    rates |= {kind: own for kind, own in explicit.items() if own is not None}
     groups = {kind: [] for kind in rates}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -67,20 +67,20 @@ def _group_of(name: str) -> str:
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, warmup_ratio: float, num_steps: int) -> LambdaLR:
-    """Linear warm-up in the first `warmup_ratio` of the steps, then half a cosine to 0 ("WarmupCosineAnnealingLR")."""
+    """Return the published "WarmupCosineAnnealingLR": linear warm-up, then half a cosine to 0."""
     return get_cosine_schedule_with_warmup(optimizer, round(warmup_ratio * num_steps), num_steps)
 
 
 @dataclass
 class TrainingResult:
     """
-    What a training leaves, besides the model.
+    Log and report of a training.
 
     Args:
         log ([`TrainingLog`]):
             Losses, rates and evaluations by step.
         report ([`ReadReport`]):
-            Which videos could not be read and were replaced, and which were read in part.
+            Videos that could not be read and were replaced, and videos that were read in part.
     """
 
     log: TrainingLog
@@ -102,36 +102,37 @@ def train(
     """
     Train a model in place.
 
-    On any number of processes a step takes `per_device_train_batch_size` videos of each, and the loss compares all of
-    them: N processes with B videos do what one does with N * B.
+    A step takes `per_device_train_batch_size` videos from each process, and the loss compares all of them: N processes
+    with B videos each train like one process with N * B.
 
     Args:
         model ([`EZClipModel`]):
-            The model; what it has frozen stays as it is.
+            The model. Frozen weights stay as they are.
         dataset ([`VideoDataset`]):
             Training videos, with prompts.
         recipe ([`TrainingRecipe`]):
-            How long and how fast.
+            Options of the training.
         accelerator (`Accelerator`):
-            Device, processes and precision. It forgets the model again afterwards.
+            Device, processes and precision. It releases the model at the end.
         num_workers (`int`, *optional*, defaults to 0):
-            Processes that decode.
+            Number of processes that decode videos.
         strict (`bool`, *optional*, defaults to `False`):
             Whether the first unreadable video ends the run.
         output_dir (`str` or `Path`, *optional*):
             Folder for [`Checkpoints`] and the best weights. Without it none are written.
         resume_from (`str` or `Path`, *optional*):
-            A checkpoint to go on from, or `"latest"`; see [`Checkpoints.choose`].
+            A checkpoint to resume from, or `"latest"`; see [`Checkpoints.choose`].
         settings (`dict`, *optional*):
-            What the course of the training depends on besides recipe and data: model, augmentation. A checkpoint is
-            used with equal settings only.
+            Everything besides recipe and data that determines the training: model, augmentation. Training resumes
+            only from a checkpoint with equal settings.
         evaluate (`Callable`, *optional*):
-            Gives the metrics of the model as it is, every `eval_steps` steps.
+            Returns the metrics of the current model. It is called every `eval_steps` steps.
 
     Raises:
-        [`DataError`]: if there are too few videos for a batch, none can be read, a checkpoint cannot be used or
-        written, or the loss is no number. [`ModelError`]: if memory does not suffice. [`VideoReadError`]: with
-        `strict`, for the first unreadable video. [`TrainingStopped`]: after SIGTERM, SIGINT or SIGUSR1.
+        [`DataError`]: if there are too few videos for a batch, no video can be read, a checkpoint cannot be used or
+        written, or the loss is not finite. [`ModelError`]: if nothing is trainable or memory runs out.
+        [`VideoReadError`]: with `strict`, for the first unreadable video. [`TrainingStopped`]: after SIGTERM, SIGINT
+        or SIGUSR1.
     """
     if output_dir is not None:
         output_dir = Path(output_dir)
@@ -139,8 +140,8 @@ def train(
     _check(recipe, dataset, batch_size, accelerator, evaluate, output_dir)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(
-            "Nothing of this model is trained: all its weights are CLIP's, which `freeze_backbone` keeps as they are. "
-            "Train all of CLIP (--preset vificlip), or what is added to it (--preset ezclip)."
+            "Nothing of this model is trained: it has only CLIP's weights, and `freeze_backbone` freezes them. Train "
+            "all of CLIP (--preset vificlip), or weights that are added to it (--preset ezclip)."
         )
     if recipe.gradient_checkpointing:
         enable_gradient_checkpointing(model)
@@ -148,9 +149,9 @@ def train(
         dataset,
         recipe.per_device_train_batch_size,
         num_workers,
-        # The same order on all processes, by (seed, epoch) alone; Accelerate deals the batches out.
+        # All processes have the same order, from (seed, epoch) alone; Accelerate distributes the batches.
         sampler=DistributedSampler(dataset, num_replicas=1, rank=0, seed=dataset.seed),
-        # Accelerate would fill up the last batch with repeated videos.
+        # Accelerate would fill the last batch with repeated videos.
         drop_last=True,
     )
     prepared, optimizer, loader = accelerator.prepare(model, make_optimizer(model, recipe), loader)
@@ -158,7 +159,7 @@ def train(
     if num_steps is None:
         num_steps = recipe.num_train_epochs * len(loader)
     schedule = make_schedule(optimizer, recipe.warmup_ratio, num_steps)
-    # For its place in checkpoints alone: what this returns would step it once for every process.
+    # Registers the schedule for checkpoints. The returned wrapper is not used: it steps once per process.
     accelerator.prepare(schedule)
 
     state, report, checkpoints = _make_state(recipe, num_steps), ReadReport(), None
@@ -169,8 +170,8 @@ def train(
         checkpoints = Checkpoints(accelerator, output_dir, settings, recipe.save_total_limit)
         if (path := checkpoints.choose(resume_from)) is not None:
             state, report = checkpoints.load(path)
-            _find_best(state, path, output_dir, accelerator)
-            logger.info(f"Training goes on from {path}.")
+            _copy_best(state, path, output_dir, accelerator)
+            logger.info(f"Training resumes from {path}.")
 
     log = TrainingLog(accelerator, state, samples_per_step=batch_size)
     is_over = _lacks_progress(state, recipe)
@@ -190,7 +191,9 @@ def train(
                     grad_norm = accelerator.clip_grad_norm_(prepared.parameters(), limit)
                     learning_rate = schedule.get_last_lr()[-1]
                     optimizer.step()
-                    if not accelerator.optimizer_step_was_skipped:  # for the scale of float16
+                    if (
+                        not accelerator.optimizer_step_was_skipped
+                    ):  # skipped while the loss scale of float16 is too high
                         schedule.step()
                     optimizer.zero_grad()
                     log.advance(epoch=(state.global_step + 1) / len(loader))
@@ -222,7 +225,7 @@ def train(
                         raise TrainingStopped(step, path if is_saved else None, signals.received)
                     if is_last or is_over:
                         break
-            # One that came with the last evaluation, or the last checkpoint.
+            # A signal may arrive during the last evaluation or checkpoint.
             if signals.received:
                 accelerator.set_trigger()
             if accelerator.check_trigger():
@@ -230,15 +233,15 @@ def train(
                 raise TrainingStopped(state.global_step, path, signals.received)
     except torch.OutOfMemoryError as error:
         raise ModelError(
-            f"A step does not fit into memory ({str(error).splitlines()[0]}). Give --micro_batch_size, which leaves "
-            "the result as it is, or --gradient_checkpointing."
+            f"A step does not fit into memory ({str(error).splitlines()[0]}). Give --micro_batch_size, which does not "
+            "change the result, or --gradient_checkpointing."
         ) from error
     finally:
-        # Also when it ends in an error of any kind: what there is to go on from.
+        # Name the last checkpoint after any error, too.
         if checkpoints is not None and state.global_step < num_steps and not is_over and accelerator.is_main_process:
             last = last_checkpoint(output_dir)
             if last is not None:
-                logger.warning(f"The last checkpoint is {last}: go on with --resume_from_checkpoint latest.")
+                logger.warning(f"The last checkpoint is {last}. Resume with --resume_from_checkpoint latest.")
         accelerator.free_memory()
     if recipe.load_best_model_at_end:
         load_trained(model, output_dir / BEST_NAME / SAFE_WEIGHTS_NAME)
@@ -264,7 +267,10 @@ def _check(
     output_dir: str | Path | None,
 ):
     if batch_size < 2:
-        raise DataError("--per_device_train_batch_size must be at least 2: the loss compares the videos of a batch.")
+        raise DataError(
+            f"--per_device_train_batch_size must be at least 2, got {recipe.per_device_train_batch_size}: the loss "
+            "compares the videos of a batch."
+        )
     if len(dataset) < batch_size:
         raise DataError(
             f"A step takes {batch_size} videos ({recipe.per_device_train_batch_size} on each of "
@@ -272,26 +278,26 @@ def _check(
             "--per_device_train_batch_size."
         )
     if accelerator.distributed_type not in DISTRIBUTED_TYPES:
-        raise ModelError(f"Training runs on one device or by DDP, not by {accelerator.distributed_type.value}.")
+        raise ModelError(f"Training must run on one device or with DDP, got {accelerator.distributed_type.value}.")
     if accelerator.gradient_accumulation_steps != 1:
         raise ModelError(
-            f"Gradients of {accelerator.gradient_accumulation_steps} batches are to be accumulated, which is not the "
-            "gradient of one large batch. Leave that out, and give --micro_batch_size."
+            f"Gradient accumulation must be off, got {accelerator.gradient_accumulation_steps} batches: their sum is "
+            "not the gradient of one large batch. Turn it off and give --micro_batch_size."
         )
     wants_best = recipe.load_best_model_at_end or recipe.early_stopping_patience is not None
     if wants_best and recipe.eval_steps is None:
         raise DataError("--load_best_model_at_end and --early_stopping_patience need --eval_steps.")
     if recipe.eval_steps is not None and (evaluate is None or output_dir is None):
         raise DataError("--eval_steps needs videos to evaluate on and an --output_dir.")
-    dataset[0]  # says here, rather than in a worker, if no video at all can be read
+    dataset[0]  # raises here, not in a worker, if no video can be read
 
 
 def _require_finite(values: dict, step: int):
     for name, value in values.items():
         if not math.isfinite(value):
             raise DataError(
-                f"The {name} of step {step} is {float(value)}. Lower --learning_rate, give --max_grad_norm 1, or "
-                "--mixed_precision bf16 in place of fp16."
+                f"The {name} of step {step} is {float(value)}. Lower --learning_rate, give --max_grad_norm 1, or use "
+                "--mixed_precision bf16 instead of fp16."
             )
 
 
@@ -317,7 +323,7 @@ def _keep_best(
                 flush(partial)
 
 
-def _find_best(state: TrainerState, checkpoint: Path, output_dir: Path, accelerator: Accelerator):
+def _copy_best(state: TrainerState, checkpoint: Path, output_dir: Path, accelerator: Accelerator):
     """Copy the best weights into the folder in which the training continues."""
     if state.best_global_step is None:
         return

@@ -1,4 +1,4 @@
-"""Pictures of a run, where matplotlib is installed."""
+"""Plots of a training, if matplotlib is installed."""
 
 import logging
 from pathlib import Path
@@ -8,7 +8,7 @@ from ezclip.utils.files import replacing
 
 logger = logging.getLogger(__name__)
 
-# Okabe and Ito's colours, which colour-blind people tell apart; line styles and markers do without colours.
+# Okabe and Ito's colours for colour-blind readers. Line styles and markers also differ without colours.
 LOSSES = {
     "loss": ("loss", {"color": "black", "linewidth": 1.6, "zorder": 3}),
     "loss_video": ("video to text", {"color": "#0072B2", "linestyle": "--", "linewidth": 1.1}),
@@ -32,7 +32,7 @@ def plot_losses(log_history: list[dict], path: str | Path) -> bool:
 
     Args:
         log_history (`list[dict]`):
-            As of `transformers.TrainerState`: entries with `step` and any of `loss`, `loss_video`, `loss_text`,
+            Entries as in `transformers.TrainerState`, with `step` and any of `loss`, `loss_video`, `loss_text`,
             `loss_motion`, `eval_top1`, `eval_top5`, `learning_rate`, `prompt_learning_rate`, `text_learning_rate`.
         path (`str` or `Path`):
             The PNG to write.
@@ -41,7 +41,7 @@ def plot_losses(log_history: list[dict], path: str | Path) -> bool:
         `bool`: `False` without matplotlib, or without anything to draw.
     """
     try:
-        # Without pyplot, no display is looked for.
+        # pyplot would look for a display.
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
     except ImportError:
@@ -62,7 +62,7 @@ def plot_losses(log_history: list[dict], path: str | Path) -> bool:
     for axis, (name, (styles, curves, _)) in zip(axes, panels.items()):
         for key, points in curves.items():
             label, style = styles[key]
-            # A line of one point cannot be seen.
+            # A line of one point is invisible.
             marker = {"marker": "."} if len(points) == 1 else {}
             axis.plot(*zip(*points), label=label, **{"linewidth": 1.0, **marker, **style})
         axis.set_ylabel(name)

@@ -9,45 +9,51 @@ def _option(default, help):
 
 @dataclass
 class TrainingRecipe:
-    """How long and how fast to train; the help of each field says what it is."""
+    """Options of a training. The help of each field describes it."""
 
-    learning_rate: float = _option(1e-4, "Peak rate of the adapters, and of CLIP itself where it is trained.")
-    prompt_learning_rate: float | None = _option(None, "Peak rate of the temporal prompts, if another.")
-    head_learning_rate: float | None = _option(
-        None, "Peak rate of the temporal head, if not 10 times --learning_rate, as ActionCLIP has it."
+    learning_rate: float = _option(1e-4, "Peak learning rate of the adapters, and of CLIP if it is trained.")
+    prompt_learning_rate: float | None = _option(
+        None, "Peak learning rate of the temporal prompts. Default: --learning_rate."
     )
-    text_learning_rate: float | None = _option(None, "Peak rate of what is trained in the text tower, if another.")
-    weight_decay: float = _option(0.2, "AdamW's decay, of all that is trained.")
+    head_learning_rate: float | None = _option(
+        None, "Peak learning rate of the temporal head. Default: 10 times --learning_rate, as in ActionCLIP."
+    )
+    text_learning_rate: float | None = _option(
+        None, "Peak learning rate of the trained weights of the text tower. Default: --learning_rate."
+    )
+    weight_decay: float = _option(0.2, "Weight decay of AdamW, for all trained weights.")
     warmup_ratio: float = _option(
-        0.1, "Part of the steps in which the rates rise from 0; 5 epochs of 50 as published."
+        0.1, "Fraction of the steps in which the learning rates rise from 0. Published: 5 epochs of 50."
     )
     num_train_epochs: int = _option(50, "Passes over the training set.")
-    max_train_steps: int | None = _option(None, "Number of steps, in place of --num_train_epochs.")
-    max_grad_norm: float | None = _option(None, "Longer gradients are scaled down to this norm. Not published.")
+    max_train_steps: int | None = _option(None, "Number of steps. Overrides --num_train_epochs.")
+    max_grad_norm: float | None = _option(None, "Clip gradients to this norm. Published: no clipping.")
     per_device_train_batch_size: int = _option(
-        32, "Videos per process and step; each is compared with the texts of all of them, on all processes."
+        32, "Videos per process and step. Each video is compared with the texts of all videos on all processes."
     )
     micro_batch_size: int | None = _option(
-        None, "Videos per process whose activations are held at a time; the loss and its gradient stay those of all."
+        None,
+        "Videos per process whose activations are kept at a time. Loss and gradient stay those of the whole batch.",
     )
     gradient_checkpointing: bool = _option(
-        False, "Compute activations again on the way back, for less memory and a third more time."
+        False, "Recompute activations in the backward pass: less memory, a third more time."
     )
-    logging_steps: int = _option(10, "Steps between two entries of the log.")
-    eval_steps: int | None = _option(None, "Steps between two evaluations while training. By default there are none.")
+    logging_steps: int = _option(10, "Steps between two log entries.")
+    eval_steps: int | None = _option(None, "Steps between two evaluations during training. Default: none.")
     metric_for_best_model: str = field(
         default="eval_top1",
-        metadata={"help": "What the best weights are best in.", "choices": ["eval_top1", "eval_top5"]},
+        metadata={"help": "Metric that selects the best weights.", "choices": ["eval_top1", "eval_top5"]},
     )
-    load_best_model_at_end: bool = _option(False, "End with the best weights instead of the last.")
-    early_stopping_patience: int | None = _option(None, "Stop after so many evaluations in a row without better ones.")
+    load_best_model_at_end: bool = _option(False, "Load the best weights at the end instead of the last.")
+    early_stopping_patience: int | None = _option(None, "Stop after this many evaluations without improvement.")
     save_steps: int | None = _option(
-        None, "Steps between two checkpoints; the last step has one too. By default only a signal makes one."
+        None, "Steps between two checkpoints. The last step has one too. Default: only a signal writes one."
     )
-    save_total_limit: int | None = _option(None, "Checkpoints to keep; the oldest go first. By default all.")
+    save_total_limit: int | None = _option(None, "Checkpoints to keep; the oldest are removed first. Default: all.")
 
     def settings(self) -> dict:
         """Return the options that determine the course of a training."""
-        unimportant = ("save_steps", "save_total_limit", "load_best_model_at_end")
-        names = [option.name for option in fields(TrainingRecipe) if option.name not in unimportant]
+        without_effect = ("save_steps", "save_total_limit", "load_best_model_at_end")
+        # Fields of this class only: subclasses add options of other things.
+        names = [option.name for option in fields(TrainingRecipe) if option.name not in without_effect]
         return {name: getattr(self, name) for name in names}

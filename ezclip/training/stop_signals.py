@@ -1,4 +1,4 @@
-"""Signals that end a training, between two steps of it."""
+"""Signals that end a training between two steps."""
 
 import contextlib
 import signal
@@ -7,10 +7,10 @@ from pathlib import Path
 
 class StopSignals:
     """
-    Takes note of SIGTERM, SIGINT and SIGUSR1 (a queue's warning), so that a step can be finished and saved.
+    Context that records SIGTERM, SIGINT and SIGUSR1 (a queue's warning), so that a step can be finished and saved.
 
-    `received` is the number of the first, or 0. A second Ctrl-C does what it did before; other signals come twice
-    where a launcher passes on what its processes get themselves.
+    `received` is the number of the first signal, or 0. A second Ctrl-C acts as without this context. Other signals
+    may come twice: a launcher forwards them to processes that received them already.
     """
 
     def __init__(self):
@@ -41,18 +41,18 @@ class StopSignals:
 
 class TrainingStopped(Exception):
     """
-    A signal ended the training.
+    Raised when a signal ends the training.
 
     Args:
         step (`int`):
-            The last step that was taken.
+            The last finished step.
         checkpoint (`Path`, *optional*):
-            Where it was saved, if it was.
+            The checkpoint of that step, if it was saved.
         number (`int`):
             The signal's number; 0 if another process received it.
     """
 
     def __init__(self, step: int, checkpoint: Path | None, number: int):
-        what = f"{checkpoint} is saved" if checkpoint else "nothing is saved"
-        super().__init__(f"Stopped by a signal after step {step}; {what}.")
-        self.exit_status = 128 + (number or signal.SIGTERM)  # as shells have it
+        saved = f"{checkpoint} is saved" if checkpoint else "nothing is saved"
+        super().__init__(f"Stopped by a signal after step {step}; {saved}.")
+        self.exit_status = 128 + (number or signal.SIGTERM)  # as shells report it
