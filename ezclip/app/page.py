@@ -14,7 +14,7 @@ from PIL import Image
 from starlette.middleware import Middleware
 
 from ezclip.app.guard import Guard
-from ezclip.app.uploads import check_upload, find_upload, in_words, without_folder
+from ezclip.app.uploads import check_upload, describe_error, find_upload, without_folder
 from ezclip.attention.figures import draw_attention
 from ezclip.attention.video_attention import describe_attention, look_at_video
 from ezclip.errors import DataError
@@ -28,7 +28,7 @@ MAX_LABELS, MAX_CHARACTERS = 200, 200
 MAX_BARS = 10
 MAX_MAPS = 3  # labels whose maps are drawn
 MAX_WAITING = 32
-NOTHING = [None, "", None, None, ""]  # scores, segments, timeline, attention, words
+EMPTY_OUTPUTS = [None, "", None, None, ""]  # scores, segments, timeline, attention, words
 SHORTEST_STRIDE, LONGEST_WINDOW = 0.25, 30.0  # seconds
 KEPT_SECONDS = 30 * 60
 NONE_OF_THESE = "none of these"
@@ -119,7 +119,7 @@ def make_page(
             show_progress_on=[scores],
         )
         # The earlier results belong to another video.
-        inputs[0].change(None, None, outputs, js=f"() => {json.dumps(NOTHING)}")
+        inputs[0].change(None, None, outputs, js=f"() => {json.dumps(EMPTY_OUTPUTS)}")
     return page
 
 
@@ -213,7 +213,7 @@ class _Visit:
     def answer(self, upload, labels, background="", templates="", window=2.0, stride=1.0, partial=False):
         """Yield each result as soon as it is there: scores, timeline, attention. The request may hold anything."""
         # Nobody should take the earlier results for the answer.
-        yield NOTHING
+        yield EMPTY_OUTPUTS
         video = None
         try:
             video = find_upload(upload, self.upload_folder)
@@ -225,7 +225,7 @@ class _Visit:
             yield from self._steps(video, *texts, *numbers, partial is True)
         except (ValueError, MemoryError) as error:
             logger.info("Refused: %s", error)
-            text = in_words(error, video) if video else str(error)
+            text = describe_error(error, video) if video else str(error)
             text = html.escape(text or "The video is too large.", quote=False)
             raise gr.Error(text, print_exception=False) from None
 
@@ -248,7 +248,7 @@ class _Visit:
         options = {name: value for name, value in options.items() if value is not None}
         found = self.classifier(video, candidate_labels=names, backend="pyav", allow_partial=partial, **options)
         scores = {NONE_OF_THESE if one["label"] is None else one["label"]: one["score"] for one in found}
-        yield [scores, *NOTHING[1:]]
+        yield [scores, *EMPTY_OUTPUTS[1:]]
         timeline = find_segments(
             self.classifier,
             video,
@@ -264,7 +264,7 @@ class _Visit:
             gr.Warning(html.escape(text, quote=False))
         table = _as_table(timeline)
         picture = gr.Image(value=_picture_of(timeline), alt_text=_timeline_in_words(timeline))
-        yield [scores, table, picture, *NOTHING[3:]]
+        yield [scores, table, picture, *EMPTY_OUTPUTS[3:]]
         best = [one["label"] for one in found if one["label"] is not None][:MAX_MAPS]
         attention = look_at_video(
             video,

@@ -109,7 +109,7 @@ def remove_old_files(folder: str, seconds: float):
                     os.remove(path)
 
 
-def in_words(error: Exception, path: str) -> str:
+def describe_error(error: Exception, path: str) -> str:
     """Return a sentence about an error that names nothing of this machine."""
     text = f"The video {error.reason} {error.remedy}" if isinstance(error, VideoReadError) else str(error)
     return without_folder(text, path)

@@ -17,7 +17,7 @@ COLOURS = "cividis"  # dark to light, for every eye and in print
 DPI = 150
 SIDE, LABEL_WIDTH, MARGIN, GAP = 180, 260, 75, 6  # of a picture and around it, in pixels
 STRUCTURE = 0.5  # of the contours of a frame that is seen through its map
-WHAT = {
+METHOD_TITLES = {
     "last": "attention of the CLS token in the last block",
     "rollout": "attention, by rollout",
     "relevance": "relevance for the label",
@@ -67,7 +67,7 @@ def draw_attention(attention: VideoAttention) -> Image.Image:
     page.show(colours, LABEL_WIDTH, y - 8, SIDE, 16)
     page.write("little", LABEL_WIDTH - 2 * GAP, y, ha="right")
     some = "" if len(shown) == num_frames else f"; {len(shown)} of {num_frames} frames"
-    page.write(f"much {WHAT[attention.method]}{some}", LABEL_WIDTH + SIDE + 2 * GAP, y, ha="left")
+    page.write(f"much {METHOD_TITLES[attention.method]}{some}", LABEL_WIDTH + SIDE + 2 * GAP, y, ha="left")
     return page.image()
 
 

@@ -70,8 +70,8 @@ def check_options(args: argparse.Namespace):
             raise DataError(f'The page needs {package}: `pip install "ezclip[app]"`.')
     if args.model_name_or_path is None and not Path(DEMO_MODEL).is_dir():
         raise DataError(
-            f"There is no {DEMO_MODEL}. Make it with `ezclip demo`, which needs no network, or give another "
-            "model with --model_name_or_path."
+            f"There is no {DEMO_MODEL}. Make it, without a network, with `ezclip demo "
+            "--output_dir demo`, or give another model with --model_name_or_path."
         )
 
 

@@ -1,12 +1,12 @@
-"""Say what a long video shows when: segments with start, end, label and score.
+"""Find the segments of a long video, each with a start, an end, a label and a score.
 
     ezclip timeline film.mp4 --model_name_or_path ezclip-vit-base-patch16 \\
         --candidate_labels archery yoga --background_labels "a person talking" --output_file film.srt film.png
 
-The segments are printed, and written to files of the kinds that their endings say: .json (scores of all windows too),
-.csv, .srt, .vtt, .png, .svg. Ctrl-C ends the search, and what was found so far is written. Exit status: 0 if all of
-the video was looked at, or what is left of it with --allow_partial; 1 if it cannot be read, or not to its end (what
-was found before is written); 2 if an option is wrong; 130 if it was stopped.
+The command prints the segments and writes the output files. The suffix of a file selects its format: .json (with the
+scores of all windows), .csv, .srt, .vtt, .png, .svg. Ctrl-C stops the search and writes the segments so far. Exit
+status: 0 if the whole video was read, or its readable part with --allow_partial; 1 if the video cannot be read to its
+end (the segments so far are written); 2 if an option is wrong; 130 after Ctrl-C.
 """
 
 import argparse
@@ -51,37 +51,42 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ezclip timeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("video", help="video file or its address; - is standard input")
+    parser.add_argument("video", help="path or URL of a video file; - reads standard input")
     model = parser.add_argument_group("model")
     model.add_argument("--model_name_or_path", required=True, help="model and processor: a folder, or a Hub name")
     model.add_argument("--tokenizer_name", help="tokenizer in place of the model's")
-    model.add_argument("--num_frames", type=int, help="frames of a window, if not those of the model")
+    model.add_argument("--num_frames", type=int, help="frames per window (default: the number of the model)")
     model.add_argument("--device", help="cpu, cuda, cuda:1, mps, … (default: a GPU if there is one)")
     classes = parser.add_argument_group("classes (default: the class bank beside the model)")
-    classes.add_argument("--candidate_labels", nargs="+", help="names of classes; one argument is split at its commas")
-    classes.add_argument("--label_list", help="file with them, in place of --candidate_labels")
+    classes.add_argument("--candidate_labels", nargs="+", help="class names; a single argument is split at commas")
+    classes.add_argument("--label_list", help="file with class names, instead of --candidate_labels")
     classes.add_argument("--class_bank", help="folder or repository of a saved class bank")
     classes.add_argument(
         "--background_labels", nargs="+", help="labels for what the video may show besides the classes"
     )
     classes.add_argument("--templates", nargs="+", help="sentences with {} (default: the 16 published ones)")
     classes.add_argument("--class_descriptions", nargs="+", help="CSV or JSON files with texts for each class")
-    classes.add_argument("--ensemble", choices=ENSEMBLES, default="probability", help="of the texts of a class")
-    search = parser.add_argument_group("search")
-    search.add_argument("--window", type=float, default=2.0, help="seconds of a window (%(default)g)")
-    search.add_argument("--stride", type=float, default=1.0, help="seconds from window to window (%(default)g)")
-    search.add_argument("--batch_size", type=int, default=8, help="windows at a time (%(default)s)")
-    search.add_argument("--smoothing", type=int, default=3, help="windows to average, an odd number (%(default)s)")
-    search.add_argument(
-        "--min_score", type=float, default=0.0, help="least score of a segment's windows (%(default)g)"
+    classes.add_argument(
+        "--ensemble",
+        choices=ENSEMBLES,
+        default="probability",
+        help="how to combine texts (%(default)s)",
     )
-    search.add_argument("--min_duration", type=float, default=0.0, help="least seconds of a segment (%(default)g)")
+    search = parser.add_argument_group("search")
+    search.add_argument("--window", type=float, default=2.0, help="length of a window in seconds (%(default)g)")
+    search.add_argument("--stride", type=float, default=1.0, help="seconds between two windows (%(default)g)")
+    search.add_argument("--batch_size", type=int, default=8, help="windows to classify at a time (%(default)s)")
+    search.add_argument("--smoothing", type=int, default=3, help="number of windows to average, odd (%(default)s)")
     search.add_argument(
-        "--allow_partial", action="store_true", help="go on with what can be decoded of a damaged file"
+        "--min_score", type=float, default=0.0, help="smallest score of a window in a segment (%(default)g)"
+    )
+    search.add_argument("--min_duration", type=float, default=0.0, help="smallest segment in seconds (%(default)g)")
+    search.add_argument(
+        "--allow_partial", action="store_true", help="continue with the readable part of a damaged file"
     )
     output = parser.add_argument_group("output")
-    output.add_argument("--output_file", nargs="+", default=[], help="files to write, of the kinds their endings say")
-    output.add_argument("--output_dir", help="folder to write all kinds into: timeline.json, .csv, .srt, .vtt, .png")
+    output.add_argument("--output_file", nargs="+", default=[], help="files to write; the suffix selects the format")
+    output.add_argument("--output_dir", help="folder for timeline.json, .csv, .srt, .vtt and .png")
     return parser
 
 
@@ -93,7 +98,7 @@ def check_options(args: argparse.Namespace):
     if draws and importlib.util.find_spec("matplotlib") is None:
         raise DataError('A picture needs matplotlib: `pip install "ezclip[plots]"`.')
     if args.candidate_labels and args.label_list:
-        raise DataError("--candidate_labels and --label_list are both classes: leave out one.")
+        raise DataError("Give either --candidate_labels or --label_list, got both.")
     if args.device is not None:
         try:
             torch.empty(0, device=args.device)
@@ -102,7 +107,7 @@ def check_options(args: argparse.Namespace):
 
 
 def run(args: argparse.Namespace) -> int:
-    # Blocks of pixels come and go for hours.
+    # Long videos allocate and free pixels for hours.
     """Search the video and write the timeline."""
     return_freed_memory()
     processor = load_processor(args.model_name_or_path, args.tokenizer_name, args.num_frames)
@@ -138,7 +143,7 @@ def class_options(args: argparse.Namespace) -> dict:
 
 
 def report(timeline: Timeline, args: argparse.Namespace):
-    """Print the segments, and write the files that are asked for."""
+    """Print the segments and write the output files."""
     for path in args.output_file:
         timeline.save(path)
     if args.output_dir:
@@ -148,11 +153,11 @@ def report(timeline: Timeline, args: argparse.Namespace):
     looked_at = as_clock(timeline.ends[-1]) if len(timeline.ends) else "nothing"
     print(f"{len(timeline.segments)} segments in {len(timeline.starts)} windows, up to {looked_at}.", file=sys.stderr)
     if timeline.problem:
-        print(f"timeline.py: not all of {timeline.video}: {timeline.problem}", file=sys.stderr)
+        print(f"ezclip timeline: not all of {timeline.video}: {timeline.problem}", file=sys.stderr)
 
 
 def as_clock(seconds: float) -> str:
-    """`h:mm:ss.d`."""
+    """Return a time as `h:mm:ss.d`."""
     minutes, rest = divmod(round(float(seconds), 1), 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02d}:{rest:04.1f}"

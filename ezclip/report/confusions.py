@@ -59,7 +59,7 @@ def matrix_items(one: Material, classes: np.ndarray, order: ClassOrder) -> list:
     elif not is_large:
         caption += " Numbers are videos."
     content = matrices.draw_matrix(one.lettering, counts, classes, order)
-    items.append(one.shown("confusion_matrix", content, alt, caption))
+    items.append(one.make_picture("confusion_matrix", content, alt, caption))
     if is_large and order.groups:
         names = "; ".join(
             f"{place}: {', '.join(one.run.class_names[index] for index in classes[order.order[start:end]])}"
@@ -67,7 +67,9 @@ def matrix_items(one: Material, classes: np.ndarray, order: ClassOrder) -> list:
         )
         content = matrices.draw_groups(one.lettering, counts, classes, order)
         caption = "Groups of classes with the most confusions inside them. Numbers are videos, shades parts of a row."
-        items.append(one.shown("confusion_groups", content, f"Confusions inside groups of classes. {names}.", caption))
+        items.append(
+            one.make_picture("confusion_groups", content, f"Confusions inside groups of classes. {names}.", caption)
+        )
     return items
 
 

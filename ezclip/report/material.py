@@ -1,4 +1,4 @@
-"""What the sections of a report are made of."""
+"""Data that the sections of a report share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,25 +12,25 @@ from ezclip.report.reading import EvaluationRun
 from ezclip.utils.fonts import Lettering
 
 
-NO_LABELS = "predictions.jsonl gives no labels, so that nothing can be said of what is right."
+NO_LABELS = "predictions.jsonl gives no labels, so right and wrong predictions cannot be told apart."
 
 
 @dataclass
 class Material:
     """
-    What the sections of a run are made of.
+    One run and the data that its sections share.
 
     Args:
         run ([`EvaluationRun`]):
             The run.
         suffix (`str`):
-            Ends the names of its pictures.
+            Suffix of the names of its pictures.
         lettering ([`Lettering`]):
             Writes the names of classes in pictures.
         seed (`int`):
-            Of everything random.
+            Seed of the bootstrap and of the map.
         read (`Callable`, *optional*):
-            Reads sample frames in the way of [`read_frames`]; `None` where there are to be none.
+            Reads sample frames, with the arguments of [`read_frames`]; `None` for no sample frames.
     """
 
     run: EvaluationRun
@@ -43,7 +43,7 @@ class Material:
         self.counts: csr_array = confusion_counts(self.run)
         self.classes: list[ClassAccuracy] = class_accuracies(self.run, self.counts)
 
-    def shown(self, name: str, content: bytes, alt: str, caption: str) -> Shown:
+    def make_picture(self, name: str, content: bytes, alt: str, caption: str) -> Shown:
         """Return a picture with its caption."""
         return Shown(Picture(name + self.suffix, content, alt, caption))
 

@@ -1,4 +1,4 @@
-"""What an evaluation left in its folder, read back and checked."""
+"""Read and check the files of an evaluation."""
 
 import hashlib
 import json
@@ -22,35 +22,35 @@ ROUNDING = 1e-5  # of scores written as float32
 @dataclass
 class EvaluationRun:
     """
-    The predictions of one run, and what else its folder says of it.
+    The predictions of one run, with its settings and embeddings.
 
     Args:
         name (`str`):
-            What the report calls it.
+            Name of the run in the report.
         folder (`Path`):
-            Where it was read from.
+            Folder of its files.
         videos (`list[str]`):
-            Names of the n videos that were predicted.
+            Names of the n predicted videos.
         class_names (`list[str]`):
-            The C classes that are known of.
+            Names of the C known classes.
         labels (`np.ndarray` of shape `(n,)`):
-            Their classes, `UNKNOWN_LABEL` where `predictions.jsonl` gives none.
+            Classes of the videos; `UNKNOWN_LABEL` if `predictions.jsonl` gives none.
         ranked (`np.ndarray` of shape `(n, K)`):
-            Classes by score, the best first, `NO_CLASS` where a line has fewer than K.
+            Predicted classes, best first; `NO_CLASS` pads lines with fewer than K.
         scores (`np.ndarray` of shape `(n, K)`):
-            Their scores, from 0 to 1; not a number where there is no class.
+            Their probabilities; NaN for `NO_CLASS`.
         has_all_classes (`bool`):
-            Whether `class_names` were all there was to choose from, or are only those that the lines name.
+            Whether `class_names` are all classes of the evaluation, or only those in the predictions.
         num_classes (`int`):
-            How many they were when the run was read, see [`align_runs`].
+            Number of classes of this run, before [`align_runs`] adds those of other runs.
         bad_videos (`list[tuple[str, str]]`), partial_videos (`list[tuple[str, str]]`):
-            Videos that were not read, or only in part, with the reason.
+            Unreadable and partially read videos, each with the reason.
         settings (`dict`):
-            How the predictions were made; empty where no file says.
+            Settings of the evaluation; empty if no file has them.
         video_embeds (`np.ndarray` of shape `(n, D)`, *optional*):
-            Embeddings of the videos, of length 1.
+            L2-normalised embeddings of the videos.
         notes (`list[str]`):
-            What does not fit together, for the reader of the report.
+            Warnings about files that do not belong together.
     """
 
     name: str
@@ -70,18 +70,18 @@ class EvaluationRun:
 
     @cached_property
     def known(self) -> np.ndarray:
-        """Positions of the videos whose class is known."""
+        """Return the indices of the videos with a label."""
         return np.flatnonzero(self.labels != UNKNOWN_LABEL)
 
     @cached_property
     def places(self) -> np.ndarray:
-        """The rank of the class of each video of `known`: 0 is the best, K if it is not among the K."""
+        """Return the rank of the true class of each video in `known`: 0 is the best, K is not predicted."""
         hits = self.ranked[self.known] == self.labels[self.known, None]
         return np.where(hits.any(axis=1), hits.argmax(axis=1), self.ranked.shape[1])
 
     @property
     def top_k(self) -> int:
-        """The k of top-k accuracy: 5, or the number of labels of every line."""
+        """Return k of top-k accuracy: 5, or fewer if a line has fewer labels."""
         return min(LARGEST_K, int((self.ranked != NO_CLASS).sum(axis=1).min()))
 
 
@@ -93,10 +93,10 @@ def read_run(path: str | Path, name: str | None = None) -> EvaluationRun:
         path (`str` or `Path`):
             The folder, or `predictions.jsonl` itself. All other files may be missing.
         name (`str`, *optional*):
-            What to call the run. By default the name of its folder.
+            Name of the run. Defaults to the name of its folder.
 
     Raises:
-        [`DataError`]: if there is no `predictions.jsonl`, or a line of it cannot be what was written there.
+        [`DataError`]: if there is no `predictions.jsonl`, or a line of it is malformed.
     """
     path = Path(path)
     path = path / PREDICTIONS_NAME if path.is_dir() else path
@@ -132,7 +132,7 @@ def align_runs(runs: list[EvaluationRun]) -> list[EvaluationRun]:
     class_names = list(dict.fromkeys(name for run in runs for name in run.class_names))
     index, aligned = {name: number for number, name in enumerate(class_names)}, []
     for run in runs:
-        # The last is for videos and places without a class, which have -1.
+        # Index -1 (no class, no label) selects the last entry.
         numbers = np.array([*(index[name] for name in run.class_names), NO_CLASS])
         changed = {"class_names": class_names, "labels": numbers[run.labels], "ranked": numbers[run.ranked]}
         aligned.append(replace(run, **changed))
@@ -149,9 +149,9 @@ def _read_lines(path: Path):
             try:
                 content = json.loads(line)
             except (ValueError, RecursionError) as error:
-                cut_off = "" if line.endswith(b"\n") else " It ends in the middle: what wrote it was stopped."
+                cut_off = "" if line.endswith(b"\n") else " The line is incomplete: its writer was stopped."
                 raise DataError(
-                    f"{place} is no JSON ({error}).{cut_off} Predict again, or remove the line."
+                    f"{place} is not JSON ({error}).{cut_off} Predict again, or remove the line."
                 ) from error
             if not isinstance(content, dict):
                 raise DataError(f"{place} is {_short(content)}, not an object. {_FORM}")
@@ -208,9 +208,9 @@ def _read_json(path: Path) -> dict | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is damaged ({error}). Remove it; the report then does without.") from error
+        raise DataError(f"{path} is damaged ({error}). Remove it; the report works without it.") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} is {_short(content)}, not an object. Remove it; the report then does without.")
+        raise DataError(f"{path} is {_short(content)}, not an object. Remove it; the report works without it.")
     return content
 
 
@@ -248,7 +248,7 @@ def _read_embeds(folder: Path, digest: str, num_videos: int, notes: list[str]) -
     try:
         with safe_open(path, framework="numpy") as file:
             if (file.metadata() or {}).get("predictions_sha256") != digest:
-                notes.append(f"{path.name} is of other predictions than these and is left out.")
+                notes.append(f"{path.name} belongs to other predictions and is left out.")
                 return None
             embeds = file.get_tensor("video_embeds")
     except (SafetensorError, OSError) as error:
@@ -270,7 +270,7 @@ def _check_results(run: EvaluationRun):
         is_same = abs(top1 - found) < ROUNDING
     if not is_same:
         run.notes.append(
-            f"eval_results.json is of other predictions: it has a top-1 of {top1} on {samples} videos, "
+            f"eval_results.json belongs to other predictions: it has a top-1 of {top1} on {samples} videos, "
             f"predictions.jsonl one of {found:.6g} on {len(run.videos)}. This report is of predictions.jsonl."
         )
     bad = results.get("eval_bad_videos")
@@ -282,7 +282,7 @@ def _check_results(run: EvaluationRun):
 
 
 def _clean(text: str) -> str:
-    """Half of a pair of surrogates is no character, and cannot be written."""
+    """Escape lone surrogates, which UTF-8 cannot encode."""
     return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 

@@ -84,7 +84,9 @@ def _accuracies(one: Material, places: dict[int, int]) -> list:
         f"({names[best.index]}), lowest {percent(worst.accuracy)} ({names[worst.index]}). The table below has all."
     )
     caption = f"Dashed: the mean of the classes, {percent(mean)}. After a name its number of videos."
-    picture = one.shown("class_accuracy", figures.draw_class_accuracies(one.lettering, tested, mean), alt, caption)
+    picture = one.make_picture(
+        "class_accuracy", figures.draw_class_accuracies(one.lettering, tested, mean), alt, caption
+    )
     columns = [
         "no.",
         "class",
@@ -130,7 +132,7 @@ def _predicted(one: Material) -> list:
     rows = [[number(index), one.name_of(index), number(int(counts[index]))] for index in classes]
     return [
         Text("How many videos are taken for each class, rightly or wrongly."),
-        one.shown("predicted_classes", content, alt, ""),
+        one.make_picture("predicted_classes", content, alt, ""),
         Table(["no.", "class", "videos"], rows, sortable=True),
     ]
 
@@ -147,7 +149,7 @@ def _calibration(one: Material) -> list:
     if not len(one.run.known):
         counts = np.histogram(scores, NUM_BINS, (0, 1))[0]
         alt = f"Histogram of the best score of {len(scores)} videos; mean {scores.mean():.2f}."
-        picture = one.shown("scores", figures.draw_scores(one.lettering, counts), alt, "")
+        picture = one.make_picture("scores", figures.draw_scores(one.lettering, counts), alt, "")
         return [Text(f"{NO_LABELS} These are the scores of the best class, mean {percent(scores.mean())}."), picture]
     found = calibrate(one.run)
     difference = found.confidence - found.accuracy
@@ -160,7 +162,7 @@ def _calibration(one: Material) -> list:
     caption = "Bars are 95 % intervals (Wilson); below, the number of videos of each bin."
     return [
         Text(text),
-        one.shown("calibration", figures.draw_calibration(one.lettering, found), alt, caption),
+        one.make_picture("calibration", figures.draw_calibration(one.lettering, found), alt, caption),
     ]
 
 
@@ -192,7 +194,7 @@ def _map(one: Material) -> list:
     if right is not None:
         caption += " A cross is a video that is taken for another class."
         alt += f" {int((~right).sum())} are marked as wrong."
-    return [one.shown("embedding_map", content, alt, caption)]
+    return [one.make_picture("embedding_map", content, alt, caption)]
 
 
 def _bad_videos(one: Material) -> list:

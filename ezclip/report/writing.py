@@ -1,4 +1,4 @@
-"""From folders of runs to a page and its pictures."""
+"""Write the report of one or several runs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -30,30 +30,33 @@ def write_report(
     seed: int = 0,
 ) -> Path:
     """
-    Write `report.html`, one file that refers to nothing outside it, and its pictures in `report_pictures/`.
+    Write an HTML report of one or several evaluations.
+
+    `report.html` is a single self-contained file. Its pictures are also written to `report_pictures/` (PNG).
 
     Args:
         runs (`str`, `Path`, or a sequence of them):
-            Folders that `run_video_zeroshot.py` wrote, or `predictions.jsonl` files, which are enough. Several are
-            shown side by side, and compared on the videos that all of them have.
+            Output folders of `ezclip run` with `--do_eval` or `--do_predict`, or `predictions.jsonl` files. Several
+            runs are shown side by side and compared on the videos that all of them contain.
         output_dir (`str` or `Path`, *optional*):
-            Where to write. By default, for a single run, its own folder.
+            Folder of the report. Defaults to the folder of the run; required for several runs.
         names (`Sequence[str]`, *optional*):
-            What to call the runs. By default as their folders.
+            A different name for each run. Defaults to the names of the folders.
         sample_frames (`bool`, *optional*, defaults to `True`):
-            Whether to show frames of videos that are confused. Videos are read where they were when they were
-            predicted; a relative path is relative to the working folder.
+            Whether to show frames of confused videos. Videos are read from the paths in the predictions; a relative
+            path is relative to the working directory. URLs are not fetched.
         video_timeout (`float`, *optional*, defaults to 60):
-            Seconds after which reading one of them is given up.
+            Time limit for reading one video, in seconds.
         seed (`int`, *optional*, defaults to 0):
             Seed of the bootstrap and of the map.
 
     Returns:
-        `Path`: that of `report.html`.
+        `Path`: the path of `report.html`.
 
     Raises:
-        [`DataError`]: if a run cannot be read, or runs disagree on the label of a video. `ValueError`: if there is no
-        run, several have no `output_dir`, or names are not one for each.
+        [`DataError`]: if a run cannot be read, runs disagree on the label of a video, or the report cannot be written.
+        `ValueError`: if `runs` is empty, several runs have no `output_dir`, or `names` are not one for each run.
+        `ImportError`: if a package of `ezclip[report]` is missing.
 
     Example:
 
@@ -68,9 +71,9 @@ def write_report(
     if not folders:
         raise ValueError("`runs` is empty: give at least one folder with a predictions.jsonl.")
     if output_dir is None and len(folders) > 1:
-        raise ValueError("Several runs need an `output_dir` for what is written of all of them.")
+        raise ValueError("`output_dir` must be given for several runs.")
     if names is not None and (len(names) != len(folders) or len(set(names)) < len(names)):
-        raise ValueError(f"`names` must be {len(folders)} different ones, one for each run; got {list(names)}.")
+        raise ValueError(f"`names` must be {len(folders)} different names, one for each run, got {list(names)}.")
     found = [read_run(folder, name) for folder, name in zip(folders, names or [None] * len(folders))]
     _tell_apart(found)
     output_dir = Path(output_dir if output_dir is not None else found[0].folder)
@@ -116,7 +119,7 @@ def _write(output_dir: Path, runs: list[EvaluationRun], sections: list[Section])
     )
     folder = output_dir / PICTURES_NAME
     try:
-        for name in PICTURES:  # of an earlier report, which this one may not have
+        for name in PICTURES:  # remove pictures of an earlier report
             for path in folder.glob(f"{name}*.png"):
                 path.unlink()
         for picture in pictures:

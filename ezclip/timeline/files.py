@@ -1,4 +1,4 @@
-"""Timelines as files: tables, subtitles, a picture."""
+"""Write timelines as tables, subtitles and pictures."""
 
 import csv
 import html
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FORMATS = (".json", ".csv", ".srt", ".vtt", ".png", ".svg")
 MAX_ROWS = 12
+MAX_NAME_LENGTH = 34
 # SubRip has tags and no escapes.
 SRT_LOOKALIKES = str.maketrans({"<": "‹", ">": "›", "{": "(", "}": ")"})
 
@@ -65,7 +66,8 @@ def draw(timeline: "Timeline", path: str | Path):
     """
     Draw a row for each class, the smoothed scores as an area and the segments as bars under it.
 
-    Of more than 12 classes those with the longest segments have rows, then those with the highest scores.
+    At most 12 classes have a row: first the classes with the longest segments, then those with the highest scores. A
+    label that no installed font can draw is shown by its number.
 
     Args:
         timeline ([`Timeline`]):
@@ -77,7 +79,7 @@ def draw(timeline: "Timeline", path: str | Path):
         [`DataError`]: if matplotlib is not installed, or there is no window.
     """
     try:
-        # Without pyplot, no display is looked for.
+        # pyplot would look for a display.
         from matplotlib import rc_context
         from matplotlib.figure import Figure
         from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -95,14 +97,14 @@ def draw(timeline: "Timeline", path: str | Path):
         axes = figure.subplots(len(columns), sharex=True, squeeze=False)[:, 0]
         for axis, column in zip(axes, columns):
             label = timeline.labels[column]
-            name = "none of these" if label is None else lettering.short(column, 34)
+            name = "none of these" if label is None else lettering.short(column, MAX_NAME_LENGTH)
             _draw_row(axis, timeline, smoothed[:, column], label, name)
         axes[-1].xaxis.set_major_locator(MaxNLocator(nbins=9, steps=[1, 2, 3, 6, 10]))
         axes[-1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short_clock(value)))
         threshold = "; dashed: least score" if timeline.min_score else ""
         axes[-1].set_xlabel(f"time (grey: score; black: segments{threshold})")
-        number = len(timeline.labels)  # of the title among the names
-        title = lettering.short(number, 90) if lettering.is_drawable(number) else "timeline"
+        title_index = len(timeline.labels)
+        title = lettering.short(title_index, 90) if lettering.is_drawable(title_index) else "timeline"
         left_out = len(timeline.labels) - len(columns)
         if left_out:
             title += f"   (and {left_out} classes that are not drawn)"

@@ -1,4 +1,4 @@
-"""What a long video shows when: windows that slide over it, their scores, and segments with one label each."""
+"""Find the segments of a long video: sliding windows, their scores, and segments with one label each."""
 
 import json
 import math
@@ -28,25 +28,25 @@ BAR_FORMAT_OF_UNKNOWN = "{desc}: {n:.0f} s [{elapsed}, {rate_fmt}]"
 @dataclass
 class Timeline:
     """
-    What a video shows when.
+    The segments of a video and the scores of its windows.
 
     Args:
         video (`str`):
-            What errors and results call it.
+            Name of the video in errors and results.
         labels (`list[str | None]`):
-            The C classes; the last is `None`, none of these, if there is a background.
+            The C classes. The last is `None` ("none of these") if there are background labels.
         starts (`np.ndarray` of shape `(W,)`), ends (`np.ndarray` of shape `(W,)`):
-            Seconds at which windows begin and end, within the video.
+            Start and end of the windows, in seconds from the beginning of the video.
         scores (`np.ndarray` of shape `(W, C)`):
-            Probability of each class in each window, as the pipeline has it, not smoothed.
+            Probability of each class in each window, as the pipeline returns it, before smoothing.
         window (`float`), stride (`float`):
-            Seconds.
+            Length of a window and distance between the starts of two windows, in seconds.
         smoothing (`int`), min_score (`float`), min_duration (`float`):
-            What the segments were made with; see [`find_segments`].
+            Options of the segments; see [`find_segments`].
         problem (`str`, *optional*):
-            Why this is not all of the video.
+            Why the timeline does not cover the whole video; `None` if it does.
         segments (`list[Segment]`):
-            Made of the scores: parts of the video that show one class, each with `start`, `end`, `label`, `score`.
+            Computed from the scores. Each has `start` and `end` in seconds, `label` and `score` (a probability).
     """
 
     video: str
@@ -76,15 +76,15 @@ class Timeline:
 
     @property
     def times(self) -> np.ndarray:
-        """The middles of the windows, in seconds: `(W,)`."""
+        """Return the middles of the windows, in seconds: `(W,)`."""
         return (self.starts + self.ends) / 2
 
     def resegment(self, **options) -> "Timeline":
-        """Return the same scores in other segments, by `smoothing`, `min_score` and `min_duration`."""
+        """Return a timeline of the same scores with other `smoothing`, `min_score` or `min_duration`."""
         return replace(self, **options)
 
     def to_dict(self) -> dict:
-        """Everything, of types that JSON has; the scores as rows of windows, in the order of `labels`."""
+        """Return all fields in types of JSON. `scores` has a row for each window, in the order of `labels`."""
         names = ("video", "labels", "window", "stride", "smoothing", "min_score", "min_duration", "problem")
         rounded = ("starts", "ends", "scores")
         return {
@@ -94,7 +94,7 @@ class Timeline:
         }
 
     def to_json(self) -> str:
-        """[`~Timeline.to_dict`] as JSON."""
+        """Return [`~Timeline.to_dict`] as a line of JSON."""
         return json.dumps(self.to_dict(), ensure_ascii=False) + "\n"
 
     def to_csv(self) -> str:
@@ -120,10 +120,10 @@ class Timeline:
 
     def save(self, path: str | Path):
         """
-        Write a file of the kind that its ending says: `.json`, `.csv`, `.srt`, `.vtt`, `.png` or `.svg`.
+        Write the timeline to a file. The suffix selects the format: `.json`, `.csv`, `.srt`, `.vtt`, `.png` or `.svg`.
 
         Raises:
-            [`DataError`]: if it is of another ending, or cannot be written.
+            [`DataError`]: if the suffix is another one, or the file cannot be written.
         """
         path = Path(path)
         check_output_file(path)
@@ -132,7 +132,7 @@ class Timeline:
             if (suffix := path.suffix.lower()) not in writers:
                 return self.plot(path)
             with replacing(path) as temporary:
-                # Names of files need not be UTF-8, and RFC 4180 has the line ends of CSV.
+                # newline="": as_csv already writes the line ends of RFC 4180.
                 temporary.write_text(writers[suffix](), encoding="utf-8", newline="")
         except OSError as error:
             raise DataError(f"{path} cannot be written ({error.strerror}). Give another.") from error
@@ -161,12 +161,12 @@ def find_segments(
     **class_options,
 ) -> Timeline:
     r"""
-    Find what a long video shows when.
+    Find the segments of a long video, each with a start, an end, a label and a score.
 
-    The video is decoded once, from beginning to end, and classified in windows that slide over it; no more than the
-    frames of a window and a batch are in memory. The scores of a window are those that the pipeline gives for its
-    `start` and `end`. Each window then is of its best class, and neighbours of one class are one segment; between two
-    windows of different classes, the boundary is halfway between their middles.
+    The video is decoded once and classified in sliding windows. Memory holds only the frames of one window and one
+    batch. The scores of a window equal the scores of the pipeline for the same `start` and `end`. Each window gets its
+    best class, and neighbouring windows of one class form a segment. The boundary between two classes is halfway
+    between the middles of the two windows.
 
     Args:
         classifier ([`ZeroShotVideoClassificationPipeline`]):
@@ -174,39 +174,41 @@ def find_segments(
         video (`str`, `os.PathLike`, `bytes`, file object or `dict`):
             A video file, its address, its bytes, an open file or pipe, or a `datasets` row `{"path", "bytes"}`.
         candidate_labels (`str` or `Sequence[str]`, *optional*):
-            Names of the classes; one string holds several between commas. By default those of `descriptions`, or of
-            the class bank that is given or saved beside the model.
+            Class names; a string may hold several, separated by commas. The default is the classes of
+            `descriptions`, or of the class bank that is given or saved beside the model.
         window (`float`, *optional*, defaults to 2):
-            Seconds of a window. The model sees `processor.num_frames` frames of it.
+            Length of a window in seconds, at least 0.01. The model sees `processor.num_frames` frames of it.
         stride (`float`, *optional*, defaults to 1):
-            Seconds from the beginning of a window to that of the next. Boundaries are as fine.
+            Seconds between the starts of two windows, at least 0.01. It limits the precision of the boundaries.
         batch_size (`int`, *optional*, defaults to 8):
-            Windows that are embedded at a time.
+            Number of windows to embed at a time.
         ensemble (`str`, *optional*, defaults to `"probability"`):
             See [`ClassBank.probabilities`].
         smoothing (`int`, *optional*, defaults to 3):
-            Windows, an odd number, whose scores are averaged before one is the best; 1 leaves them as they are.
+            Number of neighbouring windows whose scores are averaged, odd. 1 disables smoothing.
         min_score (`float`, *optional*, defaults to 0):
-            The least smoothed score, from 0 to 1, of the windows of a segment.
+            Smallest smoothed score of a window in a segment, a probability in [0, 1].
         min_duration (`float`, *optional*, defaults to 0):
-            Seconds; shorter segments, and shorter gaps within one, go to their neighbours.
+            Smallest length of a segment in seconds. Shorter segments, and shorter gaps within a segment, join their
+            neighbours.
         allow_partial (`bool`, *optional*, defaults to `False`):
-            Whether to go on with what can be decoded of a damaged or incomplete file, and say so in `problem`.
+            Whether to continue with the readable part of a damaged file. `Timeline.problem` then says what is missing.
         disable_tqdm (`bool`, *optional*, defaults to `False`):
-            Whether to show no progress.
+            Whether to hide the progress bar.
         should_stop (`Callable[[], bool]`, *optional*):
-            Asked after each batch. Where it says so the search ends, with what was found.
+            Called after each batch. If it returns `True`, the search stops and returns the segments so far.
         class_options:
             `hypothesis_template`, `descriptions`, `include_label`, `input_conditioning`, `background_labels` and
-            `class_bank` of the pipeline, whose defaults hold here too.
+            `class_bank`, with the meaning and the defaults that they have in the pipeline.
 
     Returns:
-        [`Timeline`]: scores and segments.
+        [`Timeline`]: `segments`, and `scores` of shape `(windows, classes)` with `starts` and `ends` in seconds.
 
     Raises:
-        [`VideoReadError`]: if the video cannot be read. Where that shows after some windows, the error has an
-        attribute `timeline` with what was found before. `ValueError`: if an argument is out of range, or there are no
-        classes.
+        [`VideoReadError`]: if the video cannot be read. If some windows were read before, the attribute `timeline` of
+            the error holds them.
+        [`DataError`] (a `ValueError`): if an argument is out of range, or there are no classes.
+        `TypeError`: if a class option is unknown.
 
     Example:
 
@@ -228,43 +230,43 @@ def find_segments(
     chosen = take_class_options(class_options)
     if class_options:
         known = ", ".join(name for name in CLASS_OPTIONS if name != "candidate_labels")
-        raise TypeError(f"{sorted(class_options)} are no arguments of `find_segments`. Classes have: {known}.")
+        raise TypeError(f"{sorted(class_options)} are not arguments of `find_segments`. Class options are: {known}.")
     bank, processor = classifier.class_choice.choose(chosen), classifier.processor
-    found = _Found(classifier.model, processor, bank, ensemble)
+    scored = _WindowScores(classifier.model, processor, bank, ensemble)
     settings = {"window": window, "stride": stride, "smoothing": smoothing}
     settings |= {"min_score": min_score, "min_duration": min_duration}
     with FrameStream(video, allow_partial) as stream, _progress_bar(stream.duration, disable_tqdm) as bar:
         windows = slide_windows(stream, window, stride, processor.get_sampler(), processor.crop_frames)
         try:
             for number, one in enumerate(windows, start=1):
-                found.add(one)
+                scored.add(one)
                 if number % batch_size == 0:
-                    found.score()
+                    scored.score()
                     bar.update(max(0.0, one.end - bar.n))
                     if should_stop is not None and should_stop():
-                        return found.timeline(stream.name, f"Stopped after {one.end:.1f} s.", settings)
+                        return scored.timeline(stream.name, f"Stopped after {one.end:.1f} s.", settings)
         except VideoReadError as error:
-            found.score()
-            error.timeline = found.timeline(stream.name, f"{error.reason} {error.remedy}", settings)
+            scored.score()
+            error.timeline = scored.timeline(stream.name, f"{error.reason} {error.remedy}", settings)
             raise
-        found.score()
+        scored.score()
         bar.update(max(0.0, stream.end - bar.n))
-        return found.timeline(stream.name, stream.problem, settings)
+        return scored.timeline(stream.name, stream.problem, settings)
 
 
-class _Found:
-    """The windows that were scored, and those that wait to be."""
+class _WindowScores:
+    """The scores of the windows so far, and the clips of the next batch."""
 
     def __init__(self, model, processor, bank: ClassBank, ensemble: str):
         self.model, self.processor, self.bank, self.ensemble = model, processor, bank, ensemble
         self.times: list[tuple[float, float]] = []
-        self.rows: list[int] = []  # of each window
+        self.rows: list[int] = []  # the row of scores of each window
         self.scores = [np.zeros((0, len(bank.labels)), dtype=np.float32)]
         self.num_rows, self.last_numbers = 0, None
         self.waiting: list[np.ndarray] = []
 
     def add(self, window: Window):
-        """Add a window. A window with the frames of the one before has its scores."""
+        """Add a window. A window with the same frames as the one before shares its scores."""
         if window.numbers != self.last_numbers:
             self.waiting.append(window.clip())
             self.last_numbers, self.num_rows = window.numbers, self.num_rows + 1
@@ -273,7 +275,7 @@ class _Found:
 
     @torch.no_grad()
     def score(self):
-        """Embed those that wait."""
+        """Classify the waiting clips."""
         if not self.waiting:
             return
         frames = torch.from_numpy(np.stack(self.waiting)).to(self.model.device)
@@ -291,14 +293,9 @@ class _Found:
 
 
 def check_segment_options(smoothing: int, min_score: float, min_duration: float):
-    """
-    Raise if an option of the segments is out of range.
-
-    Raises:
-        [`DataError`]: if it is not.
-    """
+    """Raise [`DataError`] if an option of the segments is out of range."""
     if isinstance(smoothing, bool) or int(smoothing) != smoothing or smoothing < 1 or smoothing % 2 == 0:
-        raise DataError(f"`smoothing` is a number of windows with one in the middle, 1, 3, 5, …; got {smoothing}.")
+        raise DataError(f"`smoothing` must be an odd number of windows (1, 3, 5, …), got {smoothing}.")
     if not 0.0 <= min_score <= 1.0:
         raise DataError(f"`min_score` must be a probability from 0 to 1, got {min_score}.")
     if not 0.0 <= min_duration < math.inf:
@@ -306,14 +303,9 @@ def check_segment_options(smoothing: int, min_score: float, min_duration: float)
 
 
 def check_output_file(path: str | Path):
-    """
-    Raise if a timeline cannot be written to a file of this name.
-
-    Raises:
-        [`DataError`]: if its ending says no kind that there is.
-    """
+    """Raise [`DataError`] if the suffix of a file is not a format of timelines."""
     if Path(path).suffix.lower() not in FORMATS:
-        raise DataError(f"{path} does not end in one of {', '.join(FORMATS)}, by which its kind is known.")
+        raise DataError(f"The suffix of an output file must be one of {', '.join(FORMATS)}, got {path}.")
 
 
 def _check_window_options(window: float, stride: float, batch_size: int, ensemble: str):
@@ -328,7 +320,7 @@ def _check_window_options(window: float, stride: float, batch_size: int, ensembl
 
 def _progress_bar(duration: float | None, disable: bool) -> tqdm:
     return tqdm(
-        desc="Looking",
+        desc="Search",
         total=duration,
         unit=" s of video",
         bar_format=BAR_FORMAT_OF_UNKNOWN if duration is None else BAR_FORMAT,

@@ -1,4 +1,4 @@
-"""Scores of windows over time as segments with one label each."""
+"""Merge windows into segments with one label each."""
 
 from dataclasses import dataclass
 
@@ -57,10 +57,10 @@ def merge_windows(
     """
     Return the segments of a video.
 
-    A window is of the class with the highest smoothed score, or of none where that is the background or less than
-    `min_score`. Neighbours of one class are one segment. What is shorter than `min_duration`, the shortest first, goes
-    to its neighbours: a segment or gap within one class to that class, a segment between two classes to each as far as
-    it scores higher, and one beside nothing to nothing.
+    A window gets the class with the highest smoothed score. It gets no class if the background wins or the score is
+    below `min_score`. Neighbouring windows of one class form a segment. Runs shorter than `min_duration` are removed,
+    the shortest first: a segment or gap within one class joins that class; a segment between two classes is split
+    where the sum of their scores is highest; a segment beside a gap becomes part of the gap.
 
     Args:
         starts (`np.ndarray` of shape `(W,)`), ends (`np.ndarray` of shape `(W,)`):
@@ -68,20 +68,20 @@ def merge_windows(
         scores (`np.ndarray` of shape `(W, C)`):
             Probabilities.
         labels (`list[str | None]`):
-            Those of the C columns; `None` is the background.
+            Labels of the C columns; `None` is the background.
         smoothing (`int`, *optional*, defaults to 3):
-            Windows to average, an odd number.
+            Number of windows to average, odd.
         min_score (`float`, *optional*, defaults to 0):
-            The least score of a segment's windows.
+            Smallest smoothed score of a window in a segment.
         min_duration (`float`, *optional*, defaults to 0):
-            The least duration of a segment, in seconds.
+            Smallest length of a segment in seconds.
     """
     if len(scores) == 0:
         return []
     smoothed, edges = smooth(scores, smoothing), window_edges(starts, ends)
     columns = [column for column, label in enumerate(labels) if label is not None]
     background = smoothed[:, [column for column, label in enumerate(labels) if label is None]].sum(axis=1)
-    # "None of these" is one more class, the last, with at least `min_score`; a label that has as much goes before it.
+    # "None of these" is the last class and scores at least `min_score`. On a tie argmax prefers a label.
     contest = np.column_stack([smoothed[:, columns], np.maximum(background, min_score)])
     none = len(columns)
     best = contest.argmax(axis=1)
@@ -101,11 +101,11 @@ def merge_windows(
     ]
 
 
-# Runs of windows of one class are two arrays: the first window of each, and its class.
+# Runs of windows of one class are kept as two arrays: the first window of each run, and the class of each run.
 
 
 def _join(firsts: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbours of one class as one run."""
+    """Merge neighbouring runs of one class."""
     is_new = np.append(True, classes[1:] != classes[:-1])
     return firsts[is_new], classes[is_new]
 

@@ -1,4 +1,4 @@
-"""Windows of time that slide over a video, each with the frames that the processor samples of it."""
+"""Slide windows of time over a video and sample the frames of each window."""
 
 import math
 from collections import deque
@@ -11,21 +11,21 @@ from ezclip.timeline.frame_streams import FrameStream, StreamedFrame
 from video_ezclip import ROUNDING, FrameSampler
 
 
-# Pictures wait in this much memory to be asked for; beyond, they are cropped to the model's size.
+# Memory for pictures that are not cropped yet. Above it, the oldest are cropped to the model's size.
 MAX_PICTURE_BYTES = 2**28
 
 Crop = Callable[[np.ndarray], np.ndarray]
 
 
 class HeldFrame:
-    """A frame that windows share; it is cropped once, and not before one of them asks."""
+    """A frame that windows share. It is cropped once, when a window first needs it."""
 
     def __init__(self, frame: StreamedFrame, crop: Crop):
         self.number, self.seconds = frame.number, frame.seconds
         self._frame, self._crop, self._cropped = frame, crop, None
 
     def cropped(self) -> np.ndarray:
-        """`(H, W, 3)` of the model's size, uint8."""
+        """Return the frame at the model's size: `(H, W, 3)`, uint8."""
         if self._cropped is None:
             self._cropped = self._crop(self._frame.image()[None])[0]
             self._frame = None
@@ -33,7 +33,7 @@ class HeldFrame:
 
     @property
     def num_bytes(self) -> int:
-        """Return the memory of the frame in bytes, while it is a picture."""
+        """Return the memory of the uncropped picture in bytes; 0 after cropping."""
         return 0 if self._frame is None else self._frame.num_bytes
 
 
@@ -46,7 +46,7 @@ class Window:
         start (`float`), end (`float`):
             Seconds; both within the video.
         frames (`list[HeldFrame]`):
-            Those that are sampled of it.
+            The sampled frames.
     """
 
     start: float
@@ -55,11 +55,11 @@ class Window:
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """The indices of the frames in the video."""
+        """Return the indices of the frames in the video."""
         return tuple(frame.number for frame in self.frames)
 
     def clip(self) -> np.ndarray:
-        """`(T, H, W, 3)`, uint8."""
+        """Return the frames: `(T, H, W, 3)`, uint8."""
         return np.stack([frame.cropped() for frame in self.frames])
 
 
@@ -112,7 +112,7 @@ def slide_windows(
             return
         number += 1
         drop_what_is_over()
-    if held and number == first:  # all of the video is between two windows
+    if held and number == first:  # the whole video lies between two windows
         yield Window(stream.start, stream.end, [held[index] for index in sample(len(held))])
 
 
@@ -123,7 +123,7 @@ def _first_window(seconds: float, window: float, stride: float) -> int:
 
 
 def _make_room(held: deque[HeldFrame]):
-    """Crop the oldest pictures, until the others fit into memory."""
+    """Crop the oldest pictures until the rest fits into memory."""
     num_bytes = sum(frame.num_bytes for frame in held)
     for frame in held:
         if num_bytes <= MAX_PICTURE_BYTES:

@@ -234,7 +234,7 @@ def test_command_says_what_is_wrong(tmp_path, monkeypatch, capsys):
     pytest.importorskip("gradio", reason="the page needs gradio")
     monkeypatch.chdir(tmp_path)
     for argv, sentence in (
-        ([], "`ezclip demo`"),
+        ([], "`ezclip demo"),
         (["--max_seconds", "0"], "--max_seconds must be a number above 0"),
         (["--max_size_mb", "nan"], "--max_size_mb must be a number above 0"),
     ):

@@ -334,7 +334,7 @@ GOOD = '{"video": "a.mp4", "label": "yoga", "predictions": [{"label": "yoga", "s
 @pytest.mark.parametrize(
     "line, reason",
     [
-        ('{"video": "b.mp4", "predictions": [{"label": "yo', "ends in the middle"),
+        ('{"video": "b.mp4", "predictions": [{"label": "yo', "incomplete"),
         ("[1]\n", "not an object"),
         ('{"predictions": [{"label": "yoga", "score": 0.5}]}\n', "`video` is null"),
         ('{"video": "b.mp4", "label": 3, "predictions": [{"label": "yoga", "score": 0.5}]}\n', "`label` is 3"),
@@ -350,8 +350,8 @@ GOOD = '{"video": "a.mp4", "label": "yoga", "predictions": [{"label": "yoga", "s
             '{"video": "b.mp4", "predictions": [{"label": "a", "score": 0.2}, {"label": "a", "score": 0.2}]}\n',
             "predicted twice",
         ),
-        ("\xff\xfe\n", "no JSON"),
-        ("[" * 100_000 + "\n", "no JSON"),
+        ("\xff\xfe\n", "not JSON"),
+        ("[" * 100_000 + "\n", "not JSON"),
     ],
 )
 def test_broken_lines_are_named(line, reason, tmp_path):
@@ -387,7 +387,7 @@ def test_files_of_other_predictions_are_told(tmp_path):
     page = read_page(write_report(folder))
     assert "a top-1 of 0.123 on 12 videos" in page.source
     assert "counts 2 videos that could not be read, bad_videos.jsonl names 0" in page.source
-    assert "video_embeds.safetensors is of other predictions" in page.source
+    assert "video_embeds.safetensors belongs to other predictions" in page.source
     assert page.sections["Map of the videos"]["images"] == []
     assert "No file says" in page.text("Settings")
 

@@ -482,7 +482,7 @@ def test_picture_of_many_classes_has_those_that_are_there(tmp_path):
         ({"window": 0}, "`window` must be a number of seconds"),
         ({"stride": float("nan")}, "`stride` must be a number of seconds"),
         ({"batch_size": 0}, "`batch_size` must be a whole number"),
-        ({"smoothing": 2}, "`smoothing` is a number of windows with one in the middle"),
+        ({"smoothing": 2}, "`smoothing` must be an odd number"),
         ({"min_score": 2}, "`min_score` must be a probability"),
         ({"min_duration": -1}, "`min_duration` must be a number of seconds"),
         ({"ensemble": "mean"}, "`ensemble` must be one of"),
@@ -495,9 +495,9 @@ def test_options_out_of_range(classifier, bank, film, options, message):
 
 
 def test_unknown_arguments_and_endings(classifier, bank, film, timeline, tmp_path):
-    with pytest.raises(TypeError, match=r"\['windows'\] are no arguments"):
+    with pytest.raises(TypeError, match=r"\['windows'\]"):
         look(classifier, film, bank, windows=3)
-    with pytest.raises(DataError, match=r"film.txt does not end in one of .json, .csv, .srt"):
+    with pytest.raises(DataError, match=r".json, .csv, .srt.*film\.txt"):
         timeline.save(tmp_path / "film.txt")
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot be written"):
@@ -544,8 +544,8 @@ def test_command_keeps_what_was_found_before_damage(tiny_folder, bank_folder, fi
 @pytest.mark.parametrize(
     "args,message",
     [
-        (["--output_file", "film.doc"], "film.doc does not end in one of"),
-        (["--candidate_labels", "red", "--label_list", "x.csv"], "leave out one"),
+        (["--output_file", "film.doc"], "film.doc"),
+        (["--candidate_labels", "red", "--label_list", "x.csv"], "--label_list"),
         (["--window", "-1"], "`window` must be a number of seconds"),
         (["--device", "cuda:99"], "--device cuda:99 cannot be used"),
     ],
