@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""What very many videos take, from what `scripts/benchmark.py` measured on the machine that is to do it.
+"""Plan predictions for very many videos from the results of `scripts/benchmark.py`.
 
     python scripts/plan_scale.py --benchmark benchmark --cores_per_node 64 --accelerators_per_node 8
 
-`--benchmark` is a folder with `decode.json` (of videos like those that are to be predicted) and `model.json`, and if
-there is one `text.json`. They may be of two machines: decoding of one with the cores, embedding of one with the
-accelerator. See docs/scale.md for the arithmetic.
+`--benchmark` is a folder with `decode.json` (measured on similar videos), `model.json` and optionally `text.json`.
+They may come from two machines: decoding from one with the cores, embedding from one with the accelerator.
+docs/scale.md explains the arithmetic.
 """
 
 import argparse
@@ -28,34 +28,16 @@ from ezclip.utils.tables import as_markdown_table
 
 @dataclass
 class Costs:
-    """
-    What one clip takes.
+    """The costs of one clip."""
 
-    Args:
-        decode_seconds (`float`):
-            Of one core, from the file to the frames that the model takes.
-        forward_seconds (`float`):
-            Of one accelerator; without accelerators of one core.
-        bank_seconds (`float`, *optional*):
-            Of the class bank, for each process and before the first clip.
-        num_bytes (`float`):
-            Of the file.
-        video_seconds (`float`):
-            How long the clip is.
-        has_accelerator (`bool`):
-            Whether the model ran on one.
-        batch_size (`int`), precision (`str`):
-            With which it was fastest.
-    """
-
-    decode_seconds: float
-    forward_seconds: float
-    bank_seconds: float | None
-    num_bytes: float
-    video_seconds: float
-    has_accelerator: bool
-    batch_size: int
-    precision: str
+    decode_seconds: float  # of one core, from the file to the pixels of the model
+    forward_seconds: float  # of one accelerator, or of one core without accelerators
+    bank_seconds: float | None  # to build the class bank, once per process
+    num_bytes: float  # of the file
+    video_seconds: float  # duration of the clip
+    has_accelerator: bool  # whether the model ran on an accelerator
+    batch_size: int  # of the fastest forward pass
+    precision: str  # of the fastest forward pass
 
 
 def read_costs(folder: str | Path) -> Costs:
@@ -63,7 +45,7 @@ def read_costs(folder: str | Path) -> Costs:
     Read the costs of a clip from the files of a benchmark.
 
     Raises:
-        [`DataError`]: if it is not there, or is not one.
+        [`DataError`]: if a file is missing or is not of a benchmark.
     """
     decode, model = read(folder, "decode"), read(folder, "model")
     try:
@@ -91,13 +73,13 @@ def read_costs(folder: str | Path) -> Costs:
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise DataError(
-            f"{folder} does not hold what benchmark.py writes, or not the forward pass in float32 or autocast "
-            f"({error!r}). Run its commands `decode` and `model` into that folder again."
+            f"{folder} must hold results of benchmark.py, with a forward pass in float32 or autocast; reading them "
+            f"failed with {error!r}. Run its commands `decode` and `model` with --output_dir {folder} again."
         ) from error
 
 
 def is_run(row: dict) -> bool:
-    """Return whether `ezclip run` computes in the way of a row."""
+    """Return whether `ezclip run` can compute as a row does."""
     return row["precision"] in ("float32", "autocast") and not row["compiled"]
 
 
@@ -122,7 +104,7 @@ class Node:
     accelerators: int
 
     def clips_per_second(self, costs: Costs) -> float:
-        """Return the clips that a node predicts in a second, decoding and computing at the same time."""
+        """Return the clips that a node predicts per second. Decoding and embedding overlap."""
         if self.accelerators == 0:
             return self.cores / (costs.decode_seconds + costs.forward_seconds)
         return min(self.accelerators / costs.forward_seconds, self.cores / costs.decode_seconds)
@@ -139,24 +121,17 @@ def plan(num_clips: float, costs: Costs, node: Node, num_nodes: int | None, dead
     """
     Compute the time for `num_clips`, on the given nodes or on as many as the deadline needs.
 
-    Args:
-        num_clips (`float`):
-            The clips.
-        costs ([`Costs`]):
-            What one takes.
-        node ([`Node`]):
-            A machine.
-        num_nodes (`int`, *optional*):
-            How many there are.
-        deadline_hours (`float`):
-            In which all is to be done, where that is left open.
+    Raises:
+        [`DataError`]: if the class bank alone takes longer than the deadline.
     """
     rate, decode, forward = node.clips_per_second(costs), costs.decode_seconds, costs.forward_seconds
     bank = costs.bank_seconds or 0.0
     if num_nodes is None:
         seconds = 3600 * deadline_hours - bank
         if seconds <= 0:
-            raise DataError(f"--deadline_hours {deadline_hours} is less than the class bank takes ({bank:.0f} s).")
+            raise DataError(
+                f"--deadline_hours must be more than the class bank takes ({bank:.0f} s), got {deadline_hours}."
+            )
         num_nodes = math.ceil(num_clips / rate / seconds)
     return {
         "num_clips": num_clips,
@@ -191,12 +166,12 @@ def launch_command(costs: Costs, node: Node, num_nodes: int) -> str:
 
 
 def balance(costs: Costs) -> float:
-    """Cores that decode as fast as one accelerator embeds."""
+    """Return the number of cores that decode as fast as one accelerator embeds."""
     return costs.decode_seconds / costs.forward_seconds
 
 
 def as_markdown(result: dict, command: str) -> str:
-    """Return the tables of a result as text."""
+    """Return the plan as Markdown."""
     costs, node = result["costs"], result["node"]
     what = "accelerator" if costs["has_accelerator"] else "core"
     lines = [
@@ -236,10 +211,10 @@ def as_markdown(result: dict, command: str) -> str:
 
 def make_plan(args: argparse.Namespace) -> tuple[dict, str]:
     """
-    Costs, plans for short and for long videos, and the command for the short ones.
+    Return costs and plans for short and for long videos, and the command for the short ones.
 
     Raises:
-        [`DataError`]: if the benchmark is not there, or is of another kind of machine.
+        [`DataError`]: if the benchmark is missing, or was measured on another kind of machine.
     """
     costs = read_costs(args.benchmark)
     cores = args.cores_per_node or read(args.benchmark, "decode")["machine"]["cores"]
@@ -249,12 +224,12 @@ def make_plan(args: argparse.Namespace) -> tuple[dict, str]:
     if (accelerators > 0) != costs.has_accelerator:
         measured = "with an accelerator" if costs.has_accelerator else "without accelerators"
         raise DataError(
-            f"{args.benchmark}/model.json was measured {measured}, which says nothing of nodes with {accelerators} of "
-            "them. Run `benchmark.py model` on such a node, or give another --accelerators_per_node."
+            f"{args.benchmark}/model.json was measured {measured}, so it cannot plan --accelerators_per_node "
+            f"{accelerators}. Run `benchmark.py model` on such a node, or change the option."
         )
     node = Node(cores, accelerators)
     length = args.seconds_per_clip or costs.video_seconds
-    # Reading and decoding grow with the length of a clip.
+    # Reading and decoding grow with the duration of a clip.
     longer = length / costs.video_seconds
     of_long = replace(costs, decode_seconds=costs.decode_seconds * longer, num_bytes=costs.num_bytes * longer)
     plans = {
@@ -275,24 +250,23 @@ def make_plan(args: argparse.Namespace) -> tuple[dict, str]:
 
 
 def main(argv: list[str] | None = None):
-    """Print and write the plan that the command line asks for."""
+    """Print and write the plan."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--benchmark", required=True, help="folder with what benchmark.py wrote")
-    parser.add_argument("--clips", type=float, default=1e6, help="short videos to predict (default: a million)")
+    parser.add_argument("--benchmark", required=True, help="output folder of benchmark.py")
+    parser.add_argument("--clips", type=float, default=1e6, help="number of short videos (default: a million)")
     parser.add_argument("--hours", type=float, default=1e6, help="hours of long videos (default: a million)")
     parser.add_argument(
         "--seconds_per_clip",
         type=float,
-        help="length of the clips that long videos are cut into (default: that of the measured clips)",
+        help="duration of the clips of long videos (default: that of the measured clips)",
     )
-    parser.add_argument("--cores_per_node", type=int, help="cores of a node (default: those of the benchmark)")
+    parser.add_argument("--cores_per_node", type=int, help="(default: those of the benchmark)")
     parser.add_argument("--accelerators_per_node", type=int, help="(default: 1 if the benchmark had one, or 0)")
-    parser.add_argument("--nodes", type=int, help="nodes there are (default: as many as the deadline asks for)")
+    parser.add_argument("--nodes", type=int, help="number of nodes (default: as many as the deadline needs)")
     parser.add_argument("--deadline_hours", type=float, default=24.0, help="(default: %(default)s)")
     parser.add_argument("--output_file", help="JSON file for the plan")
     args = parser.parse_args(argv)
-    positive = ("clips", "hours", "seconds_per_clip", "cores_per_node", "nodes", "deadline_hours")
-    for name in positive:
+    for name in ("clips", "hours", "seconds_per_clip", "cores_per_node", "nodes", "deadline_hours"):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
             parser.error(f"--{name} must be a number above 0, got {value}.")

@@ -1,4 +1,4 @@
-"""`cost`: parameters, trained parameters and multiply-accumulates of models, without weights and without timing."""
+"""`cost`: count parameters and multiply-accumulates of models. Needs no weights and times nothing."""
 
 import argparse
 import copy
@@ -14,7 +14,7 @@ from modeling_ezclip import EZClipModel, EZClipTextModel, PackedTexts
 from scripts.benchmarks.models import embed, make_config, make_model, make_rivals, name_of_model
 
 
-# Tokens of a label in a sentence, such as "a video of juggling balls" with CLIP's beginning and end of text
+# Tokens of a short prompt, such as "a video of juggling balls" with CLIP's start and end tokens
 LABEL_LENGTH = 8
 
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> dict:
     clip = (1, vision.num_frames, vision.num_channels, vision.image_size, vision.image_size)
     for name, rival in rivals.items():
         macs = count_macs_of(
-            lambda name=name: make_rivals(config, eager=True)[name].eval(), lambda model: _embed_nothing(model, clip)
+            lambda name=name: make_rivals(config, eager=True)[name].eval(), lambda model: _embed_empty(model, clip)
         )
         models.append(_row(name, rival, macs, macs, vision.num_frames))
     plain = copy.deepcopy(config)
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> dict:
 
 @torch.no_grad()
 def count_text_macs(config, length: int, batch_size: int = 1) -> int:
-    """Multiply-accumulates of embedding texts of so many tokens."""
+    """Return the multiply-accumulates of embedding `batch_size` texts of `length` tokens."""
     text = copy.deepcopy(config.text_config)
     text._attn_implementation = "eager"
     macs = count_macs_of(
@@ -67,7 +67,7 @@ def count_text_macs(config, length: int, batch_size: int = 1) -> int:
 
 @torch.no_grad()
 def count_bank_macs(config, texts: list[list[int]], batch_size: int) -> int:
-    """Multiply-accumulates of embedding the tokens of texts as a class bank does, what they share once."""
+    """Return the multiply-accumulates of embedding token lists as a class bank does: shared prefixes count once."""
     text, texts = copy.deepcopy(config.text_config), sorted(texts)
     text._attn_implementation = "eager"
     batches = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
@@ -79,7 +79,7 @@ def count_bank_macs(config, texts: list[list[int]], batch_size: int) -> int:
 
 
 @torch.no_grad()
-def _embed_nothing(model: nn.Module, size: tuple[int, ...]):
+def _embed_empty(model: nn.Module, size: tuple[int, ...]):
     embed(model, torch.empty(size))
 
 
@@ -97,8 +97,8 @@ def _row(name: str, model: nn.Module, macs: int, macs_alone: int, num_frames: in
 
 def as_text(result: dict) -> str:
     """Return the tables of a result as text."""
-    floor = next(row for row in result["models"] if row["model"] == "CLIPVisionModel")
-    per_frame = floor["macs_per_clip"] / floor["num_frames"]
+    clip = next(row for row in result["models"] if row["model"] == "CLIPVisionModel")
+    per_frame = clip["macs_per_clip"] / clip["num_frames"]
     rows = [
         [
             row["model"],
@@ -113,12 +113,12 @@ def as_text(result: dict) -> str:
         for row in result["models"]
     ]
     texts = [[text["model"], str(text["length"]), f"{text['macs'] / 1e9:.4g}"] for text in result["texts"]]
-    header = ["model", "parameters", "trained", "frames", "GMAC a clip", "a frame, of CLIPVisionModel's"]
-    header += ["embedding alone, GMAC", "a frame, of CLIPVisionModel's"]
+    header = ["model", "parameters", "trained", "frames", "GMAC per clip", "per frame / CLIPVisionModel"]
+    header += ["embedding only, GMAC", "per frame / CLIPVisionModel"]
     return (
-        f"{machine_as_text(result['machine'])}\n\nMultiply-accumulates (10^9) of embedding one clip: of all linear "
-        "layers, the convolution and both products of every attention; counted, not timed. For the embedding alone "
-        "(`output_last_hidden_state=False`, as pipeline, script and training ask) ours computes of its last block the "
-        "CLS token.\n\n"
-        f"{as_markdown_table(header, rows)}\n\n{as_markdown_table(['text tower of', 'tokens', 'GMAC a text'], texts)}"
+        f"{machine_as_text(result['machine'])}\n\nMultiply-accumulates (10^9) of embedding one clip: linear layers, "
+        "the convolution and both products of each attention. They are counted, not timed. `embedding only` is "
+        "`output_last_hidden_state=False`, which pipeline, script and training use: the last block of ezclip then "
+        "computes its CLS token only.\n\n"
+        f"{as_markdown_table(header, rows)}\n\n{as_markdown_table(['text tower', 'tokens', 'GMAC per text'], texts)}"
     )

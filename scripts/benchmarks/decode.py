@@ -1,4 +1,4 @@
-"""`decode`: from a video file to frames, and to the pixels that a model takes, on one core."""
+"""`decode`: time reading a video file to frames, and to the pixels of a model, on one core."""
 
 import argparse
 import os
@@ -16,19 +16,22 @@ from ezclip.data.sources import load_folder
 from ezclip.utils.tables import as_markdown_table
 from ezclip.utils.timing import compare, describe_machine, machine_as_text, measure, one_core, reason_of, summarize
 from processing_ezclip import EZClipProcessor
-from video_ezclip import FrameSampler, VideoFramesMetadata, VideoReadError, read_frames
+from video_ezclip import FrameSampler, VideoReadError, read_frames
 
 
-# Mean difference in levels up to which two frames are the same but for the rounding of their colours.
+# Frames with a smaller mean difference, in levels, differ only in the rounding of colours.
 SAME_FRAME = 2.0
+# Attributes of VideoFramesMetadata in the result
+PROPERTIES = ("width", "height", "codec", "total_num_frames", "duration", "access")
 
 
 def find_videos(paths: Iterable[str]) -> list[str]:
     """
-    Video files, and those of folders.
+    Return video files, and the video files of folders.
 
     Raises:
-        [`VideoReadError`]: if there is no such file. [`DataError`]: if a folder holds none.
+        [`VideoReadError`]: if a path does not exist.
+        [`DataError`]: if a folder holds no video.
     """
     found = []
     for path in paths:
@@ -37,24 +40,24 @@ def find_videos(paths: Iterable[str]) -> list[str]:
         elif os.path.isfile(path):
             found.append(path)
         else:
-            raise VideoReadError(path, "is not a file.", "Give the paths of video files, or of their folder.")
+            raise VideoReadError(path, "is not a file.", "Give paths of video files or folders.")
     return found
 
 
 @dataclass
 class Reader:
     """
-    What reads a video file.
+    A way to read a video file.
 
     Args:
         run (`Callable[[], object]`):
-            Reads it; this is timed.
+            The function to time.
         result (`str`):
-            What it makes of it: `"pixels"` or `"frames"`.
+            What it returns: `"pixels"` or `"frames"`.
         frames (`Callable[[], np.ndarray]`, *optional*):
-            Its frames, to be compared with ours; `None` for our own.
+            Returns the frames, to compare them with those of ezclip. `None` for ezclip itself.
         baseline (`str`, *optional*):
-            Name of the reader that it is compared with.
+            Name of the reader to compare with.
     """
 
     run: Callable[[], object]
@@ -64,7 +67,7 @@ class Reader:
 
 
 def get_readers(path: str, indices: list[int], processor: EZClipProcessor, image_processor) -> dict[str, Reader]:
-    """Return the readers by name, each after the one it is compared with."""
+    """Return the readers by name. A baseline precedes the readers that are compared with it."""
     sample = processor.get_sampler()
     load = partial(load_with_transformers, path, sample)
     in_sequence, by_index = partial(read_in_sequence, path, indices), partial(read_with_decord, path, sample)
@@ -86,7 +89,7 @@ def load_with_transformers(path: str, sample: FrameSampler) -> np.ndarray:
 
 
 def read_in_sequence(path: str, indices: list[int]) -> np.ndarray:
-    """Decode all frames up to the last wanted one, in order. The indices are given, not counted."""
+    """Decode all frames up to the last index in order. Counting the frames is not part of it."""
     images = {}
     with av.open(path, metadata_errors="ignore") as container:
         stream = container.streams.best("video")
@@ -108,7 +111,7 @@ def read_with_decord(path: str, sample: FrameSampler) -> np.ndarray:
 
 
 def greatest_difference(frames: np.ndarray, ours: np.ndarray) -> float:
-    """Mean difference in levels of the frame that differs most; infinite where number or size of frames differ."""
+    """Return the largest mean difference of a frame, in levels; infinite if number or size of frames differ."""
     if frames.shape != ours.shape:
         return float("inf")
     return max(float(np.abs(a.astype(np.int16) - b).mean()) for a, b in zip(frames, ours))
@@ -119,7 +122,7 @@ def measure_video(path: str, processor: EZClipProcessor, image_processor, rounds
     Time all readers on one file.
 
     Returns:
-        `dict`: facts of the file, and by name what each reader took, or in `failed` why it cannot read it.
+        `dict`: properties of the file, and by name the times of each reader, or in `failed` its error.
 
     Raises:
         [`VideoReadError`]: if ezclip cannot read the file.
@@ -130,9 +133,8 @@ def measure_video(path: str, processor: EZClipProcessor, image_processor, rounds
         results[name] = {"result": reader.result}
         if reader.frames is not None:
             try:
-                same = greatest_difference(reader.frames(), frames) < SAME_FRAME
-                results[name]["same_frames"] = same
-            except Exception as error:  # whatever a rival fails with is its result
+                results[name]["same_frames"] = greatest_difference(reader.frames(), frames) < SAME_FRAME
+            except Exception as error:  # any error of a rival is its result
                 results[name]["failed"] = reason_of(error)
     running = {name: readers[name].run for name, result in results.items() if "failed" not in result}
     timings = measure(running, rounds)
@@ -142,13 +144,8 @@ def measure_video(path: str, processor: EZClipProcessor, image_processor, rounds
         results[name]["clips_per_second_per_core"] = 1000 / results[name]["cpu_ms"]["median"]
         if (baseline := readers[name].baseline) is not None:
             results[name]["against"] = {"reader": baseline, **compare(timing.cpu, timings[baseline].cpu)}
-    return {"video": path, "bytes": os.path.getsize(path), **facts(metadata), "readers": results}
-
-
-def facts(metadata: VideoFramesMetadata) -> dict:
-    """Return size, length and codec of a video."""
-    names = ("width", "height", "codec", "total_num_frames", "duration", "access")
-    return {name: getattr(metadata, name) for name in names}
+    properties = {name: getattr(metadata, name) for name in PROPERTIES}
+    return {"video": path, "bytes": os.path.getsize(path), **properties, "readers": results}
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -172,7 +169,15 @@ def run(args: argparse.Namespace) -> dict:
 
 def as_text(result: dict) -> str:
     """Return the tables of a result as text."""
-    header = ["video", "reader", "CPU ms (quartiles)", "wall ms", "clips/s per core", "times ours (rounds)", "frames"]
+    header = [
+        "video",
+        "reader",
+        "CPU ms (quartiles)",
+        "wall ms",
+        "clips/s per core",
+        "time / ezclip (range)",
+        "frames",
+    ]
     rows = []
     for video in result["videos"]:
         title = (
@@ -183,8 +188,8 @@ def as_text(result: dict) -> str:
             rows.append([title, f"{name} ({reader['result']})", *_cells(reader)])
             title = ""
     return (
-        f"{machine_as_text(result['machine'])}\n\nFile to {result['num_frames']} frames, and to pixels "
-        f"({result['image_processor']}), on one core; median of {result['rounds']} rounds.\n\n"
+        f"{machine_as_text(result['machine'])}\n\nFrom file to {result['num_frames']} frames, and to pixels "
+        f"({result['image_processor']}), on one core. Median of {result['rounds']} rounds.\n\n"
         f"{as_markdown_table(header, rows)}"
     )
 

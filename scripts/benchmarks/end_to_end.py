@@ -1,4 +1,4 @@
-"""`end-to-end`: from files to predictions that are written, next to a plain loop that does the same."""
+"""`end-to-end`: time files to written predictions, beside a plain loop that does the same."""
 
 import argparse
 import copy
@@ -36,7 +36,7 @@ from video_ezclip import FrameSampler
 
 OURS, LOOP = "ezclip", "PyAV in sequence + CLIPImageProcessor"
 TOP_K = 5
-# Clips of the round that is not counted
+# Clips of the warm-up round
 WARM_UP = 4
 
 
@@ -50,23 +50,23 @@ def read_all(path: str, sample: FrameSampler) -> list[np.ndarray]:
 @dataclass
 class Task:
     """
-    What all ways do.
+    What both methods share.
 
     Args:
         models (`dict[str, EZClipModel]`):
-            The same model for each way, with weights in float32.
+            A copy of the model for each method, with float32 weights.
         processor ([`EZClipProcessor`]):
-            How frames are sampled, and made pixels of.
+            Samples frames and makes pixels.
         bank ([`ClassBank`]):
             The classes.
         accelerator (`Accelerator`):
-            Where to compute.
+            Device and precision.
         args (`argparse.Namespace`):
             The options of the command.
         read ([`IsolatedReader`]):
-            What reads videos as `run_video_zeroshot.py` does.
+            Reads videos as `ezclip run` does.
         folder (`Path`):
-            Where to write, each time into a folder of its own.
+            Each run writes into a new folder in it.
     """
 
     models: dict[str, EZClipModel]
@@ -106,9 +106,8 @@ class Task:
 
     @torch.no_grad()
     def loop(self, paths: list[str]) -> dict[str, dict]:
-        """Predict one clip after the other: full decode, CLIP's image processor, float32."""
-        options = self.processor.image_processor.to_dict()
-        image_processor = transformers.CLIPImageProcessor.from_dict(options)
+        """Predict clip by clip: decode the whole video, CLIP's image processor, float32."""
+        image_processor = transformers.CLIPImageProcessor.from_dict(self.processor.image_processor.to_dict())
         sample, folder, device = self.processor.get_sampler(), self.new_folder(), self.accelerator.device
         model = self.models[LOOP].to(device).eval()
         with open(folder / "predictions.jsonl", "w", encoding="utf-8") as file:
@@ -126,13 +125,13 @@ class Task:
 
 
 def read_predictions(folder: Path) -> dict[str, dict]:
-    """Label and score of the best class of each video."""
+    """Read label and score of the best class of each video."""
     lines = map(json.loads, (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines())
     return {line["video"]: line["predictions"][0] for line in lines}
 
 
 def run(args: argparse.Namespace) -> dict:
-    """Time both ways, and compare their predictions."""
+    """Time both methods, and compare their predictions."""
     paths = find_videos(args.videos)
     labels = make_labels(args.num_labels or 100) if args.label_list is None else read_label_list(args.label_list)
     labels = labels[: args.num_labels]
@@ -148,7 +147,7 @@ def run(args: argparse.Namespace) -> dict:
         task, found = Task(models, processor, bank, accelerator, args, read, Path(folder)), {}
 
         def contenders(paths: list[str]) -> dict[str, Callable[[], None]]:
-            """Return both ways by name."""
+            """Return both methods by name."""
             split = load_files(paths)
             return {
                 OURS: lambda: found.update({OURS: task.predict(split)}),
@@ -194,7 +193,7 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def agreement(ours: dict[str, dict], theirs: dict[str, dict]) -> dict:
-    """Count the videos with the same best label, with another one, and read by one way only."""
+    """Return the number of equal best labels, the videos that differ, and those that one method alone could read."""
     both = [video for video in ours if video in theirs]
     different = [video for video in both if ours[video]["label"] != theirs[video]["label"]]
     return {
@@ -207,20 +206,21 @@ def agreement(ours: dict[str, dict], theirs: dict[str, dict]) -> dict:
 
 def as_text(result: dict) -> str:
     """Return the tables of a result as text."""
-    header = ["way", "precision", "s (quartiles)", "clips/s", "of the matrix rate", "times faster (rounds)", "read"]
+    header = ["method", "precision", "s (quartiles)", "clips/s", "share of matrix rate", "speedup (range)", "read"]
     rows = [[row["way"], row["precision"], *_cells(row)] for row in result["rows"]]
     same = result["agreement"]
-    lines = [f"The best label is the same for {same['num_same']} of {same['num_compared']} clips that both read."]
+    lines = [
+        f"The best label is the same for {same['num_same']} of {same['num_compared']} clips that both could read."
+    ]
     for one in same["different"]:
         ours, theirs = (f"{one[way]['label']!r} ({one[way]['score']:.4f})" for way in (OURS, LOOP))
-        lines.append(f"{Path(one['video']).name}: {ours}, by the loop {theirs}.")
-    lines += [f"{Path(video).name}: read by one of them alone." for video in same["read_by_one"]]
-    workers = result["num_workers"]
+        lines.append(f"{Path(one['video']).name}: {OURS} predicts {ours}, the loop {theirs}.")
+    lines += [f"{Path(video).name}: only one of both could read it." for video in same["read_by_one"]]
     parts = [
         machine_as_text(result["machine"]),
-        f"{result['num_clips']} clips ({result['num_bytes'] / 1e6:.1f} MB), from file to predictions among "
-        f"{result['num_labels']} classes on the disk. {result['model']}: {result['size']}. {OURS}: batch "
-        f"{result['batch_size']}, {workers} processes that decode; the loop: one clip at a time. Median of "
+        f"{result['num_clips']} clips ({result['num_bytes'] / 1e6:.1f} MB), from files to written predictions, "
+        f"{result['num_labels']} classes. {result['model']}: {result['size']}. {OURS}: batch {result['batch_size']}, "
+        f"{result['num_workers']} decoding processes. The loop: one clip at a time. Median of "
         f"{result['rounds']} rounds.",
         as_markdown_table(header, rows),
         rates_as_text(result["matrix"]),

@@ -1,4 +1,4 @@
-"""The physical limit: how fast the machine multiplies matrices, measured beside what is made of such products."""
+"""The matrix rate: how fast the machine multiplies matrices, measured in the same rounds as the models."""
 
 from collections.abc import Callable, Iterable
 
@@ -9,9 +9,9 @@ from ezclip.utils.timing import Timing, measure, summarize
 
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
-# Sides of square matrices. A processor is at its best with the first; an accelerator wants larger ones.
+# Sides of square matrices. A CPU reaches its best rate with the first; an accelerator needs larger ones.
 SQUARES, ACCELERATOR_SQUARES = (2048,), (2048, 4096, 8192)
-# Seconds that a product is repeated for, so that starting it and waiting for it count for little.
+# A product is repeated for so many seconds, so that launch and synchronization hardly count.
 LEAST_SECONDS = 0.02
 
 Shape = tuple[int, int, int]
@@ -19,15 +19,15 @@ Shape = tuple[int, int, int]
 
 class MatrixProducts:
     """
-    Products of an (m, k) and a (k, n) matrix, as contenders beside models: square ones, and those of a model's layers.
+    Products of an (m, k) and a (k, n) matrix to time: square ones, and those of a model's layers.
 
     Args:
         shapes (`Iterable[tuple[int, int, int]]`):
-            m, k and n of a model's products.
+            m, k and n of the products of a model.
         precisions (`Iterable[str]`):
-            Of `DTYPES`.
+            Names in `DTYPES`.
         device (`torch.device`):
-            Where to multiply.
+            The device that multiplies.
     """
 
     def __init__(self, shapes: Iterable[Shape], precisions: Iterable[str], device: torch.device):
@@ -57,8 +57,8 @@ class MatrixProducts:
 
     def rates(self, timings: dict[str, Timing]) -> dict[str, dict]:
         """
-        Return for each precision the best rate of the products: `flops_per_second` (see [`summarize`]; a
-        multiplication and an addition are two), its `shape`, and the medians of all `shapes`.
+        Return the best rate for each precision: `flops_per_second` (see [`summarize`]; a multiply-accumulate counts
+        as two), its `shape`, and the medians of all `shapes`.
         """
         found = {}
         for name, (precision, (m, k, n)) in self.products.items():
@@ -76,7 +76,7 @@ class MatrixProducts:
 
 
 def share_of(macs: float, seconds: float, rates: dict[str, dict], precision: str) -> float:
-    """Return the share of the matrix rate that the multiply-accumulates reach."""
+    """Return the rate of `macs` multiply-accumulates in `seconds` as a share of the matrix rate."""
     return 2 * macs / seconds / rates[precision]["flops_per_second"]["median"]
 
 
@@ -87,11 +87,11 @@ def rates_as_text(rates: dict[str, dict]) -> str:
         median, (low, high) = rate["flops_per_second"]["median"], rate["flops_per_second"]["quartiles"]
         size = " × ".join(map(str, rate["shape"]))
         rows.append([precision, f"{median / 1e9:.0f} ({low / 1e9:.0f}-{high / 1e9:.0f})", size])
-    return as_markdown_table(["matrix product", "GFLOP/s (quartiles)", "at its best (m × k × n)"], rows)
+    return as_markdown_table(["matrix product", "GFLOP/s (quartiles)", "best shape (m × k × n)"], rows)
 
 
 def is_faster_in_bf16(device: torch.device) -> bool:
-    """Return whether bfloat16 products are faster than float32 here."""
+    """Return whether the device multiplies faster in bfloat16 than in float32."""
     side = SQUARES[0]
     products = MatrixProducts([(side, side, side)], DTYPES, device)
     rates = products.rates(measure(products.contenders(), 3, device))

@@ -1,4 +1,4 @@
-"""`memory`: the most memory that training steps of one batch take, in micro-batches and with all weights trained."""
+"""`memory`: measure the peak memory of training steps with all weights trained, and in micro-batches."""
 
 import argparse
 import multiprocessing
@@ -20,10 +20,10 @@ from scripts.benchmarks.models import describe_model, make_batch, make_model, na
 
 
 def measure_step(args: argparse.Namespace, micro_batch_size: int, checkpointing: bool, all_weights: bool) -> dict:
-    """Peak memory (MB of 2^20 bytes) and seconds of training steps, in a process that does nothing else."""
+    """Measure peak memory (in MB of 2^20 bytes) and seconds of training steps. Needs a process of its own."""
     accelerator = Accelerator(mixed_precision=args.mixed_precision, cpu=args.use_cpu)
     if args.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise ModelError("--mixed_precision fp16 needs a GPU. Give bf16, which CPUs have too, or no.")
+        raise ModelError("--mixed_precision fp16 needs a GPU. Give bf16 or no.")
     model = make_model(args).train()
     config = model.config
     if all_weights:
@@ -54,13 +54,13 @@ def measure_step(args: argparse.Namespace, micro_batch_size: int, checkpointing:
 
 
 def run(args: argparse.Namespace) -> dict:
-    """Training steps of one batch, first all at once with all weights trained, then in micro-batches."""
+    """Measure steps of one batch: at once with all weights trained, then in micro-batches."""
     sizes = args.micro_batch_sizes or [2**i for i in range(args.batch_size.bit_length()) if 2**i <= args.batch_size]
     steps = [(args.batch_size, False, True)]
     steps += [(size, checkpointing, False) for checkpointing in (False, True) for size in sorted(set(sizes))[::-1]]
     rows = []
     for step in steps:
-        # The peak is that of a process; so each has one.
+        # The system reports the peak of a whole process, so each step gets its own process.
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             try:
                 rows.append(pool.submit(measure_step, args, *step).result())
@@ -91,8 +91,8 @@ def run(args: argparse.Namespace) -> dict:
 
 def as_text(result: dict) -> str:
     """Return the tables of a result as text."""
-    header = ["trained", "micro-batch", "gradient checkpointing", "peak MB", "before the step"]
-    header += ["of the peak with all weights", "s a step"]
+    header = ["trained", "micro-batch", "gradient checkpointing", "peak MB", "MB before the step"]
+    header += ["share of peak with all weights", "s per step"]
     rows = []
     for row in result["rows"]:
         trained = "all weights" if row["all_weights_trained"] else "as configured"
@@ -100,7 +100,7 @@ def as_text(result: dict) -> str:
         rows.append([trained, str(row["micro_batch_size"]), checkpointing, *_cells(row)])
     return (
         f"{machine_as_text(result['machine'])}\n\nA training step of {result['model']} ({result['size']}) with batch "
-        f"{result['batch_size']}, precision {result['mixed_precision']}; each row in a process of its own, median of "
+        f"{result['batch_size']}, precision {result['mixed_precision']}. Each row has its own process. Median of "
         f"{result['rounds']} steps.\n\n{as_markdown_table(header, rows)}"
     )
 
@@ -108,10 +108,10 @@ def as_text(result: dict) -> str:
 def _cells(row: dict) -> list[str]:
     if "failed" in row:
         return [f"failed: {row['failed']}", "-", "-", "-"]
-    part = row.get("part_of_all_weights")
+    share = row.get("part_of_all_weights")
     return [
         f"{row['peak_memory_mb']:.0f}",
         f"{row['memory_before_mb']:.0f}",
-        "-" if part is None else f"{part:.0%}",
+        "-" if share is None else f"{share:.0%}",
         f"{row['step_seconds']['median']:.2f}",
     ]

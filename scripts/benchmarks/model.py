@@ -1,4 +1,4 @@
-"""`model`: embedding clips and training steps, next to CLIP on the same frames, X-CLIP, and the matrix product."""
+"""`model`: time embedding and training steps beside CLIP on the same frames, X-CLIP, and matrix products."""
 
 import argparse
 import copy
@@ -31,18 +31,18 @@ from scripts.benchmarks.report import ratio_as_text, share_as_text, spread_as_te
 
 
 PASSES = ("forward", "step")
-# Weights and computation in float32; weights in bfloat16 (`dtype="bfloat16"`); weights in float32, computed in
-# bfloat16 where autocast does so (`--mixed_precision bf16`).
+# float32: weights and computation. bf16: weights in bfloat16 (`dtype="bfloat16"`). autocast: float32 weights in mixed
+# precision (`--mixed_precision bf16`).
 PRECISIONS = ("float32", "bf16", "autocast")
-# Beyond so many compilations of one function PyTorch goes on without, and every case is one.
+# PyTorch stops compiling a function after `recompile_limit` compilations, and every case is one.
 COMPILATIONS = 256
-# Rates are nothing to the time of a step, and without them the weights stay what they are.
+# The learning rate does not change the time of a step, and zero keeps the weights as they are.
 RECIPE = TrainingRecipe(learning_rate=0.0)
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is timed: a model, what it does, and how."""
+    """One timed combination of model, pass, precision and compilation."""
 
     model: str
     run: str
@@ -51,19 +51,19 @@ class Case:
 
     @property
     def matrix_precision(self) -> str:
-        """Return the precision of the matrix products that a case is compared with."""
+        """Return the precision of the matrix products to compare with."""
         return "float32" if self.precision == "float32" else "bf16"
 
 
 class Bench:
     """
-    Makes contenders for batches of one size.
+    The models of a benchmark, and the functions that run a case of them once.
 
     Args:
         args (`argparse.Namespace`):
             The options of the command.
         accelerator (`Accelerator`):
-            Device and precision.
+            Its device and precision are used.
     """
 
     def __init__(self, args: argparse.Namespace, accelerator: Accelerator):
@@ -94,8 +94,8 @@ class Bench:
     def make(self, case: Case, batch: dict[str, torch.Tensor]) -> Callable[[], object]:
         """Return the function that runs a case once."""
         model = (self.halves if case.precision == "bf16" else self.models)[case.model]
-        work = self._make_step(model, case, batch) if case.run == "step" else self._make_forward(model, case, batch)
         is_training = case.run == "step"
+        work = (self._make_step if is_training else self._make_forward)(model, case, batch)
 
         def run():
             model.train(is_training)
@@ -116,7 +116,7 @@ class Bench:
 
     def _make_step(self, model: nn.Module, case: Case, batch: dict[str, torch.Tensor]) -> Callable[[], object]:
         optimizer = make_optimizer(model, RECIPE)
-        # The same weights under another forward
+        # A shallow copy shares the weights, and `prepare_model` replaces the forward of the copy only.
         trained = torch.compile(copy.copy(model), dynamic=False) if case.compiled else copy.copy(model)
         if case.precision == "autocast":
             trained = self.accelerator.prepare_model(trained)
@@ -129,7 +129,7 @@ class Bench:
         return step
 
     def count(self, case: Case) -> int:
-        """Multiply-accumulates of a case for one clip; of a step those of its backward pass too."""
+        """Count the multiply-accumulates of a case for one clip. Those of a step include its backward pass."""
 
         def make() -> nn.Module:
             if case.model not in (self.ours, self.all_weights):
@@ -151,7 +151,7 @@ class Bench:
 
 
 def add_gradients(model: nn.Module, batch: dict[str, torch.Tensor], accelerator: Accelerator):
-    """Run a forward and a backward pass, ours as training does it."""
+    """Run a forward and a backward pass. EZ-CLIP runs the one of the training loop."""
     if "EZClip" in type(accelerator.unwrap_model(model)).__name__:
         backward(model, batch, accelerator)
     else:
@@ -159,7 +159,7 @@ def add_gradients(model: nn.Module, batch: dict[str, torch.Tensor], accelerator:
 
 
 def loss_of(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return the loss of a model. CLIP's vision tower has none and gets a substitute."""
+    """Return the loss of a model. CLIP's vision tower has no loss, so it gets a substitute."""
     if hasattr(model, "get_video_features"):
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         alone = {"output_last_hidden_state": False} if isinstance(model, EZClipModel) else {}
@@ -173,7 +173,7 @@ def run(args: argparse.Namespace) -> dict:
     if args.compile:
         torch._dynamo.config.recompile_limit = COMPILATIONS
     bench = Bench(args, accelerator)
-    distinct = {(case.model, case.run): case for case in bench.cases()}  # whatever their precision
+    distinct = {(case.model, case.run): case for case in bench.cases()}  # precision does not change the count
     macs = {key: bench.count(case) for key, case in distinct.items()}
     batches = [measure_batch(bench, size, macs) for size in args.batch_sizes]
     vision = bench.config.vision_config
@@ -189,7 +189,7 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def measure_batch(bench: Bench, batch_size: int, macs: dict[tuple[str, str], int]) -> dict:
-    """Time all cases with batches of one size, matrix products among them."""
+    """Time all cases and matrix products with batches of one size."""
     args, device = bench.args, bench.accelerator.device
     batch = {name: value.to(device) for name, value in make_batch(bench.config, batch_size).items()}
     cases = bench.cases()
@@ -237,14 +237,15 @@ def _row(case: Case, batch_size: int, timings: dict, rates: dict[str, dict], mac
 
 def as_text(result: dict) -> str:
     """Return the tables of a result as text."""
-    header = ["pass", "model", "precision", "s a batch (quartiles)", "clips/s", "GMAC a clip", "of the matrix rate"]
-    header += ["times CLIP (rounds)", "times CLIP in plain float32", "times X-CLIP", "times its forward"]
+    header = ["pass", "model", "precision", "s per batch (quartiles)", "clips/s", "GMAC per clip"]
+    header += ["share of matrix rate", "time / CLIP (range)", "time / CLIP in float32", "time / X-CLIP"]
+    header += ["time / own forward"]
     parts = [
         machine_as_text(result["machine"]),
-        f"{result['model']}: {result['size']}; attention {result['attention']}. Random pixels; median of "
-        f"{result['rounds']} rounds; in each round all models took their turn. `forward` embeds clips, without texts. "
-        f"`step` is a forward pass of clips and a text each, loss, backward pass and AdamW, of what a model trains; "
-        "CLIPVisionModel has no texts. `bf16` are weights in bfloat16, `autocast` float32 weights in mixed precision.",
+        f"{result['model']}: {result['size']}; attention {result['attention']}. Pixels are random. Median of "
+        f"{result['rounds']} rounds; each round runs all models. `forward` embeds clips without texts. `step` is a "
+        "forward pass of clips with one text each, loss, backward pass and AdamW for the trained weights. "
+        "CLIPVisionModel has no texts. `bf16`: bfloat16 weights. `autocast`: float32 weights in mixed precision.",
     ]
     for batch in result["batches"]:
         rows = [[row["pass"], row["model"], _how(row), *_cells(row)] for row in batch["rows"]]

@@ -1,4 +1,4 @@
-"""The models that are measured: ours, and those of transformers of the same size."""
+"""The measured models: EZ-CLIP, and models of transformers of the same size."""
 
 import argparse
 import copy
@@ -23,18 +23,18 @@ from modeling_ezclip import EZClipModel
 from scripts.benchmarks.matrix import Shape
 
 
-# Tokens of the text that goes with a clip in a training step
+# Tokens of each text in a training step
 TEXT_LENGTH = 16
-# Width of a head of X-CLIP's attention over frames and of its prompts, in all published sizes
+# Width of the heads of X-CLIP's cross-frame and prompt attention in all published sizes
 XCLIP_HEAD = 64
 
 
 def make_config(args: argparse.Namespace, preset: str | None, text_config: dict | None = None) -> EZClipConfig:
     """
-    Return the configuration of a ViT-B of a published system.
+    Return the configuration of a published system on ViT-B.
 
     Raises:
-        [`ModelError`]: if it cannot be.
+        [`ModelError`]: if the configuration refuses the options.
     """
     vision_config = {"patch_size": args.patch_size or 16}
     if args.num_frames is not None:
@@ -47,22 +47,22 @@ def make_config(args: argparse.Namespace, preset: str | None, text_config: dict 
 
 def make_model(args: argparse.Namespace, preset: str | None = None) -> EZClipModel:
     """
-    Our model: that of a folder or the Hub, with its weights, or one of a published system with random ones.
+    Load the model of the options, or make one of a published system with random weights.
 
     Raises:
-        [`ModelError`]: if there is no such model.
+        [`ModelError`]: if the model cannot be loaded.
     """
     preset = preset or args.preset
     torch.manual_seed(0)
     if args.model_name_or_path is None:
         return EZClipModel(make_config(args, preset))
     frames = {} if args.num_frames is None else {"num_frames": args.num_frames}
-    # New weights in plain CLIP spoil predictions, not costs.
+    # for_training: `load_model` refuses untrained weights otherwise, and costs do not depend on them.
     return load_model(args.model_name_or_path, for_training=True, preset=preset, vision_config=frames)
 
 
 def name_of_model(args: argparse.Namespace) -> str:
-    """Return the name of our model in tables."""
+    """Return the name of the model in tables."""
     if args.model_name_or_path is None:
         return args.preset or "ezclip"
     return Path(args.model_name_or_path).name + (f" as {args.preset}" if args.preset else "")
@@ -78,12 +78,12 @@ def describe_model(model: EZClipModel) -> str:
 
 
 def clip_vision_config(config: EZClipConfig) -> CLIPVisionConfig:
-    """CLIP's vision tower of the size of a model of ours."""
+    """Return the configuration of CLIP's vision tower of the same size."""
     return CLIPVisionConfig(**fields_of(CLIPVisionConfig, config.vision_config))
 
 
 def xclip_config(config: EZClipConfig) -> XCLIPConfig:
-    """X-CLIP of the size of a model of ours; of ViT-B/16 and 8 frames that is microsoft/xclip-base-patch16."""
+    """Return the configuration of X-CLIP of the same size: microsoft/xclip-base-patch16 for ViT-B/16, 8 frames."""
     width = config.projection_dim
     heads = max(1, width // XCLIP_HEAD)
     over_time = {"mit_hidden_size": width, "mit_intermediate_size": 4 * width, "mit_num_attention_heads": heads}
@@ -99,7 +99,7 @@ def xclip_config(config: EZClipConfig) -> XCLIPConfig:
 
 
 def make_rivals(config: EZClipConfig, eager: bool = False) -> dict[str, nn.Module]:
-    """Return transformers' models of the same size, by class name. `eager` is for counting without weights."""
+    """Return the models of transformers of the same size, by class name. Set `eager` to count operations."""
     options = {"attn_implementation": "eager"} if eager else {}
     return {
         "CLIPVisionModel": CLIPVisionModel._from_config(clip_vision_config(config), **options),
@@ -108,7 +108,7 @@ def make_rivals(config: EZClipConfig, eager: bool = False) -> dict[str, nn.Modul
 
 
 def embed(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Embed clips `(B, T, 3, H, W)`, or their frames if the model has no time."""
+    """Embed clips `(B, T, 3, H, W)`, or their frames if it is no video model."""
     if isinstance(model, EZClipModel):
         return model.get_video_features(pixel_values, output_last_hidden_state=False).pooler_output
     if hasattr(model, "get_video_features"):
@@ -117,7 +117,7 @@ def embed(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
 
 
 def make_batch(config: EZClipConfig, batch_size: int) -> dict[str, torch.Tensor]:
-    """Return a training batch: noise, a text for each clip, different classes."""
+    """Return a training batch of random pixels and texts. Each clip has its own class."""
     vision, text = config.vision_config, config.text_config
     length = min(TEXT_LENGTH, text.max_position_embeddings)
     pixels = (batch_size, vision.num_frames, vision.num_channels, vision.image_size, vision.image_size)
@@ -132,7 +132,7 @@ def make_batch(config: EZClipConfig, batch_size: int) -> dict[str, torch.Tensor]
 
 
 def train_all(model: EZClipModel) -> EZClipModel:
-    """Return a copy whose weights are all trained."""
+    """Return a copy with all weights trainable."""
     return copy.deepcopy(model).requires_grad_(True)
 
 

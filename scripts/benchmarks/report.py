@@ -1,4 +1,4 @@
-"""What a benchmark says of the machine, and how its tables are written."""
+"""Cells of the tables of benchmarks, and the files of a result."""
 
 from pathlib import Path
 
@@ -13,9 +13,7 @@ def spread_as_text(summary: dict, digits: int = 2, factor: float = 1.0) -> str:
 
 def ratio_as_text(against: dict | None) -> str:
     """Return a ratio and the range of its rounds as text; see [`compare`]."""
-    if against is None:
-        return "-"
-    return f"{against['ratio']:.3f} ({against['range'][0]:.3f}-{against['range'][1]:.3f})"
+    return "-" if against is None else "{:.3f} ({:.3f}-{:.3f})".format(against["ratio"], *against["range"])
 
 
 def share_as_text(share: float | None) -> str:
@@ -24,7 +22,7 @@ def share_as_text(share: float | None) -> str:
 
 
 def report(name: str, result: dict, text: str, output_dir: str | Path | None):
-    """Print a command's Markdown; write it and the result as JSON to the folder that was asked for."""
+    """Print the Markdown of a command. Write it, and the result as JSON, if there is an output folder."""
     print(text)
     if output_dir is not None:
         write_json(Path(output_dir, f"{name}.json"), result)

@@ -1,4 +1,4 @@
-"""scripts/benchmark.py: what it reports and what it refuses. How fast anything is, is no matter of tests."""
+"""scripts/benchmark.py: its reports and refusals. No test looks at a speed."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def videos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, videos):
-    """What the command writes."""
+    """The output folder of `decode`."""
     folder = tmp_path_factory.mktemp("out") / "new"
     command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "decode", *videos, "--output_dir", str(folder)]
     result = subprocess.run(
@@ -49,7 +49,7 @@ def folder(tmp_path_factory, videos):
     return folder
 
 
-def test_decode_reports_machine_files_and_readers(folder, videos):
+def test_decode_report(folder, videos):
     result = json.loads((folder / "decode.json").read_text(encoding="utf-8"))
     assert (result["num_frames"], result["rounds"]) == (4, 2)
     assert {"processor", "cores", "threads", "accelerator", "system", "versions"} == result["machine"].keys()
@@ -64,7 +64,7 @@ def test_decode_reports_machine_files_and_readers(folder, videos):
         assert video["readers"]["PyAV in sequence"]["same_frames"] is True
 
 
-def test_ratios_are_quotients_of_medians(folder):
+def test_decode_ratios(folder):
     for video in json.loads((folder / "decode.json").read_text(encoding="utf-8"))["videos"]:
         readers = {name: reader for name, reader in video["readers"].items() if "failed" not in reader}
         for name, reader in readers.items():
@@ -83,7 +83,7 @@ def test_ratios_are_quotients_of_medians(folder):
             assert against["range"] == pytest.approx([min(rounds), max(rounds)])
 
 
-def test_table_has_a_row_per_reader(folder, videos):
+def test_decode_table(folder, videos):
     text = (folder / "decode.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + len(videos) * len(READERS)
@@ -91,7 +91,7 @@ def test_table_has_a_row_per_reader(folder, videos):
     assert r"b\|c.mkv: 64 × 48, h264, 12 frames" in text
 
 
-def test_a_rival_that_fails_or_errs_is_reported(tmp_path, videos, monkeypatch, capsys):
+def test_decode_with_failing_rivals(tmp_path, videos, monkeypatch, capsys):
     def fail(path, sample):
         raise RuntimeError("no such codec\nstack trace")
 
@@ -106,7 +106,7 @@ def test_a_rival_that_fails_or_errs_is_reported(tmp_path, videos, monkeypatch, c
     assert any("PyAV in sequence" in line and line.endswith("| wrong frames |") for line in lines)
 
 
-def test_decode_takes_folders(tmp_path, videos, capsys):
+def test_decode_folder(tmp_path, videos, capsys):
     folder = Path(videos[0]).parent
     benchmark.main(["decode", str(folder), videos[1], "--rounds", "1", "--output_dir", str(tmp_path)])
     result = json.loads((tmp_path / "decode.json").read_text(encoding="utf-8"))
@@ -118,13 +118,13 @@ def test_decode_takes_folders(tmp_path, videos, capsys):
 
 @pytest.fixture
 def small_products(monkeypatch):
-    """The rate of a small matrix product, which is measured at once."""
+    """Small matrix products, so that measuring their rate takes no time."""
     monkeypatch.setattr(matrix, "SQUARES", (256,))
     monkeypatch.setattr(matrix, "LEAST_SECONDS", 0.0)
 
 
 def run(tmp_path, command: str, *options) -> dict:
-    """What a command writes as JSON; its Markdown has as many cells in each row of a table."""
+    """Return the JSON that a command writes; check that all rows of each of its tables have as many cells."""
     benchmark.main([command, *map(str, options), "--output_dir", str(tmp_path / "out")])
     for table in (tmp_path / "out" / f"{command}.md").read_text(encoding="utf-8").split("\n\n"):
         rows = [line for line in table.splitlines() if line.startswith("|")]
@@ -139,7 +139,7 @@ def check_rates(rates: dict, precisions: set[str]):
         assert len(rate["shape"]) == 3
 
 
-def test_cost_counts_systems_and_their_rivals(tmp_path):
+def test_cost(tmp_path):
     systems = ["ezclip", "vificlip", "clip"]
     result = run(tmp_path, "cost", "--patch_size", 32, "--presets", *systems)
     rows = {row["model"]: row for row in result["models"]}
@@ -151,8 +151,8 @@ def test_cost_counts_systems_and_their_rivals(tmp_path):
     assert rows["clip"]["macs_per_clip"] == floor + 8 * 768 * 512
     assert rows["vificlip"]["macs_per_clip"] == 4 * rows["clip"]["macs_per_clip"]
     assert 1.0 < rows["XCLIPModel"]["macs_per_clip"] / floor < 1.05
-    # Of each token and block 12 products of 512 x 512, and 2 of 512 x 128 in the adapters; of each two tokens the
-    # scores and the sums; the projection
+    # Per token and block 12 products of 512 x 512, and 2 of 512 x 128 in the adapters; scores and sums per pair of
+    # tokens; the projection
     texts = [(model, length) for model in ("ezclip", "CLIP") for length in (77, 8)]
     assert [(text["model"], text["length"]) for text in result["texts"]] == texts
     for text in result["texts"]:
@@ -170,7 +170,7 @@ def test_cost_of_a_folder(tmp_path, tiny_folder):
     assert ours["num_trained_parameters"] == model.num_parameters(only_trainable=True)
 
 
-def test_model_compares_with_rivals_and_the_matrix_product(tmp_path, tiny_folder, small_products):
+def test_model(tmp_path, tiny_folder, small_products):
     options = ["--model_name_or_path", tiny_folder, "--use_cpu", "--rounds", 2, "--batch_sizes", 1, 2]
     result = run(tmp_path, "model", *options, "--precisions", "float32", "autocast")
     assert [batch["batch_size"] for batch in result["batches"]] == [1, 2] and result["rounds"] == 2
@@ -202,7 +202,7 @@ def test_model_compares_with_rivals_and_the_matrix_product(tmp_path, tiny_folder
                 rounds = np.divide(row["seconds"]["rounds"], other["seconds"]["rounds"])
                 assert row["against"][key]["ratio"] == pytest.approx(seconds / other["seconds"]["median"])
                 assert row["against"][key]["range"] == pytest.approx([rounds.min(), rounds.max()])
-        # What is frozen has no gradient of its own to compute.
+        # Frozen weights need no gradient.
         trained = rows[f"{ours}, all weights trained", "step", "float32"]["macs_per_clip"]
         assert (
             rows[ours, "forward", "float32"]["macs_per_clip"]
@@ -211,9 +211,9 @@ def test_model_compares_with_rivals_and_the_matrix_product(tmp_path, tiny_folder
         )
 
 
-def test_a_model_that_fails_is_reported(tmp_path, tiny_folder, small_products, monkeypatch, capsys):
+def test_model_with_failing_rival(tmp_path, tiny_folder, small_products, monkeypatch, capsys):
     def fail(self, pixel_values):
-        if pixel_values.device.type == "meta":  # where it is counted
+        if pixel_values.device.type == "meta":  # multiply-accumulates are counted
             return get_video_features(self, pixel_values=pixel_values)
         raise RuntimeError("no kernel\nstack trace")
 
@@ -227,7 +227,7 @@ def test_a_model_that_fails_is_reported(tmp_path, tiny_folder, small_products, m
     assert "| failed: no kernel |" in capsys.readouterr().out
 
 
-def test_text_compares_the_bank_with_padding(tmp_path, tiny_folder, small_products):
+def test_text(tmp_path, tiny_folder, small_products):
     options = ["--model_name_or_path", tiny_folder, "--use_cpu", "--rounds", 2, "--num_labels", 64]
     result = run(tmp_path, "text", *options)
     check_rates(result["matrix"], {"float32", "bf16"})
@@ -247,26 +247,26 @@ def test_text_compares_the_bank_with_padding(tmp_path, tiny_folder, small_produc
         assert row["share_of_matrix_rate"] == pytest.approx(2 * row["macs"] / row["seconds"]["median"] / rate)
 
 
-def test_text_of_a_list_of_labels(tmp_path, tiny_folder, small_products):
+def test_text_label_list(tmp_path, tiny_folder, small_products):
     labels = tmp_path / "labels.csv"
     labels.write_text("id,name\n0,red circle\n1,blue square\n2,yoga\n")
     options = ["--model_name_or_path", tiny_folder, "--label_list", labels, "--num_labels", 2]
     result = run(tmp_path, "text", *options, "--use_cpu", "--rounds", 1)
     assert result["num_labels"] == 2 and result["tokenizer"] == str(tiny_folder)
-    # Beginning and end of text, two words, and those of a template
+    # Start and end of text, two words of a label, and the words of a template
     tokens = [4 + len(re.findall(r"\w+|[^\w\s]+", template.replace("{}", ""))) for template in TEMPLATES]
     assert result["mean_tokens"] == pytest.approx(np.mean(tokens))
 
 
-@pytest.mark.slow  # of ViT-B
-def test_text_without_a_model(tmp_path, small_products):
+@pytest.mark.slow  # ViT-B
+def test_text_without_model(tmp_path, small_products):
     result = run(tmp_path, "text", "--num_labels", 2, "--use_cpu", "--rounds", 1)
     assert (result["tokenizer"], result["longest"]) == ("a token a word", 77)
-    padded, bank, _ = result["rows"]  # so few are not kept
+    padded, bank, _ = result["rows"]
     assert bank["largest_difference"] < 1e-5 and bank["macs"] < padded["macs"] / 4
 
 
-def test_end_to_end_predicts_what_the_loop_does(tmp_path, tiny_folder, videos, small_products):
+def test_end_to_end(tmp_path, tiny_folder, videos, small_products):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(Path(videos[0]).read_bytes()[:900])
     labels = tmp_path / "labels.csv"
@@ -283,7 +283,7 @@ def test_end_to_end_predicts_what_the_loop_does(tmp_path, tiny_folder, videos, s
     assert 0 < ours["share_of_matrix_rate"] < 1.5
 
 
-def test_end_to_end_says_where_predictions_differ(tmp_path, tiny_folder, videos, small_products, monkeypatch, capsys):
+def test_end_to_end_with_different_predictions(tmp_path, tiny_folder, videos, small_products, monkeypatch, capsys):
     read_all = end_to_end.read_all
 
     def misread(path, sample):
@@ -296,7 +296,7 @@ def test_end_to_end_says_where_predictions_differ(tmp_path, tiny_folder, videos,
     options = ["--model_name_or_path", tiny_folder, "--use_cpu", "--rounds", 1, "--num_labels", 40]
     result = run(tmp_path, "end-to-end", *videos, *options, "--mixed_precision", "no", "--num_workers", 0)
     assert result["agreement"]["read_by_one"] == [videos[1]] and result["agreement"]["num_compared"] == 1
-    assert f"{Path(videos[1]).name}: read by one of them alone." in capsys.readouterr().out
+    assert any(line.startswith(f"- {Path(videos[1]).name}: ") for line in capsys.readouterr().out.splitlines())
 
 
 # Usage
@@ -314,22 +314,22 @@ def test_end_to_end_says_where_predictions_differ(tmp_path, tiny_folder, videos,
         (["model", "--precisions", "fp8"], "invalid choice: 'fp8'"),
         (["text", "--num_labels", "0"], "--num_labels must be at least 1, got 0."),
         (["text", "--label_list", "none.csv"], "none.csv"),
-        (["cost", "--preset", "clip", "--presets", "tear"], "--preset and --presets say the same"),
-        (["cost", "--model_name_or_path", "x", "--patch_size", "16"], "--patch_size is for random weights"),
+        (["cost", "--preset", "clip", "--presets", "tear"], "--presets"),
+        (["cost", "--model_name_or_path", "x", "--patch_size", "16"], "--patch_size"),
         (["cost", "--model_name_or_path", "none/there"], "No model at 'none/there'"),
         (["end-to-end", "none.mp4"], "none.mp4: is not a file"),
         (["end-to-end", "a.mp4", "--num_workers", "-1"], "--num_workers must be at least 0, got -1."),
     ],
 )
-def test_wrong_usage_is_named(argv, message, capsys):
+def test_wrong_usage(argv, message, capsys):
     with pytest.raises(SystemExit) as caught:
         benchmark.main(argv)
     assert caught.value.code == 2 and message in capsys.readouterr().err
 
 
 @pytest.mark.slow  # a process for each row
-def test_memory_of_micro_batches(tmp_path):
-    # Of a process of its own: on Linux the most memory of a new process is at least what its parent has.
+def test_memory(tmp_path):
+    # In a new process: on Linux, the peak memory of a process starts at that of its parent.
     options = ["--batch_size", "2", "--patch_size", "32", "--num_frames", "2", "--rounds", "1", "--use_cpu"]
     command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "memory", *options, "--output_dir"]
     subprocess.run([*command, str(tmp_path)], capture_output=True, check=True)
@@ -342,13 +342,10 @@ def test_memory_of_micro_batches(tmp_path):
     assert max(row["part_of_all_weights"] for row in rows[1:]) < 0.8
 
 
-def test_a_file_that_is_no_video_is_named(tmp_path, videos, capsys):
+def test_unusable_paths(tmp_path, videos, capsys):
     text = tmp_path / "notes.mp4"
     text.write_text("not a video")
-    for path, reason in (
-        (text, "is not a video file"),
-        (tmp_path / "x", "is not a file"),
-    ):
+    for path, reason in ((text, "is not a video file"), (tmp_path / "x", "is not a file")):
         with pytest.raises(SystemExit) as caught:
             benchmark.main(["decode", str(path), "--rounds", "1"])
         assert caught.value.code == 2 and f"benchmark.py: {path}: {reason}" in capsys.readouterr().err
@@ -358,4 +355,4 @@ def test_a_file_that_is_no_video_is_named(tmp_path, videos, capsys):
     assert caught.value.code == 2 and "empty holds no video" in capsys.readouterr().err
     with pytest.raises(SystemExit) as caught:
         benchmark.main(["decode", videos[0], "--rounds", "1", "--output_dir", str(text)])
-    assert caught.value.code == 2 and f"--output_dir {text} is a file. Give a folder." in capsys.readouterr().err
+    assert caught.value.code == 2 and f"--output_dir must be a folder, got the file {text}" in capsys.readouterr().err
