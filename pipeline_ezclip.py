@@ -492,7 +492,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
             include_label (`bool`, *optional*), input_conditioning (`bool`, *optional*):
                 See [`EZClipProcessor.get_prompts`].
             background_labels (`str` or `Sequence[str]`, *optional*):
-                What a video may show that is none of the classes. These labels compete with the others and are
+                Labels for what a video may show besides the classes. They compete with the others and are
                 returned as one, `None`, with the sum of their scores. With a class bank, they must be labels of it,
                 and default to those it was saved with.
             class_bank ([`ClassBank`], `str` or `os.PathLike`, *optional*):

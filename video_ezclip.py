@@ -372,7 +372,7 @@ def select_frames(
     fps: float | None = None,
 ) -> list[int]:
     """
-    Return the indices of the frames that `sample` takes of those that `start`, `end` and `fps` leave.
+    Select with `sample` from the frames that `start`, `end` and `fps` leave. Return their indices.
 
     `timestamps` are the display times of the frames in seconds, ascending. A frame is in the window if it is on
     display between `start` and `end`, so also if it began before `start`. `fps`, at most `MAX_FPS`, leaves the frame

@@ -1,0 +1,1 @@
+"""Benchmarks and planning; launchers of the subcommands of `ezclip`."""

@@ -60,6 +60,7 @@ AT_LEAST_ONE = (
 
 
 def main(argv: list[str] | None = None):
+    """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -128,6 +129,7 @@ def main(argv: list[str] | None = None):
 
 
 def add_command(commands, name: str, help: str, rounds: int | None) -> argparse.ArgumentParser:
+    """Add a command with its common options."""
     command = commands.add_parser(name, help=help, description=COMMANDS[name].__doc__)
     command.add_argument("--output_dir", help="folder for the results as JSON and Markdown")
     if rounds is not None:
@@ -138,6 +140,7 @@ def add_command(commands, name: str, help: str, rounds: int | None) -> argparse.
 
 
 def add_model_options(command: argparse.ArgumentParser):
+    """Add the options that choose a model."""
     command.add_argument("--model_name_or_path", help="a folder or a name on the Hub (default: random weights)")
     command.add_argument("--preset", choices=PRESETS, help="published system (default: ezclip)")
     command.add_argument("--patch_size", type=int, help="of a ViT-B with random weights (default: 16)")
@@ -145,6 +148,7 @@ def add_model_options(command: argparse.ArgumentParser):
 
 
 def add_text_options(command: argparse.ArgumentParser, num_labels: int):
+    """Add the options that choose labels."""
     command.add_argument("--label_list", help="file with labels, `id,name` (default: made-up ones)")
     command.add_argument("--num_labels", type=int, help=f"how many (default: all of the list, or {num_labels})")
     command.add_argument(
@@ -153,15 +157,17 @@ def add_text_options(command: argparse.ArgumentParser, num_labels: int):
 
 
 def add_device_option(command: argparse.ArgumentParser):
+    """Add `--use_cpu`."""
     command.add_argument("--use_cpu", action="store_true", help="do not use an accelerator")
 
 
 def add_videos(command: argparse.ArgumentParser):
+    """Add the videos to measure on."""
     command.add_argument("videos", nargs="+", metavar="VIDEO", help="video file, or folder of videos")
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace):
-    """That options make sense, before anything is measured."""
+    """Exit with a message if an option is out of range."""
     for name in AT_LEAST_ONE:
         values = getattr(args, name, None)
         for value in values if isinstance(values, list) else [values]:

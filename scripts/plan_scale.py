@@ -60,7 +60,7 @@ class Costs:
 
 def read_costs(folder: str | Path) -> Costs:
     """
-    The costs of a clip that a benchmark measured.
+    Read the costs of a clip from the files of a benchmark.
 
     Raises:
         [`DataError`]: if it is not there, or is not one.
@@ -97,11 +97,12 @@ def read_costs(folder: str | Path) -> Costs:
 
 
 def is_run(row: dict) -> bool:
-    """Whether run_video_zeroshot.py computes like that."""
+    """Return whether `ezclip run` computes in the way of a row."""
     return row["precision"] in ("float32", "autocast") and not row["compiled"]
 
 
 def read(folder: str | Path, name: str) -> dict:
+    """Read a file of a benchmark."""
     path = Path(folder, f"{name}.json")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -121,13 +122,13 @@ class Node:
     accelerators: int
 
     def clips_per_second(self, costs: Costs) -> float:
-        """How many clips it predicts, decoding and computing at the same time."""
+        """Return the clips that a node predicts in a second, decoding and computing at the same time."""
         if self.accelerators == 0:
             return self.cores / (costs.decode_seconds + costs.forward_seconds)
         return min(self.accelerators / costs.forward_seconds, self.cores / costs.decode_seconds)
 
     def limit(self, costs: Costs) -> str:
-        """What there would have to be more of."""
+        """Return the resource that limits the speed."""
         if self.accelerators == 0:
             return "its cores, which do both"
         is_decoding = self.cores / costs.decode_seconds < self.accelerators / costs.forward_seconds
@@ -136,7 +137,7 @@ class Node:
 
 def plan(num_clips: float, costs: Costs, node: Node, num_nodes: int | None, deadline_hours: float) -> dict:
     """
-    What so many clips take, on so many nodes, or on as many as the deadline asks for.
+    Compute the time for `num_clips`, on the given nodes or on as many as the deadline needs.
 
     Args:
         num_clips (`float`):
@@ -171,7 +172,7 @@ def plan(num_clips: float, costs: Costs, node: Node, num_nodes: int | None, dead
 
 
 def launch_command(costs: Costs, node: Node, num_nodes: int) -> str:
-    """What to run on each of the nodes."""
+    """Return the command to run on each node."""
     processes = max(1, node.accelerators)
     parts = ["accelerate launch"]
     if num_nodes * processes > 1:
@@ -195,6 +196,7 @@ def balance(costs: Costs) -> float:
 
 
 def as_markdown(result: dict, command: str) -> str:
+    """Return the tables of a result as text."""
     costs, node = result["costs"], result["node"]
     what = "accelerator" if costs["has_accelerator"] else "core"
     lines = [
@@ -252,7 +254,7 @@ def make_plan(args: argparse.Namespace) -> tuple[dict, str]:
         )
     node = Node(cores, accelerators)
     length = args.seconds_per_clip or costs.video_seconds
-    # As long as its clip is, so much there is to read and to decode.
+    # Reading and decoding grow with the length of a clip.
     longer = length / costs.video_seconds
     of_long = replace(costs, decode_seconds=costs.decode_seconds * longer, num_bytes=costs.num_bytes * longer)
     plans = {
@@ -273,12 +275,15 @@ def make_plan(args: argparse.Namespace) -> tuple[dict, str]:
 
 
 def main(argv: list[str] | None = None):
+    """Print and write the plan that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--benchmark", required=True, help="folder with what benchmark.py wrote")
     parser.add_argument("--clips", type=float, default=1e6, help="short videos to predict (default: a million)")
     parser.add_argument("--hours", type=float, default=1e6, help="hours of long videos (default: a million)")
     parser.add_argument(
-        "--seconds_per_clip", type=float, help="in which long videos are cut (default: the length of those measured)"
+        "--seconds_per_clip",
+        type=float,
+        help="length of the clips that long videos are cut into (default: that of the measured clips)",
     )
     parser.add_argument("--cores_per_node", type=int, help="cores of a node (default: those of the benchmark)")
     parser.add_argument("--accelerators_per_node", type=int, help="(default: 1 if the benchmark had one, or 0)")

@@ -386,7 +386,7 @@ def test_list_folder_and_parquet_of_real_clips_agree(tmp_path):
         ),
         (
             ["--do_eval", "--model_name_or_path", "MODEL", "--validation_dir", "CLIPS", "--drop_path_rate", "2"],
-            "`drop_path_rate` is a probability",
+            "`drop_path_rate` must be a probability",
         ),
         (
             ["--do_train", "--model_name_or_path", "MODEL", "--train_dir", "CLIPS"]

@@ -41,6 +41,7 @@ class Guard:
         self.app, self.folder, self.max_upload_bytes = app, upload_folder, max_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send):
+        """Pass on a request that the page needs, and refuse any other."""
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         if scope["type"] != "http" or not self._is_served(scope["path"]):
@@ -73,7 +74,7 @@ class Guard:
         return path.rstrip("/") in PAGES or path.startswith(FOLDERS)
 
     def _names_uploads(self, body: bytes) -> bool:
-        """Whether all files of a request are uploads."""
+        """Return whether all files of a request are uploads."""
         try:
             waiting = [json.loads(body or "null")]
         except (ValueError, RecursionError):
@@ -90,7 +91,7 @@ class Guard:
 
 
 def is_inside(path, folder: str) -> bool:
-    """Whether `path` is the path of something in a folder, also where links lead; an address is none."""
+    """Return whether a path lies in a folder, after links are followed. An address does not."""
     if not isinstance(path, str) or "\0" in path or not os.path.isabs(path):
         return False
     return os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep)

@@ -70,6 +70,7 @@ class AppSettings:
 
     @property
     def max_bytes(self) -> int:
+        """The largest upload, in bytes."""
         return int(self.max_size_mb * 2**20)
 
 
@@ -77,7 +78,7 @@ def make_page(
     classifier: ZeroShotVideoClassificationPipeline, settings: AppSettings, title: str, upload_folder: str
 ) -> gr.Blocks:
     """
-    The page, not yet served.
+    Make the page. [`serve`] serves it.
 
     Args:
         classifier ([`ZeroShotVideoClassificationPipeline`]):
@@ -117,7 +118,7 @@ def make_page(
             concurrency_limit=1,
             show_progress_on=[scores],
         )
-        # What stood there is of another video.
+        # The earlier results belong to another video.
         inputs[0].change(None, None, outputs, js=f"() => {json.dumps(NOTHING)}")
     return page
 
@@ -185,7 +186,7 @@ def _make_inputs(settings: AppSettings) -> tuple:
     )
     with gr.Accordion("Options", open=False):
         background = gr.Textbox(
-            label="What it may show that is none of them",
+            label="Background labels: what it may show besides them",
             info="For example: a person talking, an empty room",
             max_length=MAX_LABELS * MAX_CHARACTERS,
             elem_id="background",
@@ -210,8 +211,8 @@ class _Visit:
         self.classifier, self.settings, self.upload_folder = classifier, settings, upload_folder
 
     def answer(self, upload, labels, background="", templates="", window=2.0, stride=1.0, partial=False):
-        """Each answer as soon as it is there: scores, timeline, attention. What is given may be anything."""
-        # What was there before is not to be taken for the answer.
+        """Yield each result as soon as it is there: scores, timeline, attention. The request may hold anything."""
+        # Nobody should take the earlier results for the answer.
         yield NOTHING
         video = None
         try:
@@ -235,9 +236,7 @@ class _Visit:
         if not names:
             raise DataError("There are no labels: type some, between commas or on lines of their own.")
         if others and NONE_OF_THESE in names:
-            raise DataError(
-                f"{NONE_OF_THESE!r} is a label, and what is none of the labels has this name. Leave it out."
-            )
+            raise DataError(f"{NONE_OF_THESE!r} is the name for videos that fit no label. Remove it from the labels.")
         if not (stride >= SHORTEST_STRIDE and 0 < window <= LONGEST_WINDOW):
             raise DataError(
                 f"Windows are {LONGEST_WINDOW:g} seconds at most, and {SHORTEST_STRIDE} at least from one to the next."

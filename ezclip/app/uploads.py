@@ -20,7 +20,7 @@ MAX_RATE = 240  # frames per second: files whose times say nothing are no longer
 
 def find_upload(upload, folder: str) -> str:
     """
-    The file that a request names.
+    Return the path of the upload that a request names.
 
     Args:
         upload (`dict`):
@@ -87,7 +87,7 @@ def _check_length(container, stream, max_seconds: float):
         for number, packet in enumerate(container.demux(stream)):
             if packet.dts is not None:
                 now = float(packet.dts * packet.time_base)
-                # Where times go back, as in recordings that were joined, they go on from there.
+                # In joined recordings times jump back; continue from there.
                 seconds += 0.0 if last is None else max(0.0, now - last)
                 last = now
             if seconds > max_seconds or number > MAX_RATE * max_seconds:
@@ -96,11 +96,11 @@ def _check_length(container, stream, max_seconds: float):
                     "program on a machine of yours with another limit."
                 )
     except av.FFmpegError:
-        return  # What is damaged is told where it is decoded.
+        return  # The decoder reports damage.
 
 
 def remove_old_files(folder: str, seconds: float):
-    """Remove the files of a folder, and of those in it, that are older than so many seconds."""
+    """Remove the files below a folder that are older than `seconds`."""
     for parent, _, names in os.walk(folder):
         for name in names:
             path = os.path.join(parent, name)
@@ -110,11 +110,11 @@ def remove_old_files(folder: str, seconds: float):
 
 
 def in_words(error: Exception, path: str) -> str:
-    """What a visitor is told of an error: a sentence that names nothing of this machine."""
+    """Return a sentence about an error that names nothing of this machine."""
     text = f"The video {error.reason} {error.remedy}" if isinstance(error, VideoReadError) else str(error)
     return without_folder(text, path)
 
 
 def without_folder(text: str, path: str) -> str:
-    """A text with the name of a file where its path on this machine stands."""
+    """Replace the path of a file on this machine by its name."""
     return text.replace(path, os.path.basename(path)).replace(os.path.dirname(path), "")

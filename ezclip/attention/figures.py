@@ -33,7 +33,7 @@ def attention_figure(
 
 def draw_attention(attention: VideoAttention) -> Image.Image:
     """
-    The frames that were taken, as the model sees them, and below them their maps.
+    Draw the sampled frames as the model sees them, and their maps below.
 
     Light is much. Every row has a scale of its own, from the 1st to the 99th percentile of its values, which stand
     beside it. Of more than `MAX_COLUMNS` frames some are shown, evenly spread.
@@ -73,7 +73,7 @@ def draw_attention(attention: VideoAttention) -> Image.Image:
 
 def draw_temporal_attention(temporal: np.ndarray) -> Image.Image:
     """
-    Which frames the temporal tokens listen to: a matrix for each block, all on one scale.
+    Draw the frames that the temporal tokens attend to: a matrix for each block, on one scale.
 
     Args:
         temporal (`np.ndarray` of shape `(N, T, T)`):
@@ -123,7 +123,7 @@ def colour_map(
     attention: VideoAttention, row: AttentionRow, number: int, size: tuple[int, int] | None = None
 ) -> np.ndarray:
     """
-    A map in colours, to be laid over a frame. What the model does not see is dark, behind a white line.
+    Return a map in colours, to be laid over a frame. What the model does not see is dark, behind a white line.
 
     Args:
         attention (`VideoAttention`):
@@ -150,7 +150,7 @@ def colour_map(
 
 def blend(frame: np.ndarray, coloured: np.ndarray) -> np.ndarray:
     """
-    A frame seen through what [`colour_map`] gives: `(height, width, 3)`, uint8.
+    Blend a frame with the result of [`colour_map`]: `(height, width, 3)`, uint8.
 
     Of the frame only differences from what is around are added: a white shirt is not to look like attention.
     """
@@ -168,19 +168,27 @@ class _Page:
         self.pixels, self.texts = Image.new("RGB", (width, height), (background,) * 3), []
 
     def show(self, picture: np.ndarray, x: int, y: int, width: int, height: int):
+        """Paste a picture."""
         self.pixels.paste(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS), (x, y))
 
     def write(self, text: str, x: int, middle: int, ha: str):
+        """Write a text when the page is drawn."""
         self.texts.append((text, x / self.width, 1 - middle / self.height, ha))
 
     def image(self) -> Image.Image:
+        """Return the page with its pictures and texts."""
         from ezclip.utils.fonts import Lettering
 
         figure = _matplotlib().figure.Figure((self.width / DPI, self.height / DPI), dpi=DPI, facecolor="none")
-        families = Lettering([text for text, *_ in self.texts]).families
+        lines = list(dict.fromkeys(line for text, *_ in self.texts for line in text.split("\n")))
+        lettering = Lettering(lines)
+        drawn = {
+            line: line if not line or lettering.is_drawable(index) else "(no font)" for index, line in enumerate(lines)
+        }
+        style = {"va": "center", "fontsize": 8, "color": self.ink, "family": lettering.families}
         for text, x, y, ha in self.texts:
-            # A label may hold a dollar sign.
-            figure.text(x, y, text, ha=ha, va="center", fontsize=8, color=self.ink, family=families, parse_math=False)
+            text = "\n".join(drawn[line] for line in text.split("\n"))
+            figure.text(x, y, text, ha=ha, parse_math=False, **style)  # a label may contain a dollar sign
         texts = _as_image(figure)
         return Image.composite(texts.convert("RGB"), self.pixels, texts.getchannel("A"))
 
@@ -202,6 +210,6 @@ def _matplotlib():
 
 
 def _wrap(label: str | None, width: int, max_lines: int) -> list[str]:
-    """A label in lines of so many characters; of a long one the beginning."""
+    """Split a label into lines, and cut it after `max_lines`."""
     lines = textwrap.wrap(label or "", width - 2)
     return lines if len(lines) <= max_lines else [*lines[: max_lines - 1], f"{lines[max_lines - 1]} …"]

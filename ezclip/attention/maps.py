@@ -33,7 +33,7 @@ def attention_maps(
     model: EZClipModel, pixel_values: torch.Tensor, method: str = "last", interpolate_pos_encoding: bool = False
 ) -> np.ndarray:
     """
-    How much attention the patches of frames get, whatever the labels.
+    Return the attention that the patches of frames get, without regard to labels.
 
     Args:
         model ([`EZClipModel`]):
@@ -75,7 +75,7 @@ def relevance_maps(
     interpolate_pos_encoding: bool = False,
 ) -> np.ndarray:
     """
-    How much the patches of frames speak for each of C classes: Chefer, Gur and Wolf's relevance.
+    Return the relevance of the patches of frames for each of C classes (Chefer, Gur and Wolf, ICCV 2021).
 
     In every block attention counts by its gradient, that of the cosine of video and class times `logit_scale.exp()`,
     where that is positive, mean of the heads; and it adds to what stands at a place already. Heads and the mean over
@@ -133,7 +133,7 @@ def temporal_attention(
     interpolate_pos_encoding: bool = False,
 ) -> np.ndarray:
     """
-    Which frames the temporal tokens listen to, block by block.
+    Return the frames that the temporal tokens attend to, block by block.
 
     Args:
         model ([`EZClipModel`]):
@@ -164,13 +164,13 @@ def temporal_attention(
 
 
 def has_temporal_tokens(model: EZClipModel) -> bool:
-    """Whether [`temporal_attention`] has anything to show of a model."""
+    """Return whether [`temporal_attention`] applies to a model."""
     return model.config.vision_config.temporal_prompt != "none"
 
 
 def plain_clip(model: EZClipModel) -> EZClipModel:
     """
-    The CLIP in a model: the same weights without what was added to them, prompts, adapters, shift and temporal head.
+    Return the CLIP inside a model: the same weights without prompts, adapters, shift and temporal head.
 
     Where a model was trained with its CLIP frozen, that is CLIP as it was; where all was trained (ActionCLIP), it is
     not.
@@ -223,7 +223,7 @@ def _recording(model: EZClipModel) -> Iterator[None]:
 
 
 def _attend(model: EZClipModel, pixel_values: torch.Tensor, interpolate_pos_encoding: bool):
-    """The output of the video tower with the attention of all blocks."""
+    """Return the output of the video tower with the attention of all blocks."""
     with _recording(model):
         return model.get_video_features(
             pixel_values.to(model.device, model.dtype),
@@ -235,7 +235,8 @@ def _attend(model: EZClipModel, pixel_values: torch.Tensor, interpolate_pos_enco
 
 
 def _cls_rows(model: EZClipModel, pixel_values: torch.Tensor, blocks: list[torch.Tensor]) -> torch.Tensor:
-    """What the embedding of a video is made of, before the last block: its CLS tokens, `(B, F, L)`.
+    """
+    Return the attention of a video's CLS tokens in the last block: `(B, F, L)`.
 
     L tokens stand in each of F sequences: one for each frame, or one for all of them with joint attention.
     """
@@ -248,7 +249,9 @@ def _cls_rows(model: EZClipModel, pixel_values: torch.Tensor, blocks: list[torch
 
 
 def _from_the_top(blocks: list[torch.Tensor], temporal: tuple[torch.Tensor, ...] | list[torch.Tensor]):
-    """The attention of each block, and of its temporal tokens if it has any, `(B, T, T)`; the last block first."""
+    """
+    Yield the attention of each block and of its temporal tokens, `(B, T, T)` or `None`, from the last block down.
+    """
     # Prompts are in all blocks, or in the first.
     frames = [*(weights.float().mean(dim=1) for weights in temporal), *[None] * (len(blocks) - len(temporal))]
     return reversed(list(zip(blocks, frames)))
@@ -256,7 +259,7 @@ def _from_the_top(blocks: list[torch.Tensor], temporal: tuple[torch.Tensor, ...]
 
 def _pass_on(rows: torch.Tensor, block: torch.Tensor, temporal: torch.Tensor | None) -> torch.Tensor:
     """
-    What the tokens behind a block have, as a share of the tokens before it.
+    Distribute the shares of the tokens behind a block over the tokens before it.
 
     Args:
         rows (`torch.Tensor` of shape `(B, F, L)`):
@@ -275,7 +278,10 @@ def _pass_on(rows: torch.Tensor, block: torch.Tensor, temporal: torch.Tensor | N
 
 
 def _by_video(block: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """A block's attention `(B, F, L, L')`, without the row of its temporal token, which the next block lacks."""
+    """
+    Return the attention of a block as `(B, F, L, L')`, without the row of its temporal token, which the next block
+    lacks.
+    """
     return block.unflatten(0, rows.shape[:2])[:, :, : rows.shape[-1]]
 
 
@@ -286,5 +292,5 @@ def _grid(model: EZClipModel, pixel_values: torch.Tensor) -> tuple[int, int]:
 
 
 def _as_maps(model: EZClipModel, pixel_values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """The patches of rows `(B, F, L)` in their places: `(B, T, height, width)`."""
+    """Arrange the patches of rows `(B, F, L)` as `(B, T, height, width)`."""
     return rows[..., 1:].reshape(*pixel_values.shape[:2], *_grid(model, pixel_values))

@@ -63,7 +63,7 @@ class _Overlay:
         height, width = attention.frames.shape[1:3]
         largest = min(MAX_SIZE[0] / columns / width, (MAX_SIZE[1] / lines - TITLE_HEIGHT) / height)
         scale = min(largest, max(1.0, MIN_SIDE / max(height, width)))
-        # Of an even width and height: H.264 has colours for every second line and column.
+        # Width and height must be even: H.264 stores colours for every second line and column.
         self.height, self.width = (max(2, round(side * scale / 2) * 2) for side in (height, width))
         panel_height = TITLE_HEIGHT + self.height
         self.canvas = np.zeros((lines * panel_height, columns * self.width, 3), dtype=np.uint8)
@@ -76,7 +76,7 @@ class _Overlay:
         self.number, self.maps = None, []
 
     def draw(self, image: np.ndarray, time: float) -> np.ndarray:
-        """The frame that is shown at a time, with the maps of the nearest one that was sampled."""
+        """Draw the frame at a time, with the maps of the nearest sampled frame."""
         number = int(np.abs(self.sampled_at - time).argmin())
         if number != self.number:
             size = (self.height, self.width)
@@ -89,7 +89,7 @@ class _Overlay:
 
 
 def _read_all(video, attention: VideoAttention) -> Iterator[tuple[np.ndarray, float]]:
-    """Every frame of the part of a video that was looked at, and its time in seconds."""
+    """Yield every frame of the inspected part of a video, and its time in seconds."""
     size = max(1, MAX_CHUNK_BYTES // attention.frames[0].nbytes)
     begin, total = 0, None
 

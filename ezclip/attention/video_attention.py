@@ -25,7 +25,7 @@ from video_ezclip import VideoFramesMetadata, describe_video, read_frames
 
 METHODS = (*ATTENTION_METHODS, "relevance")
 MAX_LABELS = 6  # each has two rows of a picture
-# Of a row, drawn darkest and lightest: a few patches may have many times the attention of all others.
+# The values drawn darkest and lightest. A few patches may have many times the attention of all others.
 PERCENTILES = (1, 99)
 PLACES = (
     ("at the upper left", "at the top", "at the upper right"),
@@ -60,7 +60,7 @@ class AttentionRow:
 
     @property
     def heading(self) -> str:
-        """The model, and what it gives the label."""
+        """The name of the model, and its score of the label."""
         return self.name if self.probability is None else f"{self.name} ({self.probability:.0%})"
 
     @property
@@ -111,7 +111,7 @@ class VideoAttention:
     read_options: dict = field(default_factory=dict)
 
     def when(self, number: int) -> str:
-        """When a frame that was taken is shown; or which it is, where that is not known."""
+        """Return the time of a sampled frame, or its number where times are unknown."""
         if self.metadata.timestamps is None:
             return f"frame {self.metadata.frames_indices[number]}"
         return f"{self.metadata.timestamps[number]:.2f} s"
@@ -128,7 +128,7 @@ def look_at_video(
     **read_options,
 ) -> VideoAttention:
     """
-    Where a model looks in a video, and where CLIP does.
+    Compute where a model looks in a video, and where CLIP does.
 
     Args:
         video:
@@ -184,7 +184,7 @@ def look_at_video(
 
 
 def describe_attention(attention: VideoAttention) -> str:
-    """What [`draw_attention`] shows, in words: of each row the strongest frame, and in it the strongest patch."""
+    """Describe [`draw_attention`] in words: for each row the strongest frame, and its strongest patch."""
     lines = [
         f"{len(attention.frames)} frames of {attention.name}, and where models look in them ({attention.method})."
     ]
@@ -244,7 +244,7 @@ def _rows_of(
 
 
 def _crop_box(processor: EZClipProcessor, height: int, width: int) -> tuple[float, float, float, float]:
-    """What is left of a frame of this size by the processor's centre crop, in pixels of the frame."""
+    """Return the part of a frame that the processor's centre crop keeps, in pixels of the frame."""
     short_side, (crop_height, crop_width) = processor.image_processor.size["shortest_edge"], processor.crop_size
     resized_height, resized_width = (side * short_side // min(height, width) for side in (height, width))
     top, left = round((resized_height - crop_height) / 2), round((resized_width - crop_width) / 2)
@@ -255,7 +255,7 @@ def _crop_box(processor: EZClipProcessor, height: int, width: int) -> tuple[floa
 def _covered_box(
     crop: tuple[float, float, float, float], crop_size: tuple[int, int], patch_size: int
 ) -> tuple[float, float, float, float]:
-    """What patches cover of a crop: they begin at its upper left corner, and need not divide it."""
+    """Return the part of a crop that patches cover. They begin at its upper left corner, and need not divide it."""
     left, top, right, bottom = crop
     down, across = (side // patch_size * patch_size / side for side in crop_size)
     return left, top, left + (right - left) * across, top + (bottom - top) * down

@@ -1,7 +1,7 @@
 """A page in the browser to try a model on: drop a video or use the webcam, type labels, see bars, the timeline and
 where the model looks.
 
-    python scripts/app.py --model_name_or_path ezclip-vit-base-patch16
+    ezclip app --model_name_or_path ezclip-vit-base-patch16
 
 Without `--model_name_or_path` it is the model of the demonstration, which needs no network. Ctrl-C ends it, and
 removes what visitors have uploaded.
@@ -11,7 +11,6 @@ import argparse
 import importlib.util
 import math
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -28,17 +27,21 @@ DEMO_LABELS = "red cross moving left, red cross moving right"
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run `ezclip app`."""
     parser = make_parser()
     args = parser.parse_args(argv)
     try:
         check_options(args)
         return run(args)
     except (DataError, ModelError) as error:
-        parser.exit(2, f"app.py: {error}\n")
+        parser.exit(2, f"ezclip app: {error}\n")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Return the parser of `ezclip app`."""
+    parser = argparse.ArgumentParser(
+        prog="ezclip app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--model_name_or_path", help=f"model and processor: a folder, or a Hub name (default: {DEMO_MODEL})"
     )
@@ -58,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def check_options(args: argparse.Namespace):
-    """What would be found out only after the model is loaded."""
+    """Exit with a message for errors that would show only after the model is loaded."""
     for name in ("max_size_mb", "max_seconds"):
         if not 0.0 < (value := getattr(args, name)) < math.inf:
             raise DataError(f"--{name} must be a number above 0, got {value}.")
@@ -67,12 +70,13 @@ def check_options(args: argparse.Namespace):
             raise DataError(f'The page needs {package}: `pip install "ezclip[app]"`.')
     if args.model_name_or_path is None and not Path(DEMO_MODEL).is_dir():
         raise DataError(
-            f"There is no {DEMO_MODEL}. Make it, without a network, with `accelerate launch run_video_zeroshot.py "
+            f"There is no {DEMO_MODEL}. Make it, without a network, with `ezclip run "
             "--demo --output_dir demo`, or give another model with --model_name_or_path."
         )
 
 
 def run(args: argparse.Namespace) -> int:
+    """Load the model and serve the page."""
     name, templates, labels = args.model_name_or_path, tuple(args.templates or ()), {}
     if name is None:
         name, templates, labels = DEMO_MODEL, templates or (TEMPLATE,), {"example_labels": DEMO_LABELS}
@@ -97,7 +101,3 @@ def run(args: argparse.Namespace) -> int:
                 remove_old_files(folder, KEPT_SECONDS)
         page.close()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

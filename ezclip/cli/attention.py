@@ -1,6 +1,6 @@
 """Where a model looks in a video: frames, CLIP's attention below them and the model's below that.
 
-    python scripts/visualize_attention.py VIDEO --model_name_or_path FOLDER --labels archery yoga --output_dir maps
+    ezclip attention VIDEO --model_name_or_path FOLDER --labels archery yoga --output_dir maps
 
 writes `attention.png`; `attention.mp4`, the whole video under its maps; and for a model with temporal tokens
 `temporal_attention.png`, which frames they listen to, block by block. With `--labels` the maps show what speaks for
@@ -34,7 +34,7 @@ SUFFIXES = (".png", ".mp4")
 def load_system(
     name_or_path: str, preset: str | None, tokenizer_name: str | None = None
 ) -> tuple[EZClipModel, EZClipProcessor]:
-    """A model on the machine's device, and its processor, which fit each other."""
+    """Load a model on the machine's device and its processor, and check that they fit."""
     model, processor = (
         load_model(name_or_path, preset=preset),
         load_processor(name_or_path, tokenizer_name, None, preset),
@@ -44,7 +44,7 @@ def load_system(
 
 
 def load_baseline(name_or_path: str, tokenizer_name: str | None) -> tuple[EZClipModel, EZClipProcessor]:
-    """A system of ours as it is, or a plain CLIP for what it is."""
+    """Load a system of this package, or a plain CLIP as such."""
     try:
         is_clip = isinstance(AutoConfig.from_pretrained(name_or_path), CLIPConfig)
     except (OSError, ValueError):
@@ -79,7 +79,10 @@ def write(attention: VideoAttention, video: str, output_dir: str | None, output_
 
 
 def main(argv: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run `ezclip attention`."""
+    parser = argparse.ArgumentParser(
+        prog="ezclip attention", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("video", metavar="VIDEO", help="path or URL of a video file, or a folder of frames")
     parser.add_argument("--model_name_or_path", required=True, help="folder, or name on the Hub")
     parser.add_argument("--preset", choices=PRESETS, help="the system that plain CLIP weights are taken for")
@@ -121,10 +124,6 @@ def main(argv: list[str] | None = None):
         for path in write(attention, args.video, args.output_dir, args.output_file):
             print(path)
     except (ValueError, ImportError) as error:
-        sys.exit(f"visualize_attention.py: {error}")
+        sys.exit(f"ezclip attention: {error}")
     except OSError as error:
-        sys.exit(f"visualize_attention.py: {error.filename or 'The output'} cannot be written ({error.strerror}).")
-
-
-if __name__ == "__main__":
-    main()
+        sys.exit(f"ezclip attention: {error.filename or 'The output'} cannot be written ({error.strerror}).")

@@ -49,7 +49,7 @@ def _describe_videos(result: dict) -> str:
     if all(system["num_read_videos"] == compared for system in systems.values()):
         return f"{text}; compared on {compared}: the others no system could read."
     read = "; ".join(
-        f"{name} {system['num_read_videos']}, of which {100 * system['eval_results']['eval_top1']:.1f} % right"
+        f"{name} {system['num_read_videos']}, {100 * system['eval_results']['eval_top1']:.1f} % right"
         for name, system in systems.items()
     )
     return f"{text}; compared on the {compared} that all systems could read. Each by itself read: {read}."

@@ -116,7 +116,3 @@ def main(argv: list[str] | None = None):
     except ModelError as error:
         sys.exit(f"ezclip convert: {error}")
     print(f"{args.output_dir}: {description}")
-
-
-if __name__ == "__main__":
-    main()

@@ -371,7 +371,3 @@ def main(argv: list[str] | None = None) -> int:
     if missing is not None:
         print(f"ezclip describe: {missing}", file=sys.stderr)
     return int(missing is not None)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -370,7 +370,7 @@ def save_draws(experiment: PlannedExperiment, folder: Path):
 
 def read_results(path: Path) -> dict:
     """
-    Settings and results of a finished experiment.
+    Read the settings and results of a finished experiment.
 
     Raises:
         [`DataError`]: if the file is damaged.

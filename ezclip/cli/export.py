@@ -79,7 +79,7 @@ class TextTower(nn.Module):
         eos_token_id = model.config.text_config.eos_token_id
         if not 0 <= eos_token_id < self.vocab_size:
             raise ModelError(
-                f"The end-of-text token of the model, {eos_token_id}, is none of its {self.vocab_size} tokens. "
+                f"The end-of-text token {eos_token_id} of the model must be one of its {self.vocab_size} tokens. "
                 "Correct `eos_token_id` in its config.json."
             )
         # In OpenAI's configs 2 stands for the last token.
@@ -252,7 +252,3 @@ def main(argv: list[str] | None = None):
         sys.exit(f"ezclip export: {error}")
     except OSError as error:
         sys.exit(f"ezclip export: --output_dir {args.output_dir} cannot be written ({error}). Give another.")
-
-
-if __name__ == "__main__":
-    main()

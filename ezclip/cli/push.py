@@ -93,7 +93,3 @@ def _make_empty_folder(path: str) -> Path:
     if any(Path(path).iterdir()):
         raise ModelError(f"--dry_run must be an empty folder, got {path} with files in it. Give another folder.")
     return Path(path)
-
-
-if __name__ == "__main__":
-    main()

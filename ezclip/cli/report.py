@@ -1,7 +1,7 @@
 """Show what an evaluation found as one HTML file with pictures; several side by side.
 
-    python scripts/report.py out
-    python scripts/report.py with without --names "with prompts" "without" --output_dir comparison
+    ezclip report out
+    ezclip report with without --names "with prompts" "without" --output_dir comparison
 
 A run is a folder that run_video_zeroshot.py wrote with --do_eval or --do_predict, or a predictions.jsonl alone.
 """
@@ -13,7 +13,10 @@ from ezclip.errors import DataError
 
 
 def main(argv: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run `ezclip report`."""
+    parser = argparse.ArgumentParser(
+        prog="ezclip report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder with predictions.jsonl, or that file")
     parser.add_argument("--output_dir", help="folder for report.html and its pictures (default: that of a single run)")
     parser.add_argument("--names", nargs="+", help="what to call the runs (default: as their folders)")
@@ -37,9 +40,5 @@ def main(argv: list[str] | None = None):
             seed=args.seed,
         )
     except (DataError, ImportError, ValueError) as error:
-        sys.exit(f"report.py: {error}")
+        sys.exit(f"ezclip report: {error}")
     print(path)
-
-
-if __name__ == "__main__":
-    main()

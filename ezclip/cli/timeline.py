@@ -1,6 +1,6 @@
 """Say what a long video shows when: segments with start, end, label and score.
 
-    python scripts/timeline.py film.mp4 --model_name_or_path ezclip-vit-base-patch16 \\
+    ezclip timeline film.mp4 --model_name_or_path ezclip-vit-base-patch16 \\
         --candidate_labels archery yoga --background_labels "a person talking" --output_file film.srt film.png
 
 The segments are printed, and written to files of the kinds that their endings say: .json (scores of all windows too),
@@ -31,22 +31,26 @@ SEARCH_OPTIONS += ("allow_partial",)
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run `ezclip timeline`."""
     parser = make_parser()
     args = parser.parse_args(argv)
     try:
         check_options(args)
         return run(args)
     except VideoReadError as error:
-        print(f"timeline.py: {error}", file=sys.stderr)
+        print(f"ezclip timeline: {error}", file=sys.stderr)
         if (found := getattr(error, "timeline", None)) is not None and len(found.starts):
             report(found, args)
         return 1
     except (DataError, ModelError, ValueError) as error:
-        parser.exit(2, f"timeline.py: {error}\n")
+        parser.exit(2, f"ezclip timeline: {error}\n")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Return the parser of `ezclip timeline`."""
+    parser = argparse.ArgumentParser(
+        prog="ezclip timeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("video", help="video file or its address; - is standard input")
     model = parser.add_argument_group("model")
     model.add_argument("--model_name_or_path", required=True, help="model and processor: a folder, or a Hub name")
@@ -57,7 +61,9 @@ def make_parser() -> argparse.ArgumentParser:
     classes.add_argument("--candidate_labels", nargs="+", help="names of classes; one argument is split at its commas")
     classes.add_argument("--label_list", help="file with them, in place of --candidate_labels")
     classes.add_argument("--class_bank", help="folder or repository of a saved class bank")
-    classes.add_argument("--background_labels", nargs="+", help="what the video may show that is none of the classes")
+    classes.add_argument(
+        "--background_labels", nargs="+", help="labels for what the video may show besides the classes"
+    )
     classes.add_argument("--templates", nargs="+", help="sentences with {} (default: the 16 published ones)")
     classes.add_argument("--class_descriptions", nargs="+", help="CSV or JSON files with texts for each class")
     classes.add_argument("--ensemble", choices=ENSEMBLES, default="probability", help="of the texts of a class")
@@ -80,7 +86,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def check_options(args: argparse.Namespace):
-    """What would be found out only after the search, and what contradicts itself."""
+    """Exit with a message for errors that would show only after the search, and for contradictions."""
     for path in args.output_file:
         check_output_file(path)
     draws = args.output_dir or any(Path(path).suffix.lower() in (".png", ".svg") for path in args.output_file)
@@ -97,6 +103,7 @@ def check_options(args: argparse.Namespace):
 
 def run(args: argparse.Namespace) -> int:
     # Blocks of pixels come and go for hours.
+    """Search the video and write the timeline."""
     return_freed_memory()
     processor = load_processor(args.model_name_or_path, args.tokenizer_name, args.num_frames)
     model = load_model(args.model_name_or_path)
@@ -113,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def class_options(args: argparse.Namespace) -> dict:
-    """Those of the pipeline."""
+    """Return the options of the pipeline that choose the classes."""
     typed = {
         name: split_labels(labels)
         for name in ("candidate_labels", "background_labels")
@@ -149,7 +156,3 @@ def as_clock(seconds: float) -> str:
     minutes, rest = divmod(round(float(seconds), 1), 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02d}:{rest:04.1f}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

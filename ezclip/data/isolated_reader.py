@@ -3,7 +3,6 @@
 import contextlib
 import os
 import pickle
-import select
 import signal
 import subprocess
 import sys
@@ -12,25 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ezclip.utils.memory import return_freed_memory
+import video_ezclip
 from video_ezclip import VideoFramesMetadata, VideoReadError, describe_video, read_frames
 
 
 START_TIMEOUT = 120.0  # seconds
-# The child imports this package without its `__init__`: reading videos needs neither torch nor transformers, and it
-# starts in a fifth of a second.
-_START = """
-import signal, sys, types
-for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # the parent decides what a signal to all processes means
-    if hasattr(signal, name):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
-sys.path.append(sys.argv[1])  # the folder of the root modules, in a clone
-package = types.ModuleType("ezclip")
-package.__path__ = [sys.argv[2]]
-sys.modules["ezclip"] = package
-from ezclip.data.isolated_reader import serve
-serve()
-"""
+# glibc keeps freed blocks of this size and more for itself, unless told not to; see `return_freed_memory`.
+MMAP_THRESHOLD = str(2**20)
 
 
 class IsolatedReader:
@@ -141,11 +128,12 @@ class IsolatedReader:
 
     def _start(self) -> subprocess.Popen:
         if self._child is None or self._owner != os.getpid():
-            package = Path(__file__).resolve().parent.parent
+            program, modules = Path(__file__).with_name("reader_process.py"), Path(video_ezclip.__file__).parent
             self._owner = os.getpid()
             self._child = subprocess.Popen(
                 # Without -P a file "signal.py" in the working folder would be taken for Python's.
-                [sys.executable, "-P", "-c", _START, str(package.parent), str(package)],
+                [sys.executable, "-P", str(program), str(modules)],
+                env={**os.environ, "MALLOC_MMAP_THRESHOLD_": MMAP_THRESHOLD},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 start_new_session=True,  # no signal reaches it before it ignores them
@@ -175,46 +163,6 @@ def _time_limit(seconds: float, child: subprocess.Popen):
     finally:
         timer.cancel()
         timer.join()
-
-
-def serve():
-    """Answer requests from standard input on standard output until the input ends."""
-    return_freed_memory()
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not mix with the answers
-    answers.write(b"+")
-    answers.flush()
-    if hasattr(select, "poll"):
-        threading.Thread(target=_exit_with_parent, daemon=True).start()
-    while True:
-        try:
-            request = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        try:
-            folder, video, sample, kwargs = pickle.loads(request)
-            os.chdir(folder)  # relative paths are relative to the parent's working folder
-            answer = read_frames(video, sample, **kwargs)
-        except BaseException as error:
-            answer = _as_exception(error)
-        pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
-        answers.flush()
-
-
-def _exit_with_parent():
-    """End this process when its parent is gone, even if it hangs in a decoder."""
-    poll = select.poll()
-    poll.register(sys.stdin.fileno(), 0)  # a hang-up is reported without asking for it
-    poll.poll()
-    os._exit(0)
-
-
-def _as_exception(error: BaseException) -> Exception:
-    """Return an error that can be sent: not all can be pickled and unpickled."""
-    with contextlib.suppress(Exception):
-        if isinstance(pickle.loads(pickle.dumps(error)), Exception):
-            return error
-    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _describe_exit(status: int) -> str:

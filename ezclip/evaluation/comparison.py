@@ -26,7 +26,7 @@ UNREAD = -1
 
 def read_ranks(folder: str | Path, split: VideoSplit, num_read: int) -> np.ndarray:
     """
-    The place of the right class in each line of a `predictions.jsonl` with `TOP_K` labels a video.
+    Read the rank of the right class of each video from a `predictions.jsonl` with `TOP_K` labels a video.
 
     Args:
         folder (`str` or `Path`):

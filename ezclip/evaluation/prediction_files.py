@@ -53,6 +53,7 @@ class Progress:
     num_videos: int = 0
 
     def is_complete(self, shard: int) -> bool:
+        """Return whether all parts of a shard are written."""
         return len(self.parts.get(shard, ())) == self.ends.get(shard)
 
 
@@ -147,6 +148,7 @@ class PredictionFolder:
             flush(self.path)
 
     def part_path(self, shard: int, part: int) -> Path:
+        """Return the path of a part of a shard."""
         return self.path / f"shard-{shard:05d}-part-{part:05d}.parquet"
 
     def merge(self, num_shards: int, strict: bool = False) -> PredictionCounts:
@@ -158,7 +160,7 @@ class PredictionFolder:
 
         Args:
             num_shards (`int`):
-                Shards of the data, all of which must be complete.
+                Number of shards of the data. All must be complete.
             strict (`bool`, *optional*, defaults to `False`):
                 Whether a video that could not be read is an error.
 
@@ -206,7 +208,7 @@ class PredictionFolder:
         return parts
 
     def _measure(self, parts: dict[int, set[int]]) -> Progress:
-        """The progress that parts tell; only the newest of a shard needs to be opened."""
+        """Return the progress that the parts show. Only the newest part of a shard is opened."""
         progress = Progress(parts)
         for shard, numbers in parts.items():
             with self._part_errors(shard, max(numbers)):
@@ -255,7 +257,7 @@ class PredictionFolder:
             )
 
     def _remove_leftovers(self):
-        """What a run that was killed was writing."""
+        """Remove unfinished files of a killed run."""
         names = rf"({PART_NAME.pattern}|settings\.json|(predictions|bad_videos|partial_videos)\.jsonl)"
         for folder in (self.path, self.output_dir):
             for path in folder.iterdir():
@@ -286,7 +288,7 @@ class PredictionFolder:
 
 
 def _find_difference(before, now, name: str = "") -> tuple[str, str, str] | None:
-    """Where two values first differ: the name of the place, and what each has there, in short."""
+    """Return the name of the first difference of two values, and a short form of both."""
     if before == now:
         return None
     if isinstance(before, dict) and isinstance(now, dict):

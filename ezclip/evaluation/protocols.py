@@ -43,7 +43,7 @@ class Experiment:
 
 def zero_shot(train: VideoSplit | None, datasets: dict[str, list[VideoSplit]], seed: int) -> list[Experiment]:
     """
-    One model, trained on one data set or given, tested on others, of each of which there may be several splits.
+    Make an experiment that trains on one data set, or takes a given model, and tests on the splits of others.
 
     Args:
         train ([`VideoSplit`], *optional*):
@@ -191,13 +191,13 @@ def fully_supervised(
 
 
 def harmonic_mean(base: float, novel: float) -> float:
-    """The harmonic mean of two accuracies, 0 where both are 0."""
+    """Return the harmonic mean of two accuracies; 0 if both are 0."""
     return 2 * base * novel / (base + novel) if base + novel else 0.0
 
 
 def summarize(protocol: str, results: dict[str, dict[str, dict]]) -> dict:
     """
-    What a protocol reports of its experiments.
+    Summarize the experiments of a protocol.
 
     Args:
         protocol (`str`):
@@ -239,7 +239,10 @@ def summarize(protocol: str, results: dict[str, dict[str, dict]]) -> dict:
 
 
 def as_markdown(summary: dict) -> str:
-    """The table of a summary from [`summarize`], in percent, "mean ± standard deviation" over several runs."""
+    """
+    Return the table of a summary from [`summarize`] in percent, with "mean ± standard deviation" over several
+    runs.
+    """
     content = summary["summary"]
     if summary["protocol"] == "base_to_novel":
         rows = {name: [f"{100 * value:.1f}" for value in run.values()] for name, run in content["runs"].items()}
@@ -257,7 +260,7 @@ def as_markdown(summary: dict) -> str:
 def _for_each(
     trains: list[VideoSplit], seeds: Iterable[int], tests: dict[str, VideoSplit], folder: str = ""
 ) -> list[Experiment]:
-    """An experiment for each list and seed, whose name says which where there are several."""
+    """Make an experiment for each list and seed. Its name tells them apart if there are several."""
     seeds = list(seeds)
     experiments = []
     for number, train in enumerate(trains, start=1):

@@ -157,12 +157,15 @@ class _SplitShards:
         self.split, self.num_videos = split, len(split)
 
     def open_shard(self, shard: int) -> "_SplitShards":
+        """Open a shard."""
         return self
 
     def has(self, position: int) -> bool:
+        """Return whether the shard has a row at `position`."""
         return position < self.num_videos
 
     def row(self, position: int) -> VideoRow:
+        """Return the row at `position`."""
         row, class_names = self.split.videos[position], self.split.class_names
         is_known = class_names is not None and row["label"] != UNKNOWN_LABEL
         return VideoRow(row["video"], row["name"], class_names[row["label"]] if is_known else None)
@@ -239,7 +242,8 @@ def _deal(
     progress: Progress, num_shards: int, num_processes: int, process_index: int
 ) -> Iterator[tuple[int, Iterator[int]]]:
     """
-    The work of a process: shards, each with the parts to predict of it, which do not end where its end is not known.
+    Yield the work of a process: shards, each with the parts to predict. The parts of a shard of unknown length do
+    not end.
 
     Each process reads whole shards while there are enough; otherwise every n-th part of one.
     """
@@ -264,11 +268,12 @@ class _Processes:
             self.group = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
 
     def wait(self):
+        """Wait for all processes."""
         if self.group is not None:
             distributed.barrier(self.group)
 
     def share(self, work: Callable[[], Any]):
-        """What `work` returns, or the [`DataError`] it raises, on the main process: on all of them."""
+        """Run `work` on the main process. Return its result, or raise its [`DataError`], on all processes."""
         outcome = [None, None]
         if self.is_main:
             try:
@@ -284,7 +289,7 @@ class _Processes:
 
 
 def _progress_bar(num_videos: int | None, num_done: int, accelerator: Accelerator) -> tqdm:
-    """A bar of the videos of one process, which are about as many as those of another."""
+    """Make a progress bar for one process. All processes have about as many videos."""
     num_processes = accelerator.num_processes
     return tqdm(
         desc="Predicting" if num_processes == 1 else f"Predicting (1 of {num_processes} processes)",
@@ -298,7 +303,7 @@ def _progress_bar(num_videos: int | None, num_done: int, accelerator: Accelerato
 def _as_row(
     position: int, row: VideoRow, scores: np.ndarray, report: ReadReport, labels: list[str], top_k: int
 ) -> dict:
-    """A row of the Parquet files."""
+    """Return a row of the Parquet files."""
     if (error := report.bad_videos.get(position)) is not None:
         predictions, problem = None, f"{error.reason} {error.remedy}"
     else:
@@ -309,7 +314,7 @@ def _as_row(
 
 
 def _describe_videos(source: VideoSplit | StreamedVideos) -> str:
-    """What tells a source from one that has other videos, or the same in another order."""
+    """Return a description that differs for other videos, and for the same ones in another order."""
     if isinstance(source, VideoSplit):
         return describe_split(source)
     content = [source.files, source.video_column, source.label_column]

@@ -18,7 +18,7 @@ NUM_SAMPLES = 2  # of each direction of a confused pair
 
 
 def choose_order(materials: list[Material]) -> tuple[np.ndarray, ClassOrder]:
-    """The classes of the matrix, and their order, the same for all runs."""
+    """Choose the classes of the matrix and their order, the same for all runs."""
     total = sum(one.counts for one in materials)
     used = np.flatnonzero(total.sum(axis=0) + total.sum(axis=1))
     if len(used) > MOST_CLASSES:
@@ -35,6 +35,7 @@ def _off_diagonal(counts: csr_array) -> csr_array:
 
 
 def matrix_items(one: Material, classes: np.ndarray, order: ClassOrder) -> list:
+    """Return the items of the confusion matrix."""
     if not len(one.run.known):
         return [Text(NO_LABELS)]
     counts = one.counts[classes][:, classes].toarray()
@@ -71,6 +72,7 @@ def matrix_items(one: Material, classes: np.ndarray, order: ClassOrder) -> list:
 
 
 def confused_items(one: Material) -> list:
+    """Return the items of the most confused classes."""
     if not len(one.run.known):
         return [Text(NO_LABELS)]
     pairs = most_confused(one.counts)

@@ -52,7 +52,7 @@ class Picture:
 
 
 def drawing(draw: Callable[..., Figure]) -> Callable[..., bytes]:
-    """Makes the content of a PNG of what draws a figure, in fonts that have the letters of its first argument."""
+    """Return a function that draws a figure as PNG, in fonts that have the letters of its first argument."""
 
     @wraps(draw)
     def draw_as_png(lettering: Lettering, *args, **kwargs) -> bytes:
@@ -75,7 +75,7 @@ def drawing(draw: Callable[..., Figure]) -> Callable[..., bytes]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure without pyplot, which would look for a display; inches."""
+    """Return a figure of a size in inches. It avoids pyplot, which looks for a display."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -46,7 +46,7 @@ def draw_map(
     lettering: Lettering, places: np.ndarray, classes: np.ndarray, right: np.ndarray | None, word: str
 ) -> Figure:
     """
-    A map of videos: few classes by marker, of many classes the names where most of their videos are.
+    Draw a map of videos: few classes by marker, many classes by names where most of their videos are.
 
     Args:
         lettering ([`Lettering`]):
@@ -102,7 +102,7 @@ def draw_map(
 
 
 def _write_names(figure: Figure, axis, lettering: Lettering, places, classes, by_size):
-    """The names of the largest classes over the middle video of each, as many as do not hide each other."""
+    """Write the names of the largest classes at the middle video of each, as many as do not overlap."""
     taken, renderer = [], figure.canvas.get_renderer()
     for index in by_size:
         if len(taken) == MOST_NAMED:

@@ -9,7 +9,7 @@ from ezclip.report.measures import Calibration, ClassAccuracy
 from ezclip.utils.fonts import Lettering
 
 
-MOST_NAMED = 60  # classes of which each has a line with its name
+MOST_NAMED = 60  # the largest number of classes with a named line each
 NUM_WORST, NUM_BEST = 25, 10
 
 
@@ -104,7 +104,7 @@ def draw_calibration(lettering: Lettering, calibration: Calibration) -> Figure:
 
 @drawing
 def draw_scores(lettering: Lettering, counts: np.ndarray) -> Figure:
-    """How many videos have a best score in each of B bins of equal width."""
+    """Draw the count of videos with a best score in each of B bins of equal width."""
     figure = new_figure(5.2, 2.6)
     _draw_counts(figure.subplots(), counts)
     return figure
@@ -119,7 +119,7 @@ def _draw_counts(axis, counts: np.ndarray):
 
 @drawing
 def draw_predicted(lettering: Lettering, classes: list[int], counts: list[int], num_others: int) -> Figure:
-    """How many videos are taken for each class, most first."""
+    """Draw the count of predictions of each class, in descending order."""
     figure = new_figure(7.5, 1.2 + 0.21 * len(classes))
     axis = figure.subplots()
     axis.barh(range(len(classes)), counts, color=MIDDLE, edgecolor=DARK, linewidth=0.8)

@@ -29,7 +29,7 @@ def read_strip(video: str, read: Callable) -> bytes:
     Raises:
         [`VideoReadError`]: if it is not there, or cannot be read.
     """
-    # Not an address: a report fetches nothing.
+    # Addresses are skipped: a report fetches nothing.
     if not os.path.exists(video):
         raise VideoReadError(video, "is not here.", "Run this where the videos are, in the same folder.")
     frames, _ = read(video, partial(uniform_frame_indices, num_frames=NUM_FRAMES))

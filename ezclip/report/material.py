@@ -44,20 +44,24 @@ class Material:
         self.classes: list[ClassAccuracy] = class_accuracies(self.run, self.counts)
 
     def shown(self, name: str, content: bytes, alt: str, caption: str) -> Shown:
+        """Return a picture with its caption."""
         return Shown(Picture(name + self.suffix, content, alt, caption))
 
     def name_of(self, index: int) -> Cell:
+        """Return a cell with the name of a class."""
         return Cell(self.run.class_names[index], is_name=True)
 
 
 def percent(fraction: float) -> str:
+    """Return a fraction in percent."""
     return f"{100 * fraction:.1f} %"
 
 
 def number(value: int) -> Cell:
+    """Return a cell with a number."""
     return Cell(f"{value}", value)
 
 
 def count_of(number: int, noun: str = "video") -> str:
-    """A number of things, in words."""
+    """Return a count of things in words."""
     return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -11,7 +11,7 @@ from ezclip.report.ordering import ClassOrder, row_parts
 from ezclip.utils.fonts import Lettering
 
 
-# Classes of which each has its name and its numbers
+# The largest number of classes that are drawn with names and numbers
 MOST_NAMED = 40
 # Small parts are to be seen too
 SCALE = {"cmap": SHADES, "norm": PowerNorm(0.5, 0, 1)}
@@ -24,7 +24,7 @@ SCALE_ENDS = (0.1, 0.25, 0.5, 1)
 @drawing
 def draw_matrix(lettering: Lettering, counts: np.ndarray, classes: np.ndarray, order: ClassOrder) -> Figure:
     """
-    The matrix of all classes, in an order.
+    Draw the matrix of all classes, in an order.
 
     Args:
         lettering ([`Lettering`]):
@@ -52,7 +52,7 @@ def draw_matrix(lettering: Lettering, counts: np.ndarray, classes: np.ndarray, o
 def _draw_large(parts: np.ndarray, groups: list[tuple[int, int]]) -> Figure:
     """Confusions alone, by place: a diagonal that is dark all along would hide those beside it."""
     size = len(parts)
-    # As many pixels for every cell, or thin lines get lost
+    # Every cell has the same number of pixels; otherwise thin lines disappear.
     side = size * max(1, round(PIXELS_OF_A_SIDE / size)) / DPI
     width, height = side + 2.2, side + 1.0
     figure = Figure(figsize=(width, height))
@@ -98,7 +98,7 @@ def _draw_scale(bar):
 
 @drawing
 def draw_groups(lettering: Lettering, counts: np.ndarray, classes: np.ndarray, order: ClassOrder) -> Figure:
-    """The groups of an order from near, with names and numbers; see [`draw_matrix`]."""
+    """Draw the groups of an order enlarged, with names and numbers; see [`draw_matrix`]."""
     counts = counts[np.ix_(order.order, order.order)]
     parts, ordered = row_parts(counts), classes[order.order]
     columns = 2 if len(order.groups) > 1 else 1

@@ -101,14 +101,14 @@ def headline_figures(run: EvaluationRun, seed: int = 0) -> list[Figure]:
 
 
 def confusion_counts(run: EvaluationRun) -> csr_array:
-    """How many videos of each class (rows) are taken for each class (columns), `(C, C)`."""
+    """Count the videos of each class (rows) that are predicted as each class (columns): `(C, C)`."""
     size = len(run.class_names)
     cells = (run.labels[run.known], run.ranked[run.known, 0])
     return csr_array((np.ones(len(run.known), dtype=np.int64), cells), shape=(size, size))
 
 
 def class_accuracies(run: EvaluationRun, counts: csr_array) -> list[ClassAccuracy]:
-    """Every class that has videos or was taken for one that has, by number."""
+    """Return the accuracy of every class that has videos, or was predicted for one that has, by number."""
     num_videos, num_predicted = counts.sum(axis=1), counts.sum(axis=0)
     found = []
     for index in np.flatnonzero(num_videos + num_predicted).tolist():
@@ -136,7 +136,7 @@ def class_accuracies(run: EvaluationRun, counts: csr_array) -> list[ClassAccurac
 
 
 def most_confused(counts: csr_array, num_pairs: int = NUM_PAIRS) -> list[ConfusedPair]:
-    """The pairs of classes that most videos are confused between, most first."""
+    """Return the most confused pairs of classes, in descending order."""
     coordinates, pairs = counts.tocoo(), {}
     for row, column, count in zip(coordinates.row.tolist(), coordinates.col.tolist(), coordinates.data.tolist()):
         if row != column:
@@ -160,7 +160,7 @@ def mistakes(run: EvaluationRun, label: int, predicted: int) -> list[int]:
 
 
 def calibrate(run: EvaluationRun, num_bins: int = NUM_BINS) -> Calibration:
-    """The calibration of the best scores of the videos whose class is known."""
+    """Calibrate the best scores of the videos whose class is known."""
     scores, hits = np.clip(run.scores[run.known, 0], 0, 1), run.places == 0
     bins = np.minimum((scores * num_bins).astype(int), num_bins - 1)
     counts = np.bincount(bins, minlength=num_bins)

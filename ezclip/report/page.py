@@ -82,7 +82,7 @@ class Samples:
         text (`str`):
             How many are confused.
         strips (`list[tuple[str, str, Picture | str]]`):
-            For each video its name, what became of it, and its frames, or why there are none.
+            The name of each video, its prediction, and its frames or the reason why they are missing.
     """
 
     first: str
@@ -102,12 +102,13 @@ class Section:
 
     @property
     def anchor(self) -> str:
+        """The anchor of the section."""
         return self.title.lower().replace(" ", "-")
 
 
 def render(title: str, subtitle: str, notes: list[str], sections: list[Section], footer: str) -> str:
     """
-    The page.
+    Return the page as HTML.
 
     Args:
         title (`str`), subtitle (`str`), footer (`str`):

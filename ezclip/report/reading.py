@@ -75,13 +75,13 @@ class EvaluationRun:
 
     @cached_property
     def places(self) -> np.ndarray:
-        """For each video of `known` the place of its class, 0 the best, K where it is not among the K."""
+        """The rank of the class of each video of `known`: 0 is the best, K if it is not among the K."""
         hits = self.ranked[self.known] == self.labels[self.known, None]
         return np.where(hits.any(axis=1), hits.argmax(axis=1), self.ranked.shape[1])
 
     @property
     def top_k(self) -> int:
-        """The k of top-k accuracy: 5, or as many labels as every line has."""
+        """The k of top-k accuracy: 5, or the number of labels of every line."""
         return min(LARGEST_K, int((self.ranked != NO_CLASS).sum(axis=1).min()))
 
 
@@ -102,7 +102,7 @@ def read_run(path: str | Path, name: str | None = None) -> EvaluationRun:
     path = path / PREDICTIONS_NAME if path.is_dir() else path
     if not path.is_file():
         raise DataError(
-            f"{path} does not exist. Give the folder that run_video_zeroshot.py wrote with --do_eval or --do_predict."
+            f"{path} does not exist. Give the folder that `ezclip run` wrote with --do_eval or --do_predict."
         )
     lines = [_check_prediction(line, place) for line, place in _read_lines(path)]
     if not lines:
@@ -128,7 +128,7 @@ def read_run(path: str | Path, name: str | None = None) -> EvaluationRun:
 
 
 def align_runs(runs: list[EvaluationRun]) -> list[EvaluationRun]:
-    """The same runs with one list of classes for all of them."""
+    """Return the runs with one list of classes for all of them."""
     class_names = list(dict.fromkeys(name for run in runs for name in run.class_names))
     index, aligned = {name: number for number, name in enumerate(class_names)}, []
     for run in runs:
@@ -140,7 +140,7 @@ def align_runs(runs: list[EvaluationRun]) -> list[EvaluationRun]:
 
 
 def _read_lines(path: Path):
-    """The objects of a file with one on each line, and where each stands."""
+    """Yield the objects of a JSON lines file, and the place of each."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             place = f"{path}, line {number}"
@@ -202,7 +202,7 @@ def _as_arrays(lines: list, class_names: list[str]) -> dict:
 
 
 def _read_json(path: Path) -> dict | None:
-    """An object, or nothing where there is no such file."""
+    """Read an object, or return `None` if there is no such file."""
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -215,7 +215,7 @@ def _read_json(path: Path) -> dict | None:
 
 
 def _read_settings(folder: Path, digest: str, named: set[str]) -> tuple[dict, list[str] | None]:
-    """Settings of these predictions, and all the classes there were; those of other predictions are passed over."""
+    """Read the settings of these predictions, and all their classes. Settings of other predictions are ignored."""
     settings = _read_json(folder / EVAL_SETTINGS_NAME)
     if settings is not None and settings.pop("predictions_sha256", None) != digest:
         settings = None
@@ -259,7 +259,7 @@ def _read_embeds(folder: Path, digest: str, num_videos: int, notes: list[str]) -
 
 
 def _check_results(run: EvaluationRun):
-    """That `eval_results.json`, where it is there, is of these predictions."""
+    """Raise if `eval_results.json` is there and belongs to other predictions."""
     results = _read_json(run.folder / EVAL_RESULTS_NAME)
     if results is None or not len(run.known):
         return

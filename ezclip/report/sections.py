@@ -17,7 +17,7 @@ NUM_PREDICTED = 40
 
 
 def make_sections(materials: list[Material]) -> list[Section]:
-    """All sections, with a column for each run."""
+    """Return all sections, with a column for each run."""
     matrix_classes, order = choose_order(materials)
     places = {int(index): place for place, index in enumerate(matrix_classes[order.order], 1)}
     makers = [
@@ -93,7 +93,7 @@ def _accuracies(one: Material, places: dict[int, int]) -> list:
         "videos",
         "taken for it",
         "mostly mistaken for",
-        "so often",
+        "count",
         "place in the matrix",
     ]
     rows = []
@@ -121,7 +121,7 @@ def _bar(found: ClassAccuracy) -> tuple[float, float, float]:
 
 
 def _predicted(one: Material) -> list:
-    """What there is to show of classes where no video has a label."""
+    """Return the section on predicted classes if no video has a label."""
     counts = np.bincount(one.run.ranked[:, 0], minlength=len(one.run.class_names))
     classes = [index for index in np.argsort(-counts, kind="stable").tolist() if counts[index]]
     top = classes[:NUM_PREDICTED]
@@ -167,11 +167,7 @@ def _calibration(one: Material) -> list:
 def _map(one: Material) -> list:
     embeds = one.run.video_embeds
     if embeds is None:
-        return [
-            Text(
-                "A map needs the embeddings of the videos, which run_video_zeroshot.py keeps with --do_eval --report."
-            )
-        ]
+        return [Text("A map needs the embeddings of the videos, which `ezclip run` keeps with --do_eval --report.")]
     if len(embeds) < embedding_map.LEAST_VIDEOS:
         return [Text(f"A map needs at least {embedding_map.LEAST_VIDEOS} videos, and these are {len(embeds)}.")]
     shown, places = embedding_map.project(embeds, one.seed)
@@ -220,7 +216,7 @@ def _settings(one: Material) -> list:
 
 
 def settings_as_text(settings: dict, prefix: str = "") -> dict[str, str]:
-    """Settings that were given, by full name, those inside others as `outer.inner`."""
+    """Return the given settings by full name, nested ones as `outer.inner`."""
     found = {}
     for name, value in settings.items():
         if value is None:

@@ -22,7 +22,7 @@ SETTINGS_LEFT_OUT = ("predictions_sha256",)
 
 def compare_section(materials: list[Material], seed: int = 0) -> Section:
     """
-    The section that compares runs, on the videos that all of them read.
+    Return the section that compares runs on the videos that all of them read.
 
     Raises:
         [`DataError`]: if a video has different labels in them.
@@ -43,7 +43,7 @@ def compare_section(materials: list[Material], seed: int = 0) -> Section:
 
 
 def common_videos(runs: list[EvaluationRun]) -> list[np.ndarray]:
-    """For each run the positions of the videos that all have, in the order of the first."""
+    """Return for each run the positions of the videos that all runs have, in the order of the first run."""
     indices = []
     for run in runs:
         seen, index = Counter(), {}

@@ -88,7 +88,7 @@ def write_report(
 
 
 def _tell_apart(runs: list[EvaluationRun]):
-    """Runs with one name are called by their folders, or numbered."""
+    """Rename runs of one name by their folders, or number them."""
     for name_of in (lambda place, run: str(run.folder), lambda place, run: f"{run.name} ({place})"):
         counts = Counter(run.name for run in runs)
         for place, run in enumerate(runs, 1):

@@ -88,27 +88,31 @@ def draw(timeline: "Timeline", path: str | Path):
     if len(timeline.scores) == 0:
         raise DataError(f"{path} cannot be drawn: there is no window.")
     smoothed, columns = smooth(timeline.scores, timeline.smoothing), rows_to_draw(timeline)
-    families = Lettering([str(timeline.video), *filter(None, timeline.labels)]).families
-    with rc_context({"font.family": families, "svg.fonttype": "path"}):
+    title = Path(timeline.video).name or str(timeline.video)
+    lettering = Lettering([*(label or "" for label in timeline.labels), title])
+    with rc_context({"font.family": lettering.families, "svg.fonttype": "path"}):
         figure = Figure(figsize=(9.0, 1.1 + 0.62 * len(columns)), dpi=150, layout="constrained")
         axes = figure.subplots(len(columns), sharex=True, squeeze=False)[:, 0]
         for axis, column in zip(axes, columns):
-            _draw_row(axis, timeline, smoothed[:, column], timeline.labels[column])
+            label = timeline.labels[column]
+            name = "none of these" if label is None else lettering.short(column, 34)
+            _draw_row(axis, timeline, smoothed[:, column], label, name)
         axes[-1].xaxis.set_major_locator(MaxNLocator(nbins=9, steps=[1, 2, 3, 6, 10]))
         axes[-1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short_clock(value)))
         threshold = "; dashed: least score" if timeline.min_score else ""
         axes[-1].set_xlabel(f"time (grey: score; black: segments{threshold})")
-        title = Path(timeline.video).name or timeline.video
+        number = len(timeline.labels)  # of the title among the names
+        title = lettering.short(number, 90) if lettering.is_drawable(number) else "timeline"
         left_out = len(timeline.labels) - len(columns)
         if left_out:
             title += f"   (and {left_out} classes that are not drawn)"
-        figure.suptitle(_shorten(title, 90), fontsize="medium", parse_math=False)
+        figure.suptitle(title, fontsize="medium", parse_math=False)
         with replacing(path) as temporary:
             figure.savefig(temporary, format=Path(path).suffix[1:].lower())
 
 
 def rows_to_draw(timeline: "Timeline") -> list[int]:
-    """The columns that have a row in the picture, in the order of the labels."""
+    """Return the columns that have a row in the picture, in the order of the labels."""
     seconds = dict.fromkeys(timeline.labels, 0.0)
     for one in timeline.segments:
         seconds[one.label] += one.end - one.start
@@ -117,7 +121,7 @@ def rows_to_draw(timeline: "Timeline") -> list[int]:
     return sorted(order[:MAX_ROWS])
 
 
-def _draw_row(axis, timeline: "Timeline", scores: np.ndarray, label: str | None):
+def _draw_row(axis, timeline: "Timeline", scores: np.ndarray, label: str | None, name: str):
     times = np.concatenate([timeline.starts[:1], timeline.times, timeline.ends[-1:]])
     heights = np.concatenate([scores[:1], scores, scores[-1:]])
     axis.fill_between(times, heights, color="0.8", linewidth=0)
@@ -130,13 +134,8 @@ def _draw_row(axis, timeline: "Timeline", scores: np.ndarray, label: str | None)
     axis.set_xlim(timeline.starts[0], timeline.ends[-1])
     axis.set_yticks([0, 1], ["0", "1"], fontsize="x-small")
     axis.spines[["top", "right"]].set_visible(False)
-    name = "none of these" if label is None else _shorten(" ".join(label.split()), 34)
     style = "italic" if label is None else "normal"
     axis.set_ylabel(name, rotation=0, ha="right", va="center", labelpad=6, style=style, parse_math=False)
-
-
-def _shorten(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def _short_clock(seconds: float) -> str:

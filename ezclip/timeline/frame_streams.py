@@ -55,7 +55,7 @@ class StreamedFrame:
 
     @property
     def num_bytes(self) -> int:
-        """What the picture takes of memory."""
+        """Return the memory of the picture, in bytes."""
         return sum(plane.buffer_size for plane in self.picture.planes)
 
     def image(self) -> np.ndarray:
@@ -122,7 +122,7 @@ class FrameStream:
 
     @property
     def end(self) -> float:
-        """When the last frame that was read ends."""
+        """Return the time at which the last frame ends, in seconds."""
         return 0.0 if self._clock is None or self._clock.last is None else self._clock.end()
 
     def __iter__(self) -> Iterator[StreamedFrame]:
@@ -157,7 +157,7 @@ class FrameStream:
             reason = f"cannot be decoded as a whole: {error_message(error)}, after {self.end:.1f} s."
             if not (self._file.codec in FLAGGING_CODECS and self._is_seekable):
                 raise VideoReadError(self.name, reason, PARTIAL_REMEDY, "pyav") from error
-        # What a strict decoder objects to need not be in the pictures: another tells of each whether it is damaged.
+        # A strict decoder also rejects files whose pictures are fine. This one tells whether a picture is damaged.
         self._file.strict = False
         self._file.reopen()
         for number, picture in enumerate(self._file.decode_all()):
@@ -192,7 +192,7 @@ class FrameStream:
             self._refuse(reason, PARTIAL_REMEDY)
 
     def _refuse(self, reason: str, remedy: str):
-        """What is wrong with the file is an error, unless a part of it is enough."""
+        """Raise for a damaged file, unless a part of it is enough."""
         if not self.allow_partial:
             raise VideoReadError(self.name, reason, remedy, "pyav")
         self._add_problem(reason)
@@ -202,7 +202,7 @@ class FrameStream:
 
 
 def _is_frames(video) -> bool:
-    """Whether a video is frames rather than a file: a folder, an array, a list of images."""
+    """Return whether a video is a folder, an array or a list of images, and not a file."""
     if isinstance(video, str):
         return os.path.isdir(video)
     is_array = hasattr(video, "shape") and not isinstance(video, memoryview)
@@ -210,26 +210,29 @@ def _is_frames(video) -> bool:
 
 
 class _Pipe:
-    """A file object of which only the next bytes can be had."""
+    """A file object that can only be read forward."""
 
     def __init__(self, file):
-        # What is there now, rather than wait for as much as is asked for
+        # Return the bytes that are there; do not wait for all that were asked for.
         self.read = getattr(file, "read1", file.read)
 
 
 class _StreamedFile(VideoFile):
-    """A file of which no packet is kept, and what they tell on the way: their number, and whether one is torn."""
+    """A file whose packets are counted and checked as they pass, and not kept."""
 
     def _open(self):
         super()._open()
         self.num_packets, self.is_torn, self.faults = 0, False, 0
 
     def cut(self) -> str | None:
-        """Whether the end is missing, by the sizes that the file stores."""
+        """Return whether the end of the file is missing, by the sizes that it stores."""
         return self._cut()
 
     def missing_end(self, end: float) -> str | None:
-        """Whether the end is missing, by the duration that the file stores; `end` is that of its last frame."""
+        """
+        Return whether the end is missing, by the duration that the file stores. `end` is the end of the last
+        frame.
+        """
         duration = (self.container.duration or 0) / av.time_base
         short = duration - max(1.0, 0.05 * duration)
         if self.format in ("flv", "asf") and end < short and (end := self._end()) < short:
@@ -238,7 +241,7 @@ class _StreamedFile(VideoFile):
 
     def _packets(self) -> Iterator[av.Packet]:
         for packet in self.container.demux(self.stream):
-            # Those before the first key frame give no picture.
+            # Packets before the first key frame give no picture.
             self.num_packets += bool(packet.size) and (self.num_packets > 0 or packet.is_keyframe)
             # In a transport stream it may be no more than a seam.
             self.is_torn |= packet.is_corrupt and self.format != "mpegts"
@@ -271,5 +274,5 @@ class _Clock:
         return seconds
 
     def end(self) -> float:
-        """When the last frame ends: it is shown for as long as others are."""
+        """Return the time at which the last frame ends. It lasts as long as the others."""
         return self.last + (float(np.median(self.intervals)) if self.intervals else 1 / (self.file.fps or 1.0))

@@ -76,11 +76,11 @@ class Timeline:
 
     @property
     def times(self) -> np.ndarray:
-        """The middles of the windows, in seconds `(W,)`."""
+        """The middles of the windows, in seconds: `(W,)`."""
         return (self.starts + self.ends) / 2
 
     def resegment(self, **options) -> "Timeline":
-        """The same scores in other segments, by `smoothing`, `min_score` and `min_duration`."""
+        """Return the same scores in other segments, by `smoothing`, `min_score` and `min_duration`."""
         return replace(self, **options)
 
     def to_dict(self) -> dict:
@@ -98,15 +98,15 @@ class Timeline:
         return json.dumps(self.to_dict(), ensure_ascii=False) + "\n"
 
     def to_csv(self) -> str:
-        """The segments as CSV: `start,end,label,score`."""
+        """Return the segments as CSV: `start,end,label,score`."""
         return as_csv(self.segments)
 
     def to_srt(self) -> str:
-        """The segments as SubRip subtitles, each with its label and score."""
+        """Return the segments as SubRip subtitles, each with its label and score."""
         return as_srt(self.segments)
 
     def to_vtt(self) -> str:
-        """The segments as WebVTT subtitles, each with its label and score."""
+        """Return the segments as WebVTT subtitles, each with its label and score."""
         return as_vtt(self.segments)
 
     def plot(self, path: str | Path):
@@ -264,7 +264,7 @@ class _Found:
         self.waiting: list[np.ndarray] = []
 
     def add(self, window: Window):
-        """One more window; one with the frames of the window before has its scores."""
+        """Add a window. A window with the frames of the one before has its scores."""
         if window.numbers != self.last_numbers:
             self.waiting.append(window.clip())
             self.last_numbers, self.num_rows = window.numbers, self.num_rows + 1
@@ -283,6 +283,7 @@ class _Found:
         self.scores.append(self.bank.probabilities(video_embeds, self.ensemble).cpu().numpy())
 
     def timeline(self, video: str, problem: str | None, settings: dict) -> Timeline:
+        """Return the timeline of the windows so far."""
         scores = np.concatenate(self.scores)[self.rows]
         labels, scores = self.bank.join_background(scores)
         starts, ends = np.array(self.times, dtype=np.float64).reshape(-1, 2).T
@@ -291,7 +292,7 @@ class _Found:
 
 def check_segment_options(smoothing: int, min_score: float, min_duration: float):
     """
-    That what makes segments is in its range.
+    Raise if an option of the segments is out of range.
 
     Raises:
         [`DataError`]: if it is not.
@@ -306,7 +307,7 @@ def check_segment_options(smoothing: int, min_score: float, min_duration: float)
 
 def check_output_file(path: str | Path):
     """
-    That a timeline can be written to a file of this name.
+    Raise if a timeline cannot be written to a file of this name.
 
     Raises:
         [`DataError`]: if its ending says no kind that there is.

@@ -26,7 +26,7 @@ class Segment:
 
 
 def smooth(scores: np.ndarray, smoothing: int) -> np.ndarray:
-    """The mean of each window and its neighbours, `smoothing` (odd) in all, at the ends of those that are there."""
+    """Return the mean score of each window and its neighbours, `smoothing` (odd) windows in all, fewer at the ends."""
     reach, count = smoothing // 2, len(scores)
     if reach == 0 or count == 0:
         return scores.astype(np.float64)
@@ -38,8 +38,8 @@ def smooth(scores: np.ndarray, smoothing: int) -> np.ndarray:
 
 def window_edges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """
-    The times `(W + 1,)` between which each of W windows has the say: those halfway between the middles of neighbours.
-    A window that straddles a boundary is of the side that fills more of it.
+    Return the times `(W + 1,)` between which each of W windows decides: halfway between the middles of neighbours.
+    A window that crosses a boundary belongs to the side that fills more of it.
     """
     middles = (starts + ends) / 2
     return np.concatenate([starts[:1], (middles[1:] + middles[:-1]) / 2, ends[-1:]])
@@ -55,7 +55,7 @@ def merge_windows(
     min_duration: float = 0.0,
 ) -> list[Segment]:
     """
-    The segments of a video.
+    Return the segments of a video.
 
     A window is of the class with the highest smoothed score, or of none where that is the background or less than
     `min_score`. Neighbours of one class are one segment. What is shorter than `min_duration`, the shortest first, goes
@@ -113,7 +113,7 @@ def _join(firsts: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def _shortest(
     edges: np.ndarray, firsts: np.ndarray, classes: np.ndarray, none: int, min_duration: float
 ) -> int | None:
-    """The shortest run of less than `min_duration`; of those of no class, only those within one count."""
+    """Return the shortest run below `min_duration`. Runs of no class count only between runs of one class."""
     durations = np.diff(edges[np.append(firsts, len(edges) - 1)])
     is_within = np.zeros(len(classes), dtype=bool)
     is_within[1:-1] = classes[2:] == classes[:-2]
@@ -125,7 +125,7 @@ def _shortest(
 def _give_away(
     position: int, firsts: np.ndarray, classes: np.ndarray, contest: np.ndarray, none: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The runs without one of them, whose windows go to its neighbours."""
+    """Remove a run and give its windows to its neighbours."""
     first, stop = firsts[position], firsts[position + 1] if position + 1 < len(firsts) else len(contest)
     neighbours = [int(classes[near]) for near in (position - 1, position + 1) if 0 <= near < len(classes)]
     left, right = (neighbours or [none])[0], (neighbours or [none])[-1]
@@ -133,7 +133,7 @@ def _give_away(
         left = right = none
     cut = stop
     if left != right:
-        # Where the scores of the left before it, and of the right from it on, are highest in sum
+        # Cut where the scores of the left class before, and of the right class after, have the highest sum.
         own = contest[first:stop]
         before = np.append(0.0, own[:, left].cumsum())
         after = np.append(own[::-1, right].cumsum()[::-1], 0.0)

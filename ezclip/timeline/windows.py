@@ -33,7 +33,7 @@ class HeldFrame:
 
     @property
     def num_bytes(self) -> int:
-        """What it takes of memory as long as it is a picture."""
+        """Return the memory of the frame in bytes, while it is a picture."""
         return 0 if self._frame is None else self._frame.num_bytes
 
 
@@ -55,7 +55,7 @@ class Window:
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """Which frames of the video they are."""
+        """The indices of the frames in the video."""
         return tuple(frame.number for frame in self.frames)
 
     def clip(self) -> np.ndarray:
@@ -67,7 +67,7 @@ def slide_windows(
     stream: FrameStream, window: float, stride: float, sample: FrameSampler, crop: Crop
 ) -> Iterator[Window]:
     """
-    The windows of a video, from one pass over it, in memory for the frames of one.
+    Yield the windows of a video from one pass over it, with the frames of one window in memory.
 
     Windows start at multiples of `stride`, the first at the one that has the first frame, the last at the one that
     reaches the end. A window has the frames that are on show in it, those that [`select_frames`] takes from `start` to
@@ -117,7 +117,7 @@ def slide_windows(
 
 
 def _first_window(seconds: float, window: float, stride: float) -> int:
-    """The number of the window that has a frame shown at `seconds`, or of the next."""
+    """Return the number of the window that shows a frame at `seconds`, or of the next one."""
     number = max(0, math.floor(seconds / stride))
     return number if number * stride + window > seconds + ROUNDING else number + 1
 

@@ -25,7 +25,7 @@ logger = logging.get_logger("ezclip")
 
 REPORT_NAME = "read_report.json"
 FILE_NAMES = (TRAINER_STATE_NAME, CHECKPOINT_SETTINGS_NAME, REPORT_NAME, SAFE_WEIGHTS_NAME)
-# What changes the rounding and the dropout masks, and nothing else.
+# These change rounding and dropout masks, and nothing else.
 EXACTNESS_SETTINGS = ("num_processes", "micro_batch_size", "gradient_checkpointing")
 
 
@@ -56,7 +56,7 @@ class Checkpoints:
 
     def choose(self, resume_from: str | Path | None) -> Path | None:
         """
-        The checkpoint to go on from; `None` to start from the beginning.
+        Return the checkpoint to resume from, or `None` to start from the beginning.
 
         Args:
             resume_from (`str` or `Path`, *optional*):
@@ -189,7 +189,7 @@ class Checkpoints:
 
 def check_settings(path: Path, saved: dict, settings: dict):
     """
-    That what is gone on with is of the same settings.
+    Raise if a training resumes with other settings.
 
     Args:
         path (`Path`):
@@ -210,8 +210,8 @@ def check_settings(path: Path, saved: dict, settings: dict):
                 "another --output_dir."
             )
         logger.warning(
-            f"{path} was made with {name} {before}, now it is {now}: it is gone on with, but not bit for bit as it "
-            "would have been."
+            f"{path} was made with {name} {before}, now it is {now}. Resuming anyway; results will not be "
+            "bit-identical."
         )
 
 
@@ -237,7 +237,7 @@ def load_trained(model: EZClipModel, path: Path):
 @contextlib.contextmanager
 def raise_on_all_ranks(accelerator: Accelerator, path: Path):
     """
-    A block in which some processes write. One that cannot must not leave the others waiting for it later.
+    Raise on all processes if one cannot write. Otherwise the others would wait for it forever.
 
     Raises:
         [`DataError`]: on all processes, if one could not write.
@@ -255,7 +255,7 @@ def raise_on_all_ranks(accelerator: Accelerator, path: Path):
 
 
 def _remove(checkpoint: Path):
-    """Renamed first: half removed, it must not be taken for a checkpoint."""
+    """Rename a checkpoint, then delete it: half deleted, it must not look whole."""
     removed = checkpoint.with_name(f".{checkpoint.name}.removed")
     shutil.rmtree(removed, ignore_errors=True)
     if checkpoint.exists():
@@ -264,13 +264,13 @@ def _remove(checkpoint: Path):
 
 
 def last_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest checkpoint in a folder."""
+    """Return the newest checkpoint in a folder."""
     found = _find_checkpoints(Path(output_dir))
     return found[max(found)] if found else None
 
 
 def _find_checkpoints(output_dir: Path) -> dict[int, Path]:
-    """The checkpoints in a folder, by step."""
+    """Return the checkpoints in a folder, by step."""
     matches = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in output_dir.glob("checkpoint-*"))
     return {
         int(match[1]): path for match, path in matches if match and all((path / name).is_file() for name in FILE_NAMES)

@@ -55,7 +55,10 @@ def backward(
 
 
 def _share_texts(inputs: dict, model: EZClipModel) -> tuple[dict, list[int] | None]:
-    """Inputs with each different text once, and which of them is each video's; `None` if there is one for each."""
+    """
+    Return the inputs with each different text once, and the text index of each video. Return `None` as index if
+    every video has its own text.
+    """
     text = model.text_model
     draws_masks = text.training and (text.config.attention_dropout > 0 or text.config.drop_path_rate > 0)
     texts = [*map(str, torch.cat([inputs[name] for name in TEXT_INPUTS], dim=1).tolist())]
@@ -68,7 +71,7 @@ def _share_texts(inputs: dict, model: EZClipModel) -> tuple[dict, list[int] | No
 
 
 def _embed(model: EZClipModel, inputs: dict, text_of_video: list[int] | None) -> dict[str, torch.Tensor]:
-    """The embeddings of videos, and of each its text."""
+    """Embed videos, and the text of each video."""
     outputs = model(**inputs, output_last_hidden_state=False)
     embeddings = {name: outputs[name] for name in EMBEDDINGS}
     if text_of_video is not None:

@@ -190,7 +190,7 @@ class TrainingLog:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """The most memory that this process had so far, in units of 2^20 bytes: on the device, or resident on a CPU."""
+    """Return the peak memory of this process in MiB: on the device, or resident on a CPU."""
     module = getattr(torch, device.type, None)
     if hasattr(module, "max_memory_allocated"):
         return module.max_memory_allocated(device) / 2**20

@@ -58,7 +58,7 @@ def make_optimizer(model: EZClipModel, recipe: TrainingRecipe) -> torch.optim.Ad
 
 
 def _group_of(name: str) -> str:
-    """Whose rate a weight has."""
+    """Return the parameter group whose learning rate a weight has."""
     if "temporal_prompt" in name:
         return "prompt"
     if name.startswith("temporal_head."):
@@ -119,7 +119,7 @@ def train(
         strict (`bool`, *optional*, defaults to `False`):
             Whether the first unreadable video ends the run.
         output_dir (`str` or `Path`, *optional*):
-            Where [`Checkpoints`] and the best weights stand. Without it there are none.
+            Folder for [`Checkpoints`] and the best weights. Without it none are written.
         resume_from (`str` or `Path`, *optional*):
             A checkpoint to go on from, or `"latest"`; see [`Checkpoints.choose`].
         settings (`dict`, *optional*):
@@ -318,7 +318,7 @@ def _keep_best(
 
 
 def _find_best(state: TrainerState, checkpoint: Path, output_dir: Path, accelerator: Accelerator):
-    """The best weights of a training that goes on in another folder go with it."""
+    """Copy the best weights into the folder in which the training continues."""
     if state.best_global_step is None:
         return
     best = output_dir / BEST_NAME / SAFE_WEIGHTS_NAME
@@ -330,7 +330,7 @@ def _find_best(state: TrainerState, checkpoint: Path, output_dir: Path, accelera
 
 
 def _lacks_progress(state: TrainerState, recipe: TrainingRecipe) -> bool:
-    """Whether training should stop because the last evaluations were no better than the best one before."""
+    """Return whether early stopping applies: the last evaluations did not beat the best one."""
     if recipe.early_stopping_patience is None or state.best_global_step is None:
         return False
     steps = [entry["step"] for entry in state.log_history if recipe.metric_for_best_model in entry]

@@ -38,7 +38,7 @@ def plot_losses(log_history: list[dict], path: str | Path) -> bool:
             The PNG to write.
 
     Returns:
-        `bool`: whether there is a picture. Without matplotlib, or anything to draw, there is none.
+        `bool`: `False` without matplotlib, or without anything to draw.
     """
     try:
         # Without pyplot, no display is looked for.

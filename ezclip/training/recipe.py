@@ -47,7 +47,7 @@ class TrainingRecipe:
     save_total_limit: int | None = _option(None, "Checkpoints to keep; the oldest go first. By default all.")
 
     def settings(self) -> dict:
-        """What the course of a training depends on."""
+        """Return the options that determine the course of a training."""
         unimportant = ("save_steps", "save_total_limit", "load_best_model_at_end")
         names = [option.name for option in fields(TrainingRecipe) if option.name not in unimportant]
         return {name: getattr(self, name) for name in names}

@@ -19,7 +19,7 @@ class StopSignals:
     def __enter__(self):
         for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
             number = getattr(signal, name, None)
-            # What is ignored, as in the background of a shell, stays ignored; only a main thread can listen.
+            # An ignored signal, as in the background of a shell, stays ignored. Only the main thread can listen.
             with contextlib.suppress(ValueError):
                 if number is not None and signal.getsignal(number) != signal.SIG_IGN:
                     self.previous[number] = signal.signal(number, self._receive)

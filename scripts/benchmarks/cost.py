@@ -19,7 +19,7 @@ LABEL_LENGTH = 8
 
 
 def run(args: argparse.Namespace) -> dict:
-    """Counts; see `as_text` for what they are."""
+    """Count parameters and multiply-accumulates."""
     if args.model_name_or_path is None:
         configs = {preset: make_config(args, preset) for preset in args.presets or PRESETS}
     elif args.presets is None:
@@ -96,6 +96,7 @@ def _row(name: str, model: nn.Module, macs: int, macs_alone: int, num_frames: in
 
 
 def as_text(result: dict) -> str:
+    """Return the tables of a result as text."""
     floor = next(row for row in result["models"] if row["model"] == "CLIPVisionModel")
     per_frame = floor["macs_per_clip"] / floor["num_frames"]
     rows = [

@@ -64,7 +64,7 @@ class Reader:
 
 
 def get_readers(path: str, indices: list[int], processor: EZClipProcessor, image_processor) -> dict[str, Reader]:
-    """The contenders of `decode` by name, each after the one it is compared with."""
+    """Return the readers by name, each after the one it is compared with."""
     sample = processor.get_sampler()
     load = partial(load_with_transformers, path, sample)
     in_sequence, by_index = partial(read_in_sequence, path, indices), partial(read_with_decord, path, sample)
@@ -80,12 +80,13 @@ def get_readers(path: str, indices: list[int], processor: EZClipProcessor, image
 
 
 def load_with_transformers(path: str, sample: FrameSampler) -> np.ndarray:
+    """Read frames with `transformers.video_utils.load_video`."""
     frames, _ = load_video(path, backend="pyav", sample_indices_fn=lambda metadata: sample(metadata.total_num_frames))
     return frames
 
 
 def read_in_sequence(path: str, indices: list[int]) -> np.ndarray:
-    """All frames up to the last wanted one, decoded in order. Which are wanted it is told, and need not count."""
+    """Decode all frames up to the last wanted one, in order. The indices are given, not counted."""
     images = {}
     with av.open(path, metadata_errors="ignore") as container:
         stream = container.streams.best("video")
@@ -99,6 +100,7 @@ def read_in_sequence(path: str, indices: list[int]) -> np.ndarray:
 
 
 def read_with_decord(path: str, sample: FrameSampler) -> np.ndarray:
+    """Read frames with decord."""
     import decord
 
     reader = decord.VideoReader(path, num_threads=1)
@@ -144,12 +146,13 @@ def measure_video(path: str, processor: EZClipProcessor, image_processor, rounds
 
 
 def facts(metadata: VideoFramesMetadata) -> dict:
+    """Return size, length and codec of a video."""
     names = ("width", "height", "codec", "total_num_frames", "duration", "access")
     return {name: getattr(metadata, name) for name in names}
 
 
 def run(args: argparse.Namespace) -> dict:
-    """Times of all readers on all files."""
+    """Time all readers on all files."""
     num_frames = args.num_frames or 8
     processor, image_processor = EZClipProcessor(num_frames=num_frames), transformers.CLIPImageProcessor()
     paths = find_videos(args.videos)
@@ -168,6 +171,7 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def as_text(result: dict) -> str:
+    """Return the tables of a result as text."""
     header = ["video", "reader", "CPU ms (quartiles)", "wall ms", "clips/s per core", "times ours (rounds)", "frames"]
     rows = []
     for video in result["videos"]:

@@ -41,7 +41,7 @@ WARM_UP = 4
 
 
 def read_all(path: str, sample: FrameSampler) -> list[np.ndarray]:
-    """The frames that are wanted of a video, all of which is decoded, as PyAV's own examples do it."""
+    """Decode a whole video and return the wanted frames, as PyAV's examples do."""
     with av.open(path, metadata_errors="ignore") as container:
         frames = list(container.decode(container.streams.best("video")))
     return [frames[index].to_ndarray(format="rgb24") for index in sample(len(frames))]
@@ -81,12 +81,13 @@ class Task:
         self.numbers = count()
 
     def new_folder(self) -> Path:
+        """Return a new folder for predictions."""
         folder = self.folder / str(next(self.numbers))
         folder.mkdir()
         return folder
 
     def predict(self, split: VideoSplit) -> dict[str, dict]:
-        """As `run_video_zeroshot.py --do_predict` does it."""
+        """Predict as `ezclip run --do_predict` does."""
         folder = self.new_folder()
         predict_shards(
             self.models[OURS],
@@ -105,7 +106,7 @@ class Task:
 
     @torch.no_grad()
     def loop(self, paths: list[str]) -> dict[str, dict]:
-        """One clip after the other: all of it decoded, CLIP's image processor, the model in float32."""
+        """Predict one clip after the other: full decode, CLIP's image processor, float32."""
         options = self.processor.image_processor.to_dict()
         image_processor = transformers.CLIPImageProcessor.from_dict(options)
         sample, folder, device = self.processor.get_sampler(), self.new_folder(), self.accelerator.device
@@ -131,7 +132,7 @@ def read_predictions(folder: Path) -> dict[str, dict]:
 
 
 def run(args: argparse.Namespace) -> dict:
-    """Times of both ways, and whether they predict the same."""
+    """Time both ways, and compare their predictions."""
     paths = find_videos(args.videos)
     labels = make_labels(args.num_labels or 100) if args.label_list is None else read_label_list(args.label_list)
     labels = labels[: args.num_labels]
@@ -147,6 +148,7 @@ def run(args: argparse.Namespace) -> dict:
         task, found = Task(models, processor, bank, accelerator, args, read, Path(folder)), {}
 
         def contenders(paths: list[str]) -> dict[str, Callable[[], None]]:
+            """Return both ways by name."""
             split = load_files(paths)
             return {
                 OURS: lambda: found.update({OURS: task.predict(split)}),
@@ -192,7 +194,7 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def agreement(ours: dict[str, dict], theirs: dict[str, dict]) -> dict:
-    """For how many videos both ways have the same best label, which not, and which only one of them has read."""
+    """Count the videos with the same best label, with another one, and read by one way only."""
     both = [video for video in ours if video in theirs]
     different = [video for video in both if ours[video]["label"] != theirs[video]["label"]]
     return {
@@ -204,6 +206,7 @@ def agreement(ours: dict[str, dict], theirs: dict[str, dict]) -> dict:
 
 
 def as_text(result: dict) -> str:
+    """Return the tables of a result as text."""
     header = ["way", "precision", "s (quartiles)", "clips/s", "of the matrix rate", "times faster (rounds)", "read"]
     rows = [[row["way"], row["precision"], *_cells(row)] for row in result["rows"]]
     same = result["agreement"]

@@ -39,7 +39,7 @@ class MatrixProducts:
         self.device, self.repeats = device, {}
 
     def contenders(self) -> dict[str, Callable[[], None]]:
-        """What multiplies, by name."""
+        """Return the products to time, by name."""
         return {name: self._make(name, *product) for name, product in self.products.items()}
 
     def _make(self, name: str, precision: str, shape: Shape) -> Callable[[], None]:
@@ -57,8 +57,8 @@ class MatrixProducts:
 
     def rates(self, timings: dict[str, Timing]) -> dict[str, dict]:
         """
-        Of each precision the best of the products' rates: `flops_per_second`, see [`summarize`] (a multiplication and
-        an addition are two), its `shape`, and the medians of all `shapes`.
+        Return for each precision the best rate of the products: `flops_per_second` (see [`summarize`]; a
+        multiplication and an addition are two), its `shape`, and the medians of all `shapes`.
         """
         found = {}
         for name, (precision, (m, k, n)) in self.products.items():
@@ -76,12 +76,12 @@ class MatrixProducts:
 
 
 def share_of(macs: float, seconds: float, rates: dict[str, dict], precision: str) -> float:
-    """The part of the matrix rate that so many multiply-accumulates in so many seconds are."""
+    """Return the share of the matrix rate that the multiply-accumulates reach."""
     return 2 * macs / seconds / rates[precision]["flops_per_second"]["median"]
 
 
 def rates_as_text(rates: dict[str, dict]) -> str:
-    """What the shares are of."""
+    """Return the matrix rates as text."""
     rows = []
     for precision, rate in rates.items():
         median, (low, high) = rate["flops_per_second"]["median"], rate["flops_per_second"]["quartiles"]
@@ -91,7 +91,7 @@ def rates_as_text(rates: dict[str, dict]) -> str:
 
 
 def is_faster_in_bf16(device: torch.device) -> bool:
-    """Whether the machine multiplies faster in bfloat16 than in float32; without its own instructions it does not."""
+    """Return whether bfloat16 products are faster than float32 here."""
     side = SQUARES[0]
     products = MatrixProducts([(side, side, side)], DTYPES, device)
     rates = products.rates(measure(products.contenders(), 3, device))

@@ -90,7 +90,8 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def as_text(result: dict) -> str:
-    header = ["trained", "micro-batch", "gradient checkpointing", "peak MB", "of which before the step"]
+    """Return the tables of a result as text."""
+    header = ["trained", "micro-batch", "gradient checkpointing", "peak MB", "before the step"]
     header += ["of the peak with all weights", "s a step"]
     rows = []
     for row in result["rows"]:

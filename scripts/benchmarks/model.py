@@ -51,6 +51,7 @@ class Case:
 
     @property
     def matrix_precision(self) -> str:
+        """Return the precision of the matrix products that a case is compared with."""
         return "float32" if self.precision == "float32" else "bf16"
 
 
@@ -79,7 +80,7 @@ class Bench:
             self.halves = {name: copy.deepcopy(self.models[name]).to(torch.bfloat16) for name in names}
 
     def cases(self) -> list[Case]:
-        """All that take turns, ours first."""
+        """Return all cases, ours first."""
         compiled = (False, True) if self.args.compile else (False,)
         found = []
         for run in self.args.passes:
@@ -91,7 +92,7 @@ class Bench:
         return found
 
     def make(self, case: Case, batch: dict[str, torch.Tensor]) -> Callable[[], object]:
-        """What runs a case once."""
+        """Return the function that runs a case once."""
         model = (self.halves if case.precision == "bf16" else self.models)[case.model]
         work = self._make_step(model, case, batch) if case.run == "step" else self._make_forward(model, case, batch)
         is_training = case.run == "step"
@@ -150,7 +151,7 @@ class Bench:
 
 
 def add_gradients(model: nn.Module, batch: dict[str, torch.Tensor], accelerator: Accelerator):
-    """A forward and a backward pass; of ours as training takes them."""
+    """Run a forward and a backward pass, ours as training does it."""
     if "EZClip" in type(accelerator.unwrap_model(model)).__name__:
         backward(model, batch, accelerator)
     else:
@@ -158,7 +159,7 @@ def add_gradients(model: nn.Module, batch: dict[str, torch.Tensor], accelerator:
 
 
 def loss_of(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The loss that a model has; of CLIP's vision tower, which has none, any."""
+    """Return the loss of a model. CLIP's vision tower has none and gets a substitute."""
     if hasattr(model, "get_video_features"):
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         alone = {"output_last_hidden_state": False} if isinstance(model, EZClipModel) else {}
@@ -167,7 +168,7 @@ def loss_of(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def run(args: argparse.Namespace) -> dict:
-    """Times of all cases, for each size of a batch."""
+    """Time all cases for each batch size."""
     accelerator = Accelerator(cpu=args.use_cpu, mixed_precision="bf16" if "autocast" in args.precisions else "no")
     if args.compile:
         torch._dynamo.config.recompile_limit = COMPILATIONS
@@ -188,7 +189,7 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def measure_batch(bench: Bench, batch_size: int, macs: dict[tuple[str, str], int]) -> dict:
-    """Times of all cases with batches of one size, the matrix product among them."""
+    """Time all cases with batches of one size, matrix products among them."""
     args, device = bench.args, bench.accelerator.device
     batch = {name: value.to(device) for name, value in make_batch(bench.config, batch_size).items()}
     cases = bench.cases()
@@ -235,12 +236,13 @@ def _row(case: Case, batch_size: int, timings: dict, rates: dict[str, dict], mac
 
 
 def as_text(result: dict) -> str:
+    """Return the tables of a result as text."""
     header = ["pass", "model", "precision", "s a batch (quartiles)", "clips/s", "GMAC a clip", "of the matrix rate"]
     header += ["times CLIP (rounds)", "times CLIP in plain float32", "times X-CLIP", "times its forward"]
     parts = [
         machine_as_text(result["machine"]),
         f"{result['model']}: {result['size']}; attention {result['attention']}. Random pixels; median of "
-        f"{result['rounds']} rounds, in each of which all took their turn. `forward` embeds clips, without texts. "
+        f"{result['rounds']} rounds; in each round all models took their turn. `forward` embeds clips, without texts. "
         f"`step` is a forward pass of clips and a text each, loss, backward pass and AdamW, of what a model trains; "
         "CLIPVisionModel has no texts. `bf16` are weights in bfloat16, `autocast` float32 weights in mixed precision.",
     ]

@@ -31,7 +31,7 @@ XCLIP_HEAD = 64
 
 def make_config(args: argparse.Namespace, preset: str | None, text_config: dict | None = None) -> EZClipConfig:
     """
-    A ViT-B of a published system.
+    Return the configuration of a ViT-B of a published system.
 
     Raises:
         [`ModelError`]: if it cannot be.
@@ -57,19 +57,19 @@ def make_model(args: argparse.Namespace, preset: str | None = None) -> EZClipMod
     if args.model_name_or_path is None:
         return EZClipModel(make_config(args, preset))
     frames = {} if args.num_frames is None else {"num_frames": args.num_frames}
-    # What is new in plain CLIP spoils predictions, and costs what it costs.
+    # New weights in plain CLIP spoil predictions, not costs.
     return load_model(args.model_name_or_path, for_training=True, preset=preset, vision_config=frames)
 
 
 def name_of_model(args: argparse.Namespace) -> str:
-    """What tables call our model."""
+    """Return the name of our model in tables."""
     if args.model_name_or_path is None:
         return args.preset or "ezclip"
     return Path(args.model_name_or_path).name + (f" as {args.preset}" if args.preset else "")
 
 
 def describe_model(model: EZClipModel) -> str:
-    """Its size in words."""
+    """Return the size of a model as text."""
     vision = model.config.vision_config
     return (
         f"{vision.num_hidden_layers} blocks of {vision.hidden_size} channels, patches of {vision.patch_size}, "
@@ -99,7 +99,7 @@ def xclip_config(config: EZClipConfig) -> XCLIPConfig:
 
 
 def make_rivals(config: EZClipConfig, eager: bool = False) -> dict[str, nn.Module]:
-    """Transformers' models of the same size, by the name of their class; `eager` for counting without weights."""
+    """Return transformers' models of the same size, by class name. `eager` is for counting without weights."""
     options = {"attn_implementation": "eager"} if eager else {}
     return {
         "CLIPVisionModel": CLIPVisionModel._from_config(clip_vision_config(config), **options),
@@ -108,7 +108,7 @@ def make_rivals(config: EZClipConfig, eager: bool = False) -> dict[str, nn.Modul
 
 
 def embed(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
-    """What a model makes of clips `(B, T, 3, H, W)`: their embeddings; of the frames where it has no time."""
+    """Embed clips `(B, T, 3, H, W)`, or their frames if the model has no time."""
     if isinstance(model, EZClipModel):
         return model.get_video_features(pixel_values, output_last_hidden_state=False).pooler_output
     if hasattr(model, "get_video_features"):
@@ -117,7 +117,7 @@ def embed(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
 
 
 def make_batch(config: EZClipConfig, batch_size: int) -> dict[str, torch.Tensor]:
-    """A batch of a training step: noise, a text for each clip, and classes that all differ."""
+    """Return a training batch: noise, a text for each clip, different classes."""
     vision, text = config.vision_config, config.text_config
     length = min(TEXT_LENGTH, text.max_position_embeddings)
     pixels = (batch_size, vision.num_frames, vision.num_channels, vision.image_size, vision.image_size)
@@ -132,12 +132,12 @@ def make_batch(config: EZClipConfig, batch_size: int) -> dict[str, torch.Tensor]
 
 
 def train_all(model: EZClipModel) -> EZClipModel:
-    """A copy of which all weights are trained."""
+    """Return a copy whose weights are all trained."""
     return copy.deepcopy(model).requires_grad_(True)
 
 
 def layer_shapes(hidden_size: int, intermediate_size: int, num_tokens: int) -> list[Shape]:
-    """The matrix products of a transformer's block over so many tokens."""
+    """Return the shapes of the matrix products of a block over `num_tokens` tokens."""
     return [
         (num_tokens, hidden_size, hidden_size),
         (num_tokens, hidden_size, intermediate_size),
@@ -146,7 +146,7 @@ def layer_shapes(hidden_size: int, intermediate_size: int, num_tokens: int) -> l
 
 
 def vision_shapes(config: EZClipConfig, batch_size: int) -> list[Shape]:
-    """Those of a block of the vision tower over the frames of a batch."""
+    """Return the shapes of the products of a vision block over the frames of a batch."""
     vision = config.vision_config
     tokens = batch_size * vision.num_frames * (1 + (vision.image_size // vision.patch_size) ** 2)
     return layer_shapes(vision.hidden_size, vision.intermediate_size, tokens)

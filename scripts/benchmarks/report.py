@@ -6,19 +6,20 @@ from ezclip.utils.files import replacing, write_json
 
 
 def spread_as_text(summary: dict, digits: int = 2, factor: float = 1.0) -> str:
-    """A median and its quartiles; see [`summarize`]."""
+    """Return a median and its quartiles as text; see [`summarize`]."""
     low, high = summary["quartiles"]
     return f"{factor * summary['median']:.{digits}f} ({factor * low:.{digits}f}-{factor * high:.{digits}f})"
 
 
 def ratio_as_text(against: dict | None) -> str:
-    """A ratio and the range of its rounds; see [`compare`]."""
+    """Return a ratio and the range of its rounds as text; see [`compare`]."""
     if against is None:
         return "-"
     return f"{against['ratio']:.3f} ({against['range'][0]:.3f}-{against['range'][1]:.3f})"
 
 
 def share_as_text(share: float | None) -> str:
+    """Return a share as text."""
     return "-" if share is None else f"{share:.0%}"
 
 

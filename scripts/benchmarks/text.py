@@ -59,7 +59,7 @@ BATCH_SIZE = 64
 
 
 def make_labels(num_labels: int) -> list[str]:
-    """So many labels of actions; from 401 on they are numbered."""
+    """Return `num_labels` action labels; from 401 on they are numbered."""
     actions = [f"{verb} {thing}" for verb, thing in product(VERBS, OBJECTS)]
     rounds = range(1 + num_labels // len(actions))
     return [action if again == 0 else f"{action} {again}" for again in rounds for action in actions][:num_labels]
@@ -67,7 +67,7 @@ def make_labels(num_labels: int) -> list[str]:
 
 def load(args: argparse.Namespace, labels: list[str]) -> tuple[EZClipModel, EZClipProcessor]:
     """
-    Model and processor; without a tokenizer of CLIP's one of the words of the texts, each of which is a token.
+    Load model and processor. Without CLIP's tokenizer, each word of the texts is a token.
 
     Raises:
         [`ModelError`]: if there is no such model, or no such tokenizer.
@@ -89,7 +89,7 @@ def load(args: argparse.Namespace, labels: list[str]) -> tuple[EZClipModel, EZCl
 
 @torch.no_grad()
 def embed_padded(model: EZClipModel, processor: EZClipProcessor, texts: list[str]) -> torch.Tensor:
-    """Every text padded to all that the tower reads, without a mask, which a causal tower does not need."""
+    """Embed every text padded to the maximal length, without a mask, which a causal tower does not need."""
     embeds = []
     for start in range(0, len(texts), BATCH_SIZE):
         batch = texts[start : start + BATCH_SIZE]
@@ -99,7 +99,7 @@ def embed_padded(model: EZClipModel, processor: EZClipProcessor, texts: list[str
 
 
 def run(args: argparse.Namespace) -> dict:
-    """Times of all ways, and how far their embeddings are from each other."""
+    """Time all ways, and compare their embeddings."""
     labels = make_labels(args.num_labels or 400) if args.label_list is None else read_label_list(args.label_list)
     labels = labels[: args.num_labels]
     model, processor = load(args, labels)
@@ -169,6 +169,7 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def as_text(result: dict) -> str:
+    """Return the tables of a result as text."""
     header = ["way", "precision", "s (quartiles)", "texts/s", "GMAC", "of the matrix rate"]
     header += ["times faster than padded (rounds)", "part of building (rounds)", "largest difference"]
     rows = [[row["way"], row["precision"], *_cells(row)] for row in result["rows"]]

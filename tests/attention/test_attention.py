@@ -479,7 +479,7 @@ def test_script_writes_one_file(tiny_folder, video, tmp_path):
 def test_script_says_what_is_wrong(tiny_folder, video, tmp_path, options, message):
     with pytest.raises(SystemExit) as stop:
         run_script(tiny_folder, video, *options, "--output_dir", str(tmp_path / "out"))
-    assert str(stop.value).startswith("visualize_attention.py: ") and message in str(stop.value)
+    assert str(stop.value).startswith("ezclip attention: ") and message in str(stop.value)
     assert not (tmp_path / "out").exists()
 
 

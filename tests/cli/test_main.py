@@ -35,7 +35,7 @@ def test_unknown_command(capsys):
     assert "'evaluate'" in error and "run, demo" in error
 
 
-@pytest.mark.parametrize("name", ["run", "demo", "convert", "check", "compare", "describe", "export", "push"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_names_the_command(name, capsys):
     if name == "compare":
         pytest.importorskip("scipy")

@@ -200,7 +200,7 @@ def test_classes_pairs_and_calibration_of_six_classes(six):
         assert (int(row["right"]), int(row["videos"])) == ((own == index).sum(), 10)
         assert int(row["taken for it"]) == (best == index).sum()
         wrong = np.bincount(own[own != index], minlength=6)
-        assert int(row["so often"]) == wrong.max()
+        assert int(row["count"]) == wrong.max()
         assert wrong.max() == 0 or wrong[SIX.index(row["mostly mistaken for"])] == wrong.max()
     pairs = page.rows("Most confused classes")
     counts = np.zeros((6, 6), int)
@@ -497,7 +497,7 @@ def test_report_of_a_prediction_and_the_script(evaluated, tiny_folder, clip_fold
     assert capsys.readouterr().out.strip() == str(tmp_path / "both" / "report.html")
     page = read_page(tmp_path / "both" / "report.html")
     assert "Videos in all runs: 3" in page.text("Comparison") and "data:image/jpeg" not in page.source
-    with pytest.raises(SystemExit, match=r"report\.py: .* does not exist"):
+    with pytest.raises(SystemExit, match=r"ezclip report: .* does not exist"):
         report_script.main([str(tmp_path / "none")])
 
 

@@ -233,13 +233,13 @@ def test_text_compares_the_bank_with_padding(tmp_path, tiny_folder, small_produc
     check_rates(result["matrix"], {"float32", "bf16"})
     assert (result["num_labels"], result["num_templates"], result["longest"]) == (64, 16, 16)
     rows = {(row["way"], row["precision"]): row for row in result["rows"]}
-    padded, bank, half, cached = rows.values()
+    padded, bank, half = rows.values()
     assert next(iter(rows)) == ("padded to 16 tokens", "float32")
     assert not any("failed" in row for row in rows.values())
-    assert bank["largest_difference"] < 1e-6 and cached["largest_difference"] < 1e-6
+    assert bank["largest_difference"] < 1e-6
     assert 1e-6 < half["largest_difference"] < 0.1
     assert bank["macs"] == half["macs"] < padded["macs"]
-    for row in (bank, half, cached):
+    for row in (bank, half):
         medians = padded["seconds"]["median"] / row["seconds"]["median"]
         assert row["times_faster"]["ratio"] == pytest.approx(medians)
     for row in (padded, bank, half):
