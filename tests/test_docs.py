@@ -49,7 +49,10 @@ NOT_RUN = {
     ("docs/app.md", "from gradio_client import"): "needs the page: tests/app/test_app.py does the same",
     ("docs/app.md", "from ezclip.cli.app import main"): "serves until stopped: tests/app/test_app.py runs it",
     ("docs/export.md", 'python -m pip install -c constraints.txt ".[onnx]"'): "installs",
-    ("docs/speed.md", "python scripts/benchmark.py cost"): "a process a row: tests/scripts/test_benchmark.py runs both",
+    (
+        "docs/speed.md",
+        "python scripts/benchmark.py cost",
+    ): "a process a row: tests/scripts/test_benchmark.py runs both",
     ("docs/training_with_trainer.md", "import torch"): "trains to the end: tests/test_trainer.py runs it, and "
     "looks at what it did",
 }

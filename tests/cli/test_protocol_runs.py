@@ -227,6 +227,8 @@ def test_command_line_overrides_file(options, data_set, tmp_path, capsys):
         ("learning_rate: fast", "invalid float value: 'fast'"),
         ("learning_rate: true", "learning_rate must be a value, got True"),
         ("learning_rate: .nan", "--learning_rate must be a finite number"),
+        ("seed: [3]", "seed must be a value, got [3]"),
+        ("do_train: [true]", "do_train must be true or false, got [True]"),
         ("do_train: 3", "do_train must be true or false, got 3"),
         ("output_dir: {a: 1}", "output_dir must be a value, got {'a': 1}"),
         ("1: 2", "the key 1 must be a string"),
