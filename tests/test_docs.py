@@ -42,14 +42,17 @@ SLOW_PAGES |= {"docs/speed.md", "docs/training.md"}
 # Blocks that are not run, by page and beginning, and why
 NOT_RUN = {
     ("README.md", "python -m pip install -c constraints.txt . &&"): "installs, and the demonstration takes minutes: "
-    "tests/test_demo.py runs it",
+    "tests/cli/test_demo.py runs it",
     ("README.md", 'python -m pip install -c constraints.txt -e ".[test]"'): "installs, and runs these tests",
     ("docs/app.md", 'python -m pip install ".[app]"'): "installs",
-    ("docs/app.md", "ezclip app --model_name_or_path"): "serves until stopped: tests/test_app.py runs it",
-    ("docs/app.md", "from gradio_client import"): "needs the page: tests/test_app.py does the same",
-    ("docs/app.md", "from ezclip.cli.app import main"): "serves until stopped: tests/test_app.py runs it",
+    ("docs/app.md", "ezclip app --model_name_or_path"): "serves until stopped: tests/app/test_app.py runs it",
+    ("docs/app.md", "from gradio_client import"): "needs the page: tests/app/test_app.py does the same",
+    ("docs/app.md", "from ezclip.cli.app import main"): "serves until stopped: tests/app/test_app.py runs it",
     ("docs/export.md", 'python -m pip install -c constraints.txt ".[onnx]"'): "installs",
-    ("docs/speed.md", "python scripts/benchmark.py cost"): "a process a row: tests/test_benchmark.py runs both",
+    (
+        "docs/speed.md",
+        "python scripts/benchmark.py cost",
+    ): "a process a row: tests/scripts/test_benchmark.py runs both",
     ("docs/training_with_trainer.md", "import torch"): "trains to the end: tests/test_trainer.py runs it, and "
     "looks at what it did",
 }

@@ -1,4 +1,4 @@
-"""run_video_zeroshot.py: what it writes, on one process and on two, and what it says of bad input."""
+"""`ezclip run`: results on one and several processes, and messages about bad input."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def test_evaluation(evaluation, clip_folder):
     assert bad["video"] == str(clip_folder / "GreenSquare" / "broken.mp4") and "is cut off" in bad["reason"]
 
 
-def test_a_damaged_model_gets_no_accuracy(evaluation, tiny_folder, tmp_path, capsys):
+def test_damaged_model(evaluation, tiny_folder, tmp_path, capsys):
     model = EZClipModel.from_pretrained(tiny_folder)
     with torch.no_grad():
         model.vision_model.post_layernorm.weight[0] = torch.nan
@@ -79,14 +79,14 @@ def test_a_damaged_model_gets_no_accuracy(evaluation, tiny_folder, tmp_path, cap
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_batches_and_workers_change_nothing(evaluation, batch_size):
+def test_batch_size_and_workers(evaluation, batch_size):
     expected = read_lines(run(*evaluation) / "predictions.jsonl")
     out = run(*evaluation, "--per_device_eval_batch_size", batch_size, "--dataloader_num_workers", 2)
     assert_same_predictions(read_lines(out / "predictions.jsonl"), expected)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_strict_stops_at_the_first_unreadable_video(evaluation, capsys, num_workers):
+def test_strict(evaluation, capsys, num_workers):
     message = error_of(capsys, *evaluation, "--strict", "--dataloader_num_workers", num_workers)
     assert "broken.mp4: is cut off: 900 of" in message
     assert "Traceback" not in message
@@ -105,7 +105,7 @@ def test_ensembles_and_descriptions(evaluation, tmp_path):
     assert_same_predictions(described, plain)
 
 
-def test_prediction_without_labels(tiny_folder, clip_folder, tmp_path):
+def test_predict_without_labels(tiny_folder, clip_folder, tmp_path):
     out = run(
         *("--model_name_or_path", tiny_folder, "--do_predict", "--output_dir", tmp_path, "--top_k", 2),
         *("--videos", clip_folder / "red_circle" / "a.mp4", clip_folder / "GreenSquare" / "broken.mp4"),
@@ -117,7 +117,7 @@ def test_prediction_without_labels(tiny_folder, clip_folder, tmp_path):
     assert not (out / "eval_results.json").exists()
 
 
-def test_labels_between_commas_are_those_of_separate_arguments(tiny_folder, clip_folder, tmp_path):
+def test_labels_separated_by_commas(tiny_folder, clip_folder, tmp_path):
     arguments = ["--model_name_or_path", tiny_folder, "--do_predict", "--videos", clip_folder / "red_circle" / "a.mp4"]
     lines = [
         read_lines(
@@ -129,7 +129,7 @@ def test_labels_between_commas_are_those_of_separate_arguments(tiny_folder, clip
     assert lines[0] == lines[1] and len(lines[0][0]["predictions"]) == 2
 
 
-def test_what_can_be_decoded_of_damaged_videos_is_used_if_asked(evaluation, tiny_folder, tmp_path, capsys):
+def test_allow_partial(evaluation, tiny_folder, tmp_path, capsys):
     folder = tmp_path / "videos" / "red_circle"
     folder.mkdir(parents=True)
     write_video(folder / "long.mp4", random_clip(0, num_frames=60))
@@ -156,7 +156,7 @@ def test_what_can_be_decoded_of_damaged_videos_is_used_if_asked(evaluation, tiny
     assert len(read_lines(out / "train_partial_videos.jsonl")) == 1
 
 
-def test_several_views_are_averaged(evaluation, tiny_folder, clip_folder):
+def test_views(evaluation, tiny_folder, clip_folder):
     out = run(*evaluation, "--num_clips", 2, "--num_crops", 3)
     lines = {line["video"]: line["predictions"] for line in read_lines(out / "predictions.jsonl")}
     video = str(clip_folder / "red_circle" / "a.mp4")
@@ -171,7 +171,7 @@ def test_several_views_are_averaged(evaluation, tiny_folder, clip_folder):
     assert read_json(out / "eval_results.json")["eval_bad_videos"] == 1
 
 
-def test_a_video_that_hangs_does_not_hang_the_run(evaluation, clip_folder, tmp_path):
+def test_video_timeout(evaluation, clip_folder, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/never.mp4"
         arguments = ["--do_predict", "--videos", url, clip_folder / "red_circle" / "a.mp4"]
@@ -181,7 +181,7 @@ def test_a_video_that_hangs_does_not_hang_the_run(evaluation, clip_folder, tmp_p
     assert "takes longer than 1 seconds" in read_lines(out / "bad_videos.jsonl")[0]["reason"]
 
 
-def test_mirroring_classes_that_tell_left_from_right_is_warned_of(training, clip_folder, tmp_path, caplog):
+def test_warning_about_mirrored_classes(training, clip_folder, tmp_path, caplog):
     folder = tmp_path / "sided"
     shutil.copytree(clip_folder / "red_circle", folder / "moving_left")
     shutil.copytree(clip_folder / "red_circle", folder / "movingRight")
@@ -203,7 +203,7 @@ def training(tiny_folder, clip_folder, tmp_path):
     return [*arguments, "--learning_rate", "1e-2", "--templates", "a {}", "{}", "--output_dir", tmp_path / "trained"]
 
 
-def test_training_and_evaluation_in_one_run(training, tiny_folder, clip_folder):
+def test_train_and_evaluate(training, tiny_folder, clip_folder):
     out = run(*training, "--validation_dir", clip_folder, "--do_eval")
     log = read_json(out / "train_results.json")
     assert [entry["step"] for entry in log["log"]] == [1, 2, 3, 4, 5, 6]
@@ -231,7 +231,7 @@ def test_training_is_reproducible(training):
 
 
 @pytest.mark.parametrize("num_processes", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_processes_train_and_evaluate_as_one(tiny_folder, tmp_path, num_processes):
+def test_several_processes(tiny_folder, tmp_path, num_processes):
     for number in range(13):
         path = tmp_path / "videos" / WORDS[3 + number % 3] / f"{number}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -265,7 +265,7 @@ def test_processes_train_and_evaluate_as_one(tiny_folder, tmp_path, num_processe
         assert read_lines(several / name) == read_lines(out / name) and len(read_lines(out / name)) == 1
 
 
-def test_training_starts_from_plain_clip(tmp_path, clip_folder, tiny_folder):
+def test_train_from_plain_clip(tmp_path, clip_folder, tiny_folder):
     make_clip(tmp_path / "clip", vocab_size=15)
     arguments = ["--model_name_or_path", tmp_path / "clip", "--tokenizer_name", tiny_folder]
     arguments += ["--train_dir", clip_folder, "--do_train", "--per_device_train_batch_size", 6, "--max_train_steps", 1]
@@ -285,7 +285,7 @@ def test_accelerate_launch(evaluation):
     assert_same_predictions(read_lines(Path(evaluation[-1]) / "predictions.jsonl"), expected)
 
 
-def test_list_folder_and_parquet_of_real_clips_agree(tmp_path):
+def test_list_folder_and_parquet_agree(tmp_path):
     checkpoint = shared_path("golden", "e2e_clips_8f", "checkpoint.pt")
     tokenizer = shared_path("tokenizer", "bpe_simple_vocab_16e6.txt.gz")
     model = tmp_path / "model"
@@ -400,7 +400,7 @@ def test_list_folder_and_parquet_of_real_clips_agree(tmp_path):
         ),
     ],
 )
-def test_bad_arguments_are_named(arguments, message, tiny_folder, clip_folder, tmp_path, capsys):
+def test_bad_arguments(arguments, message, tiny_folder, clip_folder, tmp_path, capsys):
     places = {"MODEL": tiny_folder, "CLIPS": clip_folder, "FLAT": clip_folder / "red_circle"}
     places |= {"CLIP": clip_folder / "red_circle" / "a.mp4", "NAMELESS": tmp_path / "list.txt"}
     places |= {"NAMELESS_LABELS": tmp_path / "labels.csv"}
@@ -411,7 +411,7 @@ def test_bad_arguments_are_named(arguments, message, tiny_folder, clip_folder, t
     assert message in said and "Traceback" not in said
 
 
-def test_untrained_temporal_prompts_are_not_evaluated(tmp_path, clip_folder, tiny_folder, capsys):
+def test_untrained_temporal_prompts(tmp_path, clip_folder, tiny_folder, capsys):
     make_clip(tmp_path / "clip", vocab_size=15)
     arguments = ["--model_name_or_path", tmp_path / "clip", "--tokenizer_name", tiny_folder, "--do_eval"]
     arguments += ["--validation_dir", clip_folder, "--output_dir", tmp_path / "out"]
@@ -422,7 +422,7 @@ def test_untrained_temporal_prompts_are_not_evaluated(tmp_path, clip_folder, tin
     assert read_json(out / "eval_results.json")["eval_samples"] == 5
 
 
-def test_processor_and_model_must_agree_on_frames(tiny_folder, evaluation, tmp_path, capsys):
+def test_num_frames_of_processor_and_model(tiny_folder, evaluation, tmp_path, capsys):
     folder = tmp_path / "model"
     shutil.copytree(tiny_folder, folder)
     config = read_json(folder / "processor_config.json")
@@ -431,7 +431,7 @@ def test_processor_and_model_must_agree_on_frames(tiny_folder, evaluation, tmp_p
     assert "samples 5 frames of a video, the model takes 8" in error_of(capsys, *arguments)
 
 
-def test_classes_without_description_are_named_before_training(training, tmp_path, capsys):
+def test_missing_descriptions(training, tmp_path, capsys):
     descriptions = tmp_path / "descriptions.json"
     descriptions.write_text('{"green square": "a green square"}')
     start = training.index("--templates")
@@ -440,7 +440,7 @@ def test_classes_without_description_are_named_before_training(training, tmp_pat
     assert "1 of 2 classes have no description: 'red_circle'." in said and "Training" not in said
 
 
-def test_texts_that_are_cut_are_counted_once_before_the_first_step(training, clip_folder, tmp_path, caplog):
+def test_warning_about_cut_texts(training, clip_folder, tmp_path, caplog):
     descriptions = {"green square": "a green square", "red circle": ["red", f"a red circle moving {'left ' * 15}"]}
     (tmp_path / "descriptions.json").write_text(json.dumps(descriptions))
     arguments = [*training, "--class_descriptions", tmp_path / "descriptions.json", "--include_label", "--do_eval"]
@@ -454,7 +454,7 @@ def test_texts_that_are_cut_are_counted_once_before_the_first_step(training, cli
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_training_on_unreadable_videos_alone_is_named(training, tmp_path, capsys, num_workers):
+def test_train_on_unreadable_videos(training, tmp_path, capsys, num_workers):
     for name in ("a/1.mp4", "b/2.mp4", "b/3.mp4"):
         path = tmp_path / "bad" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -464,20 +464,20 @@ def test_training_on_unreadable_videos_alone_is_named(training, tmp_path, capsys
     assert "None of the 3 training videos can be read" in said and "Traceback" not in said
 
 
-def test_tokenizer_of_another_model_is_refused(evaluation, tmp_path, capsys):
+def test_tokenizer_of_another_model(evaluation, tmp_path, capsys):
     word_tokenizer(["yes", "no"]).save_pretrained(tmp_path / "tokenizer")
     said = error_of(capsys, *evaluation, "--tokenizer_name", tmp_path / "tokenizer")
     assert "The tokenizer has 6 tokens and the model 15" in said
 
 
-def test_plain_clip_without_tokenizer_files_is_refused(tmp_path, clip_folder, capsys):
+def test_missing_tokenizer(tmp_path, clip_folder, capsys):
     make_clip(tmp_path / "clip")
     arguments = ["--model_name_or_path", tmp_path / "clip", "--do_train", "--train_dir", clip_folder]
     said = error_of(capsys, *arguments, "--output_dir", tmp_path / "out")
     assert "its files are missing" in said or "No tokenizer at" in said
 
 
-def test_frames_of_another_size_are_refused(tiny_folder, evaluation, tmp_path, capsys):
+def test_wrong_frame_size(tiny_folder, evaluation, tmp_path, capsys):
     shutil.copytree(tiny_folder, tmp_path / "model")
     config = read_json(tmp_path / "model" / "processor_config.json")
     config["image_processor"]["crop_size"] = {"height": 28, "width": 28}
@@ -486,12 +486,12 @@ def test_frames_of_another_size_are_refused(tiny_folder, evaluation, tmp_path, c
     assert "crops frames to 28 x 28, the model takes 32 x 32" in error_of(capsys, *arguments)
 
 
-def test_output_must_be_a_folder_before_any_work(evaluation, tmp_path, capsys):
+def test_output_dir_is_a_file(evaluation, tmp_path, capsys):
     (tmp_path / "out").write_text("")
     assert "cannot be made" in error_of(capsys, *evaluation)
 
 
-def test_nothing_readable_is_an_error(evaluation, tmp_path, capsys):
+def test_no_readable_video(evaluation, tmp_path, capsys):
     for name in ("a/1.mp4", "b/2.mp4"):
         (tmp_path / "bad" / name).parent.mkdir(parents=True)
         (tmp_path / "bad" / name).write_text("<html>404</html>")
@@ -505,7 +505,7 @@ def test_nothing_readable_is_an_error(evaluation, tmp_path, capsys):
     )
 
 
-def test_prediction_of_a_list_with_ids_and_no_names(evaluation, clip_folder, tmp_path):
+def test_predict_list_without_names(evaluation, clip_folder, tmp_path):
     (tmp_path / "list.txt").write_text("red_circle/a.mp4 12 7\n")
     source = ["--validation_list", tmp_path / "list.txt", "--video_root", clip_folder]
     out = run(*evaluation[:2], *source, "--do_predict", "--candidate_labels", "x", "y", "--output_dir", tmp_path / "o")

@@ -1,4 +1,4 @@
-"""What a page on the internet answers: some addresses, requests of a sensible size, about uploaded files only."""
+"""Limit a public page to known addresses, small requests and uploaded files."""
 
 import json
 import os
@@ -10,31 +10,31 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 API = "/gradio_api"
 FILES = f"{API}/file="
 UPLOAD = f"{API}/upload"
-# What the page in the browser and `gradio_client` ask for. The rest of what Gradio has fetches other sites for a
-# visitor, records, or is for developers.
+# Addresses that the browser and `gradio_client` use. Gradio's other addresses fetch other sites, record visitors, or
+# serve developers.
 PAGES = {"", "/config", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json", "/login_check"}
 PAGES |= {f"{API}/{name}" for name in ("upload", "upload_progress", "queue/join", "queue/data", "cancel", "reset")}
 PAGES |= {f"{API}/{name}" for name in ("info", "app_id", "startup-events", "theme.css", "login_check")}
 FOLDERS = ("/assets/", "/static/", "/svelte/", f"{API}/heartbeat/", f"{API}/call/")
-MAX_REQUEST_BYTES = 2**18  # of anything but a file
-# Around an uploaded file: of a single one that is too large, Gradio removes what it has, before this is full.
+MAX_REQUEST_BYTES = 2**18  # except uploads
+# Form data around an uploaded file. Gradio removes a file that is too large before this is used up.
 MAX_ENVELOPE_BYTES = 2**20
 
 
 class Guard:
     """
-    Refuses what the page does not need, before Gradio has it.
+    ASGI middleware that refuses requests which the page does not need, before they reach Gradio.
 
-    Gradio opens, or fetches, what a request calls a file, for every component. Here no request may name another file
-    than an uploaded one.
+    Gradio opens or fetches any file that a request names, for every component. The guard refuses requests that name a
+    file which was not uploaded.
 
     Args:
         app (`ASGIApp`):
-            What answers the rest.
+            The application that answers the other requests.
         upload_folder (`str`):
-            Where uploads and results are.
+            Folder of uploads and results.
         max_upload_bytes (`int`):
-            The largest file that is taken.
+            Size of the largest upload, in bytes.
     """
 
     def __init__(self, app: ASGIApp, upload_folder: str, max_upload_bytes: int):
@@ -98,11 +98,11 @@ def is_inside(path, folder: str) -> bool:
 
 
 class _TooLargeError(Exception):
-    """A request is larger than it may be; it need not have told its length."""
+    """Raised when a request exceeds its limit, also if it did not state its length."""
 
 
 class _Request:
-    """A request that is read up to a limit, and may be read again."""
+    """A request that is read up to a limit and can be read again."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, limit: int):
         self._receive, self._send, self.limit = receive, send, limit

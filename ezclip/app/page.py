@@ -1,4 +1,4 @@
-"""A page to try a model on: a video and labels in; bars, a timeline and attention out."""
+"""Build and serve a Gradio page that classifies a video and shows scores, a timeline and attention maps."""
 
 import html
 import json
@@ -50,17 +50,17 @@ CSS = """
 @dataclass(frozen=True)
 class AppSettings:
     """
-    What a page takes.
+    Limits and defaults of a page.
 
     Args:
         max_size_mb (`float`, *optional*, defaults to 100):
-            Megabytes of the largest file.
+            Largest file, in megabytes.
         max_seconds (`float`, *optional*, defaults to 120):
-            Length of the longest video.
+            Longest video, in seconds.
         templates (`tuple[str, ...]`, *optional*):
             Sentences with `{}` for the labels, by default the 16 published ones.
         example_labels (`str`, *optional*):
-            What stands in the empty field for labels.
+            Example in the field for labels.
     """
 
     max_size_mb: float = 100.0
@@ -82,15 +82,15 @@ def make_page(
 
     Args:
         classifier ([`ZeroShotVideoClassificationPipeline`]):
-            The model. It is asked by one visitor at a time.
+            The pipeline. It answers one visitor at a time.
         settings (`AppSettings`):
-            What it takes.
+            Limits and defaults of the page.
         title (`str`):
-            What the page calls the model.
+            Name of the model on the page.
         upload_folder (`str`):
-            The environment's `GRADIO_TEMP_DIR`, set before Gradio is imported: videos are in it, or are refused.
+            The value of `GRADIO_TEMP_DIR`, set before Gradio is imported. Videos outside it are refused.
     """
-    visit = _Visit(classifier, settings, upload_folder)
+    handler = _RequestHandler(classifier, settings, upload_folder)
     page = gr.Blocks(title=f"ezclip: {title}", analytics_enabled=False)
     with page:
         gr.Markdown(
@@ -110,7 +110,7 @@ def make_page(
         words = gr.Textbox(label="The same in words", lines=3, interactive=False, elem_id="words")
         outputs = [scores, segments, timeline, attention, words]
         button.click(
-            visit.answer,
+            handler.answer,
             list(inputs),
             outputs,
             api_name="classify",
@@ -129,16 +129,16 @@ def serve(page: gr.Blocks, settings: AppSettings, upload_folder: str, **kwargs) 
 
     Args:
         page (`gr.Blocks`):
-            What [`make_page`] made.
+            The page of [`make_page`].
         settings (`AppSettings`):
-            What it takes.
+            Limits and defaults of the page.
         upload_folder (`str`):
-            As for [`make_page`]: no file of another folder is sent.
+            As for [`make_page`]. Files outside it are not sent.
         kwargs:
             `server_name`, `server_port` and others of [`gr.Blocks.launch`].
 
     Returns:
-        `str`: its address on this machine.
+        `str`: the address of the page on this machine.
     """
     guard = Middleware(Guard, upload_folder=upload_folder, max_upload_bytes=settings.max_bytes)
     fonts = ("system-ui", "sans-serif")
@@ -174,7 +174,7 @@ def _make_inputs(settings: AppSettings) -> tuple:
         label="Video",
         sources=["upload", "webcam"],
         include_audio=True,  # without it, Gradio would convert the file
-        webcam_options=gr.WebcamOptions(mirror=False),  # left is to stay left
+        webcam_options=gr.WebcamOptions(mirror=False),  # labels such as "left" need unmirrored video
         elem_id="video",
     )
     labels = gr.Textbox(
@@ -204,8 +204,8 @@ def _make_inputs(settings: AppSettings) -> tuple:
     return video, labels, background, templates, window, stride, partial
 
 
-class _Visit:
-    """Answers one visitor after the other, and keeps nothing of any."""
+class _RequestHandler:
+    """Answers one request at a time, and stores nothing about visitors."""
 
     def __init__(self, classifier: ZeroShotVideoClassificationPipeline, settings: AppSettings, upload_folder: str):
         self.classifier, self.settings, self.upload_folder = classifier, settings, upload_folder
@@ -219,9 +219,9 @@ class _Visit:
             video = find_upload(upload, self.upload_folder)
             texts, numbers = (labels, background, templates), (window, stride)
             if not all(isinstance(text, str | None) for text in texts):
-                raise DataError("Labels and sentences are texts.")
+                raise DataError("Labels and sentences must be texts.")
             if not all(isinstance(number, int | float) for number in numbers):
-                raise DataError("Window and stride are numbers of seconds.")
+                raise DataError("Window and stride must be numbers of seconds.")
             yield from self._steps(video, *texts, *numbers, partial is True)
         except (ValueError, MemoryError) as error:
             logger.info("Refused: %s", error)
@@ -281,7 +281,7 @@ class _Visit:
 
 def read_labels(text: str | None) -> list[str]:
     """
-    Labels between commas or on lines of their own, each once.
+    Split labels at commas and line ends, and remove repeated ones.
 
     Raises:
         [`DataError`]: if there are too many, or one is too long.

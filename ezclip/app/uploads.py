@@ -1,4 +1,4 @@
-"""Videos that visitors of a page give: what is looked at before any of it is decoded, and what they are told."""
+"""Check uploaded videos before they are decoded, and describe errors to visitors."""
 
 import contextlib
 import os
@@ -11,11 +11,11 @@ from ezclip.errors import DataError
 from video_ezclip import VideoReadError
 
 
-# Kinds of files, by FFmpeg's names, that hold their frames themselves: a playlist would name other files.
+# Allowed containers, by FFmpeg's names. Playlists are excluded because they name other files.
 FORMATS = ("mov", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "ogg", "asf")
 FORMATS_IN_WORDS = "MP4, MOV, WebM, Matroska, AVI, MPEG, FLV, Ogg and WMV"
-MAX_PIXELS = 4096 * 2304  # of a frame; several are in memory at a time
-MAX_RATE = 240  # frames per second: files whose times say nothing are no longer than that many frames
+MAX_PIXELS = 4096 * 2304  # per frame; several frames are in memory at a time
+MAX_RATE = 240  # frames per second; limits the number of packets if the times are wrong
 
 
 def find_upload(upload, folder: str) -> str:
@@ -24,15 +24,15 @@ def find_upload(upload, folder: str) -> str:
 
     Args:
         upload (`dict`):
-            What Gradio has for a file, `{"path": …}`; or whatever somebody sends instead.
+            Gradio's data of a file, `{"path": …}`. A client may send anything.
         folder (`str`):
-            Where uploads are.
+            Folder of uploads.
 
     Returns:
         `str`: its path.
 
     Raises:
-        [`DataError`]: if it is no uploaded file.
+        [`DataError`]: if there is no such upload.
     """
     if upload is None:
         raise DataError("There is no video: drop one, choose one, or record one.")
@@ -44,18 +44,18 @@ def find_upload(upload, folder: str) -> str:
 
 def check_upload(path: str, max_seconds: float):
     """
-    Look at a file that a visitor gave, without decoding it.
+    Check an uploaded file without decoding it.
 
-    Length is what the packets of the file say, which take no decoding; what its header promises may be anything.
+    The length is computed from the packets, because a header can state anything.
 
     Args:
         path (`str`):
-            The file, on this machine.
+            The uploaded file.
         max_seconds (`float`):
-            The longest video that is taken.
+            Length of the longest allowed video, in seconds.
 
     Raises:
-        [`VideoReadError`]: if it is no video file of a kind that holds its frames itself.
+        [`VideoReadError`]: if it is not a video file in one of `FORMATS`.
         [`DataError`]: if it is too long, or its frames are too large.
     """
     options = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}

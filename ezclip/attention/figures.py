@@ -1,4 +1,4 @@
-"""Where a model looks, as pictures: frames with maps below them, and which frames the temporal tokens listen to."""
+"""Draw attention maps below the frames of a video, and the temporal attention between frames."""
 
 import textwrap
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from processing_ezclip import EZClipProcessor
 
 
 MAX_COLUMNS = 12
-MAX_NUMBERED = 10  # frames of a matrix whose numbers can be read
-COLOURS = "cividis"  # dark to light, for every eye and in print
+MAX_NUMBERED = 10  # frames up to which the numbers in a matrix are legible
+COLOURS = "cividis"  # dark to light; works in grey and for colour-blind readers
 DPI = 150
 SIDE, LABEL_WIDTH, MARGIN, GAP = 180, 260, 75, 6  # of a picture and around it, in pixels
-STRUCTURE = 0.5  # of the contours of a frame that is seen through its map
+STRUCTURE = 0.5  # weight of the contours of a frame under its map
 METHOD_TITLES = {
     "last": "attention of the CLS token in the last block",
     "rollout": "attention, by rollout",
@@ -27,7 +27,7 @@ METHOD_TITLES = {
 def attention_figure(
     video, model: EZClipModel, processor: EZClipProcessor, labels: Sequence[str] | None = None, **kwargs
 ) -> Image.Image:
-    """[`draw_attention`] of [`look_at_video`], whose arguments these are."""
+    """Draw the maps of a video. The arguments are those of [`look_at_video`]."""
     return draw_attention(look_at_video(video, model, processor, labels, **kwargs))
 
 
@@ -103,7 +103,7 @@ def draw_temporal_attention(temporal: np.ndarray) -> Image.Image:
             for (row, column), value in np.ndenumerate(temporal[number]):
                 ink = "black" if value > 0.55 * most else "white"
                 axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=6, color=ink)
-    figure.supxlabel("frame that is listened to", fontsize=9)
+    figure.supxlabel("attended frame", fontsize=9)
     figure.supylabel("frame of the temporal token", fontsize=9)
     bar = figure.colorbar(image, ax=panels, shrink=0.8, format=lambda value, _: f"{value:.0%}")
     bar.ax.tick_params(labelsize=7)
@@ -205,7 +205,7 @@ def _matplotlib():
     try:
         import matplotlib.figure  # without pyplot, no display is looked for
     except ImportError as error:
-        raise ImportError("Pictures need matplotlib: `python -m pip install matplotlib`.") from error
+        raise ImportError('Pictures need matplotlib: `pip install "ezclip[plots]"`.') from error
     return matplotlib
 
 

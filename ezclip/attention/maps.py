@@ -24,7 +24,7 @@ from modeling_ezclip import EZClipModel
 
 ATTENTION_METHODS = ("last", "rollout")
 
-# How a model attends is a field of its configuration: of two threads with one model, the second waits.
+# The attention implementation is a field of the config, so two threads with one model must take turns.
 _lock = threading.RLock()
 
 
@@ -37,7 +37,7 @@ def attention_maps(
 
     Args:
         model ([`EZClipModel`]):
-            The model, in any state; it is left as it was.
+            The model. Its state is restored.
         pixel_values (`torch.Tensor` of shape `(B, T, 3, H, W)`):
             Frames of B videos, as the processor gives them.
         method (`str`, *optional*, defaults to `"last"`):
@@ -53,7 +53,7 @@ def attention_maps(
         what the CLS token of a frame takes of it, with `"rollout"` what those of all frames do.
 
     Raises:
-        `ValueError`: if there is no such method, or the model does not take such frames.
+        `ValueError`: if the method is unknown, or the model does not take such frames.
     """
     if method not in ATTENTION_METHODS:
         raise ValueError(f"`method` must be one of {ATTENTION_METHODS}, got {method!r}.")
@@ -77,22 +77,22 @@ def relevance_maps(
     """
     Return the relevance of the patches of frames for each of C classes (Chefer, Gur and Wolf, ICCV 2021).
 
-    In every block attention counts by its gradient, that of the cosine of video and class times `logit_scale.exp()`,
-    where that is positive, mean of the heads; and it adds to what stands at a place already. Heads and the mean over
-    frames are in the gradient.
+    Each block multiplies attention by its gradient, sets negative products to 0, and averages the heads.
+    The result is added to the relevance. The gradient is that of the cosine of video and class, times
+    `logit_scale.exp()`; it passes through the temporal head and the mean over frames.
 
     Args:
         model ([`EZClipModel`]):
-            The model, in any state; it is left as it was, and no gradient stays in its parameters.
+            The model. Its state is restored, and no gradient stays in its parameters.
         pixel_values (`torch.Tensor` of shape `(B, T, 3, H, W)`):
             Frames of B videos, as the processor gives them.
         text_embeds (`torch.Tensor` of shape `(C, D)`):
-            What stands for the classes: with a [`ClassBank`] `bank.embeds.mean(dim=0)`.
+            Embeddings of the classes; of a [`ClassBank`], `bank.embeds.mean(dim=0)`.
         interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
             Whether to interpolate the position embedding to frames of another size.
 
     Returns:
-        `np.ndarray` of shape `(B, C, T, H // patch_size, W // patch_size)`: float32, at least 0, of no fixed sum.
+        `np.ndarray` of shape `(B, C, T, H // patch_size, W // patch_size)`: float32, at least 0. The sum is not fixed.
 
     Raises:
         [`DataError`]: if there are no classes, or embeddings of another model.
@@ -101,10 +101,9 @@ def relevance_maps(
     dim = model.config.projection_dim
     if text_embeds.ndim != 2 or len(text_embeds) == 0 or text_embeds.shape[1] != dim:
         raise DataError(
-            f"`text_embeds` must have shape (classes, {dim}), a row for each of one class at least; got "
-            f"{tuple(text_embeds.shape)}."
+            f"`text_embeds` must have shape (classes, {dim}) and at least one row, got {tuple(text_embeds.shape)}."
         )
-    # Weights that are frozen have no gradient, and what was made under `inference_mode` cannot have one.
+    # The pixels require the gradient: frozen weights have none, and tensors made under `inference_mode` cannot.
     with torch.inference_mode(False), torch.enable_grad():
         pixel_values, text_embeds = pixel_values.detach().clone().requires_grad_(), text_embeds.detach().clone()
         outputs = _attend(model, pixel_values, interpolate_pos_encoding)
@@ -137,17 +136,17 @@ def temporal_attention(
 
     Args:
         model ([`EZClipModel`]):
-            A model with temporal prompts, in any state; it is left as it was.
+            A model with temporal prompts. Its state is restored.
         pixel_values (`torch.Tensor` of shape `(B, T, 3, H, W)`):
             Frames of B videos, as the processor gives them.
         average_heads (`bool`, *optional*, defaults to `True`):
-            Whether to give the mean of the heads of a block, or each of them.
+            Whether to average the heads of a block.
         interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
             Whether to interpolate the position embedding to frames of another size.
 
     Returns:
         `np.ndarray` of shape `(B, N, T, T)`, or `(B, N, num_attention_heads, T, T)`, of N blocks with a prompt:
-        float32. In row t is what the temporal token of frame t takes of each frame; rows sum to 1.
+        float32. Row t holds the attention of the temporal token of frame t to each frame; rows sum to 1.
 
     Raises:
         [`ModelError`]: if the model has no temporal prompts.
@@ -155,8 +154,8 @@ def temporal_attention(
     """
     if not has_temporal_tokens(model):
         raise ModelError(
-            "The model has no temporal tokens, whose attention a picture of frames could show: its `temporal_prompt` "
-            f"is {model.config.vision_config.temporal_prompt!r}. EZ-CLIP has them (`deep` or `shallow`)."
+            "The model has no temporal tokens: `temporal_prompt` must be 'deep' or 'shallow', got "
+            f"{model.config.vision_config.temporal_prompt!r}."
         )
     recorded = _attend(model, pixel_values, interpolate_pos_encoding).temporal_attentions
     matrices = torch.stack([weights.float() for weights in recorded], dim=1)  # [B, N, heads, T, T]
@@ -172,12 +171,11 @@ def plain_clip(model: EZClipModel) -> EZClipModel:
     """
     Return the CLIP inside a model: the same weights without prompts, adapters, shift and temporal head.
 
-    Where a model was trained with its CLIP frozen, that is CLIP as it was; where all was trained (ActionCLIP), it is
-    not.
+    This is the original CLIP if it was frozen in training, but not if everything was trained (ActionCLIP).
 
     Args:
         model ([`EZClipModel`]):
-            The model. The weights are its own, not copied.
+            The model. The weights are shared, not copied.
 
     Returns:
         [`EZClipModel`]: in evaluation mode.
@@ -192,14 +190,14 @@ def plain_clip(model: EZClipModel) -> EZClipModel:
     weights = model.state_dict()
     clip.load_state_dict({name: weights[name] for name in clip.state_dict()}, assign=True)
     for name, module in clip.named_modules():
-        for buffer in module._buffers:  # positions, which are no weights
+        for buffer in module._buffers:  # position ids, which are not in the state dict
             setattr(module, buffer, getattr(model.get_submodule(name), buffer))
     return clip.eval()
 
 
 @contextmanager
 def evaluation_mode(model: EZClipModel) -> Iterator[None]:
-    """Within it nothing of a model is dropped out; then its modules are in the modes that they were in."""
+    """Put a model into evaluation mode inside the block, and restore the mode of every module after it."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -211,7 +209,7 @@ def evaluation_mode(model: EZClipModel) -> Iterator[None]:
 
 @contextmanager
 def _recording(model: EZClipModel) -> Iterator[None]:
-    """Within it attention is computed such that it can be recorded."""
+    """Use eager attention inside the block, so that the weights can be recorded."""
     tower = model.vision_model
     with _lock, evaluation_mode(model):
         implementation = tower.config._attn_implementation
@@ -263,7 +261,7 @@ def _pass_on(rows: torch.Tensor, block: torch.Tensor, temporal: torch.Tensor | N
 
     Args:
         rows (`torch.Tensor` of shape `(B, F, L)`):
-            What they have.
+            The shares behind the block.
         block (`torch.Tensor` of shape `(B * F, L', L')`):
             Attention of the block; with a temporal token, the last, L' is L + 1.
         temporal (`torch.Tensor` of shape `(B, F, F)`, *optional*):
@@ -273,7 +271,7 @@ def _pass_on(rows: torch.Tensor, block: torch.Tensor, temporal: torch.Tensor | N
     moved = torch.einsum("bfi,bfij->bfj", rows, _by_video(block, rows))
     if temporal is None:
         return moved
-    of_frames = torch.einsum("bt,bts->bs", moved[..., length], temporal)  # what the temporal tokens got
+    of_frames = torch.einsum("bt,bts->bs", moved[..., length], temporal)  # shares of the temporal tokens
     return moved[..., :length] + of_frames[..., None] / length
 
 
@@ -286,7 +284,7 @@ def _by_video(block: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 
 def _grid(model: EZClipModel, pixel_values: torch.Tensor) -> tuple[int, int]:
-    """Rows and columns of the patches of a frame."""
+    """Return the number of rows and columns of patches."""
     patch_size = model.config.vision_config.patch_size
     return pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size
 

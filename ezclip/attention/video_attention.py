@@ -1,4 +1,4 @@
-"""Where a model looks in a video, and where CLIP does: frames read once, with the maps of each model and label."""
+"""Compute attention maps of a video for a model, its baseline and each label. The frames are read once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,8 +24,8 @@ from video_ezclip import VideoFramesMetadata, describe_video, read_frames
 
 
 METHODS = (*ATTENTION_METHODS, "relevance")
-MAX_LABELS = 6  # each has two rows of a picture
-# The values drawn darkest and lightest. A few patches may have many times the attention of all others.
+MAX_LABELS = 6  # a label takes two rows of the figure
+# The percentiles drawn darkest and lightest. A few patches may have far more attention than all others.
 PERCENTILES = (1, 99)
 PLACES = (
     ("at the upper left", "at the top", "at the upper right"),
@@ -41,15 +41,15 @@ class AttentionRow:
 
     Args:
         name (`str`):
-            Of the model.
+            Name of the model.
         maps (`np.ndarray` of shape `(T, rows, columns)`):
-            One for each frame, see [`attention_maps`] and [`relevance_maps`].
+            A map for each frame, see [`attention_maps`] and [`relevance_maps`].
         covered (`tuple[float, float, float, float]`):
-            Left, top, right and bottom of what a map covers of a frame, in its pixels.
+            Left, top, right and bottom of the area that a map covers, in pixels of the frame.
         label (`str`, *optional*):
             The label, with `"relevance"`.
         probability (`float`, *optional*):
-            What the model gives it, among several.
+            Probability of the label, if there are several.
     """
 
     name: str
@@ -60,17 +60,17 @@ class AttentionRow:
 
     @property
     def heading(self) -> str:
-        """The name of the model, and its score of the label."""
+        """Return the name of the model and the probability of the label."""
         return self.name if self.probability is None else f"{self.name} ({self.probability:.0%})"
 
     @property
     def scale(self) -> tuple[float, float]:
-        """The values that are drawn darkest and lightest."""
+        """Return the values that are drawn darkest and lightest."""
         darkest, lightest = np.percentile(self.maps, PERCENTILES)
         return float(darkest), float(lightest)
 
     def scaled(self, number: int) -> np.ndarray:
-        """Map `number` from 0, the darkest, to 1, the lightest; of equal values all are between."""
+        """Return map `number` scaled to [0, 1], darkest to lightest; 0.5 if all values are equal."""
         darkest, lightest = self.scale
         if lightest <= darkest:
             return np.full(self.maps.shape[1:], 0.5, dtype=np.float32)
@@ -80,25 +80,25 @@ class AttentionRow:
 @dataclass
 class VideoAttention:
     """
-    Where models look in the frames of a video.
+    Attention maps of a video.
 
     Args:
         name (`str`):
-            Of the video.
+            Name of the video.
         frames (`np.ndarray` of shape `(T, height, width, 3)`):
-            The frames that were taken, uint8, as they are in the video.
+            The sampled frames at the size of the video, uint8.
         metadata ([`VideoFramesMetadata`]):
-            Which they are.
+            Indices and times of the sampled frames.
         crop (`tuple[float, float, float, float]`):
-            Left, top, right and bottom of what the model sees of a frame, in its pixels.
+            Left, top, right and bottom of the area that the model sees, in pixels of the frame.
         method (`str`):
             One of `METHODS`.
         rows (`list[AttentionRow]`):
-            Maps, from above.
+            Rows of maps, from top to bottom of the figure.
         temporal (`np.ndarray` of shape `(N, T, T)`, *optional*):
-            See [`temporal_attention`], of a model that has temporal tokens.
+            Temporal attention, see [`temporal_attention`]; `None` for models without temporal tokens.
         read_options (`dict`):
-            `start`, `end` and the like, with which the video was read.
+            Options such as `start` and `end` that the video was read with.
     """
 
     name: str
@@ -132,19 +132,19 @@ def look_at_video(
 
     Args:
         video:
-            Whatever [`EZClipProcessor`] reads: a path, URL, `bytes`, array of frames, …
+            A video in any form that [`EZClipProcessor`] reads: a path, URL, `bytes`, array of frames, …
         model ([`EZClipModel`]):
-            The model; it is left as it was.
+            The model. Its state is restored afterwards.
         processor ([`EZClipProcessor`]):
             Its processor.
         labels (`Sequence[str]`, *optional*):
-            At most `MAX_LABELS` class names, each with maps of its own.
+            At most 6 class names. Each gets its own maps.
         method (`str`, *optional*):
-            `"relevance"`, see [`relevance_maps`], the default with labels; or without them `"last"`, the default
-            then, or `"rollout"`, see [`attention_maps`].
+            With labels `"relevance"` (default), see [`relevance_maps`]. Without labels `"last"` (default) or
+            `"rollout"`, see [`attention_maps`].
         baseline (`tuple[EZClipModel, EZClipProcessor]`, *optional*):
-            What stands above the model, on the same frames. Defaults to its own CLIP, see [`plain_clip`], if it is
-            not CLIP itself.
+            A model to compare with, on the same frames. Defaults to the model's own CLIP, see [`plain_clip`]; plain
+            CLIP models have no default baseline.
         templates (`str` or `Sequence[str]`, *optional*):
             Sentences with `{}` for the labels, see [`EZClipProcessor.get_prompts`].
         read_options:
@@ -204,11 +204,13 @@ def _check_request(labels: list[str], method: str):
     if method not in METHODS:
         raise DataError(f"`method` must be one of {', '.join(METHODS)}; got {method!r}.")
     if method == "relevance" and not labels:
-        raise DataError("Relevance is that of patches for a label: give labels, or the method last or rollout.")
+        raise DataError("The method relevance needs labels: give labels, or use the method last or rollout.")
     if method != "relevance" and labels:
-        raise DataError(f"The maps of {method} are the same for all labels: leave them out, or the method relevance.")
+        raise DataError(
+            f"The maps of {method} are the same for all labels: remove the labels, or use the method relevance."
+        )
     if len(labels) > MAX_LABELS:
-        raise DataError(f"{len(labels)} labels are more than a picture holds; give at most {MAX_LABELS}.")
+        raise DataError(f"`labels` must have at most {MAX_LABELS} entries, got {len(labels)}.")
 
 
 def _check_baseline(model: EZClipModel, num_frames: int):

@@ -1,4 +1,4 @@
-"""Run planned experiments: train, test, write what they leave."""
+"""Run planned experiments: train, test and write results."""
 
 import contextlib
 import gc
@@ -44,7 +44,7 @@ TRANSFORM_SETTINGS = ("horizontal_flip", "color_jitter", "grayscale")
 @dataclass
 class Runner:
     """
-    Trains and tests models.
+    Trainer and tester of models.
 
     Args:
         model_args ([`ModelArguments`]):
@@ -52,7 +52,7 @@ class Runner:
         args ([`RunArguments`]):
             The recipe and the output folder.
         read ([`IsolatedReader`]):
-            Reads videos.
+            Reader of videos.
         accelerator (`Accelerator`):
             Devices, processes, precision and trackers.
     """
@@ -177,8 +177,8 @@ class Runner:
         if is_protocol and (folder / EXPERIMENT_RESULTS_NAME).is_file():
             if self.args.resume_from_checkpoint != "latest":
                 raise DataError(
-                    f"{folder} holds the results of an earlier run. Give --resume_from_checkpoint latest to go on "
-                    "with it, or another --output_dir."
+                    f"{folder} holds the results of an earlier run. Give --resume_from_checkpoint latest to resume "
+                    "it, or another --output_dir."
                 )
             saved = read_results(folder / EXPERIMENT_RESULTS_NAME)
             check_settings(folder, saved["settings"], self.settings(experiment))
@@ -379,7 +379,7 @@ def read_results(path: Path) -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))
         return {"settings": dict(content["settings"]), "results": dict(content["results"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error!r}). Remove it, and its experiment is run again.") from error
+        raise DataError(f"{path} is damaged ({error!r}). Remove it to run its experiment again.") from error
 
 
 def _absolute(name_or_path: str) -> str:

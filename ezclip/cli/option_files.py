@@ -93,12 +93,13 @@ def parse_options(
     for name, value in content.items():
         if value is None:
             continue
-        is_switch = types[name] in (bool, bool | None)
-        items = value if isinstance(value, list) else [value]
+        is_switch, is_list = types[name] in (bool, bool | None), "list[" in str(types[name])
+        items = value if isinstance(value, list) and is_list else [value]
         if any(isinstance(item, (dict, list)) or isinstance(item, bool) != is_switch for item in items):
-            raise DataError(f"{source}: {name} must be {'true or false' if is_switch else 'a value'}, got {value!r}.")
+            kind = "true or false" if is_switch else "a list of values" if is_list else "a value"
+            raise DataError(f"{source}: {name} must be {kind}, got {value!r}.")
         # `--name=value` keeps a value that begins with a dash; only a list needs words of their own.
-        words += [f"--{name}={value}"] if not isinstance(value, list) else [f"--{name}", *map(str, value)]
+        words += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
     try:
         parsed = _FileParser(tuple(groups)).parse_args_into_dataclasses(words)
     except (DataError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""From the options of a run to its experiments: videos, classes, texts."""
+"""Plan a run: load the videos, classes and texts of its experiments."""
 
 import dataclasses
 import os
@@ -194,7 +194,7 @@ def plan_experiments(data_args: DataArguments, args: RunArguments) -> list[Plann
         for name, test in experiment.tests.items() if experiment.train is not None else ():
             if overlap := find_overlap(experiment.train, test):
                 logger.warning(
-                    f"{len(overlap)} videos are both trained and tested on{f' ({name})' if name else ''}; the first: "
+                    f"{len(overlap)} videos are both trained and tested on{f' ({name})' if name else ''}, for example "
                     f"{overlap[0]}."
                 )
     return [PlannedExperiment.complete(experiment, data_args, texts, texts_of_dataset) for experiment in experiments]
@@ -219,9 +219,9 @@ def make_supervised_experiments(data_args: DataArguments, args: RunArguments, se
         if not args.do_train:
             raise DataError("--protocol base_to_novel halves the classes of the training videos: add --do_train.")
         if len(shots) > 1:
-            raise DataError(f"--num_shots takes one number for --protocol base_to_novel, got {shots}.")
+            raise DataError(f"--num_shots must be one number for --protocol base_to_novel, got {shots}.")
         return protocols.draw_base_to_novel(one_of(trains, "--train_list"), test, seeds, shots[0])
-    # Several lists are published draws; from one, shots are drawn where numbers of them are given.
+    # Without --num_shots, the lists are published draws and are used as they are.
     if not args.num_shots:
         return protocols.few_shot(trains, test, seeds[: args.num_seeds or 1])
     return protocols.draw_few_shot(one_of(trains, "--train_list"), args.num_shots, seeds, test)
@@ -345,7 +345,7 @@ def source_name(data_args: DataArguments, source: str) -> str:
 def one_of(splits: list[VideoSplit], option: str) -> VideoSplit:
     """Return the only split, or raise if there are several."""
     if len(splits) > 1:
-        raise DataError(f"{option} and --class_subset take one file here; got {len(splits)} splits.")
+        raise DataError(f"{option} and --class_subset must give one split here, got {len(splits)}.")
     return splits[0]
 
 
@@ -364,6 +364,6 @@ def require_labels(split: VideoSplit, source: str, purpose: str):
     """Raise if a video has no class."""
     if split.class_names is None or min(split.videos["label"]) < 0:
         raise DataError(
-            f"{source} has videos without a class, or class ids without names, which {purpose} needs. Use class "
+            f"{source} has videos without a class, or class ids without names, but {purpose} needs them. Use class "
             "folders, or give a list or data set with class ids and its --label_list."
         )

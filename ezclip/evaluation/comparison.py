@@ -1,4 +1,4 @@
-"""What systems made of the same videos: accuracies with their intervals, and which differences are no chance."""
+"""Comparison of systems on the same videos: accuracies with intervals, and significance of differences."""
 
 import json
 from dataclasses import asdict
@@ -32,16 +32,16 @@ def read_ranks(folder: str | Path, split: VideoSplit, num_read: int) -> np.ndarr
         folder (`str` or `Path`):
             The folder of `predictions.jsonl`.
         split ([`VideoSplit`]):
-            The N videos that were predicted.
+            The N predicted videos.
         num_read (`int`):
-            How many of them were read.
+            Number of videos that were read.
 
     Returns:
-        `np.ndarray` of shape `(N,)`: 0 where the right class is the first, `TOP_K` where it is not among the labels,
-        `UNREAD` for videos without a line, which could not be read.
+        `np.ndarray` of shape `(N,)`: 0 if the right class is first, `TOP_K` if it is not among the labels, `UNREAD`
+        for unreadable videos, which have no line.
 
     Raises:
-        [`DataError`]: if the file is missing, damaged, or of other videos.
+        [`DataError`]: if the file is missing, damaged, or belongs to other videos.
     """
     path, names = Path(folder, PREDICTIONS_NAME), split.videos["name"][:]
     labels = [split.class_names[label] for label in split.videos["label"][:]]
@@ -57,35 +57,36 @@ def read_ranks(folder: str | Path, split: VideoSplit, num_read: int) -> np.ndarr
             raise ValueError(f"{num_lines} videos instead of {num_read}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path} is not what was written there ({error}). Remove {folder}, and it is predicted again."
+            f"{path} is damaged or was changed ({error}). Remove {folder}, and it is predicted again."
         ) from error
     return ranks
 
 
 def compare_ranks(ranks: dict[str, np.ndarray], labels: np.ndarray, seed: int = 0) -> dict:
     """
-    Accuracies of systems and the significance of their differences, on the videos that all of them could read: a
-    system that fails on hard videos is to gain nothing by it.
+    Compare accuracies of systems on the videos that all of them could read, and test their differences.
+
+    A system gains nothing by failing to read hard videos.
 
     Args:
         ranks (`dict[str, np.ndarray]`):
-            For each system the place of the right class of each of N videos; see [`read_ranks`].
+            Ranks of the right class of N videos by system; see [`read_ranks`].
         labels (`np.ndarray` of shape `(N,)`):
             Class indices of the videos.
         seed (`int`, *optional*, defaults to 0):
             Seed of the bootstrap.
 
     Returns:
-        `dict`: JSON: numbers of videos and classes; `systems`, by name `num_read_videos`, and `top1`, `top5` and
-        `mean_class_top1` as `{"value", "interval"}` (fractions; see `ezclip/significance.py`); and `pairs`, McNemar's
-        exact test of the top-1 of each two, with Holm's correction for the number of pairs.
+        `dict`: JSON with the numbers of videos and classes; `systems`: by name `num_read_videos`, and `top1`, `top5`
+        and `mean_class_top1` as `{"value", "interval"}` (fractions); and `pairs`: McNemar's exact test of the top-1 of
+        each two systems, with Holm's correction for the number of pairs.
 
     Raises:
         [`DataError`]: if there is no video that all systems could read.
     """
     common = np.all([system != UNREAD for system in ranks.values()], axis=0)
     if not common.any():
-        raise DataError("There is no video that all systems could read, so there is nothing to compare them on.")
+        raise DataError("There is no video that all systems could read. Find unreadable videos with `ezclip check`.")
     labels, systems, hits = labels[common], {}, {}
     for name, system in ranks.items():
         hits[name], among_five = system[common] == 0, system[common] < TOP_K

@@ -1,4 +1,4 @@
-"""Metrics of the papers, as `evaluate` metrics that need no download."""
+"""Metrics of the papers. They need no download."""
 
 import datasets
 import evaluate
@@ -7,10 +7,10 @@ import numpy as np
 
 class TopKAccuracy(evaluate.Metric):
     """
-    Fraction of videos whose class is among the k with the highest scores.
+    Fraction of videos whose class has one of the k highest scores.
 
-    `compute(predictions=..., references=...)` takes scores `(n, C)` and class indices `(n,)` and gives `top1` and
-    `top5`, and `mean_class_top1`, see [`mean_per_class`]. Where there are fewer than k classes, all of them count.
+    `compute(predictions=..., references=...)` takes scores `(n, C)` and class indices `(n,)`. It returns `top1`,
+    `top5` and `mean_class_top1`, see [`mean_per_class`]. With fewer than k classes, all of them count.
     """
 
     def _info(self):
@@ -33,20 +33,20 @@ class TopKAccuracy(evaluate.Metric):
 
 def mean_per_class(hits: np.ndarray, references: np.ndarray) -> np.ndarray:
     """
-    Mean over classes of the part of hits among their videos; classes without a video do not count.
+    Return the mean of the accuracies of the classes. Classes without a video do not count.
 
     Args:
         hits (`np.ndarray` of shape `(..., n)`):
             Whether each video is a hit.
         references (`np.ndarray` of shape `(..., n)`):
-            Their class indices, of at least 0.
+            Class indices of the videos, at least 0.
 
     Returns:
         `np.ndarray` of shape `(...)`.
     """
     rows = references.reshape(-1, references.shape[-1])
     num_classes = int(rows.max()) + 1
-    cells = (rows + num_classes * np.arange(len(rows))[:, None]).ravel()  # a row of classes for each row of videos
+    cells = (rows + num_classes * np.arange(len(rows))[:, None]).ravel()  # one row of classes per row of videos
     counts = np.bincount(cells, minlength=len(rows) * num_classes).reshape(len(rows), num_classes)
     sums = np.bincount(cells, hits.ravel(), minlength=counts.size).reshape(counts.shape)
     means = np.divide(sums, counts, out=np.zeros(counts.shape), where=counts > 0)

@@ -1,4 +1,4 @@
-"""The published protocols: which models are trained on what, what each is tested on, and what is reported of them."""
+"""The published protocols: training sets, test sets and the summary of the results."""
 
 import re
 import statistics
@@ -9,27 +9,28 @@ from dataclasses import dataclass
 from ezclip.data.sources import VideoSplit
 from ezclip.data.splits import check_disjoint, count_shots, draw_shots, halve_classes, select_classes
 from ezclip.errors import DataError
+from ezclip.utils.tables import as_markdown_table
 from processing_ezclip import label_key
 
 
 PROTOCOLS = ("zero_shot", "base_to_novel", "few_shot", "fully_supervised")
 BASE_TO_NOVEL_SHOTS = 16
-STD_DDOF = 1  # standard deviations are those of a sample
+STD_DDOF = 1  # standard deviations of a sample: divided by n - 1
 SINGLE_VIEW, MULTI_VIEW = "single_view", "multi_view"
 
 
 @dataclass
 class Experiment:
     """
-    One training, or none, and what its model is tested on.
+    A training, or a given model, and its tests.
 
     Args:
         name (`str`):
-            Its folder below the output folder: "seed1", "list2", "16_shots/seed1"; "" for the output folder itself.
+            Folder below the output folder: "seed1", "list2", "16_shots/seed1"; "" for the output folder itself.
         seed (`int`):
-            Seed of everything random in it.
+            Random seed.
         train ([`VideoSplit`], *optional*):
-            The training videos; `None` where a given model is tested as it is.
+            The training videos; `None` to test a given model as it is.
         tests (`dict[str, VideoSplit]`):
             Test videos by name: "hmdb51/split1" and so on, "base" and "novel", "single_view" and "multi_view", or
             "test".
@@ -65,19 +66,18 @@ def base_to_novel(
     trains: list[VideoSplit], base: VideoSplit, novel: VideoSplit, seeds: Iterable[int]
 ) -> list[Experiment]:
     """
-    Base-to-novel generalisation from published lists: a training for each list of shots of the base classes and each
-    seed, tested on base and on novel classes.
+    Make the experiments of base-to-novel generalisation from published lists: one per list of shots and seed.
 
     Args:
         trains (`list[VideoSplit]`):
-            Training videos of the base classes: the published draws. Without any, a given model is tested.
+            Published draws of training videos of the base classes. If empty, a given model is tested.
         base ([`VideoSplit`]), novel ([`VideoSplit`]):
-            Test videos of either half.
+            Test videos of base and novel classes.
         seeds (`Iterable[int]`):
             Seeds of the trainings of each list.
 
     Raises:
-        [`DataError`]: if a class is in both halves, or the base classes are not those of training.
+        [`DataError`]: if a class is in both halves, or training and base classes differ.
     """
     check_disjoint(base.class_names, novel.class_names)
     for train in trains:
@@ -89,12 +89,13 @@ def draw_base_to_novel(
     pool: VideoSplit, test: VideoSplit, seeds: Iterable[int], num_shots: int = BASE_TO_NOVEL_SHOTS
 ) -> list[Experiment]:
     """
-    Base-to-novel generalisation from a data set: its classes are halved by frequency, and a training for each seed has
-    shots of the base half that are drawn with that seed.
+    Make the experiments of base-to-novel generalisation from a data set, one per seed.
+
+    Classes are halved by frequency. Each training draws its shots of the base half with its own seed.
 
     Args:
         pool ([`VideoSplit`]):
-            Training videos of all classes, which are counted and drawn from.
+            Training videos of all classes. They are counted and drawn from.
         test ([`VideoSplit`]):
             Test videos of all classes.
         seeds (`Iterable[int]`):
@@ -103,7 +104,7 @@ def draw_base_to_novel(
             Training videos of each base class.
 
     Raises:
-        [`DataError`]: if a base class has fewer videos, or pool and test have other classes.
+        [`DataError`]: if a base class has fewer videos, or the classes of pool and test differ.
     """
     _check_same_classes(pool, test, "test")
     base, novel = halve_classes(pool)
@@ -114,18 +115,18 @@ def draw_base_to_novel(
 
 def few_shot(trains: list[VideoSplit], test: VideoSplit, seeds: Iterable[int]) -> list[Experiment]:
     """
-    Few-shot learning from published lists: a training for each list and seed, all tested on the full test split.
+    Make the experiments of few-shot learning from published lists: one per list and seed, on the full test split.
 
     Args:
         trains (`list[VideoSplit]`):
-            Lists with equally many videos of each class; how many is the K of the list.
+            Lists with K videos of each class. K may differ between lists.
         test ([`VideoSplit`]):
             The test videos.
         seeds (`Iterable[int]`):
             Seeds of the trainings of each list.
 
     Raises:
-        [`DataError`]: if classes of a list have different numbers of videos, or a list and the test other classes.
+        [`DataError`]: if the classes of a list have different numbers of videos, or list and test classes differ.
     """
     by_shots, seeds = {}, list(seeds)
     for train in trains:
@@ -140,8 +141,9 @@ def few_shot(trains: list[VideoSplit], test: VideoSplit, seeds: Iterable[int]) -
 
 def draw_few_shot(pool: VideoSplit, shots: list[int], seeds: Iterable[int], test: VideoSplit) -> list[Experiment]:
     """
-    Few-shot learning from a data set: for each number of shots and each seed a training on videos drawn with that
-    seed, all tested on the full test split.
+    Make the experiments of few-shot learning from a data set: one per number of shots and seed.
+
+    Each training draws its videos with its own seed. All are tested on the full test split.
 
     Args:
         pool ([`VideoSplit`]):
@@ -154,12 +156,12 @@ def draw_few_shot(pool: VideoSplit, shots: list[int], seeds: Iterable[int], test
             The test videos.
 
     Raises:
-        [`DataError`]: if a class has fewer videos, a number repeats, or pool and test have other classes.
+        [`DataError`]: if a class has fewer videos, a number repeats, or the classes of pool and test differ.
     """
     _check_same_classes(pool, test, "test")
     repeated = [number for number, count in Counter(shots).items() if count > 1]
     if repeated:
-        raise DataError(f"Numbers of shots must differ; got {repeated[0]} more than once.")
+        raise DataError(f"Numbers of shots must differ, got {repeated[0]} more than once.")
     seeds = list(seeds)
     return [
         Experiment(f"{number}_shots/seed{seed}", seed, draw_shots(pool, number, seed), {"test": test})
@@ -172,7 +174,7 @@ def fully_supervised(
     train: VideoSplit, test: VideoSplit, seeds: Iterable[int], has_views: bool = False
 ) -> list[Experiment]:
     """
-    Training on a whole data set, for each seed, and a test on videos of the same classes.
+    Make the experiments of training on a whole data set, one per seed, tested on the same classes.
 
     Args:
         train ([`VideoSplit`]), test ([`VideoSplit`]):
@@ -180,10 +182,10 @@ def fully_supervised(
         seeds (`Iterable[int]`):
             Seeds of the trainings.
         has_views (`bool`, *optional*, defaults to `False`):
-            Whether videos are tested twice: from a single view, and from several, as published.
+            Whether to test videos twice: with a single view and with several, as published.
 
     Raises:
-        [`DataError`]: if the two have other classes.
+        [`DataError`]: if the classes of the two differ.
     """
     _check_same_classes(train, test, "test")
     names = (SINGLE_VIEW, MULTI_VIEW) if has_views else ("test",)
@@ -203,28 +205,26 @@ def summarize(protocol: str, results: dict[str, dict[str, dict]]) -> dict:
         protocol (`str`):
             One of `PROTOCOLS`.
         results (`dict[str, dict[str, dict]]`):
-            For each experiment, by its name, and each of its tests the content of `eval_results.json`, with
-            `eval_top1` and `eval_top5` as fractions.
+            Content of `eval_results.json` by experiment and test, with `eval_top1` and `eval_top5` as fractions.
 
     Returns:
-        `dict`: JSON: `protocol`, `std_ddof` (deviations divide by n - 1), `experiments` (the results), and
-        `summary`, in which a value over several runs is `{"mean", "std", "num_runs"}`, `std` being `None` for a
-        single one:
+        `dict`: JSON with `protocol`, `std_ddof` (deviations divide by n - 1), `experiments` (the results) and
+        `summary`. A value over several runs is `{"mean", "std", "num_runs"}`; `std` is `None` for a single run.
 
-        - zero-shot: for each data set `top1` and `top5`, over its splits;
-        - base-to-novel: `base`, `novel`, and `harmonic_mean`, top-1 over the experiments. The `mean` of the last is
-          the harmonic mean of the other two means, as the papers report it; its `std` is that of the harmonic means
-          of the experiments, which are below `runs`;
-        - few-shot: for each K, as `"16_shots"`, `top1` and `top5`, over seeds and lists;
-        - fully supervised: for each test `top1` and `top5`, over seeds.
+        - zero-shot: `top1` and `top5` of each data set, over its splits;
+        - base-to-novel: top-1 as `base`, `novel` and `harmonic_mean`, over the experiments; `runs` has the values of
+          each. The `mean` of `harmonic_mean` is the harmonic mean of the other two means, as the papers report it;
+          its `std` is over the harmonic means of the experiments;
+        - few-shot: `top1` and `top5` of each K, such as `"16_shots"`, over seeds and lists;
+        - fully supervised: `top1` and `top5` of each test, over seeds.
 
     Raises:
-        [`DataError`]: if there are no results, or those of base-to-novel lack a half.
+        [`DataError`]: if the protocol is unknown, there are no results, or base or novel results are missing.
     """
     if protocol not in PROTOCOLS:
-        raise DataError(f"A protocol is one of {', '.join(PROTOCOLS)}; got {protocol!r}.")
+        raise DataError(f"The protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}.")
     if not results:
-        raise DataError("There are no results to summarise.")
+        raise DataError("`results` must hold at least one experiment, got none.")
     runs = [(name, test, metrics) for name, tests in results.items() for test, metrics in tests.items()]
     if protocol == "zero_shot":
         summary = _group(runs, lambda _, test: test.rpartition("/")[0] or test)
@@ -239,28 +239,26 @@ def summarize(protocol: str, results: dict[str, dict[str, dict]]) -> dict:
 
 
 def as_markdown(summary: dict) -> str:
-    """
-    Return the table of a summary from [`summarize`] in percent, with "mean ± standard deviation" over several
-    runs.
-    """
+    """Return the Markdown table of a summary from [`summarize`]: percent, "mean ± std" over several runs."""
     content = summary["summary"]
     if summary["protocol"] == "base_to_novel":
-        rows = {name: [f"{100 * value:.1f}" for value in run.values()] for name, run in content["runs"].items()}
-        rows["mean"] = [_percent(content[part]) for part in ("base", "novel", "harmonic_mean")]
-        return _table(["top-1 (%)", "base", "novel", "harmonic mean"], rows)
-    first = {"zero_shot": "data set", "few_shot": "shots", "fully_supervised": "test"}[summary["protocol"]]
-    rows = {
-        name.removesuffix("_shots"): [_percent(row["top1"]), _percent(row["top5"]), str(row["top1"]["num_runs"])]
-        for name, row in content.items()
-    }
-    runs = "splits" if summary["protocol"] == "zero_shot" else "runs"
-    return _table([first, "top-1 (%)", "top-5 (%)", runs], rows)
+        header = ["top-1 (%)", "base", "novel", "harmonic mean"]
+        rows = [[name, *(f"{100 * value:.1f}" for value in run.values())] for name, run in content["runs"].items()]
+        rows.append(["mean", *(_percent(content[part]) for part in ("base", "novel", "harmonic_mean"))])
+    else:
+        first = {"zero_shot": "data set", "few_shot": "shots", "fully_supervised": "test"}[summary["protocol"]]
+        header = [first, "top-1 (%)", "top-5 (%)", "splits" if summary["protocol"] == "zero_shot" else "runs"]
+        rows = [
+            [name.removesuffix("_shots"), _percent(row["top1"]), _percent(row["top5"]), str(row["top1"]["num_runs"])]
+            for name, row in content.items()
+        ]
+    return as_markdown_table(header, rows) + "\n"
 
 
 def _for_each(
     trains: list[VideoSplit], seeds: Iterable[int], tests: dict[str, VideoSplit], folder: str = ""
 ) -> list[Experiment]:
-    """Make an experiment for each list and seed. Its name tells them apart if there are several."""
+    """Make an experiment per list and seed. Its name has the list and the seed where there are several."""
     seeds = list(seeds)
     experiments = []
     for number, train in enumerate(trains, start=1):
@@ -273,13 +271,11 @@ def _for_each(
 
 def _check_same_classes(train: VideoSplit, test: VideoSplit, name: str):
     keys = [{label_key(class_name): class_name for class_name in split.class_names} for split in (train, test)]
-    other = [keys[0][key] for key in keys[0].keys() - keys[1].keys()] + [
-        keys[1][key] for key in keys[1].keys() - keys[0].keys()
-    ]
-    if other:
+    both = {**keys[1], **keys[0]}
+    if unshared := [both[key] for key in keys[0].keys() ^ keys[1].keys()]:
         raise DataError(
             f"The {len(keys[0])} classes of training and the {len(keys[1])} of {name} must be the same; only one of "
-            f"the two has {sorted(other)[:10]}. Check the two label lists."
+            f"the two has {sorted(unshared)[:10]}. Check the two label lists."
         )
 
 
@@ -289,7 +285,7 @@ def _over_runs(values: list[float]) -> dict:
 
 
 def _group(runs: list[tuple[str, str, dict]], group_of) -> dict[str, dict]:
-    """`top1` and `top5` over the runs of each group."""
+    """Return `top1` and `top5` over the runs of each group."""
     groups = {}
     for name, test, metrics in runs:
         groups.setdefault(group_of(name, test), []).append(metrics)
@@ -314,8 +310,3 @@ def _summarize_base_to_novel(results: dict[str, dict[str, dict]]) -> dict:
 def _percent(value: dict) -> str:
     spread = f" ± {100 * value['std']:.1f}" if value["std"] is not None else ""
     return f"{100 * value['mean']:.1f}{spread}"
-
-
-def _table(header: list[str], rows: dict[str, list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *([name, *cells] for name, cells in rows.items())]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

@@ -1,4 +1,4 @@
-"""How sure accuracies and their differences are, by scipy's intervals and tests."""
+"""Confidence intervals of accuracies and tests of their differences, by scipy."""
 
 from dataclasses import dataclass
 
@@ -18,12 +18,12 @@ except ImportError as error:
 
 CONFIDENCE_LEVEL = 0.95
 NUM_RESAMPLES = 9999
-RESAMPLED_AT_A_TIME = 4_000_000  # videos; each takes some 50 bytes
+RESAMPLED_AT_A_TIME = 4_000_000  # videos of about 50 bytes each
 
 
 def accuracy_interval(hits: np.ndarray) -> list[float]:
     """
-    Wilson's 95 % confidence interval of an accuracy.
+    Return Wilson's 95 % confidence interval of an accuracy.
 
     Args:
         hits (`np.ndarray` of shape `(n,)`):
@@ -40,23 +40,23 @@ def mean_per_class_interval(
     hits: np.ndarray, labels: np.ndarray, seed: int = 0, num_resamples: int = NUM_RESAMPLES
 ) -> list[float] | None:
     """
-    Bootstrapped 95 % confidence interval of a mean of per-class accuracies: quantiles over resamples of the videos.
+    Return the bootstrapped 95 % confidence interval of a mean of per-class accuracies: quantiles over resamples.
 
-    Videos are drawn from all alike and not class by class, which would take a class with a single video for certain.
+    Videos are drawn from all videos, not class by class: that would treat a class with one video as certain.
 
     Args:
         hits (`np.ndarray` of shape `(n,)`):
             Whether each video is a hit.
         labels (`np.ndarray` of shape `(n,)`):
-            Their class indices.
+            Class indices of the videos.
         seed (`int`, *optional*, defaults to 0):
             Seed of the draws.
         num_resamples (`int`, *optional*, defaults to 9999):
             Number of draws.
 
     Returns:
-        `list[float]`: its two ends, as fractions. `None` where all videos are hits or none is: resamples are then all
-        the same, which says nothing.
+        `list[float]`: its two ends, as fractions. `None` if all videos are hits, or none: all resamples are then equal
+        and give no interval.
     """
     if np.all(hits) or not np.any(hits):
         return None
@@ -81,9 +81,9 @@ class McNemar:
 
     Args:
         only_first (`int`), only_second (`int`):
-            Videos that one alone has right; the others say nothing of a difference.
+            Videos that only this system has right. The other videos carry no information on the difference.
         p_value (`float`):
-            Probability, if the two are equally good, that these numbers are at least as unequal; two-sided.
+            Two-sided probability of counts at least as unequal, if both systems are equally good.
     """
 
     only_first: int
@@ -93,11 +93,11 @@ class McNemar:
 
 def mcnemar(first_hits: np.ndarray, second_hits: np.ndarray) -> McNemar:
     """
-    McNemar's exact test.
+    Return McNemar's exact test.
 
     Args:
         first_hits (`np.ndarray` of shape `(n,)`), second_hits (`np.ndarray` of shape `(n,)`):
-            Which of the same n videos each system has right.
+            Whether each system has each of the same n videos right.
     """
     first_hits, second_hits = np.asarray(first_hits, bool), np.asarray(second_hits, bool)
     only_first, only_second = int((first_hits & ~second_hits).sum()), int((second_hits & ~first_hits).sum())
@@ -108,8 +108,10 @@ def mcnemar(first_hits: np.ndarray, second_hits: np.ndarray) -> McNemar:
 
 def holm(p_values: list[float]) -> list[float]:
     """
-    Holm's correction of p-values for their number: below alpha are those whose hypotheses can be rejected together,
-    with a chance of at most alpha that any of them is wrongly rejected.
+    Return p-values with Holm's correction for their number.
+
+    Rejecting all hypotheses with corrected values below alpha makes any wrong rejection with a probability of at most
+    alpha.
     """
     corrected, greatest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(np.argsort(p_values, kind="stable").tolist()):

@@ -1,4 +1,4 @@
-"""scripts/compare.py: its statistics against published values, its table, and what it refuses before anything runs."""
+"""`ezclip compare`: statistics against published values, tables, and early errors."""
 
 import importlib
 import json
@@ -194,7 +194,7 @@ def compared(systems, clip_folder, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["tiny", "described", "CLIP"])
-def test_predictions_are_those_of_run_video_zeroshot(compared, systems, data, tmp_path, name):
+def test_same_predictions_as_run(compared, systems, data, tmp_path, name):
     options = [
         f"--{option}" if value is True else f"--{option}={value}" for option, value in systems[name].items() if value
     ]
@@ -252,7 +252,7 @@ def test_table(compared):
     assert same[2:] == ["+0.0", "0", "0", "1", "1"]
 
 
-def test_an_interrupted_comparison_goes_on(systems, data, tmp_path, monkeypatch, capsys):
+def test_resume_after_interruption(systems, data, tmp_path, monkeypatch, capsys):
     evaluated = []
     predict = experiments.predict
 
@@ -288,7 +288,7 @@ def test_an_interrupted_comparison_goes_on(systems, data, tmp_path, monkeypatch,
     assert len(evaluated) == 4
 
 
-def test_other_weights_in_the_same_folder_are_another_system(tiny_folder, data, tmp_path, capsys):
+def test_changed_weights(tiny_folder, data, tmp_path, capsys):
     model = EZClipModel.from_pretrained(tiny_folder)
     folder = tmp_path / "model"
     system = {"a": {"model_name_or_path": str(folder), "tokenizer_name": str(tiny_folder)}}
@@ -318,12 +318,12 @@ def test_other_weights_in_the_same_folder_are_another_system(tiny_folder, data, 
         ({"temporal_head": "lstm"}, "was not trained with temporal head (lstm)"),
     ],
 )
-def test_what_is_wrong_is_found_before_anything_runs(systems, data, tmp_path, capsys, changes, message):
+def test_bad_system(systems, data, tmp_path, capsys, changes, message):
     content = {"tiny": systems["tiny"], "described": {**systems["described"], **changes}}
     assert message in error_of(capsys, content, tmp_path / "out", *data)
 
 
-def test_a_class_without_text_is_named(systems, data, tmp_path, capsys):
+def test_class_without_text(systems, data, tmp_path, capsys):
     texts = tmp_path / "texts.json"
     texts.write_text(json.dumps({"red circle": "a red circle"}))
     content = {"tiny": systems["tiny"], "CLIP": {**systems["CLIP"], "class_descriptions": str(texts)}}
@@ -347,7 +347,7 @@ def test_a_class_without_text_is_named(systems, data, tmp_path, capsys):
         ("a/b: {model_name_or_path: x}\n", "'a/b' cannot be the name of a folder"),
     ],
 )
-def test_a_bad_file_of_systems_is_refused(data, tmp_path, capsys, content, message):
+def test_bad_systems_file(data, tmp_path, capsys, content, message):
     assert message in error_of(capsys, content, tmp_path / "out", *data)
 
 
@@ -363,12 +363,12 @@ def test_a_bad_file_of_systems_is_refused(data, tmp_path, capsys, content, messa
         (("--validation_dir", "a", "--num_clips", 0), "--num_clips must be at least 1"),
     ],
 )
-def test_bad_options_are_refused(systems, tmp_path, capsys, argv, message):
+def test_bad_options(systems, tmp_path, capsys, argv, message):
     assert message in error_of(capsys, systems, tmp_path / "out", *argv)
 
 
 @pytest.mark.slow
-def test_two_processes_count_each_video_once(compared, systems, data, tmp_path):
+def test_two_processes(compared, systems, data, tmp_path):
     path = tmp_path / "systems.yaml"
     path.write_text(yaml.safe_dump({"tiny": systems["tiny"], "CLIP": systems["CLIP"]}, sort_keys=False))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

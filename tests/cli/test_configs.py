@@ -1,4 +1,4 @@
-"""The experiments of `configs/`: every list they name that the reference data has is there, and fits its classes."""
+"""Option files of the published experiments: their lists exist and fit their classes."""
 
 from pathlib import Path
 
@@ -86,13 +86,13 @@ def load(tmp_path, name: str, label_list: str):
     return split
 
 
-def test_every_experiment_has_a_configuration():
+def test_every_experiment_has_a_file():
     assert {path.stem for path in CONFIGS} == {config for config, _ in NUM_CLASSES}
     assert {read(path.stem)["protocol"] for path in CONFIGS} == set(PROTOCOLS)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in CONFIGS])
-def test_a_configuration_is_a_flat_mapping(name):
+def test_file_is_a_flat_mapping(name):
     content = read(name)
     datasets = data_sets_of(content) if "eval_datasets" in content else {}
     for options in (content, *datasets.values()):
@@ -109,7 +109,7 @@ def test_a_configuration_is_a_flat_mapping(name):
 @pytest.mark.parametrize(
     ("config", "name"), [key for key in NUM_CLASSES if key[0] == "zero_shot" or key[0] not in ZERO_SHOT]
 )
-def test_lists_load_with_their_label_lists(tmp_path, config, name):
+def test_lists_fit_label_lists(tmp_path, config, name):
     content = read(config)
     options = data_sets_of(content)[name]
     pairs = [(path, options["label_list"]) for path in options["validation_list"]]
@@ -162,7 +162,7 @@ def test_few_shot_from_the_published_lists(tmp_path):
     assert not any(find_overlap(train, test) for train in trains)
 
 
-def test_draws_of_kinetics_600_are_found_by_name(tmp_path):
+def test_draws_of_kinetics_600(tmp_path):
     options = data_sets_of(read("zero_shot"))["kinetics600"]
     split = load(tmp_path, options["validation_list"][0], options["label_list"])
     draws = [read_label_list(in_list_root(path)) for path in options["class_subset"]]
@@ -171,7 +171,7 @@ def test_draws_of_kinetics_600_are_found_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("config", ZERO_SHOT)
-def test_zero_shot_configurations_test_on_the_same_videos(config):
+def test_zero_shot_files_share_videos(config):
     assert read(config)["eval_datasets"] == f"datasets/{ZERO_SHOT[config]}.yaml"
     expected, found = data_sets_of(read("zero_shot")), data_sets_of(read(config))
     assert set(found) == {name for name in expected if (config, name) != NOT_TESTED}
@@ -182,7 +182,7 @@ def test_zero_shot_configurations_test_on_the_same_videos(config):
 
 
 @pytest.mark.parametrize("config", ZERO_SHOT)
-def test_data_sets_are_found_beside_the_configuration(config, monkeypatch, tmp_path):
+def test_eval_datasets_relative_to_file(config, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     arguments = [
         str(ROOT / "ezclip" / "configs" / f"{config}.yaml"),

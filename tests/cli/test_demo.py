@@ -1,4 +1,4 @@
-"""The demonstration: its clips and pictures quickly, the whole of it as a slow test."""
+"""`ezclip demo`: quick tests of clips and tables, slow tests of its accuracies."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def test_left_is_right_backwards():
 
 
 @pytest.mark.parametrize("shape", synthetic_clips.SHAPES)
-def test_shapes_are_of_like_size_and_do_not_leave_the_picture(shape):
+def test_shapes_stay_in_the_picture(shape):
     frames = synthetic_clips.draw("red", shape, np.array([[0.5, 0.5]]), 0.2, 0.0)
     area = (frames[0, ..., 0] > 115).mean()
     assert 0.05 < area < 0.17
@@ -40,7 +40,7 @@ def test_shapes_are_of_like_size_and_do_not_leave_the_picture(shape):
         assert counts.min() > 0.9 * counts.max()
 
 
-def test_rendered_files_are_what_was_drawn(tmp_path):
+def test_rendered_files(tmp_path):
     frames = synthetic_clips.draw_clip(np.random.default_rng(0), "blue", "cross", "up")
     synthetic_clips.write_video(tmp_path / "clip.mp4", frames)
     decoded, metadata = read_frames(tmp_path / "clip.mp4")
@@ -48,7 +48,7 @@ def test_rendered_files_are_what_was_drawn(tmp_path):
     assert np.abs(decoded.astype(int) - frames).mean() < 4
 
 
-def test_captions_of_stills_say_where_the_shape_is():
+def test_captions_of_stills():
     rng = np.random.default_rng(0)
     captions = set()
     for _ in range(200):
@@ -75,7 +75,7 @@ def test_table_and_scores():
 
 @pytest.fixture
 def small_demo(monkeypatch):
-    """The demonstration with little of everything: the same road, and nothing is learnt."""
+    """A demo with few clips and steps, which learns nothing."""
     for name, size in {"CLIPS_PER_CLASS": {"train": 2, "base": 1, "novel": 1}, "NUM_STILLS": 128}.items():
         monkeypatch.setattr(demo, name, size)
     monkeypatch.setattr(synthetic_clips, "CLIPS_PER_CLASS", demo.CLIPS_PER_CLASS)
@@ -146,7 +146,7 @@ def demo_folder(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_demo_reads_time_through_temporal_prompts(demo_folder):
+def test_demo_accuracies(demo_folder):
     results = json.loads((demo_folder / "demo_results.json").read_text())
     assert results["chance"]["base"] == pytest.approx(1 / 48) and results["chance"]["novel"] == pytest.approx(1 / 16)
     with_prompts, without = results["with_temporal_prompts"], results["without_temporal_prompts"]
@@ -160,7 +160,7 @@ def test_demo_reads_time_through_temporal_prompts(demo_folder):
 
 
 @pytest.mark.slow
-def test_readme_classifies_a_clip_of_the_demo(demo_folder):
+def test_readme_on_the_demo(demo_folder):
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     result = subprocess.run(
         [sys.executable, "-c", block],

@@ -1,4 +1,4 @@
-"""Protocols as the script runs them: trainings, tests, what is written, and going on where a run was cut off."""
+"""`ezclip run --protocol`: experiments, results, option files and resuming."""
 
 import json
 import shutil
@@ -74,7 +74,7 @@ def top1(folder: Path) -> float:
     return json.loads((folder / "eval_results.json").read_text())["eval_top1"]
 
 
-def test_zero_shot_on_several_data_sets(options, data_set, tmp_path, capsys):
+def test_zero_shot_data_sets(options, data_set, tmp_path, capsys):
     datasets = {
         "whole": {"validation_list": ["test1.txt", "test2.txt"], "label_list": "labels.csv", "video_root": "videos"},
         "part": {
@@ -121,7 +121,7 @@ def test_zero_shot_on_drawn_classes(options, tmp_path):
 
 
 @pytest.mark.parametrize("protocol", ["base_to_novel", "few_shot"])
-def test_drawn_protocols_and_their_repetition(options, tmp_path, capsys, protocol):
+def test_drawn_protocols(options, tmp_path, capsys, protocol):
     shots = ["--num_shots", 2] if protocol == "base_to_novel" else ["--num_shots", 1, 2]
     arguments = [*options, "--protocol", protocol, *TRAINING, "--validation_list", "test1.txt", *shots]
     arguments += ["--num_seeds", 2, "--seed", 7]
@@ -165,7 +165,7 @@ def test_drawn_protocols_and_their_repetition(options, tmp_path, capsys, protoco
     assert logs[0] == logs[1]
 
 
-def test_published_lists_of_shots_and_halves(options, tmp_path, capsys):
+def test_published_lists(options, tmp_path, capsys):
     for number, files in enumerate((("a_0", "b_0"), ("a_1", "b_1")), start=1):
         names = [file.replace("a", "red_circle").replace("b", "green_square") for file in files]
         (tmp_path / f"s{number}.txt").write_text("".join(f"/x/{name}.mp4 12 {i}\n" for i, name in enumerate(names)))
@@ -192,7 +192,7 @@ def test_published_lists_of_shots_and_halves(options, tmp_path, capsys):
     assert "base and novel" in refusal(*given, output_dir=tmp_path / "same", capsys=capsys)
 
 
-def test_fully_supervised_with_one_and_several_views(options, tmp_path):
+def test_fully_supervised(options, tmp_path):
     arguments = [*options, "--protocol", "fully_supervised", *TRAINING, "--validation_list", "test1.txt"]
     results = run(*arguments, "--num_clips", 2, "--num_crops", 3, output_dir=tmp_path / "out")
     assert set(results["summary"]) == {"single_view", "multi_view"}
@@ -202,14 +202,14 @@ def test_fully_supervised_with_one_and_several_views(options, tmp_path):
     assert one != several and len(one.splitlines()) == len(several.splitlines()) == 4
 
 
-def test_options_without_a_value_have_their_default(tmp_path):
+def test_options_without_value(tmp_path):
     (tmp_path / "run.yaml").write_text("learning_rate: null\nmixed_precision: no\ntemplates: a {}\n")
     arguments = [str(tmp_path / "run.yaml"), "--do_train", "--model_name_or_path", "m", "--output_dir", "x"]
     _, data_args, args = parse_args(arguments)
     assert (args.learning_rate, args.mixed_precision, data_args.templates) == (1e-4, "no", ["a {}"])
 
 
-def test_options_of_a_file_and_those_after_it(options, data_set, tmp_path, capsys):
+def test_command_line_overrides_file(options, data_set, tmp_path, capsys):
     content = {"protocol": "zero_shot", "list_root": str(data_set), "seed": 3, "templates": ["a {}"]}
     content["eval_datasets"] = {"d": {"validation_list": ["test1.txt"], "label_list": "labels.csv"}}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(content))
@@ -227,6 +227,8 @@ def test_options_of_a_file_and_those_after_it(options, data_set, tmp_path, capsy
         ("learning_rate: fast", "invalid float value: 'fast'"),
         ("learning_rate: true", "learning_rate must be a value, got True"),
         ("learning_rate: .nan", "--learning_rate must be a finite number"),
+        ("seed: [3]", "seed must be a value, got [3]"),
+        ("do_train: [true]", "do_train must be true or false, got [True]"),
         ("do_train: 3", "do_train must be true or false, got 3"),
         ("output_dir: {a: 1}", "output_dir must be a value, got {'a': 1}"),
         ("1: 2", "the key 1 must be a string"),
@@ -251,13 +253,13 @@ def test_options_of_a_file_and_those_after_it(options, data_set, tmp_path, capsy
         ("protocol: base_to_novel\neval_datasets: x.yaml", "--eval_datasets is for --protocol zero_shot"),
     ],
 )
-def test_files_of_options_that_make_no_sense(options, tmp_path, capsys, content, message):
+def test_bad_option_file(options, tmp_path, capsys, content, message):
     (tmp_path / "run.yaml").write_text(content)
     assert message in refusal(tmp_path / "run.yaml", *options, output_dir=tmp_path / "out", capsys=capsys)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "ezclip" / "configs").glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_script_reads_every_configuration(path):
+def test_every_option_file(path):
     arguments = [str(path), "--output_dir", "out", "--model_name_or_path", "model"]
     model_args, data_args, args = parse_args(arguments)
     assert args.protocol is not None and model_args.model_name_or_path == "model"

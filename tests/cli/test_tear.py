@@ -1,4 +1,4 @@
-"""TEAR: descriptions of a language model for classes, on plain CLIP; its outputs, its files, its preset."""
+"""TEAR: published outputs, description files and the preset."""
 
 import json
 
@@ -134,7 +134,7 @@ def test_texts_and_tokens_are_the_published(golden, name):
 
 
 @pytest.mark.parametrize("name", ["v0", "v1", "v2", "v3", "v4", "v5"])
-def test_embeddings_and_probabilities_are_the_published(golden, name):
+def test_published_values(golden, name):
     tensors = golden.tensors
     bank = ClassBank.build(golden.model, golden.processor, **golden.settings(name))
     assert bank.embeds.shape == (1, 6, 512)
@@ -167,7 +167,7 @@ def test_sampling_of_the_preset(tmp_path, tiny_folder):
 
 
 @pytest.mark.parametrize(("name", "fewest", "most", "cut"), FILES)
-def test_files_fit_the_label_lists_of_ez_clip(tokenizer, name, fewest, most, cut):
+def test_files_fit_label_lists(tokenizer, name, fewest, most, cut):
     descriptions, labels = read_descriptions(name), read_labels(name)
     prompts = EZClipProcessor().get_prompts(labels, None, descriptions)
     assert len(prompts) == len(labels) == len(descriptions)
@@ -250,7 +250,7 @@ def preset(tmp_path, tiny_folder, clip_folder):
         ),
     ],
 )
-def test_the_preset_evaluates_plain_clip(preset, tmp_path, tiny_folder, clip_folder, options, settings):
+def test_preset(preset, tmp_path, tiny_folder, clip_folder, options, settings):
     out = run(*preset, *options)
     assert read_json(out / "eval_results.json")["eval_samples"] == 5
     model = load_model(tmp_path / "clip", preset="tear").eval()
@@ -266,7 +266,7 @@ def test_the_preset_evaluates_plain_clip(preset, tmp_path, tiny_folder, clip_fol
         assert {p["label"]: p["score"] for p in line["predictions"]} == pytest.approx(expected, abs=1e-5)
 
 
-def test_prediction_goes_on_with_the_same_texts_alone(preset, clip_folder, capsys):
+def test_resume_needs_same_texts(preset, clip_folder, capsys):
     # Not --do_eval, and files in place of the class folders
     arguments = [*preset[:4], "--do_predict", "--videos", clip_folder / "red_circle" / "a.mp4", *preset[7:]]
     arguments += ["--candidate_labels", "red circle", "green square"]
@@ -283,11 +283,11 @@ def test_prediction_goes_on_with_the_same_texts_alone(preset, clip_folder, capsy
         (["--templates", "published", "a {}"], "got 'published'"),
     ],
 )
-def test_what_contradicts_the_preset_is_named(preset, capsys, options, message):
+def test_options_that_contradict_preset(preset, capsys, options, message):
     assert message in error_of(capsys, *preset, *options)
 
 
-def test_label_options_without_descriptions_are_refused(preset, capsys):
+def test_label_options_need_descriptions(preset, capsys):
     without = [*preset[:7], *preset[-2:]]
     for option in ("--include_label", "--input_conditioning"):
         assert "are for --class_descriptions" in error_of(capsys, *without, option)
@@ -298,7 +298,7 @@ def test_label_options_without_descriptions_are_refused(preset, capsys):
     assert (data_args.templates, data_args.include_label, args.ensemble) == (None, None, None)
 
 
-def test_data_sets_have_their_descriptions_and_the_texts_of_the_run(tmp_path, clip_folder):
+def test_texts_of_data_sets(tmp_path, clip_folder):
     for name in ("a", "b"):
         (tmp_path / f"{name}.json").write_text(json.dumps({name: [name]}))
     own = {"validation_dir": str(clip_folder)}

@@ -74,7 +74,7 @@ def test_drawn_few_shot():
     assert [len(e.train) for e in experiments] == [10, 10, 80, 80]
     assert contents(experiments[3].train) == contents(draw_shots(pool, 16, 1))
     assert all(e.tests == {"test": test} for e in experiments)
-    with pytest.raises(DataError, match="Numbers of shots must differ; got 2"):
+    with pytest.raises(DataError, match="got 2 more than once"):
         draw_few_shot(pool, [2, 4, 2], [0], test)
 
 
@@ -150,7 +150,7 @@ def test_summary_of_base_to_novel():
         "| list1 | 80.0 | 40.0 | 53.3 |\n| list2 | 60.0 | 60.0 | 60.0 |\n"
         "| mean | 70.0 ± 14.1 | 50.0 ± 14.1 | 58.3 ± 4.7 |\n"
     )
-    with pytest.raises(DataError, match="results of seed1 lack novel"):
+    with pytest.raises(DataError, match="seed1 lack novel"):
         summarize("base_to_novel", {"seed1": {"base": scores(0.5)}})
 
 
@@ -190,7 +190,7 @@ def test_summary_of_fully_supervised():
 
 
 def test_summary_of_nothing():
-    with pytest.raises(DataError, match="A protocol is one of zero_shot, .*; got 'two_shot'"):
+    with pytest.raises(DataError, match="zero_shot, .*got 'two_shot'"):
         summarize("two_shot", {})
-    with pytest.raises(DataError, match="no results to summarise"):
+    with pytest.raises(DataError, match="`results`"):
         summarize("zero_shot", {})

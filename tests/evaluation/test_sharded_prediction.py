@@ -522,7 +522,7 @@ def drive_all(num_processes: str, *arguments: str):
 def launch(*arguments) -> subprocess.Popen:
     """`drive_all` in a group of processes of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.test_prediction", *map(str, arguments)],
+        [sys.executable, "-m", "tests.evaluation.test_sharded_prediction", *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         text=True,
