@@ -10,4 +10,4 @@ slow:
 	python -m pytest -m slow
 
 lint:
-	python -m ruff check . && python -m ruff format --check .
+	python -m ruff check . && python -m ruff format --check . && lint-imports && basedpyright
