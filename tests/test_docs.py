@@ -1,4 +1,4 @@
-"""README and docs/: every block of code runs as it stands, and options, names, messages and links are real."""
+"""README and docs/: every block of code runs, and every option, name, message and link exists."""
 
 import argparse
 import ast
@@ -35,69 +35,87 @@ from tests.published import published_actionclip, published_checkpoint, publishe
 
 
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-# Pages whose blocks take more than a few seconds
-SLOW_PAGES = {"docs/evaluate.md", "docs/export.md", "docs/report.md", "docs/scale.md", "docs/systems.md"}
-SLOW_PAGES |= {"docs/speed.md", "docs/training.md"}
+# Pages for contributors: only their links are checked
+OTHER_PAGES = ["CHANGELOG.md", "CONTRIBUTING.md"]
 
-# Blocks that are not run, by page and beginning, and why
+
+@dataclass(frozen=True)
+class Run:
+    """How the blocks of a page run: the files and Hub repositories (`hub:…`) that they leave, packages, duration."""
+
+    outputs: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()  # the page is skipped without these packages
+    is_slow: bool = False  # takes more than a few seconds
+
+
+RUNS = {
+    "README.md": Run(("ezclip-vit-base-patch16/pipeline_ezclip.py", "out/eval_results.json")),
+    "docs/attention.md": Run(
+        ("maps/attention.png", "maps/attention.mp4", "maps/temporal_attention.png", "rollout.png", "figure.png"),
+        needs=("matplotlib",),
+    ),
+    "docs/classify.md": Run(
+        ("ezclip-vit-base-patch16/class_bank.safetensors", "own/predictions.jsonl", "streamed/predictions.jsonl")
+    ),
+    "docs/convert.md": Run(("actionclip/model.safetensors", "vificlip/processor_config.json")),
+    "docs/decoding.md": Run(("videos.csv",)),
+    "docs/descriptions.md": Run(("texts/all.json", "served/all.json", "out/eval_results.json")),
+    "docs/evaluate.md": Run(
+        (
+            *("list/eval_results.json", "dataset/predictions.jsonl", "comparison/comparison.md"),
+            *(f"{name}/protocol_results.json" for name in ("zero_shot", "base_to_novel", "few_shot")),
+        ),
+        needs=("scipy",),
+        is_slow=True,
+    ),
+    "docs/export.md": Run(
+        ("exported/video_tower.onnx", "exported/text_tower.pt2"),
+        needs=("onnx", "onnxscript", "onnxruntime"),
+        is_slow=True,
+    ),
+    "docs/push.md": Run(
+        ("look/config.json", "hub:me/ezclip-vit-base-patch16", "hub:me/ezclip-adapters", "hub:me/ezclip-by-hand")
+        + ("hub:me/ezclip-of-my-videos",)
+    ),
+    "docs/report.md": Run(
+        ("out/report.html", "both/report.html"), needs=("scipy", "sklearn", "matplotlib", "jinja2"), is_slow=True
+    ),
+    "docs/scale.md": Run(
+        ("benchmark/decode.md", "benchmark/model.md", "benchmark/text.md", "plan.json"), is_slow=True
+    ),
+    "docs/speed.md": Run(("benchmark/model.json", "benchmark/end-to-end.md"), is_slow=True),
+    "docs/systems.md": Run(
+        ("clip/eval_results.json", "actionclip/model.safetensors", "tear/eval_results.json"), is_slow=True
+    ),
+    "docs/timeline.md": Run(("film.srt", "film/timeline.json"), needs=("matplotlib",)),
+    "docs/training.md": Run(
+        ("out/checkpoint-2", "out/model.safetensors", "eight/model.safetensors", "merged/model.safetensors"),
+        is_slow=True,
+    ),
+}
+# Blocks that do not run, by page and beginning, and the reason
 NOT_RUN = {
-    ("README.md", "python -m pip install -c constraints.txt . &&"): "installs, and the demonstration takes minutes: "
-    "tests/cli/test_demo.py runs it",
+    ("README.md", "python -m pip install -c constraints.txt . &&"): "installs; tests/cli/test_demo.py runs the demo",
     ("README.md", 'python -m pip install -c constraints.txt -e ".[test]"'): "installs, and runs these tests",
     ("docs/app.md", 'python -m pip install ".[app]"'): "installs",
     ("docs/app.md", "ezclip app --model_name_or_path"): "serves until stopped: tests/app/test_app.py runs it",
     ("docs/app.md", "from gradio_client import"): "needs the page: tests/app/test_app.py does the same",
     ("docs/app.md", "from ezclip.cli.app import main"): "serves until stopped: tests/app/test_app.py runs it",
     ("docs/export.md", 'python -m pip install -c constraints.txt ".[onnx]"'): "installs",
-    (
-        "docs/speed.md",
-        "python scripts/benchmark.py cost",
-    ): "a process a row: tests/scripts/test_benchmark.py runs both",
-    ("docs/training_with_trainer.md", "import torch"): "trains to the end: tests/test_trainer.py runs it, and "
-    "looks at what it did",
+    ("docs/speed.md", "python scripts/benchmark.py cost"): "slow: tests/scripts/test_benchmark.py runs both commands",
+    ("docs/training_with_trainer.md", "import torch"): "tests/test_trainer.py runs it and checks the result",
 }
-# Packages without which a page is skipped
-NEEDS = {
-    "docs/attention.md": ["matplotlib"],
-    "docs/evaluate.md": ["scipy"],
-    "docs/export.md": ["onnx", "onnxscript", "onnxruntime"],
-    "docs/report.md": ["scipy", "sklearn", "matplotlib", "jinja2"],
-    "docs/timeline.md": ["matplotlib"],
-}
-# Options added to the commands of a script, which would run for hours or want a GPU
+# Options that shorten the commands of a module, or keep them off a GPU
 SHORTER = {
     "run_video_zeroshot": ["--use_cpu", "--max_train_steps", "2", "--per_device_train_batch_size", "4"],
     "scripts.benchmark": ["--rounds", "1"],
     "ezclip.cli.compare": ["--use_cpu", "--speed_rounds", "1"],
     "ezclip.cli.describe": ["--max_new_tokens", "8"],
 }
-# What a page leaves: files in its folder, and repositories on the Hub
-LEAVES = {
-    "README.md": ["ezclip-vit-base-patch16/pipeline_ezclip.py", "out/eval_results.json"],
-    "docs/attention.md": ["maps/attention.png", "maps/attention.mp4", "maps/temporal_attention.png", "rollout.png"]
-    + ["figure.png"],
-    "docs/classify.md": ["ezclip-vit-base-patch16/class_bank.safetensors", "own/predictions.jsonl"]
-    + ["streamed/predictions.jsonl"],
-    "docs/convert.md": ["actionclip/model.safetensors", "vificlip/processor_config.json"],
-    "docs/decoding.md": ["videos.csv"],
-    "docs/descriptions.md": ["texts/all.json", "served/all.json", "out/eval_results.json"],
-    "docs/evaluate.md": ["list/eval_results.json", "dataset/predictions.jsonl", "comparison/comparison.md"]
-    + ["zero_shot/protocol_results.json", "base_to_novel/protocol_results.json", "few_shot/protocol_results.json"],
-    "docs/export.md": ["exported/video_tower.onnx", "exported/text_tower.pt2"],
-    "docs/push.md": ["look/config.json", "hub:me/ezclip-vit-base-patch16", "hub:me/ezclip-adapters"]
-    + ["hub:me/ezclip-by-hand", "hub:me/ezclip-of-my-videos"],
-    "docs/report.md": ["out/report.html", "both/report.html"],
-    "docs/scale.md": ["benchmark/decode.md", "benchmark/model.md", "benchmark/text.md", "plan.json"],
-    "docs/speed.md": ["benchmark/model.json", "benchmark/end-to-end.md"],
-    "docs/systems.md": ["clip/eval_results.json", "actionclip/model.safetensors", "tear/eval_results.json"],
-    "docs/timeline.md": ["film.srt", "film/timeline.json"],
-    "docs/training.md": ["out/checkpoint-2", "out/model.safetensors", "eight/model.safetensors"]
-    + ["merged/model.safetensors"],
-}
 
-# Names that stand for themselves in the blocks, and what is in their place here
-CLIP = "openai/clip-vit-base-patch16"  # on a Hub on this machine: a CLIP of two layers with random weights
-STANDS_FOR = {
+# Names in the blocks, and what the tests put in their place
+CLIP = "openai/clip-vit-base-patch16"  # on a loopback Hub: a CLIP of two layers with random weights
+STAND_INS = {
     "ezclip-vit-base-patch16": "an EZ-CLIP of two layers with random weights, and its processor",
     "demo/with_temporal_prompts": "the same",
     "demo/videos/novel/red cross moving left/00.mp4": "a clip of noise",
@@ -105,7 +123,7 @@ STANDS_FOR = {
     "best.pt": "an EZ-CLIP as its authors' code saves it",
     "actionclip.pt": "an ActionCLIP as its authors' code saves it",
     "vificlip.pth": "a ViFi-CLIP as its authors' code saves it, of the CLIP on the Hub",
-    "LANGUAGE_MODEL": "a language model that says the same to every question of a kind",
+    "LANGUAGE_MODEL": "a language model with fixed answers",
     "video.mp4": "a clip of noise",
     "upload.mp4": "the same",
     "film.mp4": "noise of 22 seconds",
@@ -115,15 +133,15 @@ STANDS_FOR = {
     "UCF-101": "the same",
     "kinetics": "the same",
     "DATA": "the same",
-    "someone/videos": "a data set with a column of videos, two of them",
-    "test.txt": "a list of the clips, with paths of another machine",
+    "someone/videos": "a data set with a column of two videos",
+    "test.txt": "a list of the clips with paths of another machine",
     "train.txt": "the same",
     "ucf_labels.csv": "their label list",
     "kinetics_400_labels.csv": "the same",
     "Kinetic_400_gpt_Class_discription_new.csv": "a text for each class",
     "ucf101_all.json": "two texts for each class",
     "systems.yaml": "the YAML block of the page",
-    "EZ-CLIP": "the lists that the configurations on the page name, of the clips",
+    "EZ-CLIP": "lists of the clips, named as in the option files of the page",
     "configs": "as in the repository",
 }
 LLM_SERVER = "http://127.0.0.1:8000/v1"  # replaced by the address of a server on this machine
@@ -131,12 +149,13 @@ CLASSES = ["archery", "making a cake", "yoga", "juggling"]
 WORDS = sorted({word for name in [*CLASSES, "video of person photo red cross"] for word in name.split()})
 WORDS += [f"word{number}" for number in range(26 - len(WORDS))]  # random_model has a vocabulary of 30
 
-PATH_OF_SCRIPT = re.compile(r"run_video_zeroshot|(run_video_zeroshot|scripts/\w+)\.py")
+CONFIGS = ROOT / "ezclip" / "configs"
+SCRIPT = re.compile(r"run_video_zeroshot|(run_video_zeroshot|scripts/\w+)\.py")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code on a page; `line` is that of its fence."""
+    """A block of code on a page. `line` is the line of its fence."""
 
     page: str
     line: int
@@ -167,11 +186,8 @@ def prose_of(page: str) -> str:
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-RUN_PAGES = [
-    page
-    for page in PAGES
-    if any(b.page == page and b.language in ("python", "bash") and not b.reason_not_to_run for b in BLOCKS)
-]
+RUNNING = [block for block in BLOCKS if block.language in ("python", "bash") and not block.reason_not_to_run]
+RUN_PAGES = sorted({block.page for block in RUNNING})
 
 
 # What the blocks find
@@ -179,7 +195,7 @@ RUN_PAGES = [
 
 @pytest.fixture(scope="module")
 def clip_files(tmp_path_factory):
-    """The files of the CLIP on the Hub: that of `vificlip.pth`, whose token embedding it has."""
+    """The files of the CLIP on the Hub. It has the token embedding of `vificlip.pth`."""
     model, folder = random_model("vificlip"), tmp_path_factory.mktemp("clip")
     own = CLIPConfig()
     towers = {
@@ -196,7 +212,7 @@ def clip_files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stage(clip_files, tmp_path_factory):
-    """A folder with everything of `STANDS_FOR`, but for what stands on a page itself."""
+    """A folder with the files of `STAND_INS`, except for those that a page contains."""
     root = tmp_path_factory.mktemp("stage")
     processor = EZClipProcessor(default_image_processor(32), word_tokenizer(WORDS))
     model = random_model()
@@ -219,7 +235,7 @@ def stage(clip_files, tmp_path_factory):
     )
     write_clips(root)
     write_lists(root)
-    shutil.copytree(ROOT / "ezclip" / "configs", root / "ezclip" / "configs")
+    shutil.copytree(CONFIGS, root / "ezclip" / "configs")
     return root
 
 
@@ -244,20 +260,15 @@ def write_clips(root: Path):
 
 
 def write_lists(root: Path):
-    """Lists, label lists and texts; also those that configurations name."""
+    """Write lists, label lists and texts, also those that option files name."""
     write_labels(root / "ucf_labels.csv", CLASSES)
     write_labels(root / "kinetics_400_labels.csv", CLASSES)
     write_texts(root / "Kinetic_400_gpt_Class_discription_new.csv")
     write_texts(root / "ucf101_all.json")
     lines = (root / "test.txt").read_text().splitlines()
     for config in ("zero_shot", "base_to_novel_ucf101"):
-        content = yaml.safe_load((ROOT / "ezclip" / "configs" / f"{config}.yaml").read_text(encoding="utf-8"))
-        if "eval_datasets" in content:
-            content = yaml.safe_load(
-                (ROOT / "ezclip" / "configs" / content["eval_datasets"]).read_text(encoding="utf-8")
-            )
-        else:
-            content = {"": content}
+        content = read_yaml(CONFIGS / f"{config}.yaml")
+        content = read_yaml(CONFIGS / content["eval_datasets"]) if "eval_datasets" in content else {"": content}
         for option, names in ((option, names) for options in content.values() for option, names in options.items()):
             if not option.endswith(("_list", "_descriptions", "_subset")):
                 continue
@@ -265,8 +276,12 @@ def write_lists(root: Path):
                 write_as_named(root / "EZ-CLIP" / name, option, lines)
 
 
+def read_yaml(path: Path) -> dict:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
 def write_as_named(path: Path, option: str, lines: list[str]):
-    """A file that a configuration has for an option: of all classes, or of the half that it is named for."""
+    """Write a file that an option file names: of all classes, or of the half in its name."""
     half = re.search("base|novel", path.stem)
     classes = CLASSES if half is None else CLASSES[:2] if half[0] == "base" else CLASSES[2:]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -306,11 +321,11 @@ def commands_of(block: Block) -> list[list[str]]:
 
 
 def run_command(words: list[str]):
-    """A command of Python or of `accelerate launch`, in this process and on this one alone."""
+    """Run a command of ezclip, Python or `accelerate launch` in this process."""
     if words[0] == "ezclip":
         module, argv = COMMANDS[words[1]][0], words[2:]
     else:
-        start = next(number for number, word in enumerate(words) if PATH_OF_SCRIPT.fullmatch(word))
+        start = next(number for number, word in enumerate(words) if SCRIPT.fullmatch(word))
         launcher = [word for word in words[:start] if word != "-m"]
         assert launcher in (["python"], ["accelerate", "launch"], ["accelerate", "launch", "--num_processes", "8"])
         module, argv = words[start].removesuffix(".py").replace("/", "."), words[start + 1 :]
@@ -324,10 +339,12 @@ def run_command(words: list[str]):
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=pytest.mark.slow if page in SLOW_PAGES else ()) for page in RUN_PAGES]
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow if page in RUNS and RUNS[page].is_slow else ()) for page in RUN_PAGES],
 )
-def test_blocks_of_a_page_run_one_after_the_other(page, stage, clip_files, tmp_path, monkeypatch):
-    for package in NEEDS.get(page, []):
+def test_blocks_run(page, stage, clip_files, tmp_path, monkeypatch):
+    expected = RUNS.get(page, Run())
+    for package in expected.needs:
         pytest.importorskip(package)
     folder = shutil.copytree(stage, tmp_path / "stage")
     monkeypatch.chdir(folder)
@@ -339,61 +356,56 @@ def test_blocks_of_a_page_run_one_after_the_other(page, stage, clip_files, tmp_p
     with LoopbackHub().serving() as hub, chat_server() as language_model:
         hub.add(CLIP, clip_files)
         connect(hub, monkeypatch)
-        # The clients that huggingface_hub and transformers keep for the whole process
+        # huggingface_hub and transformers keep these clients for the whole process
         monkeypatch.setattr(hf_api.api, "endpoint", hub.url)
         monkeypatch.setattr("transformers.utils.hub._hf_api", None, raising=False)
-        # Before what uses them
+        # Files first, because the blocks that use them may precede them
         for block in blocks_of(page):
             if block.language == "yaml":
                 (folder / "systems.yaml").write_text(block.text)
                 assert "systems.yaml" in text_of(page)
-        for block in blocks_of(page):
-            if block.reason_not_to_run:
-                continue
+        for block in (block for block in RUNNING if block.page == page):
             if block.language == "python":
                 run_python(block, names)
-            elif block.language == "bash":
+            else:
                 for words in commands_of(block):
                     run_command([language_model.url if word == LLM_SERVER else word for word in words])
-        for name in LEAVES.get(page, []):
+        for name in expected.outputs:
             if name.startswith("hub:"):
                 assert "config.json" in hub.files(name.removeprefix("hub:"))
             else:
                 assert (folder / name).exists(), name
 
 
-def test_what_is_not_run_is_there():
+def test_exceptions_are_current():
     for page, start in NOT_RUN:
         assert sum(block.page == page and block.text.startswith(start) for block in BLOCKS) == 1, (page, start)
-    assert set(RUN_PAGES) >= {*LEAVES, *SLOW_PAGES, *NEEDS}
+    assert set(RUN_PAGES) >= set(RUNS)
+    code = "\n".join(block.text for block in BLOCKS)
+    for name in [*STAND_INS, CLIP, LLM_SERVER]:
+        assert name in code, name
 
 
-def test_every_block_is_of_a_kind_that_is_known():
+def test_languages_of_blocks():
     assert {block.language for block in BLOCKS} == {"python", "bash", "yaml", "bibtex", "text"}
     for block in BLOCKS:
         assert block.language != "bash" or block.reason_not_to_run or all(map(is_ours, commands_of(block))), block
 
 
 def is_ours(words: list[str]) -> bool:
-    return words[0] == "ezclip" or (words[0] in ("python", "accelerate") and any(map(PATH_OF_SCRIPT.fullmatch, words)))
+    return words[0] == "ezclip" or (words[0] in ("python", "accelerate") and any(map(SCRIPT.fullmatch, words)))
 
 
-def test_names_that_stand_for_something_are_used():
-    code = "\n".join(block.text for block in BLOCKS)
-    for name in [*STANDS_FOR, CLIP, LLM_SERVER]:
-        assert name in code, name
-
-
-# What is said of options, names, messages and pages
+# Options, names, messages and links
 
 
 class ParserMade(Exception):
-    """Ends a script where it parses its options."""
+    """Ends a command when it parses its options."""
 
 
 @pytest.fixture(scope="module")
 def options():
-    """Every option of every script, and of what launches them."""
+    """Every option of every command and script, and of their launchers."""
     found = {"-c", "-e", "-m", "--help"}
     for parser in (launch_command_parser(), get_args_parser()):
         found |= set(parser._option_string_actions)
@@ -425,7 +437,7 @@ def test_options_exist(page, options):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_files_and_names_of_the_repository_exist(page):
+def test_paths_and_names_exist(page):
     for path in re.findall(r"(?<![\w/.-])((?:scripts|configs|tests|ezclip)/[\w/]+(?:\.\w+)?)", text_of(page)):
         assert (ROOT / path).exists(), path
     for name in re.findall(r"`(ezclip(?:\.\w+)+)`", text_of(page)):
@@ -433,7 +445,7 @@ def test_files_and_names_of_the_repository_exist(page):
         assert hasattr(importlib.import_module(module), attribute), name
 
 
-# Messages in docs/troubleshooting.md that others write
+# Messages in docs/troubleshooting.md from other packages
 MESSAGES_OF_OTHERS = {
     "The repository … contains custom code which must be executed": "transformers.dynamic_module_utils",
     "We couldn't connect to …": "transformers.utils.hub",
@@ -442,7 +454,7 @@ MESSAGES_OF_OTHERS = {
 
 @pytest.fixture(scope="module")
 def messages():
-    """The texts in the source of this package, with … where values go."""
+    """The strings in the source, with … in place of values."""
     paths = [*ROOT.glob("*_ezclip.py"), *(ROOT / "ezclip").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]
     return [text for path in paths for text in texts_in(path)]
 
@@ -458,7 +470,7 @@ def texts_in(path: Path) -> list[str]:
     return found
 
 
-def test_messages_of_the_troubleshooting_are_those_of_the_code(messages):
+def test_troubleshooting_quotes_messages(messages):
     page = text_of("docs/troubleshooting.md")
     named = re.findall(r"^### `(.+)`$", page, re.MULTILINE)
     assert len(named) > 30 and set(named) >= set(MESSAGES_OF_OTHERS)
@@ -478,8 +490,8 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page):
+@pytest.mark.parametrize("page", [*PAGES, *OTHER_PAGES])
+def test_links(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", prose_of(page)):
         if target.startswith("https://"):
             continue
@@ -490,7 +502,7 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in map(slug, headings), target
 
 
-def test_every_page_is_reached_from_the_readme():
+def test_readme_links_reach_every_page():
     reached, waiting = set(), ["README.md"]
     while waiting:
         page = waiting.pop()
@@ -498,4 +510,4 @@ def test_every_page_is_reached_from_the_readme():
         for name in re.findall(r"\]\(([^)#\s]+\.md)", prose_of(page)):
             path = ((ROOT / page).parent / name).resolve().relative_to(ROOT).as_posix()
             waiting += [path] if path not in reached else []
-    assert reached == {*PAGES, "CHANGELOG.md", "CONTRIBUTING.md"}
+    assert reached == {*PAGES, *OTHER_PAGES}

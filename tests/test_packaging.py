@@ -1,5 +1,6 @@
-"""The package as it is installed: from a wheel, from a source distribution, in place."""
+"""The package as users get it: from a wheel, a source distribution or a clone."""
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -10,26 +11,41 @@ import pytest
 from tests.helpers import ROOT
 
 
+ROOT_MODULES = {
+    "checkpoint_ezclip",
+    "configuration_ezclip",
+    "modeling_ezclip",
+    "pipeline_ezclip",
+    "processing_ezclip",
+    "video_ezclip",
+}
 PROGRAM = """
-import ezclip, modeling_ezclip, os
-print(os.path.dirname(modeling_ezclip.__file__))
+import os
+import modeling_ezclip  # before ezclip: a root module works without the package
+import ezclip, run_video_zeroshot
+from ezclip.cli.main import COMMANDS
+print(*(os.path.dirname(module.__file__) for module in (modeling_ezclip, run_video_zeroshot)))
 print(ezclip.EZClipConfig().model_type)
 """
-ROOT_MODULES = sorted(path.name for path in ROOT.glob("*_ezclip.py"))
+
+
+def run(*command, cwd, **environment) -> str:
+    environment = {**os.environ, "PYTHONPATH": "", **environment}
+    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 def pip(*argv, cwd):
     pytest.importorskip("setuptools")
     pytest.importorskip("wheel")
     # No build isolation: it would fetch setuptools
-    command = [sys.executable, "-m", "pip", *argv, "--no-deps", "--no-build-isolation", "--no-index", "-q"]
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
+    run(sys.executable, "-m", "pip", *argv, "--no-deps", "--no-build-isolation", "--no-index", "-q", cwd=cwd)
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """The files that git tracks or would, as a fresh clone has them."""
+    """The files that git tracks or would track, as in a fresh clone."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=False,
@@ -43,31 +59,44 @@ def clone(tmp_path_factory):
     return root
 
 
-def test_wheel_holds_the_root_modules(clone, tmp_path):
-    pip("wheel", str(clone), "-w", str(tmp_path), cwd=tmp_path)
-    (wheel,) = tmp_path.glob("ezclip-*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert {*ROOT_MODULES, "run_video_zeroshot.py", "ezclip/py.typed", "ezclip/data/__init__.pyi"} <= set(names)
-    assert {"ezclip/configs/zero_shot.yaml", "ezclip/report/page.html"} <= set(names)
-    assert not any(name.startswith(("tests", "scripts")) for name in names)
+@pytest.fixture(scope="module")
+def wheel(clone, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    pip("wheel", str(clone), "-w", str(folder), cwd=folder)
+    return next(folder.glob("ezclip-*.whl"))
+
+
+def test_files_of_the_wheel(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    top_level = {name for name in names if "/" not in name}
+    assert top_level == {f"{name}.py" for name in (*ROOT_MODULES, "run_video_zeroshot")}
+    # Every file of the package, data and type stubs too
+    package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ezclip").rglob("*.*")}
+    package = {name for name in package if not name.endswith(".pyc") and (ROOT / name).is_file()}
+    assert package == {name for name in names if name.startswith("ezclip/")}
+    kinds = {"ezclip/py.typed", "ezclip/data/__init__.pyi", "ezclip/configs/zero_shot.yaml"}
+    assert kinds | {"ezclip/hub/model_card_template.md", "ezclip/report/page.html"} <= names
+    assert {name.split("/")[0].rsplit(".", 1)[-1] for name in names - top_level} == {"ezclip", "dist-info"}
 
 
 @pytest.mark.parametrize("source", ["wheel", "sdist"])
-def test_an_installation_imports_from_anywhere(clone, tmp_path, source):
-    place = clone
-    if source == "sdist":
-        subprocess.run([sys.executable, "setup.py", "-q", "sdist", "-d", tmp_path], cwd=clone, check=True)
+def test_installation(request, clone, tmp_path, source):
+    site = tmp_path / "site"
+    if source == "wheel":
+        package = request.getfixturevalue("wheel")
+    else:
+        run(sys.executable, "setup.py", "-q", "sdist", "-d", str(tmp_path), cwd=clone)
         with tarfile.open(next(tmp_path.glob("ezclip-*.tar.gz"))) as archive:
             archive.extractall(tmp_path, filter="data")
-        (place,) = (path for path in tmp_path.glob("ezclip-*") if path.is_dir())
-    pip("install", str(place), "--target", str(tmp_path / "site"), cwd=tmp_path)
-    program = f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n{PROGRAM}"
-    result = subprocess.run(
-        [sys.executable, "-P", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert result.stdout.split() == [str(tmp_path / "site"), "ezclip"]
+        (package,) = (path for path in tmp_path.glob("ezclip-*") if path.is_dir())
+    pip("install", str(package), "--target", str(site), cwd=tmp_path)
+    printed = run(sys.executable, "-P", "-c", PROGRAM, cwd=tmp_path, PYTHONPATH=str(site))
+    assert printed.split() == [str(site), str(site), "ezclip"]
+    script = next(path for path in (site / "bin", site / "Scripts") if path.exists()) / "ezclip"
+    printed = run(sys.executable, "-P", str(script), "--help", cwd=tmp_path, PYTHONPATH=str(site))
+    assert {"run", "demo", "convert"} <= set(printed.split())
 
 
-def test_a_clone_imports_without_installation(clone):
-    result = subprocess.run([sys.executable, "-c", PROGRAM], cwd=clone, capture_output=True, text=True, check=True)
-    assert result.stdout.split() == [str(clone), "ezclip"]
+def test_clone_without_installation(clone):
+    printed = run(sys.executable, "-c", PROGRAM, cwd=clone)
+    assert printed.split() == [str(clone), str(clone), "ezclip"]
