@@ -9,9 +9,7 @@ shape is held out: CLIP knows it from stills, and EZ-CLIP never sees it move.
 """
 
 import json
-import sys
 from dataclasses import replace
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 
@@ -271,9 +269,3 @@ def shuffled_batches(size: int, batch_size: int):
     """Yield batches of indices without end, shuffled again in every pass."""
     while True:
         yield from torch.randperm(size)[: size // batch_size * batch_size].split(batch_size)
-
-
-def main(argv: list[str] | None = None):
-    """Run `ezclip demo`: `ezclip run --demo`, by default with `--output_dir demo`."""
-    argv = sys.argv[1:] if argv is None else argv
-    import_module("run_video_zeroshot").main(["--demo", "--output_dir", "demo", *argv])

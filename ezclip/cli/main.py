@@ -7,7 +7,7 @@ from importlib import import_module
 # Subcommand: the module whose `main` runs it, and a line of help
 COMMANDS = {
     "run": ("run_video_zeroshot", "train, evaluate and predict"),
-    "demo": ("ezclip.cli.demo", "train and evaluate a tiny model on clips rendered here"),
+    "demo": ("run_video_zeroshot", "train and evaluate a tiny model on clips rendered here"),
     "convert": ("ezclip.cli.convert", "convert a checkpoint of the authors"),
     "check": ("ezclip.cli.check", "check video files before a long run"),
     "compare": ("ezclip.cli.compare", "evaluate several systems on the same videos"),
@@ -19,6 +19,8 @@ COMMANDS = {
     "attention": ("ezclip.cli.attention", "draw where a model looks"),
     "app": ("ezclip.cli.app", "serve a page to try a model on"),
 }
+# Arguments that a subcommand puts before those of the user
+FIRST_ARGUMENTS = {"demo": ["--demo", "--output_dir", "demo"]}
 
 
 def main(argv: list[str] | None = None) -> int | None:
@@ -43,7 +45,7 @@ def main(argv: list[str] | None = None) -> int | None:
     if name not in COMMANDS:
         print(f"{usage()}\n\nezclip: the command must be one of {', '.join(COMMANDS)}, got {name!r}.", file=sys.stderr)
         return 2
-    return import_module(COMMANDS[name][0]).main(rest)
+    return import_module(COMMANDS[name][0]).main([*FIRST_ARGUMENTS.get(name, []), *rest])
 
 
 def usage() -> str:

@@ -9,7 +9,6 @@ import pytest
 
 import ezclip
 import run_video_zeroshot
-from ezclip.cli import demo
 from ezclip.cli.arguments import parse_args
 from ezclip.cli.main import COMMANDS, main
 from tests.helpers import ROOT
@@ -51,7 +50,7 @@ def test_arguments_reach_the_command(monkeypatch):
     monkeypatch.setattr(run_video_zeroshot, "main", given.append)
     main(["run", "--do_eval"])
     main(["demo"])
-    demo.main(["--output_dir", "elsewhere", "--seed", "3"])
+    main(["demo", "--output_dir", "elsewhere", "--seed", "3"])
     assert given[0] == ["--do_eval"]
     _, _, args = parse_args(given[1])
     assert (args.demo, args.output_dir) == (True, "demo")
