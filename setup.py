@@ -13,7 +13,7 @@ URL = "https://github.com/ezclip/ezclip"
 PLOTS = ["matplotlib>=3.8"]
 APP = ["gradio>=6.31,<7", *PLOTS]
 COMPARE = ["scipy>=1.15"]
-REPORT = [*PLOTS, *COMPARE, "scikit-learn>=1.5", "jinja2>=3.1"]
+REPORT = [*PLOTS, *COMPARE, "scikit-learn>=1.5"]
 ONNX = ["onnx>=1.20", "onnxscript>=0.6", "onnxruntime>=1.23"]
 
 setup(

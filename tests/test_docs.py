@@ -78,7 +78,7 @@ RUNS = {
         + ("hub:me/ezclip-of-my-videos",)
     ),
     "docs/report.md": Run(
-        ("out/report.html", "both/report.html"), needs=("scipy", "sklearn", "matplotlib", "jinja2"), is_slow=True
+        ("out/report.html", "both/report.html"), needs=("scipy", "sklearn", "matplotlib"), is_slow=True
     ),
     "docs/scale.md": Run(
         ("benchmark/decode.md", "benchmark/model.md", "benchmark/text.md", "plan.json"), is_slow=True
