@@ -19,8 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import CLIPTextModel, CLIPVisionModel
-from transformers import initialization as init
+from transformers import CLIPTextModel, CLIPVisionModel, initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling

@@ -1,3 +1,1 @@
-from .page import AppSettings as AppSettings
-from .page import make_page as make_page
-from .page import serve as serve
+from .page import AppSettings as AppSettings, make_page as make_page, serve as serve

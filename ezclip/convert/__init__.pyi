@@ -1,4 +1,2 @@
-from .conversion import convert as convert
-from .conversion import describe as describe
-from .formats import Checkpoint as Checkpoint
-from .formats import read_checkpoint as read_checkpoint
+from .conversion import convert as convert, describe as describe
+from .formats import Checkpoint as Checkpoint, read_checkpoint as read_checkpoint

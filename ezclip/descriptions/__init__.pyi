@@ -1,5 +1,2 @@
-from .language_models import Endpoint as Endpoint
-from .language_models import TransformersModel as TransformersModel
-from .questions import KINDS as KINDS
-from .questions import Kind as Kind
-from .questions import Question as Question
+from .language_models import Endpoint as Endpoint, TransformersModel as TransformersModel
+from .questions import KINDS as KINDS, Kind as Kind, Question as Question

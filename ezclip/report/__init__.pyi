@@ -1,3 +1,2 @@
-from .reading import EvaluationRun as EvaluationRun
-from .reading import read_run as read_run
+from .reading import EvaluationRun as EvaluationRun, read_run as read_run
 from .writing import write_report as write_report

@@ -1,5 +1,3 @@
-from .search import Timeline as Timeline
-from .search import find_segments as find_segments
+from .search import Timeline as Timeline, find_segments as find_segments
 from .segments import Segment as Segment
-from .windows import Window as Window
-from .windows import slide_windows as slide_windows
+from .windows import Window as Window, slide_windows as slide_windows

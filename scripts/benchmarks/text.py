@@ -14,8 +14,7 @@ from ezclip.systems.loading import load_processor, load_tokenizer
 from ezclip.utils.tables import as_markdown_table
 from ezclip.utils.timing import compare, describe_machine, machine_as_text, measure, summarize
 from modeling_ezclip import EZClipModel
-from pipeline_ezclip import BATCH_SIZE as CLASS_BANK_BATCH_SIZE
-from pipeline_ezclip import ClassBank
+from pipeline_ezclip import BATCH_SIZE as CLASS_BANK_BATCH_SIZE, ClassBank
 from processing_ezclip import TEMPLATES, EZClipProcessor, default_image_processor
 from scripts.benchmarks.cost import count_bank_macs, count_text_macs
 from scripts.benchmarks.matrix import DTYPES, MatrixProducts, rates_as_text, share_of
