@@ -301,7 +301,7 @@ class EZClipVisionConfig(CLIPVisionConfig):
 
     @property
     def fixed_num_frames(self) -> bool:
-        """Whether a weight has one row per frame, so that a video must have exactly `num_frames` frames."""
+        """Return whether a weight has one row per frame, so that a video must have exactly `num_frames` frames."""
         return self.use_temporal_embedding or self.temporal_prompt != "none"
 
 
@@ -477,7 +477,7 @@ class EZClipConfig(PretrainedConfig):
 
     @property
     def fixed_num_frames(self) -> bool:
-        """Whether a weight has one row per frame, so that a video must have exactly so many frames."""
+        """Return whether a weight has one row per frame, so that a video must have exactly so many frames."""
         return self.vision_config.fixed_num_frames or self.temporal_head == "transformer_cls"
 
     @staticmethod

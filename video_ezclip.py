@@ -563,7 +563,7 @@ class VideoFile:
 
     @property
     def has_guessed_times(self) -> bool:
-        """Whether times are a guess: AVI stores no times of B-frames, and DivX may put two B-frames into a packet."""
+        """Return whether times are guessed: AVI stores no times of B-frames, and DivX packs two of them in a packet."""
         return self.context.has_b_frames and (self.format == "avi" or self.codec == "mpeg4")
 
     def scan(self):
