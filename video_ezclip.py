@@ -563,7 +563,7 @@ class VideoFile:
 
     @property
     def has_guessed_times(self) -> bool:
-        """Return whether times are guessed: AVI stores no times of B-frames, and DivX packs two of them in a packet."""
+        """Return whether times are guessed: AVI has no times of B-frames, and DivX packs two into a packet."""
         return self.context.has_b_frames and (self.format == "avi" or self.codec == "mpeg4")
 
     def scan(self):
