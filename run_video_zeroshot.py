@@ -21,9 +21,8 @@ from ezclip.cli.demo import run_demo
 from ezclip.cli.experiments import Runner
 from ezclip.cli.hub_options import prepare_push, push_trained
 from ezclip.cli.plan import load_predict_source, plan_experiments
-from ezclip.cli.setup import import_write_report, make_accelerator, make_output_dir, require_backend_or_raise
+from ezclip.cli.setup import import_write_report, make_accelerator, make_output_dir, make_reader
 from ezclip.constants import PROTOCOL_RESULTS_NAME
-from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import DataError, ModelError
 from ezclip.evaluation.protocols import as_markdown, summarize
 from ezclip.training.stop_signals import TrainingStopped
@@ -60,7 +59,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
     output_dir = Path(args.output_dir)
 
     # 1. Data: find everything that is wrong with it before a model is loaded
-    require_backend_or_raise(data_args.video_backend)
+    read = make_reader(data_args)
     with accelerator.main_process_first():
         experiments = plan_experiments(data_args, args)
         source = load_predict_source(data_args) if args.do_predict else None
@@ -70,9 +69,6 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
     push_options = None
     if args.push_to_hub and accelerator.is_main_process:
         push_options = prepare_push(model_args, data_args, args, len(experiments))
-    read = IsolatedReader(
-        data_args.video_timeout, backend=data_args.video_backend, allow_partial=data_args.allow_partial
-    )
     runner = Runner(model_args, args, read, accelerator)
     class_names = None if source is None else data_args.candidate_labels or source.class_names
     runner.check(experiments, class_names)

@@ -1,8 +1,8 @@
 """Zero-shot video action recognition in transformers: score a video against any list of labels."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+import lazy_loader
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 # Imported on first use: each of these rooms has dependencies that `import ezclip` does not need.
-_LAZY = {
-    "find_segments": "ezclip.timeline",
-    "load_model": "ezclip.systems",
-    "load_processor": "ezclip.systems",
-    "write_report": "ezclip.report",
-}
+__getattr__, _, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "report": ["write_report"],
+        "systems": ["load_model", "load_processor"],
+        "timeline": ["find_segments"],
+    },
+)
 
 __all__ = [
     "ClassBank",
@@ -52,12 +54,6 @@ AutoProcessor.register(EZClipConfig, EZClipProcessor, exist_ok=True)
 PIPELINE_REGISTRY.register_pipeline(
     PIPELINE_TASK, ZeroShotVideoClassificationPipeline, pt_model=AutoModel, type="multimodal"
 )
-
-
-def __getattr__(name: str):
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'ezclip' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -70,7 +70,7 @@ class AppSettings:
 
     @property
     def max_bytes(self) -> int:
-        """The largest upload, in bytes."""
+        """Return the size of the largest upload, in bytes."""
         return int(self.max_size_mb * 2**20)
 
 

@@ -59,7 +59,7 @@ except ImportError as error:  # scipy is optional
 
 from ezclip.cli.compare_options import CLASS_TEXT_OPTIONS, MODEL_OPTIONS, VIDEO_OPTIONS, parse_args, read_systems
 from ezclip.cli.compare_table import as_markdown
-from ezclip.cli.setup import make_accelerator, make_output_dir, require_backend_or_raise
+from ezclip.cli.setup import make_accelerator, make_output_dir, make_reader
 from ezclip.utils.timing import compare, describe_machine, measure, summarize
 
 
@@ -138,14 +138,14 @@ def compare_systems(
 ):
     """Check, evaluate and compare the systems of a file; write and print the comparison."""
     # 1. Check everything before the first evaluation
-    require_backend_or_raise(data_args.video_backend)
+    read = make_reader(data_args)
     options = read_systems(path)
     with accelerator.main_process_first():
         split = one_of(load_eval_splits(in_list_root(data_args)), "--validation_list")
     systems = []
     for name, system_options in options.items():
         with prefix_errors(name):
-            systems.append(make_system(name, system_options, split, data_args, args, accelerator))
+            systems.append(make_system(name, system_options, split, data_args, args, read, accelerator))
     by_model = group_by_model(systems)
     for group in by_model:
         set_seed(args.seed)
@@ -211,7 +211,13 @@ def prefix_errors(name: str):
 
 
 def make_system(
-    name: str, options: dict, split: VideoSplit, data_args: DataArguments, args: RunArguments, accelerator: Accelerator
+    name: str,
+    options: dict,
+    split: VideoSplit,
+    data_args: DataArguments,
+    args: RunArguments,
+    read: IsolatedReader,
+    accelerator: Accelerator,
 ) -> System:
     """
     Make a system and its experiment.
@@ -228,9 +234,6 @@ def make_system(
     fill_preset(model_args.preset, data_args, args)
     experiment = PlannedExperiment.complete(
         Experiment(name, args.seed, None, {"": split}), data_args, ClassTexts.from_options(in_list_root(data_args))
-    )
-    read = IsolatedReader(
-        data_args.video_timeout, backend=data_args.video_backend, allow_partial=data_args.allow_partial
     )
     runner = SystemRunner(model_args, args, read, accelerator)
     runner.check([experiment])

@@ -104,8 +104,5 @@ def parse_options(
         parsed = _FileParser(tuple(groups)).parse_args_into_dataclasses(words)
     except (DataError, ValueError) as error:
         raise DataError(f"{source}: {error}") from error
-    return {name: _value_of(parsed, name) for name, value in content.items() if value is not None}
-
-
-def _value_of(groups: Sequence, name: str):
-    return next(getattr(group, name) for group in groups if hasattr(group, name))
+    values = {name: value for group in parsed for name, value in vars(group).items()}
+    return {name: values[name] for name, value in content.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Devices, processes, output folder and optional packages of a run."""
+"""Devices, processes, output folder, reader and optional packages of a run."""
 
 import tempfile
 from collections.abc import Callable
@@ -8,7 +8,8 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
 from transformers.utils import logging as transformers_logging
 
-from ezclip.cli.arguments import RunArguments
+from ezclip.cli.arguments import DataArguments, RunArguments
+from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import DataError, ModelError
 from ezclip.training.log import parse_trackers
 from video_ezclip import require_backend
@@ -57,17 +58,20 @@ def make_output_dir(path: str) -> Path:
     return Path(path)
 
 
-def require_backend_or_raise(backend: str):
+def make_reader(data_args: DataArguments) -> IsolatedReader:
     """
-    Check that a video backend is installed.
+    Return the reader of a run's videos.
 
     Raises:
-        [`DataError`]: if it is not.
+        [`DataError`]: if the video backend is not installed.
     """
     try:
-        require_backend(backend)
+        require_backend(data_args.video_backend)
     except ImportError as error:
         raise DataError(str(error)) from error
+    return IsolatedReader(
+        data_args.video_timeout, backend=data_args.video_backend, allow_partial=data_args.allow_partial
+    )
 
 
 def import_write_report() -> Callable[..., Path]:

@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 
 import video_ezclip
+from ezclip.utils.memory import MMAP_THRESHOLD
 from video_ezclip import VideoFramesMetadata, VideoReadError, describe_video, read_frames
 
 
 START_TIMEOUT = 120.0  # seconds
-# glibc keeps freed blocks of this size and more for itself, unless told not to; see `return_freed_memory`.
-MMAP_THRESHOLD = str(2**20)
 
 
 class IsolatedReader:
@@ -133,7 +132,7 @@ class IsolatedReader:
             self._child = subprocess.Popen(
                 # Without -P a file "signal.py" in the working folder would be taken for Python's.
                 [sys.executable, "-P", str(program), str(modules)],
-                env={**os.environ, "MALLOC_MMAP_THRESHOLD_": MMAP_THRESHOLD},
+                env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(MMAP_THRESHOLD)},  # as `return_freed_memory` does it
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 start_new_session=True,  # no signal reaches it before it ignores them

@@ -69,7 +69,7 @@ class StreamedVideos:
 
     @property
     def num_shards(self) -> int:
-        """The number of file shards."""
+        """Return the number of file shards."""
         return self.dataset.num_shards
 
     def open_shard(self, shard: int) -> "ShardReader":

@@ -102,7 +102,7 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """The anchor of the section."""
+        """Return the anchor of the section."""
         return self.title.lower().replace(" ", "-")
 
 

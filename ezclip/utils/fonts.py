@@ -33,12 +33,12 @@ class Lettering:
 
     @cached_property
     def families(self) -> list[str]:
-        """The font families to draw with, in order of preference."""
+        """Return the font families to draw with, in order of preference."""
         return [BASE_FAMILY, *self._found[0]]
 
     @cached_property
     def _found(self) -> tuple[list[str], set[str]]:
-        """The families needed beside the base, and the letters that no font has."""
+        """Return the families needed beside the base, and the letters that no font has."""
         missing = {letter for name in self.names for letter in name} - _letters_of(font_manager.findfont(BASE_FAMILY))
         families = []
         for family, path, index in _other_fonts() if missing else ():

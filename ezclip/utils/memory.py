@@ -4,6 +4,10 @@ import contextlib
 import ctypes
 
 
+# Freed blocks of this size or more go back to the system; glibc would raise the limit as it learns.
+MMAP_THRESHOLD = 2**20  # bytes
+
+
 def return_freed_memory():
     """
     Make this process return freed blocks of a megabyte or more to the system at once.
@@ -11,6 +15,6 @@ def return_freed_memory():
     Reading videos frees one block of frames after another. glibc learns from that to keep such blocks, and the workers
     of a data loader grow to gigabytes that nothing uses.
     """
-    mmap_threshold = -3
+    option = -3  # M_MMAP_THRESHOLD
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
-        ctypes.CDLL(None).mallopt(mmap_threshold, 2**20)
+        ctypes.CDLL(None).mallopt(option, MMAP_THRESHOLD)
