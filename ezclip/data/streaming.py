@@ -94,7 +94,7 @@ class StreamedVideos:
             except Exception as error:  # each format, and the network, raises its own errors
                 raise DataError(
                     f"--dataset_name {self.name}: reading ends at row {position} of shard {shard} "
-                    f"({type(error).__name__}: {error}). Predictions are kept; the same command goes on from here."
+                    f"({type(error).__name__}: {error}). Predictions are kept. Run the same command to resume."
                 ) from error
             place = f"row {position} of shard {shard}"
             yield VideoRow(row[self.video_column], _name_of(row[self.video_column], place), self._label(row, place))

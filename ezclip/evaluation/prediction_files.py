@@ -1,8 +1,8 @@
-"""The folder that predictions are written to part by part, so that a run that is cut off goes on where it was.
+"""Write predictions part by part, so that an interrupted run can resume.
 
-`predictions/shard-00003-part-00001.parquet` holds the second part of what the fourth file of the data gave. A part is
-written under another name, flushed to the disk and renamed: what has its name is whole. The last part of a shard says
-so in its metadata, so that the parts alone tell what is done.
+`predictions/shard-00003-part-00001.parquet` is the second part of the predictions for the fourth file of the data. A
+part is written under a temporary name, flushed to the disk and renamed, so every part is whole. The metadata of a part
+says whether it is the last of its shard. Progress is read from the parts alone.
 """
 
 import contextlib
@@ -30,22 +30,22 @@ SCHEMA = pyarrow.schema(
     ]
 )
 PART_NAME = re.compile(r"shard-(\d{5,})-part-(\d{5,})\.parquet")
-# Seconds for which one node may not see yet what another has written: network file systems keep lists of folders.
+# Seconds until a node sees the files of another node: network file systems cache the lists of folders.
 SHARED_FOLDER_DELAY = 90.0
 
 
 @dataclass
 class Progress:
     """
-    What of the data is predicted.
+    The part of the data that is predicted.
 
     Args:
         parts (`dict[int, set[int]]`):
-            Numbers of the parts of each shard that are written.
+            Numbers of the written parts of each shard.
         ends (`dict[int, int]`):
-            Number of parts of each shard whose last part is written.
+            Total number of parts, for each shard whose last part is written.
         num_videos (`int`):
-            Videos in these parts.
+            Number of videos in these parts.
     """
 
     parts: dict[int, set[int]] = field(default_factory=dict)
@@ -60,15 +60,15 @@ class Progress:
 @dataclass
 class PredictionCounts:
     """
-    What became of the videos.
+    Numbers of videos of a prediction run.
 
     Args:
         num_videos (`int`):
-            All of them, each counted once.
+            All videos.
         num_bad_videos (`int`):
-            Those that could not be read.
+            Videos that could not be read.
         num_partial_videos (`int`):
-            Those that were read in part.
+            Videos that were read in part.
     """
 
     num_videos: int = 0
@@ -80,15 +80,15 @@ class PredictionFolder:
     """
     The folder `predictions` of an output folder.
 
-    Its Parquet files have a row per video: `video` (its name), `label` (its class, null where unknown), `predictions`
-    (labels and scores, best first; null for a video that could not be read) and `error` (why it could not be read, or
-    only in part; null for a sound one).
+    Its Parquet files have a row per video: `video` (its name), `label` (its class, null if unknown), `predictions`
+    (labels and scores, best first; null for an unreadable video) and `error` (the reason for an unreadable video, or
+    for one that was read in part; null otherwise).
 
     Args:
         output_dir (`str` or `Path`):
             The output folder.
         part_size (`int`):
-            Videos of a part, but for the last of a shard, which may have fewer.
+            Number of videos of a part. The last part of a shard may have fewer.
     """
 
     def __init__(self, output_dir: str | Path, part_size: int):
@@ -98,16 +98,19 @@ class PredictionFolder:
 
     def begin(self, settings: dict) -> Progress:
         """
-        Make the folder ready to go on: for one process, before any other writes.
+        Prepare the folder on one process, before any process writes to it.
 
         Args:
             settings (`dict`):
-                What decides the rows and their order, of types that JSON has. It is kept in `settings.json`.
+                Everything that decides the rows and their order, in types that JSON has. `settings.json` keeps it.
+
+        Returns:
+            [`Progress`]: the parts of earlier runs.
 
         Raises:
-            [`DataError`]: if what stands there was predicted with other settings.
+            [`DataError`]: if the folder holds predictions with other settings.
         """
-        settings = json.loads(json.dumps(settings))  # as it is read back
+        settings = json.loads(json.dumps(settings))  # as JSON returns it
         with self._disk_errors():
             self.path.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
@@ -116,8 +119,8 @@ class PredictionFolder:
                 self._check_settings(settings)
             elif parts:
                 raise DataError(
-                    f"{self.path} holds predictions without the settings.json that says of what. Give another "
-                    "--output_dir, or remove that folder."
+                    f"{self.path} holds predictions without their settings.json. Give another --output_dir, or remove "
+                    "that folder."
                 )
             else:
                 self._write_settings(settings)
@@ -125,15 +128,15 @@ class PredictionFolder:
 
     def write_part(self, shard: int, part: int, rows: list[dict], is_last: bool):
         """
-        Write a part, whole and on the disk.
+        Write a part as a whole and flush it to the disk.
 
         Args:
             shard (`int`), part (`int`):
-                Its numbers.
+                The numbers of shard and part.
             rows (`list[dict]`):
-                Its rows.
+                The rows of the part.
             is_last (`bool`):
-                Whether the shard ends with it.
+                Whether it is the last part of the shard.
 
         Raises:
             [`DataError`]: if it cannot be written.
@@ -155,14 +158,14 @@ class PredictionFolder:
         """
         Write `predictions.jsonl`, `bad_videos.jsonl` and `partial_videos.jsonl` of all parts, in their order.
 
-        The first has a line for each video that was read. The others have its name and the reason for each that was
-        not, or only in part, and are not there where there is none.
+        The first has a line for each video that was read. The others have the name and the reason for each video that
+        was not read, or only in part. Files without lines are not written.
 
         Args:
             num_shards (`int`):
-                Number of shards of the data. All must be complete.
+                Number of shards of the data. Each must be complete.
             strict (`bool`, *optional*, defaults to `False`):
-                Whether a video that could not be read is an error.
+                Whether an unreadable video is an error.
 
         Raises:
             [`DataError`]: if parts are missing or cannot be read, or the files cannot be written.
@@ -197,7 +200,7 @@ class PredictionFolder:
         if strict and row["predictions"] is None:
             raise DataError(
                 f"{row['video']} could not be read by an earlier run: {row['error']} Leave --strict out, or give "
-                f"another --output_dir to read it again."
+                "another --output_dir to read it again."
             )
 
     def _find_parts(self) -> dict[int, set[int]]:
@@ -219,7 +222,7 @@ class PredictionFolder:
         return progress
 
     def _wait_for_parts(self, num_shards: int) -> dict[int, set[int]]:
-        """Parts of all shards; those that other nodes have just written may take a while to be seen."""
+        """Return the parts of all shards. Wait for parts that other nodes have just written."""
         deadline = time.monotonic() + SHARED_FOLDER_DELAY
         while True:
             progress = self._measure(self._find_parts())
@@ -228,9 +231,9 @@ class PredictionFolder:
                 return progress.parts
             if time.monotonic() > deadline:
                 raise DataError(
-                    f"{self.path} lacks parts of {len(missing)} of {num_shards} shards, number {missing[0]} for one. "
-                    "If this runs on several nodes, --output_dir must be a folder that they share. The same command "
-                    "predicts what is missing."
+                    f"{self.path} lacks parts of {len(missing)} of {num_shards} shards, for example of shard "
+                    f"{missing[0]}. On several nodes, --output_dir must be shared. Run the same command again "
+                    "to predict the missing parts."
                 )
             time.sleep(1.0)
 
@@ -252,8 +255,8 @@ class PredictionFolder:
         if difference := _find_difference(saved, settings):
             name, before, now = difference
             raise DataError(
-                f"{self.path} holds predictions made with {name} {before}, now it is {now}. Give what it was to go "
-                "on with them; or another --output_dir, or remove that folder, to begin anew."
+                f"{self.path} holds predictions made with {name} {before}, now it is {now}. Restore it to resume, "
+                "or start again with another --output_dir."
             )
 
     def _remove_leftovers(self):
@@ -271,9 +274,9 @@ class PredictionFolder:
             yield
         except (pyarrow.ArrowException, KeyError, OSError) as error:
             if getattr(error, "errno", None) is not None:
-                raise  # the disk's, not the file's
+                raise  # an error of the disk, not of the file
             raise DataError(
-                f"{path} is damaged ({error}). Remove it: the same command predicts its videos again."
+                f"{path} is damaged ({error}). Remove it, and run the same command to predict its videos again."
             ) from error
 
     @contextlib.contextmanager
@@ -282,8 +285,8 @@ class PredictionFolder:
             yield
         except (OSError, pyarrow.ArrowException) as error:
             raise DataError(
-                f"Predictions cannot be written to {self.output_dir} ({error}). What stands in {self.path} is whole: "
-                "make room, and the same command goes on from there."
+                f"Predictions cannot be written to {self.output_dir} ({error}). Free disk space, and run the same "
+                "command to resume. Written parts are kept."
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Scores of every video of a split, each counted once on any number of processes, and what is written of them."""
+"""Predict the videos of a split on any number of processes, measure the accuracy, and write the results."""
 
 import hashlib
 import json
@@ -21,9 +21,6 @@ from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank
 
 
-# Beside predictions.jsonl, with the digest of it that they belong to
-
-
 @dataclass
 class Predictions:
     """
@@ -39,9 +36,9 @@ class Predictions:
         probabilities (`np.ndarray` of shape `(n, C)`):
             Their class probabilities.
         report ([`ReadReport`]):
-            Which videos were not read, or only in part.
+            The videos that were not read, or only in part.
         video_embeds (`np.ndarray` of shape `(n, D)`, *optional*):
-            Their embeddings, of length 1, where they were kept.
+            Their L2-normalised embeddings, if they were kept.
     """
 
     split: VideoSplit
@@ -52,7 +49,7 @@ class Predictions:
     video_embeds: np.ndarray | None = None
 
     def metrics(self) -> dict[str, float | int]:
-        """Top-1 and top-5 accuracy (fractions) over the videos that were read, and how many were and were not."""
+        """Return the accuracies (fractions) over the videos that were read, and the numbers of read and bad videos."""
         results = {
             "eval_samples": len(self.indices),
             "eval_bad_videos": len(self.report.bad_videos),
@@ -66,16 +63,17 @@ class Predictions:
 
     def write(self, output_dir: str | Path, top_k: int = 5, settings: dict | None = None):
         """
-        Write `predictions.jsonl`, a line per video with its `top_k` labels and scores; the [`ReadReport`]; and what a
-        report needs besides: `eval_settings.json`, and `video_embeds.safetensors` where embeddings were kept.
+        Write `predictions.jsonl`, the [`ReadReport`], `eval_settings.json` and `video_embeds.safetensors`.
+
+        The last two are for reports. Both hold the digest of the `predictions.jsonl` that they belong to.
 
         Args:
             output_dir (`str` or `Path`):
-                The folder, in which the files of an earlier evaluation are replaced or removed.
+                The folder. Files of an earlier evaluation are replaced or removed.
             top_k (`int`, *optional*, defaults to 5):
-                Labels that are written of each video.
+                Number of labels to write for each video.
             settings (`dict`, *optional*):
-                How the predictions were made, of types that JSON has.
+                How the predictions were made, in types that JSON has. Without it, no `eval_settings.json` is written.
         """
         output_dir = Path(output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -116,29 +114,29 @@ def predict(
     keep_embeds: bool = False,
 ) -> Predictions:
     """
-    Class probabilities of all videos of a data set; of several views of a video, their mean.
+    Predict the class probabilities of all videos of a dataset. The views of a video are averaged.
 
     Args:
         model ([`EZClipModel`]):
-            What embeds the videos. It is put in evaluation mode.
+            The model. It is put in evaluation mode.
         bank ([`ClassBank`]):
             The classes.
         dataset ([`VideoDataset`]):
             The videos, without prompts.
         accelerator (`Accelerator`, *optional*):
-            Spreads the work over its processes. All of them return the whole result.
+            The processes that share the work. All of them return the whole result.
         batch_size (`int`, *optional*, defaults to 8):
-            Videos per process at a time.
+            Videos of a batch on each process.
         num_workers (`int`, *optional*, defaults to 0):
-            Processes that decode.
+            Number of decoding processes for each process.
         ensemble (`str`, *optional*, defaults to `"probability"`):
             See [`~ClassBank.probabilities`].
         strict (`bool`, *optional*, defaults to `False`):
             Whether the first unreadable video ends the run.
         desc (`str`, *optional*):
-            What the progress bar says.
+            Label of the progress bar.
         keep_embeds (`bool`, *optional*, defaults to `False`):
-            Whether to return the embeddings of the videos too; of several views of a video, their mean.
+            Whether to return the embeddings of the videos too, averaged over views.
 
     Raises:
         [`VideoReadError`]: with `strict`, for the first unreadable video.
@@ -154,7 +152,7 @@ def predict(
         if keep_embeds:
             directions = torch.nn.functional.normalize(embeds, dim=-1)
             results.append(torch.nn.functional.normalize(directions.mean(dim=1), dim=-1))
-        # Drops what the last batch repeats to fill up all processes.
+        # Drops the videos that the last batch repeats to fill all processes.
         gathered.append(accelerator.gather_for_metrics(tuple(results)))
     report.gather()
     indices, *results = (torch.cat(batches).cpu().numpy() for batches in zip(*gathered))
@@ -169,11 +167,11 @@ def view_probabilities(
     model: EZClipModel, bank: ClassBank, views: torch.Tensor, ensemble: str, accelerator: Accelerator
 ) -> torch.Tensor:
     """
-    Class probabilities of videos, of several views of one their mean.
+    Compute the class probabilities of videos, averaged over their views.
 
     Args:
         model ([`EZClipModel`]):
-            What embeds them.
+            The model.
         bank ([`ClassBank`]):
             The C classes.
         views (`torch.Tensor` of shape `(B, T, 3, H, W)` or `(B, V, T, 3, H, W)`):
@@ -181,7 +179,7 @@ def view_probabilities(
         ensemble (`str`):
             See [`~ClassBank.probabilities`].
         accelerator (`Accelerator`):
-            In whose precision they are embedded; they are compared in float32.
+            Sets the precision of the embedding. Scores are computed in float32.
 
     Returns:
         `torch.Tensor` of shape `(B, C)`: float32.
@@ -194,14 +192,14 @@ def view_probabilities(
 
 def embed_views(model: EZClipModel, views: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
     """
-    Embeddings of videos, not normalised.
+    Embed videos, without normalisation.
 
     Args:
         model ([`EZClipModel`]), views (`torch.Tensor`), accelerator (`Accelerator`):
             See [`view_probabilities`].
 
     Returns:
-        `torch.Tensor` of shape `(B, V, D)`: float32; V is 1 where there is a single view.
+        `torch.Tensor` of shape `(B, V, D)`: float32; V is 1 for a single view.
     """
     with accelerator.autocast():
         embeds = model.get_video_features(views.flatten(0, -5), output_last_hidden_state=False).pooler_output
@@ -210,7 +208,7 @@ def embed_views(model: EZClipModel, views: torch.Tensor, accelerator: Accelerato
 
 def mean_probabilities(bank: ClassBank, embeds: torch.Tensor, ensemble: str) -> torch.Tensor:
     """
-    Class probabilities of videos, the mean over their views.
+    Compute the class probabilities of embedded videos, averaged over their views.
 
     Args:
         bank ([`ClassBank`]):
@@ -227,9 +225,9 @@ def mean_probabilities(bank: ClassBank, embeds: torch.Tensor, ensemble: str) -> 
         [`ModelError`]: if an embedding is not finite.
     """
     scores = bank.probabilities(embeds.flatten(0, 1), ensemble)
-    if not scores.isfinite().all():  # which no finite embedding, of a video or a class, gives
+    if not scores.isfinite().all():
         raise ModelError(
-            "The model gives embeddings that are no finite numbers: its weights are damaged, or, with "
-            "--mixed_precision fp16, too large for float16. Take other weights, or --mixed_precision bf16."
+            "The embeddings must be finite numbers, got NaN or infinity. The weights are damaged, or too large for "
+            "--mixed_precision fp16. Use other weights, or --mixed_precision bf16."
         )
     return scores.unflatten(0, embeds.shape[:2]).mean(dim=1)

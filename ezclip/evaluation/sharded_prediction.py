@@ -1,4 +1,4 @@
-"""Predictions for data of any size: spread over processes and nodes, written as they come, continued when cut off."""
+"""Predict data of any size on several processes or nodes, and resume after an interruption."""
 
 import json
 from collections import deque
@@ -29,7 +29,7 @@ from processing_ezclip import EZClipProcessor
 from video_ezclip import read_frames
 
 
-# Processes wait for each other once, at the end, and one may have hours more to do than another.
+# Processes wait for each other once, at the end. One may have hours of work more than another.
 LONGEST_WAIT = timedelta(days=365)
 
 
@@ -54,55 +54,53 @@ def predict_shards(
     read: Callable = read_frames,
 ) -> PredictionCounts:
     """
-    Predict all videos of a source into the [`PredictionFolder`] of `output_dir`, and go on with what is there.
+    Predict all videos of a source into the [`PredictionFolder`] of `output_dir`, and resume an earlier run.
 
-    The videos of each shard of the source are cut into parts of `part_size`. Which video is in which part and batch
-    depends on neither the number of processes nor interruptions, so the scores do not either. Processes share the
-    shards that are not complete; where there are fewer of these than processes, several share the parts of one, and
-    each of them reads through it. When all is done, the main process writes `predictions.jsonl` and the lists of
-    videos that could not be read, or only in part.
+    Each shard of the source is cut into parts of `part_size` videos. Parts and batches do not depend on the number of
+    processes or on interruptions, and neither do the scores. Processes share the incomplete shards. If there are fewer
+    shards than processes, several processes share the parts of a shard, and each reads through the shard. At the end
+    the main process writes `predictions.jsonl` and the lists of bad and partial videos.
 
     Args:
         model ([`EZClipModel`]):
-            What embeds the videos. It is put in evaluation mode.
+            The model. It is put in evaluation mode.
         bank ([`ClassBank`]):
             The classes.
         source ([`VideoSplit`] or [`StreamedVideos`]):
             The videos. A split is one shard.
         processor ([`EZClipProcessor`]):
-            Makes pixels of them.
+            Samples, crops and normalises frames.
         output_dir (`str` or `Path`):
-            The output folder, which all processes share.
+            The output folder. All processes and nodes must share it.
         settings (`dict`):
-            What else decides the scores: model, texts of the classes, how videos are read. What is there is gone on
-            with only where these are the same. What this function is given is added, but for `batch_size`,
-            `num_workers` and `strict`: a run that ran out of memory may go on with smaller batches, which give the
-            same scores but for rounding.
+            Everything else that decides the scores: texts of the classes, how videos are read. A run resumes only with
+            equal settings. The arguments of this function are added, except `batch_size`, `num_workers` and `strict`:
+            a run that ran out of memory may resume with smaller batches, which change scores by rounding only.
         accelerator (`Accelerator`, *optional*):
-            Spreads the work over its processes.
+            The processes that share the work.
         batch_size (`int`, *optional*, defaults to 8):
-            Videos per process at a time.
+            Videos of a batch on each process.
         num_workers (`int`, *optional*, defaults to 0):
-            Processes that decode, for each process.
+            Number of decoding processes for each process.
         ensemble (`str`, *optional*, defaults to `"probability"`):
             See [`~ClassBank.probabilities`].
         top_k (`int`, *optional*, defaults to 5):
-            Labels that are written of each video.
+            Number of labels to write for each video.
         part_size (`int`, *optional*, defaults to 256):
-            Videos of a file, and what a process that is cut off loses at most.
+            Videos of a part. An interrupted process loses one part at most.
         strict (`bool`, *optional*, defaults to `False`):
             Whether the first unreadable video ends the run.
         num_clips (`int`, *optional*, defaults to 1), num_crops (`int`, *optional*, defaults to 1):
-            Views of a video, see [`EZClipProcessor`]; their mean is written.
+            Views of a video, see [`EZClipProcessor`]. Their mean is written.
         read (`Callable`, *optional*):
-            Reads frames in the way of [`read_frames`], which is the default; or [`IsolatedReader`].
+            Reads frames like [`read_frames`], the default, or [`IsolatedReader`].
 
     Returns:
         [`PredictionCounts`], on all processes.
 
     Raises:
-        [`DataError`]: if the folder was written with other settings, or cannot be written, or the source cannot be
-        read, or none of its videos can. [`VideoReadError`]: with `strict`, for the first unreadable video.
+        [`DataError`]: if the folder was written with other settings, cannot be written, or the source or all of its
+        videos cannot be read. [`VideoReadError`]: with `strict`, for the first unreadable video.
     """
     accelerator = accelerator or Accelerator()
     shards = _SplitShards(source) if isinstance(source, VideoSplit) else source
@@ -149,7 +147,7 @@ def _end(folder: PredictionFolder, num_shards: int, strict: bool) -> PredictionC
 
 
 class _SplitShards:
-    """A split as a source of one shard, whose videos can be read in any order."""
+    """A split as a source of one shard."""
 
     num_shards = 1
 
@@ -172,7 +170,7 @@ class _SplitShards:
 
 
 class _RowReader(torch.utils.data.Dataset):
-    """Reads videos that are given as (position, video) rather than found by index, as a [`VideoDataset`] does."""
+    """A dataset whose keys are (position, video), not indices as of a [`VideoDataset`]."""
 
     def __init__(self, processor: EZClipProcessor, **kwargs):
         self.processor, self.kwargs = processor, kwargs
@@ -187,7 +185,7 @@ class _RowReader(torch.utils.data.Dataset):
 
 @dataclass
 class _Batch:
-    """Videos that are predicted together: their rows, without content, and what ends with them."""
+    """Videos that are predicted together: their rows, without content, and whether they end a part or shard."""
 
     shard: int
     part: int
@@ -199,11 +197,10 @@ class _Batch:
 
 class _Batches:
     """
-    Batches of a process, in the order of its work, as keys for a [`_RowReader`].
+    Batches of a process as keys for a [`_RowReader`], in the order of its work.
 
-    A loader draws them ahead of what it returns, in the same order; `drawn` holds those that it has not returned. One
-    loader goes through all parts, so its workers do not pause between them, and no more rows are in memory than it
-    has drawn.
+    A loader draws batches ahead. `drawn` holds those that it has not returned yet. One loader reads all parts, so its
+    workers do not pause between parts.
     """
 
     def __init__(self, shards, work: Iterator[tuple[int, Iterator[int]]], folder: PredictionFolder, batch_size: int):
@@ -242,10 +239,10 @@ def _deal(
     progress: Progress, num_shards: int, num_processes: int, process_index: int
 ) -> Iterator[tuple[int, Iterator[int]]]:
     """
-    Yield the work of a process: shards, each with the parts to predict. The parts of a shard of unknown length do
-    not end.
+    Yield the work of a process: shards, each with the numbers of the parts to predict.
 
-    Each process reads whole shards while there are enough; otherwise every n-th part of one.
+    Each process reads whole shards while there are enough. Otherwise it reads every n-th part of a shard. A shard of
+    unknown length has endless numbers.
     """
     open_shards = [shard for shard in range(num_shards) if not progress.is_complete(shard)]
     if not open_shards:
@@ -260,7 +257,7 @@ def _deal(
 
 
 class _Processes:
-    """What the processes of a run tell each other, and wait for longer than they would for a step of training."""
+    """Communication between the processes of a run, with a longer timeout than that of training."""
 
     def __init__(self, accelerator: Accelerator):
         self.is_main, self.group = accelerator.is_main_process, None
@@ -289,7 +286,7 @@ class _Processes:
 
 
 def _progress_bar(num_videos: int | None, num_done: int, accelerator: Accelerator) -> tqdm:
-    """Make a progress bar for one process. All processes have about as many videos."""
+    """Make a progress bar for one process. All processes have about the same number of videos."""
     num_processes = accelerator.num_processes
     return tqdm(
         desc="Predicting" if num_processes == 1 else f"Predicting (1 of {num_processes} processes)",
@@ -314,7 +311,7 @@ def _as_row(
 
 
 def _describe_videos(source: VideoSplit | StreamedVideos) -> str:
-    """Return a description that differs for other videos, and for the same ones in another order."""
+    """Return a description that identifies the videos and their order."""
     if isinstance(source, VideoSplit):
         return describe_split(source)
     content = [source.files, source.video_column, source.label_column]

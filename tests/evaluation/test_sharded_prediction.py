@@ -248,7 +248,7 @@ def test_other_settings_are_refused(run, parquet_folder, tmp_path, clip_folder):
     for change, message in expectations:
         with pytest.raises(DataError, match=message):
             run(source, tmp_path, **change)
-    with pytest.raises(DataError, match='videos "14 videos, .*", now it is "1 videos, .*or another --output_dir'):
+    with pytest.raises(DataError, match='videos "14 videos, .*", now it is "1 videos, .*--output_dir'):
         run(load_files([str(clip_folder / "red_circle" / "a.mp4")]), tmp_path)
     with pytest.raises(DataError, match="num_shards 1, now it is 3"):
         run(open_source("stream", parquet_folder), tmp_path)
@@ -262,7 +262,7 @@ def test_other_settings_are_refused(run, parquet_folder, tmp_path, clip_folder):
     assert read_rows(tmp_path) == before
 
     (tmp_path / "predictions" / "settings.json").unlink()
-    with pytest.raises(DataError, match="without the settings.json that says of what"):
+    with pytest.raises(DataError, match="without their settings.json"):
         run(source, tmp_path)
 
 
@@ -284,7 +284,7 @@ def test_damaged_and_missing_parts_are_named(run, parquet_folder, tmp_path, monk
         return read_frames(*args, **kwargs)
 
     monkeypatch.setattr(prediction_files, "SHARED_FOLDER_DELAY", 0.0)
-    with pytest.raises(DataError, match="lacks parts of 1 of 1 shards.*must be a folder that they share"):
+    with pytest.raises(DataError, match="lacks parts of 1 of 1 shards.*--output_dir"):
         run(source, tmp_path / "local", read=lose_a_part)
     assert not (tmp_path / "local" / "predictions.jsonl").exists()
 
@@ -307,7 +307,7 @@ def test_a_full_disk_loses_nothing(run, tmp_path, clip_folder):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
     try:
-        with pytest.raises(DataError, match="File too large.*is whole: make room, and the same command goes on"):
+        with pytest.raises(DataError, match="File too large"):
             run(VideoSplit(rows, None), tmp_path)
         assert part_names(tmp_path) == ["shard-00000-part-00000.parquet"]
         assert [row["video"] for row in read_rows(tmp_path)] == names[:3]
@@ -452,7 +452,7 @@ def test_a_stream_that_breaks_off_is_named(tmp_path, run, parquet_folder):
     path = tmp_path / "data" / "train-00001-of-00003.parquet"
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match="row 0 of shard 1 .*the same command goes on"):
+    with pytest.raises(DataError, match="row 0 of shard 1"):
         run(stream_hub_dataset(str(tmp_path / "data")), tmp_path / "out")
     path.write_bytes(content)
     run.num_read = 0
