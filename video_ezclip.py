@@ -21,8 +21,10 @@ from typing import BinaryIO
 import av
 import fsspec
 import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, ImageSequence
 
 
 BACKENDS = ("auto", "pyav", "decord", "torchcodec")
@@ -73,6 +75,8 @@ class VideoFramesMetadata:
     video_backend: str | None = None  # the backend that decoded it
     access: str | None = None  # "index": only frames that the taken ones depend on were decoded; "sequence": all
     problem: str | None = None  # why a damaged video gave only a part of its frames
+    pixel_aspect_ratio: float | None = None  # width of a stored pixel over its height; of a file, before any rotation
+    scaled_sizes: list[tuple[int, int]] | None = None  # other sizes (H, W) within the file, scaled to the first size
 
 
 # ---- Read frames ----
@@ -88,9 +92,14 @@ def read_frames(
     backend: str = "auto",
     allow_partial: bool = False,
     in_sequence: bool = False,
+    square_pixels: bool = False,
 ) -> tuple[np.ndarray, VideoFramesMetadata]:
     """
-    Read frames of one video.
+    Read frames of one video, upright.
+
+    A file whose frames change their size gives all of them in its first size. Stored pixels stay as they are, as in
+    decord and PyAV, even if they are not square: a player would show a 160 x 120 file with a pixel aspect ratio of 4:3
+    as 213 x 120.
 
     Args:
         video (`str`, `os.PathLike`, `bytes`, file object, `dict`, `np.ndarray`, `torch.Tensor` or list of images):
@@ -109,6 +118,8 @@ def read_frames(
             Whether to accept the decodable part of a damaged or incomplete file. `problem` then says what is missing.
         in_sequence (`bool`, *optional*, defaults to `False`):
             Whether to decode the whole file even if a part is enough. This finds all damage.
+        square_pixels (`bool`, *optional*, defaults to `False`):
+            Whether to scale the width of a file by its pixel aspect ratio, as a player does.
 
     Returns:
         `tuple[np.ndarray, VideoFramesMetadata]`: RGB frames `(T, H, W, 3)` as uint8, and their metadata.
@@ -135,7 +146,8 @@ def read_frames(
             return _read_frame_folder(video, name, select)
     elif isinstance(video, (list, tuple)) or (hasattr(video, "shape") and not isinstance(video, memoryview)):
         return _read_array(video, name, select)
-    return _read_file(open_source(video, name), name, select, backend, allow_partial, in_sequence)
+    source = open_source(video, name)
+    return _read_file(source, name, select, square_pixels, backend, allow_partial, in_sequence)
 
 
 def is_single_video(videos) -> bool:
@@ -226,26 +238,40 @@ def _root_cause(error: BaseException) -> str:
     return re.sub(r",? url=.*", "", str(error)) or type(error).__name__
 
 
-def _read_file(source, name: str, select: FrameSelector, *options) -> tuple[np.ndarray, VideoFramesMetadata]:
+def _read_file(
+    source, name: str, select: FrameSelector, square_pixels: bool, *options
+) -> tuple[np.ndarray, VideoFramesMetadata]:
     video = _decode_file(source, name, lambda timestamps: select(timestamps, len(timestamps)), *options)
+    if square_pixels and video.upright_aspect_ratio != 1:
+        video.images = [_widen(image, video.upright_aspect_ratio) for image in video.images]
     frames = _stack(video.images, name)
     intervals = np.diff(video.timestamps)
     last = 1 / video.fps if video.fps else float(np.median(intervals)) if len(intervals) else 0.0
+    duration = float(video.timestamps[-1] - video.timestamps[0]) + last
+    # Ignore differences of a millisecond, the time unit of some containers.
+    is_variable = bool(len(intervals) and np.ptp(intervals) > max(0.0021, 0.1 * np.median(intervals)))
     return frames, VideoFramesMetadata(
         total_num_frames=len(video.timestamps),
         frames_indices=video.indices,
         height=frames.shape[1],
         width=frames.shape[2],
         timestamps=video.timestamps[video.indices].tolist(),
-        fps=video.fps,
-        duration=float(video.timestamps[-1] - video.timestamps[0]) + last,
-        # Ignore differences of a millisecond, the time unit of some containers.
-        variable_rate=bool(len(intervals) and np.ptp(intervals) > max(0.0021, 0.1 * np.median(intervals))),
+        fps=len(video.timestamps) / duration if is_variable else video.fps,
+        duration=duration,
+        variable_rate=is_variable,
         codec=video.codec,
         video_backend=video.backend,
         access=video.access,
         problem=video.problem,
+        pixel_aspect_ratio=video.pixel_aspect_ratio,
+        scaled_sizes=video.scaled_sizes,
     )
+
+
+def _widen(image: np.ndarray, ratio: float) -> np.ndarray:
+    height, width = image.shape[:2]
+    size = (max(1, round(width * ratio)), height)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
 def _read_frame_folder(folder: str, name: str, select: FrameSelector) -> tuple[np.ndarray, VideoFramesMetadata]:
@@ -257,11 +283,16 @@ def _read_frame_folder(folder: str, name: str, select: FrameSelector) -> tuple[n
         raise VideoReadError(name, "is a folder without frame images.", f"Add {', '.join(IMAGE_EXTENSIONS)} files.")
     indices = _select_untimed(select, len(paths), name)
     try:
-        frames = [np.asarray(Image.open(paths[index]).convert("RGB")) for index in indices]
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        frames = [_as_upright_rgb(Image.open(paths[index])) for index in indices]
+    except Exception as error:  # damaged images raise errors of many types
         raise VideoReadError(name, f"has an unreadable frame ({error}).", "Extract its frames again.") from error
     frames = _stack(frames, name)
     return frames, VideoFramesMetadata(len(paths), indices, *frames.shape[1:3])
+
+
+def _as_upright_rgb(image: Image.Image) -> np.ndarray:
+    """Return an image as an array (H, W, 3), turned as its EXIF orientation says."""
+    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def _read_array(video, name: str, select: FrameSelector) -> tuple[np.ndarray, VideoFramesMetadata]:
@@ -270,7 +301,8 @@ def _read_array(video, name: str, select: FrameSelector) -> tuple[np.ndarray, Vi
             raise VideoReadError(name, "is not a list of frames.", "Pass PIL images, or arrays (H, W, C).")
         indices = _select_untimed(select, len(video), name)
         frames = (video[index] for index in indices)
-        frames = _stack([np.asarray(f.convert("RGB") if isinstance(f, Image.Image) else f) for f in frames], name)
+        frames = [_as_upright_rgb(f) if isinstance(f, Image.Image) else np.asarray(f) for f in frames]
+        frames = _stack(frames, name)
     else:
         if hasattr(video, "detach"):  # a tensor; NumPy has no bfloat16
             video = video.detach().cpu()
@@ -337,7 +369,8 @@ def uniform_frame_indices(total_frames: int, num_frames: int, num_clips: int = 1
         return [i * total_frames // num_frames for i in range(num_frames)] * num_clips
     segment = total_frames / num_frames
     points = [(2 * clip + 1) / (2 * num_clips) for clip in range(num_clips)]
-    return [int(i * segment + (segment - 1) * point) for point in points for i in range(num_frames)]
+    # `i * segment` would be rounded differently, and give another frame for some numbers.
+    return [int(i * total_frames / num_frames + (segment - 1) * point) for point in points for i in range(num_frames)]
 
 
 def random_frame_indices(total_frames: int, num_frames: int, seed) -> list[int]:
@@ -463,6 +496,9 @@ class DecodedVideo:
     codec: str  # FFmpeg's name
     fps: float | None  # average
     problem: str | None = None  # why some frames of the file are missing
+    pixel_aspect_ratio: float | None = None  # of the stored pixels
+    upright_aspect_ratio: float = 1.0  # of the pixels of `images`
+    scaled_sizes: list[tuple[int, int]] | None = None  # see `VideoFramesMetadata`
 
 
 def _decode_file(
@@ -472,13 +508,28 @@ def _decode_file(
     decoders = {"decord": _decode_decord, "torchcodec": _decode_torchcodec}
     # "auto" is PyAV: exact, and the fastest in `scripts/benchmark.py decode`.
     backend = "pyav" if backend == "auto" else backend
+    raised_by_caller = []
+
+    def choose_frames(timestamps: np.ndarray) -> list[int]:
+        try:
+            return choose(timestamps)
+        except Exception as error:
+            raised_by_caller.append(error)
+            raise
+
     try:
         if backend == "pyav":
-            return _decode_pyav(source, name, choose, allow_partial, in_sequence)
-        return decoders[backend](source, name, choose, in_sequence)
+            return _decode_pyav(source, name, choose_frames, allow_partial, in_sequence)
+        return decoders[backend](source, name, choose_frames, in_sequence)
     except UnavailableFramesError as error:
         raise VideoReadError(name, str(error), "Ask for other frames.", backend) from error
-    except av.FFmpegError as error:
+    except Exception as error:  # a file may make a library raise any type
+        if error in raised_by_caller or isinstance(error, ImportError):
+            raise
+        if (animation := _decode_animation(source, choose)) is not None:
+            return animation
+        if isinstance(error, VideoReadError):
+            raise
         reason = f"cannot be decoded ({error_message(error)})."
         raise VideoReadError(name, reason, "Fetch it again, or re-encode it.", backend) from error
     finally:
@@ -505,7 +556,7 @@ def require_backend(backend: str):
 
 def error_message(error: Exception) -> str:
     """Return FFmpeg's own message, without the path that PyAV repeats."""
-    return getattr(error, "strerror", None) or str(error)
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 class VideoFile:
@@ -518,10 +569,13 @@ class VideoFile:
 
     def __init__(self, source, name: str, strict: bool = True):
         self.source, self.name, self.strict, self.faults = source, name, strict, 0
+        self.turns_frames = False  # whether a frame, not the container, has said an orientation
         self._open()
 
     def _open(self):
         self._kept, self._is_scanned = None, False
+        self._num_counted = self._num_leading = 0
+        self._first_pts, self._is_leading = None, False
         if hasattr(self.source, "seek"):
             self.source.seek(0)
         try:
@@ -532,6 +586,8 @@ class VideoFile:
             raise VideoReadError(self.name, reason, "Fetch it again, or re-encode it.", "pyav") from error
         self.format = self.container.format.name
         self.stream = self.container.streams.best("video")
+        if self.stream is not None and self.stream.disposition & Disposition.attached_pic:
+            self.stream = None  # the cover of a sound file
         self.context = None if self.stream is None else self.stream.codec_context
         if self.context is None:
             self.container.close()
@@ -539,8 +595,11 @@ class VideoFile:
                 raise VideoReadError(self.name, "has no video stream.", "Check that it is not a sound file.", "pyav")
             raise VideoReadError(self.name, "is in a codec that FFmpeg does not know.", "Re-encode it.", "pyav")
         self.codec, self.time_base = self.context.codec.canonical_name, self.stream.time_base
+        self.picture_check = _PictureCheck(self.codec, self.context.extradata)
         rate = self.stream.average_rate or self.stream.guessed_rate
         self.fps = float(rate) if rate else None
+        ratio = self.stream.sample_aspect_ratio
+        self.pixel_aspect_ratio = float(ratio) if ratio else None
         # Times count from the beginning of the file, in units of the stream.
         start = Fraction(self.container.start_time or 0, av.time_base)
         self.start = round(start / self.time_base) if self.time_base else 0
@@ -570,7 +629,6 @@ class VideoFile:
         """Read all packets without decoding them."""
         self.pts, self.is_key, self.damaged_at, self.has_hidden = [], [], None, False
         self._is_scanned, kept, size = True, [], 0
-        check = _PictureCheck(self.codec, self.context.extradata)
         self.is_plain = self.format in INDEXED_CONTAINERS and self.codec in INDEXED_CODECS
         try:
             for packet in self.container.demux(self.stream):
@@ -578,7 +636,8 @@ class VideoFile:
                     continue
                 if packet.is_corrupt and self.damaged_at is None:
                     self.damaged_at = len(self.pts)
-                self.is_plain = self.is_plain and check(bytes(packet), packet.is_keyframe)
+                self.count_packet(packet)
+                self.is_plain = self.is_plain and self.picture_check(bytes(packet), packet.is_keyframe)
                 self.pts.append(packet.pts)
                 self.is_key.append(packet.is_keyframe)
                 self.has_hidden |= packet.is_discard
@@ -606,6 +665,8 @@ class VideoFile:
         """Return whether the packets give each frame its own time, and decoding can begin at key frames."""
         if not (self.is_plain and self.pts and self.is_key[0]) or self.has_hidden or None in self.pts:
             return False
+        if self.turns_frames:  # an orientation holds for the frames after it
+            return False
         order = sorted(self.pts)
         intervals = np.diff(order)
         if not (intervals > 0).all():
@@ -616,10 +677,38 @@ class VideoFile:
         is_steady = len(order) < 2 or bool((np.abs(intervals / np.median(intervals) - 1) < 0.5).all())
         return has_true_times and self.pts[0] == order[0] and is_steady
 
+    def count_packet(self, packet: av.Packet):
+        """Count a packet for `num_shown`, and note whether it has an orientation. Call it in file order."""
+        if packet.size == 0:
+            return
+        if not self.turns_frames:
+            self.turns_frames = self.picture_check.has_orientation(bytes(packet))
+        if self._num_counted == 0 and not self._is_leading:
+            if not packet.is_keyframe:
+                return
+            self._first_pts, self._is_leading = packet.pts, packet.pts is not None
+        elif self._is_leading:
+            self._is_leading = packet.pts is None or packet.pts < self._first_pts
+            self._num_leading += self._is_leading and not packet.is_discard
+        self._num_counted += not packet.is_discard
+
+    @property
+    def num_shown(self) -> int:
+        """
+        Return the number of counted packets that give a frame.
+
+        Packets before the first key frame give none. Neither do leading pictures: stored after the first key frame,
+        shown before it, they depend on a frame that is not in the file. Recordings that begin mid-stream have them.
+        """
+        # If no packet has a later time than the key frame, the times say nothing.
+        return self._num_counted - (0 if self._is_leading else self._num_leading)
+
     def timestamps(self, pts: list[int | None]) -> np.ndarray:
         """Convert `pts` to seconds from the beginning; use the average rate if they are missing or not ascending."""
         if None not in pts and all(a < b for a, b in pairwise(pts)):
-            return np.array([float((value - self.start) * self.time_base) for value in pts])
+            # AVI stores decoding times; FFmpeg delays them to give B-frames a display time.
+            start = pts[0] if pts and self.format == "avi" else self.start
+            return np.array([float((value - start) * self.time_base) for value in pts])
         return np.arange(len(pts)) / (self.fps or 1.0)
 
     def decode_all(self) -> Iterator[av.VideoFrame]:
@@ -700,34 +789,107 @@ class VideoFile:
         return float(end - self.start * self.time_base)
 
 
+# (a, b, c, d), each -1, 0 or 1: the point (x, y) is displayed at (a x + c y, b x + d y). Scales are left out.
+Orientation = tuple[int, int, int, int]
+
+
 class ToImage:
-    """Converts frames to upright RGB arrays (H, W, 3). Reused for a file, it is 3 times faster than `to_ndarray`."""
+    """
+    Converts frames of a file to upright RGB arrays (H, W, 3) of the size of the first frame.
 
-    def __init__(self, name: str):
-        self.name, self.reformatter, self.matrix = name, VideoReformatter(), None
+    An orientation holds for the frames after it, so `orient` must get each decoded frame in display order. Reused for
+    a file, this is 3 times faster than `to_ndarray`.
+    """
 
-    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+    def __init__(self, file: "VideoFile"):
+        self.file = file
+        self.reformatter, self.scaler = VideoReformatter(), None
+        self.orientation: Orientation | None = None  # of the last frame
+        self.size: tuple[int, int] | None = None  # upright width and height of the first frame
+        self.scaled_sizes: set[tuple[int, int]] = set()  # upright (H, W) of other frames
+
+    def orient(self, frame: av.VideoFrame) -> Orientation:
+        """Return the orientation of a frame: its own, or else that of the frame before."""
+        if self.orientation is None or self.file.turns_frames:
+            self.orientation = _orientation(frame, self.file.name) or self.orientation or (1, 0, 0, 1)
+        if self.size is None:
+            self.size = (frame.height, frame.width) if self.orientation[1] else (frame.width, frame.height)
+        return self.orientation
+
+    def __call__(self, frame: av.VideoFrame, orientation: Orientation) -> np.ndarray:
         """Convert a frame to an image (H, W, 3) uint8."""
-        if self.matrix is None:
-            self.matrix = _display_matrix(frame)
-        image = self.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        if not self.matrix.any():
-            return image
+        a, b, c, d = orientation
+        width, height = self.size[::-1] if b else self.size
+        if (frame.width, frame.height) != (width, height):
+            self.scaled_sizes.add((frame.width, frame.height) if b else (frame.height, frame.width))
+            image = self._scale(frame, width, height)
+        elif _is_8_bit(frame.format):
+            image = self.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        else:
+            image = self._scale(frame, width, height)
         # Rotate and mirror it as a player does.
-        a, b, c, d = np.rint(self.matrix / np.abs(self.matrix).max())
-        if abs(a) + abs(b) != 1 or abs(a) != abs(d) or abs(b) != abs(c):
-            raise VideoReadError(
-                self.name, "is rotated by other than 90, 180 or 270 degrees.", "Re-encode it.", "pyav"
-            )
         if b:
             image = image.swapaxes(0, 1)
-        return image[:: int(b + d), :: int(a + c)]
+        return image[:: b + d, :: a + c]
+
+    def _scale(self, frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
+        """
+        Convert a frame by FFmpeg's scaler with accurate rounding.
+
+        PyAV's reformatter differs from it in frames of more than 8 bits and in 4:2:2, by up to 103 levels at edges.
+        """
+        key = (frame.format.name, frame.width, frame.height, width, height)
+        if self.scaler is None or self.scaler[0] != key:
+            graph = av.filter.Graph()
+            buffer = graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
+            )
+            scale = graph.add("scale", f"{width}:{height}:flags=bicubic+accurate_rnd")
+            graph.link_nodes(buffer, scale, graph.add("format", "rgb24"), graph.add("buffersink"))
+            graph.configure()
+            self.scaler = key, graph
+        graph = self.scaler[1]
+        graph.push(frame)
+        return graph.pull().to_ndarray()
 
 
-def _display_matrix(frame: av.VideoFrame) -> np.ndarray:
-    """Return `(a, b, c, d)`, which displays the point (x, y) at (a x + c y, b x + d y); zeros if there is none."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    return np.zeros(4) if matrix is None else np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].astype(float)
+def _is_8_bit(format: av.VideoFormat) -> bool:
+    """Return whether a pixel format has 8 bits a component, and its chroma is not 4:2:2."""
+    has_half_width = format.chroma_width(16) < 16 and format.chroma_height(16) == 16
+    return not has_half_width and all(component.bits <= 8 for component in format.components)
+
+
+def _orientation(frame: av.VideoFrame, name: str) -> Orientation | None:
+    """Return the orientation that the container gives to each frame, or else that of the frame itself, if any."""
+    is_upright = False
+    try:
+        side_data = frame.side_data
+    except ValueError:  # FFmpeg knows types of side data that PyAV does not, such as EXIF
+        side_data, is_upright = _known_side_data(frame), True
+    # The container's matrix comes first.
+    matrix = next((item for item in side_data if item.type == SideDataType.DISPLAYMATRIX), None)
+    if matrix is None:
+        return (1, 0, 0, 1) if is_upright else None
+    a, b, c, d = np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].astype(float)
+    straight, sideways = min(abs(a), abs(d)), min(abs(b), abs(c))
+    if straight > 100 * max(abs(b), abs(c)):
+        return int(np.sign(a)), 0, 0, int(np.sign(d))
+    if sideways > 100 * max(abs(a), abs(d)):
+        return 0, int(np.sign(b)), int(np.sign(c)), 0
+    if not (a or b or c or d):
+        return None
+    raise VideoReadError(name, "is rotated by other than 90, 180 or 270 degrees.", "Re-encode it.", "pyav")
+
+
+def _known_side_data(frame: av.VideoFrame):
+    """Return the side data of a frame without the types that PyAV does not know."""
+    graph, newest = av.filter.Graph(), max(kind.value for kind in SideDataType)
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000))
+    filters = [graph.add("sidedata", f"mode=delete:type={newest + number}") for number in range(1, 17)]
+    graph.link_nodes(source, *filters, graph.add("buffersink"))
+    graph.configure()
+    graph.push(frame)
+    return graph.pull().side_data
 
 
 class _MissingFrame(Exception):
@@ -752,8 +914,9 @@ def _decode_pyav(source, name: str, choose: Chooser, allow_partial: bool, in_seq
                 problem = f"cannot be decoded as a whole ({error_message(error)})."
     if allow_partial or can_be_whole:
         with VideoFile(source, name, strict=False) as tolerant:
+            tolerant.turns_frames = file.turns_frames
             video = _decode_in_sequence(tolerant, choose, claimed)
-        if can_be_whole and not tolerant.faults and len(video.timestamps) == len(file.pts) - file.is_key.index(True):
+        if can_be_whole and not tolerant.faults and len(video.timestamps) == file.num_shown:
             return video
         if allow_partial:
             video.problem = f"{problem} {len(video.timestamps)} frames can be decoded."
@@ -766,17 +929,20 @@ def _decode_by_index(file: VideoFile, choose: Chooser) -> DecodedVideo:
     timestamps = file.timestamps(order)
     indices = choose(timestamps)
     wanted = {order[index] for index in indices}
-    images, to_image, last = {}, ToImage(file.name), None
+    images, to_image, last = {}, ToImage(file), None
+    stored_size = file.context.width, file.context.height
     for frame in file.decode_for(wanted):
         if frame.pts is None or (last is not None and frame.pts <= last):
             raise _MissingFrame
-        last = frame.pts
+        if (frame.width, frame.height) != stored_size:
+            raise _MissingFrame  # the first frame, which decides the size, may not be among these
+        last, orientation = frame.pts, to_image.orient(frame)
         if frame.pts in wanted:
-            images[frame.pts] = to_image(frame)
+            images[frame.pts] = to_image(frame, orientation)
     if len(images) < len(wanted):
         raise _MissingFrame
     images = [images[order[index]] for index in indices]
-    return DecodedVideo(images, indices, timestamps, "pyav", "index", file.codec, file.fps)
+    return _decoded(file, images, indices, timestamps, "pyav", "index", to_image.orientation)
 
 
 def _decode_in_sequence(file: VideoFile, choose: Chooser, claimed: np.ndarray) -> DecodedVideo:
@@ -786,30 +952,69 @@ def _decode_in_sequence(file: VideoFile, choose: Chooser, claimed: np.ndarray) -
         # A frame that the claimed times lack may exist.
         with suppress(UnavailableFramesError, ValueError):
             wanted.update(choose(claim) if len(claim) else [])
-    images, timestamps = _decode_numbers(file, wanted)
+    to_image = ToImage(file)
+    images, timestamps = _decode_numbers(file, wanted, to_image)
     if len(timestamps) == 0:
         raise VideoReadError(file.name, "has no frame that can be decoded.", "Fetch it again.", "pyav")
     indices = choose(timestamps)
     if not images.keys() >= set(indices):
         file.reopen()
-        images, _ = _decode_numbers(file, set(indices))
+        to_image = ToImage(file)
+        images, _ = _decode_numbers(file, set(indices), to_image)
     images = [images[index] for index in indices]  # in the requested order, with repeats
-    return DecodedVideo(images, indices, timestamps, "pyav", "sequence", file.codec, file.fps)
+    video = _decoded(file, images, indices, timestamps, "pyav", "sequence", to_image.orientation)
+    video.scaled_sizes = sorted(to_image.scaled_sizes) or None
+    return video
 
 
-def _decode_numbers(file: VideoFile, wanted: set[int]) -> tuple[dict[int, np.ndarray], np.ndarray]:
+def _decoded(
+    file: VideoFile,
+    images: list[np.ndarray],
+    indices: list[int],
+    timestamps: np.ndarray,
+    backend: str,
+    access: str,
+    orientation: Orientation | None,
+) -> DecodedVideo:
+    ratio = file.pixel_aspect_ratio
+    upright_ratio = 1 / ratio if ratio and orientation is not None and orientation[1] else ratio or 1.0
+    return DecodedVideo(images, indices, timestamps, backend, access, file.codec, file.fps, None, ratio, upright_ratio)
+
+
+def _decode_numbers(file: VideoFile, wanted: set[int], to_image: ToImage) -> tuple[dict[int, np.ndarray], np.ndarray]:
     """Decode all frames once; return the images of the wanted numbers, and the times of all frames."""
-    images, pts, to_image = {}, [], ToImage(file.name)
+    images, pts = {}, []
     for number, frame in enumerate(file.decode_all()):
+        orientation = to_image.orient(frame)
         if number in wanted:
-            images[number] = to_image(frame)
+            images[number] = to_image(frame, orientation)
         pts.append(frame.pts)
     return images, file.timestamps(pts)
 
 
+def _decode_animation(source, choose: Chooser) -> DecodedVideo | None:
+    """Decode an animated WebP or PNG by Pillow. Return None if it is not one, or is damaged."""
+    if hasattr(source, "seek"):
+        source.seek(0)
+    try:
+        with Image.open(source, formats=["WEBP", "PNG"]) as file:
+            if not getattr(file, "is_animated", False):
+                return None
+            images, ends, name = [], [0.0], file.format.lower()
+            for image in ImageSequence.Iterator(file):
+                images.append(_as_upright_rgb(image))
+                ends.append(ends[-1] + image.info.get("duration", 0) / 1000)
+    except Exception:  # damaged images raise errors of many types
+        return None
+    fps = len(images) / ends[-1] if ends[-1] else None
+    timestamps = np.array(ends[:-1]) if fps else np.arange(len(images), dtype=float)
+    indices = choose(timestamps)
+    return DecodedVideo([images[i] for i in indices], indices, timestamps, "pillow", "sequence", name, fps)
+
+
 def _decode_decord(source, name: str, choose: Chooser, in_sequence: bool) -> DecodedVideo:
     decord = require_backend("decord")
-    file, timestamps, is_indexed = _inspect(source, name, "decord", in_sequence)
+    file, timestamps, is_indexed, orientation = _inspect(source, name, "decord", in_sequence)
     indices = choose(timestamps)
     try:
         reader = decord.VideoReader(_with_utf8_name(source), num_threads=1)
@@ -828,12 +1033,12 @@ def _decode_decord(source, name: str, choose: Chooser, in_sequence: bool) -> Dec
         raise _backend_error(name, f"cannot be read by decord ({message}).", "decord") from error
     if images[0].shape[-1] != 3:
         raise _backend_error(name, f"is decoded by decord to frames of shape {images[0].shape}.", "decord")
-    return DecodedVideo(images, indices, timestamps, "decord", access, file.codec, file.fps)
+    return _decoded(file, images, indices, timestamps, "decord", access, orientation)
 
 
 def _decode_torchcodec(source, name: str, choose: Chooser, in_sequence: bool) -> DecodedVideo:
     decoders = require_backend("torchcodec")
-    file, timestamps, is_indexed = _inspect(source, name, "torchcodec", in_sequence)
+    file, timestamps, is_indexed, orientation = _inspect(source, name, "torchcodec", in_sequence)
     if not is_indexed:
         # It has no other access, and returns wrong frames of such files, mostly without an error.
         raise _backend_error(name, "has no reliable index, and torchcodec reads by index only.", "torchcodec")
@@ -848,27 +1053,30 @@ def _decode_torchcodec(source, name: str, choose: Chooser, in_sequence: bool) ->
         raise _backend_error(name, f"cannot be read by torchcodec ({message}).", "torchcodec") from error
     if not hasattr(decoder.metadata, "rotation"):
         raise ImportError("This torchcodec does not rotate videos upright. Install torchcodec 0.11 or newer.")
-    return DecodedVideo(images, indices, timestamps, "torchcodec", "index", file.codec, file.fps)
+    return _decoded(file, images, indices, timestamps, "torchcodec", "index", orientation)
 
 
-def _inspect(source, name: str, backend: str, in_sequence: bool) -> tuple[VideoFile, np.ndarray, bool]:
-    """Check a file by PyAV for another backend: its damage, the times of its frames, and whether it is indexed."""
+def _inspect(source, name: str, backend: str, in_sequence: bool) -> tuple[VideoFile, np.ndarray, bool, Orientation]:
+    """Check a file by PyAV for another backend: damage, times of frames, whether it is indexed, orientation."""
     with VideoFile(source, name) as file:
         file.scan()
         problem = file.damage()
         if file.has_hidden:
             problem = f"hides frames by an edit list, which {backend} may show."
+        if file.turns_frames:
+            problem = f"stores its orientation in its frames, which {backend} may ignore."
         if problem is not None:
             raise _backend_error(name, problem, backend)
         is_indexed = file.is_indexed()
         timestamps = file.timestamps(sorted(file.pts)) if is_indexed else None
-        a, b, c, d = next(map(_display_matrix, file.decode_all()), np.zeros(4))
+        first = next(file.decode_all(), None)
+        a, b, c, d = orientation = (first and _orientation(first, name)) or (1, 0, 0, 1)
         if a * d - b * c < 0:
             raise _backend_error(name, f"must be mirrored, which {backend} does not do.", backend)
         if in_sequence or not is_indexed:
             file.reopen()
             timestamps = _decode_in_sequence(file, lambda _: [], np.array([])).timestamps
-    return file, timestamps, is_indexed
+    return file, timestamps, is_indexed, orientation
 
 
 def _backend_error(name: str, reason: str, backend: str) -> VideoReadError:
@@ -966,6 +1174,18 @@ class _PictureCheck:
             return packet[:1] != b"" and packet[0] >> 6 == 2
         return len(packet) > 2  # two bytes of AV1 are a mark between frames
 
+    def has_orientation(self, packet: bytes) -> bool:
+        """Return whether a packet has an orientation of its own: an SEI message in H.264 or HEVC, else EXIF."""
+        if self.codec == "h264":
+            return any(packet[unit] & 31 == 6 and _has_orientation(packet[unit + 1 :]) for unit in self._units(packet))
+        if self.codec == "hevc":
+            return any(
+                packet[unit] >> 1 & 63 == 39 and _has_orientation(packet[unit + 2 :]) for unit in self._units(packet)
+            )
+        if self.codec == "mjpeg":
+            return b"Exif\0\0" in packet[:65536]
+        return self.codec in ("png", "apng", "webp")
+
     def _check_h264(self, packet: bytes, is_key: bool) -> bool:
         has_picture = False
         for unit in self._units(packet):
@@ -988,6 +1208,25 @@ class _PictureCheck:
             size = int.from_bytes(packet[position : position + self.size_length], "big")
             yield position + self.size_length
             position += self.size_length + size
+
+
+def _has_orientation(messages: bytes) -> bool:
+    """Return whether SEI messages begin with, or hold, a display orientation (payload type 47)."""
+    messages = messages[:4096].replace(b"\0\0\3", b"\0\0")
+    position, numbers = 0, []
+    while position < len(messages) and messages[position] != 0x80:
+        number = 0
+        while position < len(messages) and messages[position] == 255:
+            number, position = number + 255, position + 1
+        if position == len(messages):
+            return False
+        numbers.append(number + messages[position])
+        position += 1
+        if len(numbers) == 2:  # type and size
+            if numbers[0] == 47:
+                return True
+            position, numbers = position + numbers[1], []
+    return False
 
 
 def _h264_slice_type(header: bytes) -> int:

@@ -5,6 +5,7 @@ python scripts/verify_decoding.py ../shared/clips --output_file docs/decoding_ta
 """
 
 import argparse
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -52,7 +53,21 @@ def decode_in_sequence(path: str | Path) -> list[np.ndarray]:
     """Decode all frames of a file by plain PyAV: RGB `(H, W, 3)`, in display order, upright."""
     with av.open(str(path), metadata_errors="ignore") as container:
         stream = container.streams.best("video")
-        return [np.rot90(f.to_ndarray(format="rgb24"), f.rotation // 90) for f in container.decode(stream)]
+        return [np.rot90(_to_rgb(f), f.rotation // 90) for f in container.decode(stream)]
+
+
+def _to_rgb(frame: av.VideoFrame) -> np.ndarray:
+    """Convert a frame by PyAV, or by FFmpeg's scaler in 4:2:2 or more than 8 bits, where PyAV's colours are wrong."""
+    if re.search(r"422|1[0246](le|be)$", frame.format.name) is None:
+        return frame.to_ndarray(format="rgb24")
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
+    graph.link_nodes(
+        source, graph.add("scale", "flags=accurate_rnd"), graph.add("format", "rgb24"), graph.add("buffersink")
+    )
+    graph.configure()
+    graph.push(frame)
+    return graph.pull().to_ndarray()
 
 
 def compare(path: str | Path, name: str, stride: int = 1, backend: str = "auto", tolerance: float = 0.0) -> Comparison:
