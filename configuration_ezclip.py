@@ -137,6 +137,12 @@ TemporalHead = Literal["mean", "transformer", "lstm", "conv1d", "transformer_cls
 TEMPORAL_PROMPTS = get_args(TemporalPrompt)
 TEMPORAL_HEADS = get_args(TemporalHead)
 
+# The model types whose folders load: CLIP's and this package's
+MODEL_TYPES = (
+    *("clip", "clip_text_model", "clip_vision_model"),
+    *("ezclip", "ezclip_text_model", "ezclip_vision_model"),
+)
+
 PIPELINE_TASK = "zero-shot-video-classification"
 # Where `transformers.pipeline` finds the pipeline's code, in the format of config.json
 CUSTOM_PIPELINES = {
@@ -174,8 +180,31 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def check_model_type(config: dict, name_or_path):
+    """
+    Raise if a saved configuration is of another model type than CLIP's or EZ-CLIP's.
+
+    Raises:
+        `ValueError`: names the model type. Other models would load with random or wrong weights.
+    """
+    model_type = config.get("model_type")
+    if model_type not in (None, *MODEL_TYPES):
+        raise ValueError(f"{name_or_path} must be an EZ-CLIP or CLIP model, got model_type {model_type!r}.")
+
+
+class _CheckedConfig:
+    """A configuration that loads from CLIP's and EZ-CLIP's folders only."""
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """Return the saved configuration as a `dict`; see [`check_model_type`]."""
+        config, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        check_model_type(config, pretrained_model_name_or_path)
+        return config, kwargs
+
+
 @strict
-class EZClipTextConfig(CLIPTextConfig):
+class EZClipTextConfig(_CheckedConfig, CLIPTextConfig):
     r"""
     Configuration of [`EZClipTextModel`]: CLIP's text tower with an adapter in every block.
 
@@ -213,7 +242,7 @@ class EZClipTextConfig(CLIPTextConfig):
 
 
 @strict
-class EZClipVisionConfig(CLIPVisionConfig):
+class EZClipVisionConfig(_CheckedConfig, CLIPVisionConfig):
     r"""
     Configuration of [`EZClipVisionModel`]: CLIP's vision tower, reading the frames of a video together.
 
@@ -327,7 +356,7 @@ def _check_tower_config(value):
 
 
 @strict
-class EZClipConfig(PretrainedConfig):
+class EZClipConfig(_CheckedConfig, PretrainedConfig):
     r"""
     Configuration of [`EZClipModel`]. The defaults are EZ-CLIP ViT-B/32 with 8 frames.
 

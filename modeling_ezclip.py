@@ -269,7 +269,9 @@ class EZClipLayer(CLIPEncoderLayer):
 
     def adapt_and_mix(self, hidden_states: torch.Tensor, num_frames: int = 1) -> torch.Tensor:
         """Apply the adapter and the MLP, each with its residual."""
-        if torch.is_grad_enabled() and not self.mlp.fc1.weight.requires_grad and not torch.compiler.is_compiling():
+        # A quantised layer has a method `weight`, and is frozen too.
+        is_frozen = not getattr(self.mlp.fc1.weight, "requires_grad", False)
+        if torch.is_grad_enabled() and is_frozen and not torch.compiler.is_compiling():
             # A frozen MLP saves no input for backward, and its input is cheap to compute again.
             hidden_states, normed = checkpoint(self._adapt, hidden_states, use_reentrant=False)
         else:
@@ -857,9 +859,28 @@ class EZClipTextModel(EZClipPreTrainedModel, CLIPTextModel):
             kwargs.get(name, getattr(self.config, name)) for name in RECORDED_OUTPUTS
         ):
             packed = self._pack(input_ids, attention_mask, position_ids)
-        if packed is None:
-            return super().forward(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
-        return BaseModelOutputWithPooling(pooler_output=self.embed_packed(packed, **kwargs))
+        if packed is not None:
+            return BaseModelOutputWithPooling(pooler_output=self.embed_packed(packed, **kwargs))
+        outputs = super().forward(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
+        if self.eos_token_id == 2 and attention_mask is not None:  # `CLIPTextModel` takes the highest token
+            rows = torch.arange(len(input_ids), device=input_ids.device)
+            outputs.pooler_output = outputs.last_hidden_state[rows, self._find_ends(input_ids, attention_mask)]
+        return outputs
+
+    def _find_ends(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """
+        Return the position of the end-of-text token of each text.
+
+        CLIP's first configurations say token 2 and mean the highest one, which is wrong once tokens are added. The
+        mask tells it: it is the last token that is not padding.
+        """
+        end = self.eos_token_id
+        if end == 2 and attention_mask is not None:
+            positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+            end = input_ids.gather(-1, (attention_mask.bool() * positions).argmax(dim=-1, keepdim=True))
+        elif end == 2:
+            end = input_ids.amax(dim=-1, keepdim=True)
+        return (input_ids == end).int().argmax(dim=-1)
 
     def embed_packed(self, packed: PackedTexts, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
         """Return the tokens that end N texts, `(N, hidden_size)`, after the last LayerNorm."""
@@ -888,9 +909,7 @@ class EZClipTextModel(EZClipPreTrainedModel, CLIPTextModel):
             return None
         if getattr(input_ids, "ndim", 0) != 2 or input_ids.shape[1] > self.config.max_position_embeddings:
             return None  # the usual forward raises
-        # CLIP's first configurations say 2 and mean the highest token id.
-        end = input_ids.amax(dim=-1, keepdim=True) if self.eos_token_id == 2 else self.eos_token_id
-        ends = (input_ids == end).int().argmax(dim=-1)
+        ends = self._find_ends(input_ids, attention_mask)
         if attention_mask is not None and not attention_mask.bool().cumprod(dim=-1).gather(-1, ends[:, None]).all():
             return None
         texts = [tokens[: end + 1] for tokens, end in zip(input_ids.tolist(), ends.tolist())]

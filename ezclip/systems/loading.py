@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoTokenizer, CLIPConfig, PretrainedConfig
 from transformers.utils import logging
 
 from checkpoint_ezclip import is_added_to_clip, list_some, resolve_base
-from configuration_ezclip import EZClipConfig, EZClipVisionConfig
+from configuration_ezclip import EZClipConfig, EZClipVisionConfig, check_model_type
 from ezclip.errors import ModelError, first_line
 from ezclip.systems.bpe_tokenizer import load_bpe_tokenizer
 from ezclip.systems.presets import default_num_frames, make_config
@@ -144,7 +144,12 @@ def load_model(
         # `_check_weights` reports missing and misshapen weights below, shorter than transformers does.
         logging.set_verbosity_error()
         model, info = EZClipModel.from_pretrained(
-            name_or_path, config=config, output_loading_info=True, ignore_mismatched_sizes=True
+            name_or_path,
+            config=config,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            # In 16 bits small updates round to nothing, and sums overflow.
+            dtype=torch.float32 if for_training else "auto",
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"{name_or_path} cannot be loaded: {error}") from error
@@ -280,6 +285,8 @@ def _read_config(name_or_path: str | Path):
     except (ValueError, StrictDataclassError) as error:
         reason = " ".join(str(error).split()) if isinstance(error, StrictDataclassError) else first_line(error)
         raise ModelError(f"The config.json of {name_or_path} is not one of a model: {reason}") from error
-    if config.model_type not in (EZClipConfig.model_type, CLIPConfig.model_type):
-        raise ModelError(f"{name_or_path} must be an EZ-CLIP or CLIP model, got model_type {config.model_type!r}.")
+    try:
+        check_model_type({"model_type": config.model_type}, name_or_path)
+    except ValueError as error:
+        raise ModelError(str(error)) from error
     return config

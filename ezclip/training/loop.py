@@ -143,6 +143,12 @@ def train(
             "Nothing of this model is trained: it has only CLIP's weights, and `freeze_backbone` freezes them. Train "
             "all of CLIP (--preset vificlip), or weights that are added to it (--preset ezclip)."
         )
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            raise ModelError(
+                f"Trained weights must be float32, got {name} in {parameter.dtype}. Load the model for training "
+                "(`load_model(name, for_training=True)`), and give --mixed_precision for 16-bit computation."
+            )
     if recipe.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     loader = make_loader(
