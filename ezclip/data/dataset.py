@@ -240,12 +240,12 @@ class ReadReport:
         A file without lines is not written. Files of an earlier run are removed.
         """
         reasons = {index: f"{error.reason} {error.remedy}" for index, error in self.bad_videos.items()}
-        names = split.videos["name"][:]
+        names, rows = split.videos["name"][:], split.row_numbers
         for kind, content in (("bad", reasons), ("partial", self.partial_videos)):
             path = Path(output_dir) / f"{prefix}{kind}_videos.jsonl"
             path.unlink(missing_ok=True)
             lines = [
-                json.dumps({"video": names[index], "reason": reason}, ensure_ascii=False)
+                json.dumps({"row": rows[index], "video": names[index], "reason": reason}, ensure_ascii=False)
                 for index, reason in sorted(content.items())
             ]
             if lines:

@@ -34,7 +34,7 @@ class VideoSplit:
     Args:
         videos (`datasets.Dataset`):
             Rows with `video` (a path, or `{"path", "bytes"}`), `label` (an index into the class names, -1 if unknown)
-            and `name` (the name in messages and results).
+            `name` (the name in messages and results), and `row` (its number in the source; by default its position).
         class_names (`list[str]`, *optional*):
             Names of the classes; `None` if the source has no labels.
     """
@@ -44,6 +44,11 @@ class VideoSplit:
 
     def __len__(self) -> int:
         return len(self.videos)
+
+    @property
+    def row_numbers(self) -> list[int]:
+        """Return the row number of each video in its source. Names may repeat; row numbers do not."""
+        return self.videos["row"][:] if "row" in self.videos.column_names else list(range(len(self)))
 
     def select(self, max_samples: int | None) -> "VideoSplit":
         """Return a split of the first `max_samples` videos, or of all."""
@@ -181,7 +186,8 @@ def load_hub_dataset(
     rows = rows.select_columns([video_column])
     if video_column != "video":
         rows = rows.rename_column(video_column, "video")
-    return VideoSplit(rows.add_column("label", labels).add_column("name", names), class_names)
+    rows = rows.add_column("label", labels).add_column("name", names).add_column("row", list(range(len(rows))))
+    return VideoSplit(rows, class_names)
 
 
 class _Resolver:
@@ -343,4 +349,5 @@ def _rows(found: list[tuple[str, int]]) -> datasets.Dataset:
     names = [describe_video(path) for path, _ in found]
     # A dataset cannot hold a file name that is not UTF-8; a URL can.
     videos = [path if name == path else Path(path).absolute().as_uri() for (path, _), name in zip(found, names)]
-    return datasets.Dataset.from_dict({"video": videos, "label": [label for _, label in found], "name": names})
+    columns = {"video": videos, "label": [label for _, label in found], "name": names, "row": range(len(found))}
+    return datasets.Dataset.from_dict(columns)

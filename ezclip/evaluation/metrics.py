@@ -24,11 +24,29 @@ class TopKAccuracy(evaluate.Metric):
         )
 
     def _compute(self, predictions, references):
-        scores, references = np.asarray(predictions), np.asarray(references)
-        ranking = np.argsort(-scores, axis=1, kind="stable")
-        hits = ranking == references[:, None]  # [n, C]
-        accuracies = {f"top{k}": float(hits[:, :k].any(axis=1).mean()) for k in (1, 5)}
-        return {**accuracies, "mean_class_top1": float(mean_per_class(hits[:, 0], references))}
+        references = np.asarray(references)
+        return accuracies_of(rank_labels(np.asarray(predictions), references), references)
+
+
+def rank_labels(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """
+    Return the rank of the right class of each video: 0 is the best. Equal scores rank by class index.
+
+    Args:
+        scores (`np.ndarray` of shape `(n, C)`):
+            Scores of the classes.
+        labels (`np.ndarray` of shape `(n,)`):
+            Class indices of the videos.
+    """
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    is_before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < labels[:, None]))
+    return is_before.sum(axis=1)
+
+
+def accuracies_of(ranks: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return `top1`, `top5` and `mean_class_top1` (fractions) from the ranks of the right classes, `(n,)`."""
+    accuracies = {f"top{k}": float((ranks < k).mean()) for k in (1, 5)}
+    return {**accuracies, "mean_class_top1": float(mean_per_class(ranks == 0, labels))}
 
 
 def mean_per_class(hits: np.ndarray, references: np.ndarray) -> np.ndarray:

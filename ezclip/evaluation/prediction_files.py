@@ -2,15 +2,16 @@
 
 `predictions/shard-00003-part-00001.parquet` is the second part of the predictions for the fourth file of the data. A
 part is written under a temporary name, flushed to the disk and renamed, so every part is whole. The metadata of a part
-says whether it is the last of its shard. Progress is read from the parts alone.
+says which part it is, whether it is the last of its shard, and has a digest of its rows. Progress is read from the
+parts alone.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,11 +19,13 @@ import pyarrow
 import pyarrow.parquet
 
 from ezclip.errors import DataError
-from ezclip.utils.files import flush, replacing
+from ezclip.utils.files import flush, read_json, replacing
+from ezclip.utils.settings import as_json, check_unchanged
 
 
 SCHEMA = pyarrow.schema(
     [
+        ("row", pyarrow.int64()),
         ("video", pyarrow.string()),
         ("label", pyarrow.string()),
         ("predictions", pyarrow.list_(pyarrow.struct([("label", pyarrow.string()), ("score", pyarrow.float32())]))),
@@ -80,9 +83,9 @@ class PredictionFolder:
     """
     The folder `predictions` of an output folder.
 
-    Its Parquet files have a row per video: `video` (its name), `label` (its class, null if unknown), `predictions`
-    (labels and scores, best first; null for an unreadable video) and `error` (the reason for an unreadable video, or
-    for one that was read in part; null otherwise).
+    Its Parquet files have a row per video: `row` (its number in its shard), `video` (its name, which may repeat),
+    `label` (its class, null if unknown), `predictions` (labels and scores, best first; null for an unreadable video)
+    and `error` (the reason for an unreadable video, or for one that was read in part; null otherwise).
 
     Args:
         output_dir (`str` or `Path`):
@@ -108,15 +111,16 @@ class PredictionFolder:
             [`Progress`]: the parts of earlier runs.
 
         Raises:
-            [`DataError`]: if the folder holds predictions with other settings.
+            [`DataError`]: if the folder holds predictions with other settings, or a part is damaged.
         """
-        settings = json.loads(json.dumps(settings))  # as JSON returns it
+        settings = as_json(settings)
         with self._disk_errors():
             self.path.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
             parts = self._find_parts()
             if self.settings_path.exists():
-                self._check_settings(settings)
+                saved = read_json(self.settings_path, "Give another --output_dir, or remove the folder.")
+                check_unchanged(self.path, saved, settings)
             elif parts:
                 raise DataError(
                     f"{self.path} holds predictions without their settings.json. Give another --output_dir, or remove "
@@ -124,6 +128,9 @@ class PredictionFolder:
                 )
             else:
                 self._write_settings(settings)
+            for shard, numbers in parts.items():
+                for part in numbers:
+                    self._read_part(shard, part)
             return self._measure(parts)
 
     def write_part(self, shard: int, part: int, rows: list[dict], is_last: bool):
@@ -141,8 +148,9 @@ class PredictionFolder:
         Raises:
             [`DataError`]: if it cannot be written.
         """
-        metadata = {"is_last": json.dumps(is_last)}
-        table = pyarrow.Table.from_pylist(rows, SCHEMA.with_metadata(metadata))
+        table = pyarrow.Table.from_pylist(rows, SCHEMA)
+        metadata = {"shard": str(shard), "part": str(part), "is_last": json.dumps(is_last)}
+        table = table.replace_schema_metadata({**metadata, "digest": _digest_rows(table.to_pylist())})
         with self._disk_errors(), replacing(self.part_path(shard, part)) as temporary:
             with open(temporary, "wb") as file:
                 pyarrow.parquet.write_table(table, file)
@@ -178,14 +186,16 @@ class PredictionFolder:
                 temporaries = [stack.enter_context(replacing(path)) for path in paths]
                 good, bad, partial = (stack.enter_context(open(path, "w", encoding="utf-8")) for path in temporaries)
                 for shard in range(num_shards):
+                    first_row = counts.num_videos
                     for part in sorted(parts[shard]):
                         for row in self._read_part(shard, part):
                             self._count(row, counts, strict)
+                            # Row numbers of parts count from the beginning of their shard.
+                            line = {"row": first_row + row["row"], "video": row["video"]}
                             if row["error"] is not None:
-                                line = {"video": row["video"], "reason": row["error"]}
-                                _write_line(bad if row["predictions"] is None else partial, line)
+                                file = bad if row["predictions"] is None else partial
+                                _write_line(file, {**line, "reason": row["error"]})
                             if row["predictions"] is not None:
-                                line = {"video": row["video"]}
                                 line |= {"label": row["label"]} if row["label"] is not None else {}
                                 _write_line(good, {**line, "predictions": row["predictions"]})
             for path in paths[1:]:
@@ -211,7 +221,7 @@ class PredictionFolder:
         return parts
 
     def _measure(self, parts: dict[int, set[int]]) -> Progress:
-        """Return the progress that the parts show. Only the newest part of a shard is opened."""
+        """Return the progress that the parts show. Only the newest part of each shard is opened."""
         progress = Progress(parts)
         for shard, numbers in parts.items():
             with self._part_errors(shard, max(numbers)):
@@ -237,27 +247,24 @@ class PredictionFolder:
                 )
             time.sleep(1.0)
 
-    def _read_part(self, shard: int, part: int) -> Iterator[dict]:
+    def _read_part(self, shard: int, part: int) -> list[dict]:
+        """Read the rows of a part, and raise if they are not what `write_part` wrote there."""
         with self._part_errors(shard, part):
-            yield from pyarrow.parquet.ParquetFile(self.part_path(shard, part)).read().to_pylist()
+            table = pyarrow.parquet.ParquetFile(self.part_path(shard, part)).read()
+            rows, metadata = table.to_pylist(), table.schema.metadata
+            if (int(metadata[b"shard"]), int(metadata[b"part"])) != (shard, part):
+                raise ValueError("it is another part")
+            if metadata[b"digest"].decode() != _digest_rows(rows):
+                raise ValueError("its rows have another digest")
+            if len(rows) != self.part_size and not json.loads(metadata[b"is_last"]):
+                raise ValueError(f"it has {len(rows)} rows instead of {self.part_size}")
+        return rows
 
     def _write_settings(self, settings: dict):
         with replacing(self.settings_path) as temporary:
             temporary.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             flush(temporary)
         flush(self.path)
-
-    def _check_settings(self, settings: dict):
-        try:
-            saved = json.loads(self.settings_path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(f"{self.settings_path} is damaged ({error}). Give another --output_dir.") from error
-        if difference := _find_difference(saved, settings):
-            name, before, now = difference
-            raise DataError(
-                f"{self.path} holds predictions made with {name} {before}, now it is {now}. Restore it to resume, "
-                "or start again with another --output_dir."
-            )
 
     def _remove_leftovers(self):
         """Remove unfinished files of a killed run."""
@@ -272,7 +279,7 @@ class PredictionFolder:
         path = self.part_path(shard, part)
         try:
             yield
-        except (pyarrow.ArrowException, KeyError, OSError) as error:
+        except (pyarrow.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
             if getattr(error, "errno", None) is not None:
                 raise  # an error of the disk, not of the file
             raise DataError(
@@ -290,18 +297,8 @@ class PredictionFolder:
             ) from error
 
 
-def _find_difference(before, now, name: str = "") -> tuple[str, str, str] | None:
-    """Return the name of the first difference of two values, and a short form of both."""
-    if before == now:
-        return None
-    if isinstance(before, dict) and isinstance(now, dict):
-        pairs = [(f"{name}.{key}".lstrip("."), before.get(key), now.get(key)) for key in {**before, **now}]
-    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        pairs = [(f"{name}[{index}]", *values) for index, values in enumerate(zip(before, now))]
-    else:
-        texts = (json.dumps(value, ensure_ascii=False) for value in (before, now))
-        return name, *(text if len(text) <= 120 else f"{text[:120]}…" for text in texts)
-    return next(filter(None, (_find_difference(*values, place) for place, *values in pairs)), None)
+def _digest_rows(rows: list[dict]) -> str:
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def _write_line(file, line: dict):

@@ -15,7 +15,7 @@ from ezclip.constants import EVAL_SETTINGS_NAME, PREDICTIONS_NAME, UNKNOWN_LABEL
 from ezclip.data.dataset import ReadReport, VideoDataset, make_loader
 from ezclip.data.sources import VideoSplit
 from ezclip.errors import ModelError
-from ezclip.evaluation.metrics import TopKAccuracy
+from ezclip.evaluation.metrics import accuracies_of, rank_labels
 from ezclip.utils.files import replacing, write_json
 from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank
@@ -57,8 +57,8 @@ class Predictions:
         }
         if len(self.indices):
             labels = np.asarray(self.split.videos["label"])[self.indices]
-            accuracy = TopKAccuracy(keep_in_memory=True).compute(predictions=self.probabilities, references=labels)
-            results = {**{f"eval_{name}": value for name, value in accuracy.items()}, **results}
+            accuracies = accuracies_of(rank_labels(self.probabilities, labels), labels)
+            results = {**{f"eval_{name}": value for name, value in accuracies.items()}, **results}
         return results
 
     def write(self, output_dir: str | Path, top_k: int = 5, settings: dict | None = None):
@@ -79,8 +79,9 @@ class Predictions:
         output_dir.mkdir(parents=True, exist_ok=True)
         with open(output_dir / PREDICTIONS_NAME, "w", encoding="utf-8") as file:
             names, labels = self.split.videos["name"][:], self.split.videos["label"][:]
+            rows = self.split.row_numbers
             for index, scores in zip(self.indices.tolist(), self.probabilities):
-                line = {"video": names[index]}
+                line = {"row": rows[index], "video": names[index]}
                 if labels[index] != UNKNOWN_LABEL and self.split.class_names is not None:
                     line["label"] = self.split.class_names[labels[index]]
                 line["predictions"] = [

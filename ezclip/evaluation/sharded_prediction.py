@@ -307,7 +307,7 @@ def _as_row(
         best = np.argsort(-scores, kind="stable")[:top_k]
         predictions = [{"label": labels[i], "score": scores[i]} for i in best]
         problem = report.partial_videos.get(position)
-    return {"video": row.name, "label": row.label, "predictions": predictions, "error": problem}
+    return {"row": position, "video": row.name, "label": row.label, "predictions": predictions, "error": problem}
 
 
 def _describe_videos(source: VideoSplit | StreamedVideos) -> str:

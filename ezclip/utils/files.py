@@ -1,5 +1,6 @@
-"""Files that are written as a whole or not at all."""
+"""Files that are written as a whole or not at all, and read with a check."""
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -34,6 +35,34 @@ def write_json(path: str | Path, content: dict):
     """Write `content` as indented JSON and replace the file at `path`."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path, remedy: str) -> dict:
+    """
+    Read a JSON object.
+
+    Args:
+        path (`str` or `Path`):
+            The file.
+        remedy (`str`):
+            What the user can do about a damaged file, for the message.
+
+    Raises:
+        [`DataError`]: if the file cannot be read, or does not hold an object.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is damaged ({error}). {remedy}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is damaged: it must hold an object, got {type(content).__name__}. {remedy}")
+    return content
+
+
+def digest_file(path: str | Path) -> str:
+    """Return the SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flush(path: Path):
