@@ -19,7 +19,8 @@ import torch
 from ezclip.data.labels import read_class_descriptions, read_label_list, split_labels
 from ezclip.errors import DataError, ModelError
 from ezclip.systems.loading import check_fit, load_model, load_processor
-from ezclip.timeline.search import Timeline, check_output_file, find_segments
+from ezclip.timeline.results import Timeline, as_clock, check_output_file
+from ezclip.timeline.search import find_segments
 from ezclip.training.stop_signals import StopSignals
 from ezclip.utils.memory import return_freed_memory
 from pipeline_ezclip import ENSEMBLES, ZeroShotVideoClassificationPipeline
@@ -154,10 +155,3 @@ def report(timeline: Timeline, args: argparse.Namespace):
     print(f"{len(timeline.segments)} segments in {len(timeline.starts)} windows, up to {looked_at}.", file=sys.stderr)
     if timeline.problem:
         print(f"ezclip timeline: not all of {timeline.video}: {timeline.problem}", file=sys.stderr)
-
-
-def as_clock(seconds: float) -> str:
-    """Return a time as `h:mm:ss.d`."""
-    minutes, rest = divmod(round(float(seconds), 1), 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02d}:{rest:04.1f}"

@@ -20,8 +20,9 @@ from ezclip import ClassBank, VideoReadError, ZeroShotVideoClassificationPipelin
 from ezclip.cli.timeline import main
 from ezclip.errors import DataError
 from ezclip.systems.loading import load_model, load_processor
-from ezclip.timeline import windows as windows_module
-from ezclip.timeline.search import Timeline, find_segments
+from ezclip.timeline import frame_streams, windows as windows_module
+from ezclip.timeline.results import Timeline
+from ezclip.timeline.search import find_segments
 from ezclip.timeline.segments import merge_windows
 from ezclip.utils.synthetic_clips import write_video
 from tests.helpers import random_clip, shared_path
@@ -383,7 +384,7 @@ class Held:
         self.now = self.most = 0
 
     def run(self, function):
-        held, own = self, windows_module.HeldFrame
+        held, own = self, frame_streams.StreamedFrame
 
         class Counted(own):
             def __init__(self, *args):
@@ -395,7 +396,7 @@ class Held:
                 held.now -= 1
 
         with pytest.MonkeyPatch.context() as monkeypatch:
-            monkeypatch.setattr(windows_module, "HeldFrame", Counted)
+            monkeypatch.setattr(frame_streams, "StreamedFrame", Counted)
             function()
 
 
