@@ -109,9 +109,8 @@ def find_segments(
         known = ", ".join(name for name in CLASS_OPTIONS if name != "candidate_labels")
         raise TypeError(f"{sorted(class_options)} are not arguments of `find_segments`. Class options are: {known}.")
     bank, processor = classifier.class_choice.choose(chosen), classifier.processor
+    settings = (window, stride, smoothing, min_score, min_duration)
     scored = _WindowScores(classifier.model, processor, bank, ensemble)
-    settings = {"window": window, "stride": stride, "smoothing": smoothing}
-    settings |= {"min_score": min_score, "min_duration": min_duration}
     with FrameStream(video, allow_partial) as stream, _progress_bar(stream.duration, disable_tqdm) as bar:
         windows = slide_windows(stream, window, stride, processor.get_sampler(), processor.crop_frames)
         try:
@@ -123,10 +122,8 @@ def find_segments(
                     if should_stop is not None and should_stop():
                         return scored.timeline(stream.name, f"Stopped after {one.end:.1f} s.", settings)
         except VideoReadError as error:
-            scored.score()
             error.timeline = scored.timeline(stream.name, f"{error.reason} {error.remedy}", settings)
             raise
-        scored.score()
         bar.update(max(0.0, stream.end - bar.n))
         return scored.timeline(stream.name, stream.problem, settings)
 
@@ -161,12 +158,12 @@ class _WindowScores:
         video_embeds = self.model.get_video_features(pixel_values, output_last_hidden_state=False).pooler_output
         self.scores.append(self.bank.probabilities(video_embeds, self.ensemble).cpu().numpy())
 
-    def timeline(self, video: str, problem: str | None, settings: dict) -> Timeline:
-        """Return the timeline of the windows so far."""
-        scores = np.concatenate(self.scores)[self.rows]
-        labels, scores = self.bank.join_background(scores)
+    def timeline(self, video: str, problem: str | None, settings: tuple) -> Timeline:
+        """Classify the rest, and return the timeline of the windows so far."""
+        self.score()
+        labels, scores = self.bank.join_background(np.concatenate(self.scores)[self.rows])
         starts, ends = np.array(self.times, dtype=np.float64).reshape(-1, 2).T
-        return Timeline(video, labels, starts, ends, scores, problem=problem, **settings)
+        return Timeline(video, labels, starts, ends, scores, *settings, problem)
 
 
 def _check_window_options(window: float, stride: float, batch_size: int, ensemble: str):
