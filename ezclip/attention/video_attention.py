@@ -10,7 +10,6 @@ from ezclip.attention.maps import (
     ATTENTION_METHODS,
     attention_maps,
     evaluation_mode,
-    has_temporal_tokens,
     plain_clip,
     relevance_maps,
     temporal_attention,
@@ -169,7 +168,7 @@ def look_at_video(
         named.insert(0, (name, plain_clip(model), processor))
     rows = [_rows_of(name, *system, frames, labels, method, templates) for name, *system in named]
     temporal = None
-    if has_temporal_tokens(model):
+    if model.config.vision_config.temporal_prompt != "none":
         temporal = temporal_attention(model, processor.frames_to_pixels(frames)[None])[0]
     return VideoAttention(
         name=describe_video(video),

@@ -135,9 +135,9 @@ class FrameStream:
             yield StreamedFrame(number, seconds, picture, to_image)
         if number < 0:
             raise VideoReadError(self.name, "has no frame that can be decoded.", "Fetch it again.", "pyav")
+        self._report(self._file.damage())
         if self._file.faults:
             self._report(f"{self._file.faults} parts of it cannot be decoded.")
-        self._report(self._file.damage())
 
     def _pictures(self) -> Iterator[av.VideoFrame]:
         done = 0

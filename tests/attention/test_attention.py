@@ -216,7 +216,7 @@ def test_without_prompts_to_tell_them_apart_equal_frames_are_heard_equally():
 def test_temporal_attention_of_blocks_with_prompts_alone():
     assert temporal_attention(make_model("shallow"), make_pixels(2, 32, 32)).shape == (2, 1, T, T)
     for system in set(PRESETS) - {"ezclip"}:
-        with pytest.raises(ModelError, match=r"no temporal tokens.*'none'"):
+        with pytest.raises(ModelError, match="`temporal_prompt` .* 'none'"):
             temporal_attention(make_model(system), make_pixels(1, 32, 32))
 
 
