@@ -68,10 +68,7 @@ def attention_maps(
 
 
 def relevance_maps(
-    model: EZClipModel,
-    pixel_values: torch.Tensor,
-    text_embeds: torch.Tensor,
-    interpolate_pos_encoding: bool = False,
+    model: EZClipModel, pixel_values: torch.Tensor, text_embeds: torch.Tensor, interpolate_pos_encoding: bool = False
 ) -> np.ndarray:
     """
     Return the relevance of the patches of frames for each of C classes (Chefer, Gur and Wolf, ICCV 2021).
@@ -122,10 +119,7 @@ def relevance_maps(
 
 @torch.no_grad()
 def temporal_attention(
-    model: EZClipModel,
-    pixel_values: torch.Tensor,
-    average_heads: bool = True,
-    interpolate_pos_encoding: bool = False,
+    model: EZClipModel, pixel_values: torch.Tensor, average_heads: bool = True, interpolate_pos_encoding: bool = False
 ) -> np.ndarray:
     """
     Return the frames that the temporal tokens attend to, block by block.

@@ -264,10 +264,7 @@ def test_a_pipe_of_unknown_length_is_read_as_it_goes(classifier, bank, film, tmp
     threading.Thread(target=write, daemon=True).start()
     with open(reading, "rb") as pipe:
         timeline = look(classifier, pipe, bank)
-    assert shown(timeline) == shown(expected) and [one.label for one in timeline.segments] == [
-        "red",
-        "blue",
-    ]
+    assert shown(timeline) == shown(expected) and [one.label for one in timeline.segments] == ["red", "blue"]
     np.testing.assert_array_equal(timeline.scores, expected.scores)
 
 
