@@ -35,27 +35,13 @@ PLACES = (
 
 @dataclass
 class AttentionRow:
-    """
-    The maps of one model, for one label.
+    """The maps of one model, for one label."""
 
-    Args:
-        name (`str`):
-            Name of the model.
-        maps (`np.ndarray` of shape `(T, rows, columns)`):
-            A map for each frame, see [`attention_maps`] and [`relevance_maps`].
-        covered (`tuple[float, float, float, float]`):
-            Left, top, right and bottom of the area that a map covers, in pixels of the frame.
-        label (`str`, *optional*):
-            The label, with `"relevance"`.
-        probability (`float`, *optional*):
-            Probability of the label, if there are several.
-    """
-
-    name: str
-    maps: np.ndarray
-    covered: tuple[float, float, float, float]
-    label: str | None = None
-    probability: float | None = None
+    name: str  # of the model
+    maps: np.ndarray  # (T, rows, columns), a map for each frame; see `attention_maps` and `relevance_maps`
+    covered: tuple[float, float, float, float]  # left, top, right, bottom of the area of a map, in pixels of the frame
+    label: str | None = None  # with "relevance"
+    probability: float | None = None  # of the label, if there are several
 
     @property
     def heading(self) -> str:

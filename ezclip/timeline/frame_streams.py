@@ -35,15 +35,8 @@ class StreamedFrame:
     """
     A frame of a [`FrameStream`]. Windows share it, and it is cropped at most once.
 
-    Args:
-        number (`int`):
-            0-based index among the frames that can be decoded.
-        seconds (`float`):
-            Display time, from the beginning of the video.
-        picture (`av.VideoFrame`):
-            The decoded frame. It takes a third to a half of the memory of the RGB image.
-        to_image (`Callable[[av.VideoFrame], np.ndarray]`):
-            Converts the picture to RGB `(H, W, 3)`, uint8, upright.
+    `number` is its 0-based index among the frames that can be decoded, and `seconds` its display time. Until it is
+    cropped, it keeps the decoder's picture, which takes a third to a half of the memory of the RGB image.
     """
 
     def __init__(self, number: int, seconds: float, picture: av.VideoFrame, to_image: ToImage):
