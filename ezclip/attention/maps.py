@@ -63,7 +63,7 @@ def attention_maps(
     if method == "last":
         rows = blocks[-1][:, 0, : _num_tokens(model, pixel_values)]
     else:
-        rows = _follow(model, pixel_values, blocks, outputs.temporal_attentions) / 2 ** len(blocks)
+        rows = _follow(model, pixel_values, blocks, outputs.temporal_attentions or ()) / 2 ** len(blocks)
     return _as_maps(model, pixel_values, rows).cpu().numpy()
 
 

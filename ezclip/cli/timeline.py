@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
             **search,
             **class_options(args),
             allow_partial=args.allow_partial,
-            should_stop=lambda: signals.received,
+            should_stop=lambda: bool(signals.received),
         )
     report(timeline, args)
     return 128 + signals.received if signals.received and timeline.problem else 0

@@ -179,7 +179,7 @@ def _open(video, name: str, stack: contextlib.ExitStack):
     is_array = hasattr(video, "shape") and not isinstance(video, memoryview)
     if is_array or isinstance(video, (list, tuple)) or (isinstance(video, str) and os.path.isdir(video)):
         raise VideoReadError(name, "has no times of its frames.", "Give a video file.")
-    if hasattr(video, "read") and not (hasattr(video, "seekable") and video.seekable()):
+    if hasattr(video, "read") and not getattr(video, "seekable", lambda: False)():
         return _Pipe(video)
     return open_source(video, name)
 
@@ -215,8 +215,8 @@ class _StreamedFile(VideoFile):
     def _end(self) -> float:
         if isinstance(self.source, _Pipe):
             return math.inf
-        seconds = float((self.pts[0] - self.start) * self.time_base)
-        is_near_end = seconds > self.container.duration / av.time_base - 1.0
+        seconds = float(self.timestamps(self.pts)[0])
+        is_near_end = seconds > (self.container.duration or 0) / av.time_base - 1.0
         return seconds if is_near_end else super()._end()  # this reads the file again
 
 

@@ -158,7 +158,7 @@ class _WindowScores:
         video_embeds = self.model.get_video_features(pixel_values, output_last_hidden_state=False).pooler_output
         self.scores.append(self.bank.probabilities(video_embeds, self.ensemble).cpu().numpy())
 
-    def timeline(self, video: str, problem: str | None, settings: tuple) -> Timeline:
+    def timeline(self, video: str, problem: str | None, settings: tuple[float, float, int, float, float]) -> Timeline:
         """Classify the rest, and return the timeline of the windows so far."""
         self.score()
         labels, scores = self.bank.join_background(np.concatenate(self.scores)[self.rows])
