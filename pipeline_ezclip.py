@@ -141,7 +141,7 @@ class ClassBank:
         if not texts:
             raise ValueError("A class bank must have at least one label.")
         model_eos = model.config.text_config.eos_token_id
-        # OpenAI's configs say 2 and mean the token with the highest number.
+        # 2 in OpenAI's configs stands for the token with the highest number.
         if (eos := processor.tokenizer.eos_token_id) != model_eos and model_eos != 2:
             raise ValueError(
                 f"The tokenizer ends texts with token {eos}, but the model expects {model_eos} and would embed all "
@@ -317,7 +317,7 @@ class ClassChoice:
         if labels is None and descriptions is not None:
             labels = list(descriptions)
         if labels is None:
-            if "class_bank" not in options:  # templates of the defaults are for labels only
+            if "class_bank" not in options:  # default templates apply to labels only
                 options = {name: value for name, value in options.items() if name in given}
             bank = self._find(**options)
             return replace(bank, background_labels=background) if background else bank
@@ -415,7 +415,7 @@ def _parse_labels(labels: str | Iterable[str], name: str) -> list[str]:
 
 class ZeroShotVideoClassificationPipeline(Pipeline):
     r"""
-    Classifies videos with an [`EZClipModel`] into any classes, given by their names.
+    Classify videos with an [`EZClipModel`] into any classes, given by their names.
 
     Every argument of a call can be passed to `pipeline` as its default.
 
@@ -548,10 +548,10 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         if is_single_video([video]):
             raise ValueError("`video` must be a video, got an image. Give a list of images, or a path.")
         try:
-            # Keep bytes, which are moved to the device and normalised there.
+            # uint8 pixels are moved to the device and normalised there.
             inputs = self.processor(videos=[video], do_normalize=False, return_tensors="pt", **read_options)
         except VideoReadError as error:
-            # `_forward` raises it: from a worker process it would come as another type.
+            # `_forward` raises it. A worker process would change its type.
             return {"pixel_values": torch.empty(0), "error": error}
         return {"pixel_values": inputs["pixel_values"], "error": None}
 
@@ -593,7 +593,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
 
 
 class _VideoStream(IterableDataset):
-    """Videos read one after the other, without keeping them."""
+    """Read videos one after the other, without keeping them."""
 
     def __init__(self, videos: Iterable):
         self.videos = videos

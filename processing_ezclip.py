@@ -45,7 +45,7 @@ TEMPLATES = (
     "The man is {}",
     "The woman is {}",
 )
-# The templates of TEAR, three of which say photo or image instead of video
+# The templates of TEAR. Three of them say photo or image instead of video.
 TEAR_TEMPLATES = tuple(
     text.replace("a video of", "a photo of").replace("Video class", "Image class").replace("A video", "An image")
     for text in TEMPLATES

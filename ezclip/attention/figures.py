@@ -15,7 +15,7 @@ MAX_COLUMNS = 12
 MAX_NUMBERED = 10  # frames up to which the numbers in a matrix are legible
 COLOURS = "cividis"  # dark to light; works in grey and for colour-blind readers
 DPI = 150
-SIDE, LABEL_WIDTH, MARGIN, GAP = 180, 260, 75, 6  # of a picture and around it, in pixels
+SIDE, LABEL_WIDTH, MARGIN, GAP = 180, 260, 75, 6  # pixels of a picture and around it
 STRUCTURE = 0.5  # weight of the contours of a frame under its map
 METHOD_TITLES = {
     "last": "attention of the CLS token in the last block",

@@ -104,7 +104,7 @@ def relevance_maps(
         pixel_values, text_embeds = pixel_values.detach().clone().requires_grad_(), text_embeds.detach().clone()
         outputs = _attend(model, pixel_values, interpolate_pos_encoding)
         video_embeds = torch.nn.functional.normalize(outputs.pooler_output.float(), dim=-1)
-        logits = model.logit_scale.detach().exp() * video_embeds @ text_embeds.to(video_embeds).t()  # [B, C]
+        logits = model.logit_scale.detach().exp() * video_embeds @ text_embeds.to(video_embeds).t()  # (B, C)
         temporal = [weights.detach() for weights in outputs.temporal_attentions]
         maps = []
         for score in logits.sum(dim=0):
@@ -147,7 +147,7 @@ def temporal_attention(
             f"The model has no temporal tokens: `temporal_prompt` must be 'deep' or 'shallow', got {prompt!r}."
         )
     recorded = _attend(model, pixel_values, interpolate_pos_encoding).temporal_attentions
-    matrices = torch.stack([weights.float() for weights in recorded], dim=1)  # [B, N, heads, T, T]
+    matrices = torch.stack([weights.float() for weights in recorded], dim=1)  # (B, N, heads, T, T)
     return (matrices.mean(dim=2) if average_heads else matrices).cpu().numpy()
 
 

@@ -1,4 +1,4 @@
-"""Attention maps: the arrays against independent implementations, and the pictures that are made of them."""
+"""Attention maps against independent implementations, and their pictures."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +33,7 @@ each_system = pytest.mark.parametrize("system", SYSTEMS)
 
 
 def make_model(system: str = "ezclip", **vision) -> EZClipModel:
-    """A model whose attention is far from even."""
+    """Return a model with uneven attention."""
     vision = {"image_size": 32, "patch_size": 16, "num_frames": T, "temporal_prompt_init_range": 1.0, **vision}
     if system == "shallow":
         system, vision["temporal_prompt"] = "ezclip", "shallow"
@@ -60,7 +60,7 @@ def make_texts(count: int = 2) -> torch.Tensor:
 def over_all_tokens(
     model: EZClipModel, blocks: list[torch.Tensor], temporal: list[torch.Tensor]
 ) -> list[torch.Tensor]:
-    """Of each block the mean of its heads as one matrix over the tokens of all frames, written out token by token."""
+    """Return the mean attention of each block as a matrix over the tokens of all frames."""
     matrices = []
     for number, block in enumerate(blocks):
         block = block.mean(dim=1)
@@ -88,7 +88,7 @@ def record(model: EZClipModel, pixel_values: torch.Tensor):
 
 
 def maps_of(matrix: torch.Tensor) -> np.ndarray:
-    """What the CLS tokens take of the patches of each frame."""
+    """Return the attention of the CLS tokens to the patches of each frame."""
     frames = T if len(matrix) % (7 * T) == 0 else 1
     length = len(matrix) // frames
     rows = matrix[::length].sum(dim=0).view(frames, length)
@@ -97,7 +97,7 @@ def maps_of(matrix: torch.Tensor) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def clip_folder_of_transformers(tmp_path_factory):
-    """A CLIP as transformers saves it, with a tokenizer."""
+    """A CLIP saved by transformers, with a tokenizer."""
     folder = tmp_path_factory.mktemp("clip")
     torch.manual_seed(3)
     config = CLIPConfig(
@@ -285,7 +285,7 @@ def test_bad_arguments():
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
-    """1.5 s of noise at 8 frames a second, wider than high."""
+    """1.5 s of noise at 8 frames per second, wider than high."""
     path = tmp_path_factory.mktemp("video") / "noise <b> $1$.mp4"
     write_video(path, random_clip(5, num_frames=12, height=48, width=96))
     return path
@@ -294,14 +294,14 @@ def video(tmp_path_factory):
 def test_frames_and_crop(video):
     attention = look_at_video(video, make_model(), make_processor())
     assert attention.metadata.frames_indices == [1, 5, 9] and attention.frames.shape == (T, 48, 96, 3)
-    # 36 x 72 when resized, of which 32 x 32 are left
+    # Resized to 36 x 72, cropped to 32 x 32
     assert attention.crop == pytest.approx((20 / 0.75, 2 / 0.75, 52 / 0.75, 34 / 0.75))
     assert attention.rows[0].covered == pytest.approx(attention.crop)
     assert [row.name for row in attention.rows] == ["plain CLIP", "model"]
     pixel_values = make_processor()(videos=video, return_tensors="pt").pixel_values
     np.testing.assert_array_equal(attention.rows[1].maps, attention_maps(make_model(), pixel_values)[0])
     np.testing.assert_array_equal(attention.temporal, temporal_attention(make_model(), pixel_values)[0])
-    # 11 patches of 12 in 132 of 140 pixels
+    # 11 patches of 12 pixels cover 132 of 140 pixels.
     model = make_model("clip", image_size=140, patch_size=12)
     row = look_at_video(video, model, make_processor(140)).rows[0]
     assert row.maps.shape == (T, 11, 11)
@@ -342,7 +342,7 @@ def test_light_is_high(video):
         row.maps[1, 0, 1] = 0.2
     picture = draw_attention(attention)
     grey = np.asarray(picture.convert("L"), dtype=float)
-    # Of three columns of 180 pixels the second, in the row of the model
+    # The second column, in the row of the model
     left, top = 260 + 186, 75 + 2 * 186
     tile = grey[top : top + 180, left : left + 180]
     quarters = {
@@ -362,7 +362,7 @@ def test_unusual_labels_and_many_frames(video):
     assert picture.mode == "RGB" and picture.size == (260 + 12 * 186 + 6, 150 + 5 * 186)
     attention = look_at_video(video, model, processor)
     assert draw_temporal_attention(attention.temporal).size[0] > 500
-    # Equal values everywhere are no reason to fail
+    # Uniform maps have no scale.
     attention.rows[0].maps = np.zeros_like(attention.rows[0].maps)
     draw_attention(attention)
 
@@ -382,9 +382,9 @@ def test_overlay(video, tmp_path):
     assert [time for time, _ in frames] == pytest.approx([number / 8 for number in range(12)], abs=1e-3)
     assert frames[0][1].shape == (56 + 160, 2 * 320)
     middles = [image[56 + 60 : 56 + 100, 320 + 140 : 320 + 180].mean() for _, image in frames]
-    # Frames 1, 5 and 9 were sampled; of two that are as near the first is taken.
+    # Frames 1, 5 and 9 were sampled. On a tie the first is nearest.
     assert [middle > 128 for middle in middles] == [3 < number <= 7 for number in range(12)]
-    assert max(image[56:, 330:380].mean() for _, image in frames) < 60  # what the model does not see
+    assert max(image[56:, 330:380].mean() for _, image in frames) < 60  # outside of the crop
 
 
 def test_overlay_of_part_and_untimed_frames(video, tmp_path):

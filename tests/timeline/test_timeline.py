@@ -1,4 +1,4 @@
-"""Timelines: windows that are the pipeline's, segments, files, damage, the command."""
+"""Timelines: windows, segments, streams, damage, files, the command."""
 
 import csv
 import io
@@ -39,7 +39,7 @@ def classifier(tiny_folder):
 
 
 def colours(*parts: tuple[str, float], rate: int = RATE) -> np.ndarray:
-    """Frames of one colour after the other, each for some seconds, with a little noise."""
+    """Return frames of each colour for some seconds, with a little noise."""
     frames = [np.full((round(seconds * rate), 32, 48, 3), COLOURS[name]) for name, seconds in parts]
     frames = np.concatenate(frames)
     noise = np.random.default_rng(0).integers(-6, 7, (len(frames), 4, 6, 3)).repeat(8, 1).repeat(8, 2)
@@ -48,12 +48,12 @@ def colours(*parts: tuple[str, float], rate: int = RATE) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def bank(classifier):
-    """Classes whose embeddings are those of videos of the colours."""
+    """A class bank whose embeddings match videos of the colours."""
     processor = classifier.processor
     pixels = torch.stack([processor.frames_to_pixels(colours((name, 1))) for name in COLOURS])
     with torch.no_grad():
         embeds = classifier.model.get_video_features(pixels).pooler_output
-    # Each at a right angle to the videos of the other colours
+    # Each class is orthogonal to the videos of the other colours.
     embeds = torch.linalg.pinv(torch.nn.functional.normalize(embeds, dim=-1)).T
     return ClassBank(list(COLOURS), torch.nn.functional.normalize(embeds, dim=-1)[None])
 
@@ -67,7 +67,7 @@ def film(tmp_path_factory):
 
 
 def write_timed(path, frames: np.ndarray, seconds: list[float], codec: str = "libx264", **options):
-    """A video whose frames are shown at these times."""
+    """Write a video whose frames have these display times."""
     with av.open(str(path), "w", **options) as container:
         stream = container.add_stream(codec, rate=RATE)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
@@ -127,7 +127,7 @@ def test_short_video(classifier, bank, tmp_path):
     write_video(tmp_path / "short.mp4", colours(("green", 0.5)), RATE)
     timeline = look(classifier, tmp_path / "short.mp4", bank, window=10)
     assert shown(timeline) == [("green", 0, pytest.approx(0.5))]
-    # Nothing of it is in a window of the grid.
+    # No window of the grid contains a frame.
     write_timed(tmp_path / "between.mkv", colours(("blue", 0.4)), [0.6, 0.65, 0.7])
     assert shown(look(classifier, tmp_path / "between.mkv", bank, window=0.5, stride=3)) == [
         ("blue", pytest.approx(0.6), pytest.approx(0.75))
@@ -195,7 +195,7 @@ def test_classes_match_pipeline(classifier, film):
 
 
 def segments_of(rows: list[str], labels: str = "ab", **options) -> list[tuple]:
-    """Of windows of a second: each letter is the class, "." is none of these, with a score of 0.9."""
+    """Merge windows of a second. Each letter is a class with a score of 0.9; "." is the background."""
     columns = [*labels, None]
     scores = np.full((len(rows), len(columns)), 0.1 / (len(columns) - 1))
     for row, letter in zip(scores, rows):
@@ -208,6 +208,7 @@ def segments_of(rows: list[str], labels: str = "ab", **options) -> list[tuple]:
 def test_merge_windows():
     assert segments_of("aabb.b") == [("a", 0, 2), ("b", 2, 4), ("b", 5, 6)]
     assert segments_of("...") == [] and segments_of("") == []
+    assert segments_of("aabaabbabb", smoothing=3) == [("a", 0, 5), ("b", 5, 10)]
 
 
 @pytest.mark.parametrize(
@@ -215,8 +216,8 @@ def test_merge_windows():
     [
         ("aaabaaa", [("a", 0, 7)]),  # a flicker
         ("aaa.aaa", [("a", 0, 7)]),  # a gap
-        ("aaa.bbb", [("a", 0, 3), ("b", 4, 7)]),  # no gap within a class
-        ("aaaa..b", [("a", 0, 4)]),  # beside nothing
+        ("aaa.bbb", [("a", 0, 3), ("b", 4, 7)]),  # a gap between two classes stays
+        ("aaaa..b", [("a", 0, 4)]),  # beside a gap
         ("..b....", []),
         ("baaaaaa", [("a", 0, 7)]),
         ("b", []),
@@ -241,10 +242,6 @@ def test_many_short_segments():
     found = merge_windows(starts, starts + 1, scores, ["a", "b", "c"], smoothing=1, min_duration=20)
     assert all(one.end - one.start >= 20 for one in found)
     assert found[0].start == 0 and found[-1].end == 20_000
-
-
-def test_smoothing():
-    assert segments_of("aabaabbabb", smoothing=3) == [("a", 0, 5), ("b", 5, 10)]
 
 
 # Streams, gaps, damage
@@ -302,7 +299,7 @@ def test_wrong_times(classifier, bank, tmp_path):
 
 
 def damaged_copy(film, path):
-    """A film in which a second in the middle cannot be decoded."""
+    """Write a film in which a second in the middle cannot be decoded."""
     content = bytearray(film.read_bytes())
     with av.open(str(film)) as container:
         packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
@@ -350,7 +347,6 @@ def test_bad_input(classifier, bank, video, message):
 
 
 def test_rotation(classifier, bank, tmp_path):
-    """Turned as a player does, like everything that is read."""
     path = shared_path("clips", "derived", "rot90_taichi.mp4")
     assert_scores_match_pipeline(look(classifier, path, bank, window=1.5, stride=1.5), classifier, path, bank)
 
@@ -359,7 +355,7 @@ def test_rotation(classifier, bank, tmp_path):
 
 
 def test_constant_memory(classifier, bank, tmp_path, monkeypatch):
-    """No more frames are held than those of a window and of the one before."""
+    """Only the frames of a window and of the previous one are in memory."""
     held, counts = weakref.WeakSet(), []
 
     class CountedFrame(frame_streams.StreamedFrame):
@@ -388,7 +384,7 @@ def test_memory_limit(classifier, bank, film, monkeypatch):
 
 @pytest.fixture
 def timeline() -> Timeline:
-    """An hour and a half of labels that files must take with care."""
+    """A timeline of 100 minutes whose labels need escapes."""
     labels = ["<i>bold</i> & -->", 'a "cake",\nor two', "弓道", "كرة القدم", "$x_1$ {\\an8}", None]
     scores = np.full((6, 6), 0.02)
     np.fill_diagonal(scores, 0.9)
@@ -536,7 +532,7 @@ def test_command_errors(tiny_folder, bank_folder, film, capsys, args, message):
 
 
 class Interrupted(io.RawIOBase):
-    """A pipe during which Ctrl-C is pressed."""
+    """A pipe that sends Ctrl-C at the first read."""
 
     def __init__(self, content: bytes):
         self.rest, self.is_pressed = content, False
