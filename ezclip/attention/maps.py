@@ -208,19 +208,11 @@ def _follow(
     model: EZClipModel, pixel_values: torch.Tensor, blocks: list[torch.Tensor], temporal: Sequence[torch.Tensor]
 ) -> torch.Tensor:
     """
-    Multiply the identity plus the attention of each block, and return the rows of the CLS tokens.
+    Multiply the identity plus the attention of each block, and return the rows of the CLS tokens: `(B, F, L)`.
 
-    Args:
-        model ([`EZClipModel`]), pixel_values (`torch.Tensor` of shape `(B, T, 3, H, W)`):
-            The model and its input.
-        blocks (`list[torch.Tensor]` of shape `(B * F, L', L')`):
-            Attention of each block over the tokens of F sequences, one for each frame, or one for all of them with
-            joint attention. L' is L, or L + 1 with a temporal token, which is the last.
-        temporal (`Sequence[torch.Tensor]` of shape `(B, heads, F, F)`):
-            Attention of the temporal tokens over the frames, in the first blocks or in all.
-
-    Returns:
-        `torch.Tensor` of shape `(B, F, L)`.
+    A video has F sequences: one for each frame, or one for all with joint attention. `blocks` have the shape
+    `(B * F, L', L')`, where L' is L, or L + 1 with a temporal token at the end. `temporal`, of shape `(B, heads, F, F)`,
+    is the attention of the temporal tokens over the frames, in all blocks or only in the first.
     """
     length, batch_size = _num_tokens(model, pixel_values), len(pixel_values)
     rows = blocks[0].new_zeros(batch_size, len(blocks[0]) // batch_size, length)

@@ -68,8 +68,9 @@ class _Overlay:
         self.height, self.width = (max(2, round(side * scale / 2) * 2) for side in (height, width))
         self.canvas = np.zeros((lines * (TITLE_HEIGHT + self.height), columns * self.width, 3), dtype=np.uint8)
         self.panels = []  # views of the canvas
+        grid = self.canvas.reshape(lines, TITLE_HEIGHT + self.height, columns, self.width, 3)
         for row, (line, column) in zip(attention.rows, np.ndindex(lines, columns)):
-            panel = np.split(np.split(self.canvas, lines)[line], columns, axis=1)[column]
+            panel = grid[line, :, column]
             panel[:TITLE_HEIGHT] = draw_title(row, self.width, TITLE_HEIGHT)
             self.panels.append(panel[TITLE_HEIGHT:])
         self.number, self.maps = None, []

@@ -172,7 +172,7 @@ def look_at_video(
 
 def describe_attention(attention: VideoAttention) -> str:
     """Describe [`draw_attention`] in words: for each row the strongest frame, and its strongest patch."""
-    lines = [f"Attention in {len(attention.frames)} frames of {attention.name} (method {attention.method})."]
+    lines = [f"{len(attention.frames)} frames of {attention.name}, attention by the method {attention.method}."]
     for row in attention.rows:
         sums = row.maps.sum(axis=(1, 2))
         strongest = int(sums.argmax())
