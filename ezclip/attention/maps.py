@@ -211,8 +211,8 @@ def _follow(
     Multiply the identity plus the attention of each block, and return the rows of the CLS tokens: `(B, F, L)`.
 
     A video has F sequences: one for each frame, or one for all with joint attention. `blocks` have the shape
-    `(B * F, L', L')`, where L' is L, or L + 1 with a temporal token at the end. `temporal`, of shape `(B, heads, F, F)`,
-    is the attention of the temporal tokens over the frames, in all blocks or only in the first.
+    `(B * F, L', L')`, where L' is L, or L + 1 with a temporal token at the end. `temporal`, `(B, heads, F, F)`, is the
+    attention of the temporal tokens over the frames, in all blocks or only in the first.
     """
     length, batch_size = _num_tokens(model, pixel_values), len(pixel_values)
     rows = blocks[0].new_zeros(batch_size, len(blocks[0]) // batch_size, length)
