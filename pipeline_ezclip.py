@@ -90,11 +90,9 @@ class ClassBank:
             raise ValueError(f"Labels must be unique, got repeated: {repeated[:10]}.")
         shape = tuple(self.embeds.shape)
         if len(shape) != 3 or shape[1] != len(self.labels) or 0 in shape:
-            raise ValueError(
-                f"`embeds` must have shape (prompts, {len(self.labels)} labels, dimensions), got {shape}."
-            )
+            raise ValueError(f"`embeds` must have shape (prompts, {len(self.labels)} labels, dimension), got {shape}.")
         if not self.embeds.is_floating_point() or not self.embeds.isfinite().all():
-            raise ValueError(f"`embeds` must be finite floating point numbers (their dtype is {self.embeds.dtype}).")
+            raise ValueError(f"`embeds` must be finite floating point numbers, got dtype {self.embeds.dtype}.")
         if missing := sorted(set(self.background_labels) - set(self.labels)):
             reason = f"The class bank has no {missing[0]!r}. `background_labels` must be labels of the bank."
             raise ValueError(f"{reason} Build the bank with them, or pass `candidate_labels`.")
@@ -112,7 +110,7 @@ class ClassBank:
         descriptions: dict[str, str | list[str]] | None = None,
         include_label: bool = False,
         input_conditioning: bool = False,
-        batch_size: int | None = None,
+        batch_size: int = BATCH_SIZE,
     ) -> "ClassBank":
         """
         Embed the prompts of classes, each distinct text once.
@@ -130,8 +128,8 @@ class ClassBank:
                 Names of the C classes.
             templates, descriptions, include_label, input_conditioning (*optional*):
                 The texts of each class; see [`~EZClipProcessor.get_prompts`].
-            batch_size (`int`, *optional*):
-                Texts per batch. Defaults to 512.
+            batch_size (`int`, *optional*, defaults to 512):
+                Texts per batch.
 
         Raises:
             `ValueError`: if labels are missing or repeated, a prompt is invalid, or the tokenizer and the model have
@@ -143,7 +141,7 @@ class ClassBank:
         if not texts:
             raise ValueError("A class bank must have at least one label.")
         model_eos = model.config.text_config.eos_token_id
-        # OpenAI's configs say 2 and mean the token with the highest number.
+        # 2 in OpenAI's configs stands for the token with the highest number.
         if (eos := processor.tokenizer.eos_token_id) != model_eos and model_eos != 2:
             raise ValueError(
                 f"The tokenizer ends texts with token {eos}, but the model expects {model_eos} and would embed all "
@@ -164,18 +162,16 @@ class ClassBank:
 
         A bank without `probe` is only compared by its number of dimensions.
         """
-        dim = model.config.projection_dim
-        if self.embeds.shape[-1] != dim:
-            raise ValueError(
-                f"The class bank holds embeddings of {self.embeds.shape[-1]} dimensions, and the model's have {dim}: "
-                f"it was built with another model. {FIX_HINT}"
-            )
+        dim, own = model.config.projection_dim, self.embeds.shape[-1]
+        if own != dim:
+            reason = f"The class bank has embeddings of {own} dimensions, and the model's have {dim}."
+            raise ValueError(f"{reason} It was built with another model. {FIX_HINT}")
         if self.probe is not None:
             cosine = float(self.probe.float().cpu() @ _probe(model).cpu())
             if cosine < MIN_PROBE_COSINE:
                 raise ValueError(
                     "The class bank was built with another model, or before this one was trained: the two embeddings "
-                    f"of the same text have a cosine of {cosine:.4f}. {FIX_HINT}"
+                    f"of one text have a cosine of {cosine:.4f}. {FIX_HINT}"
                 )
 
     def matches(self, model) -> bool:
@@ -226,12 +222,9 @@ class ClassBank:
         """Write the bank, including its labels, to `class_bank.safetensors` in `save_directory`."""
         Path(save_directory).mkdir(parents=True, exist_ok=True)
         tensors = {"embeds": self.embeds} if self.probe is None else {"embeds": self.embeds, "probe": self.probe}
-        labels = {"labels": self.labels, "background_labels": self.background_labels}
-        save_file(
-            {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
-            Path(save_directory) / CLASS_BANK_NAME,
-            metadata={name: json.dumps(values, ensure_ascii=False) for name, values in labels.items()},
-        )
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        metadata = {n: json.dumps(getattr(self, n), ensure_ascii=False) for n in ("labels", "background_labels")}
+        save_file(tensors, Path(save_directory) / CLASS_BANK_NAME, metadata)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> "ClassBank":
@@ -243,11 +236,7 @@ class ClassBank:
         Raises:
             `OSError`: if there is no bank. `ValueError`: if the file is damaged, or another one.
         """
-        return cls.from_file(cached_file(str(pretrained_model_name_or_path), CLASS_BANK_NAME, **kwargs))
-
-    @classmethod
-    def from_file(cls, path: str | Path) -> "ClassBank":
-        """Load a file written by [`~ClassBank.save_pretrained`]; raise `ValueError` if it is not one, or damaged."""
+        path = cached_file(str(pretrained_model_name_or_path), CLASS_BANK_NAME, **kwargs)
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata()
@@ -278,9 +267,8 @@ def _probe(model) -> torch.Tensor:
     return _normalize(model.get_text_features(input_ids=tokens[None]).pooler_output[0].float())
 
 
-def _embed_texts(model, tokenizer, tokens: dict, batch_size: int | None) -> torch.FloatTensor:
+def _embed_texts(model, tokenizer, tokens: dict, batch_size: int) -> torch.FloatTensor:
     """Return L2-normalised embeddings (number of texts, D)."""
-    batch_size = batch_size or BATCH_SIZE
     # Batch texts with the same beginning together: the model computes shared tokens once.
     order = sorted(range(len(tokens["input_ids"])), key=lambda position: tokens["input_ids"][position])
     embeds = []
@@ -301,17 +289,16 @@ def _normalize(embeds: torch.Tensor) -> torch.Tensor:
 
 
 class ClassChoice:
-    """Finds or builds the class bank of each call; `defaults` are the `CLASS_OPTIONS` that a call can override."""
+    """Find or build the class bank of each call. `defaults` are `CLASS_OPTIONS` that a call can override."""
 
     def __init__(self, pipeline, defaults: dict, local_files_only: bool = False):
         self.pipeline, self.local_files_only = pipeline, local_files_only
         self._kept: OrderedDict[tuple, ClassBank] = OrderedDict()
         self._beside_model: ClassBank | None = None
         # Every call uses the defaults, but an iterator can be read only once.
-        defaults = {n: list(value) if isinstance(value, Iterator) else value for n, value in defaults.items()}
+        self.defaults = {n: list(value) if isinstance(value, Iterator) else value for n, value in defaults.items()}
         if "class_bank" in defaults:
-            defaults["class_bank"] = self._load(defaults["class_bank"])
-        self.defaults = defaults
+            self.defaults["class_bank"] = self._load(defaults["class_bank"])
 
     def choose(self, given: dict) -> ClassBank:
         """Return the class bank, on the model's device, for the `CLASS_OPTIONS` that a call gives."""
@@ -330,12 +317,12 @@ class ClassChoice:
         if labels is None and descriptions is not None:
             labels = list(descriptions)
         if labels is None:
-            if "class_bank" not in options:  # templates of the defaults are for labels only
+            if "class_bank" not in options:  # default templates apply to labels only
                 options = {name: value for name, value in options.items() if name in given}
             bank = self._find(**options)
             return replace(bank, background_labels=background) if background else bank
         if "class_bank" in options:
-            raise ValueError("`class_bank` has its own classes: leave it out, or the labels and descriptions.")
+            raise ValueError("`class_bank` has its own classes. Leave it out, or the labels and descriptions.")
         labels = _parse_labels(labels, "candidate_labels")
         if not labels:
             raise ValueError("`candidate_labels` is empty. Give at least one label.")
@@ -360,15 +347,10 @@ class ClassChoice:
             own = {label: label_to_words(label) for label in background if label_key(label) not in described}
             descriptions = {**own, **descriptions}
         options = {"templates": hypothesis_template, "descriptions": descriptions, **options}
-        model, processor = self.pipeline.model, self.pipeline.processor
-        key = (
-            (*labels, *background),
-            repr(sorted(options.items())),
-            processor.split_camel_case,
-            id(processor.tokenizer),
-        )
+        model, processor, classes = self.pipeline.model, self.pipeline.processor, (*labels, *background)
+        key = (classes, repr(sorted(options.items())), processor.split_camel_case, id(processor.tokenizer))
         if key not in self._kept or not self._kept[key].matches(model):
-            self._kept[key] = ClassBank.build(model, processor, [*labels, *background], **options)
+            self._kept[key] = ClassBank.build(model, processor, classes, **options)
             if len(self._kept) > MAX_KEPT_BANKS:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
@@ -376,19 +358,18 @@ class ClassChoice:
 
     def _find(self, class_bank: ClassBank | str | os.PathLike | None = None, **texts) -> ClassBank:
         if texts:
-            raise ValueError(f"`{min(texts)}` needs `candidate_labels`: a class bank holds texts already embedded.")
+            raise ValueError(f"`{min(texts)}` needs `candidate_labels`: a class bank is already embedded.")
         bank = self._find_beside_model() if class_bank is None else self._load(class_bank)
         if bank is None:
-            raise ValueError(
-                "There are no classes: give `candidate_labels`, `descriptions` or a `class_bank`. No class bank was "
-                f"saved beside the model {self.pipeline.model.name_or_path!r} when it was loaded."
-            )
+            reason = "There are no classes: give `candidate_labels`, `descriptions` or a `class_bank`."
+            name = self.pipeline.model.name_or_path
+            raise ValueError(f"{reason} The model {name!r} had no class bank beside it when it was loaded.")
         return bank
 
     def _find_beside_model(self) -> ClassBank | None:
         file = self.pipeline.model.class_bank_file
         if file is not None:
-            self._beside_model = self._load(self._beside_model or ClassBank.from_file(file))
+            self._beside_model = self._load(self._beside_model or Path(file).parent)
         return self._beside_model
 
     def _load(self, class_bank: ClassBank | str | os.PathLike) -> ClassBank:
@@ -434,7 +415,7 @@ def _parse_labels(labels: str | Iterable[str], name: str) -> list[str]:
 
 class ZeroShotVideoClassificationPipeline(Pipeline):
     r"""
-    Classifies videos with an [`EZClipModel`] into any classes, given by their names.
+    Classify videos with an [`EZClipModel`] into any classes, given by their names.
 
     Every argument of a call can be passed to `pipeline` as its default.
 
@@ -538,8 +519,8 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         """
         if push_to_hub and kwargs.get("trained_only"):
             raise ValueError(
-                "A pipeline uploads the whole model. To upload only the trained weights, push its model with "
-                "`push_to_hub(repo_id, trained_only=True)`, and its processor with `push_to_hub(repo_id)`."
+                "`trained_only` cannot be combined with `push_to_hub`. Push the model with "
+                "`push_to_hub(repo_id, trained_only=True)` and the processor with `push_to_hub(repo_id)`."
             )
         hub = {name: kwargs.pop(name) for name in ("repo_id", *PUSH_OPTIONS) if push_to_hub and name in kwargs}
         bank = self.class_choice.default_bank()
@@ -567,10 +548,10 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         if is_single_video([video]):
             raise ValueError("`video` must be a video, got an image. Give a list of images, or a path.")
         try:
-            # Keep bytes, which are moved to the device and normalised there.
+            # uint8 pixels are moved to the device and normalised there.
             inputs = self.processor(videos=[video], do_normalize=False, return_tensors="pt", **read_options)
         except VideoReadError as error:
-            # `_forward` raises it: from a worker process it would come as another type.
+            # `_forward` raises it. A worker process would change its type.
             return {"pixel_values": torch.empty(0), "error": error}
         return {"pixel_values": inputs["pixel_values"], "error": None}
 
@@ -601,11 +582,9 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         if config.model_type != EZClipConfig.model_type:
             remedy = "Give the folder or repository of one."
             if config.model_type == "clip":
-                model, processor = (f"ezclip.load_{part}({name!r}, preset='clip')" for part in ("model", "processor"))
-                remedy = "Convert a plain CLIP checkpoint first: "
-                remedy += f"`{model}.save_pretrained(folder)` and `{processor}.save_pretrained(folder)`."
-            reason = f"{name!r} is a model of type {config.model_type!r}, and this pipeline takes an EZ-CLIP."
-            raise ValueError(f"{reason} {remedy}")
+                save = f"({name!r}, preset='clip').save_pretrained(folder)`"
+                remedy = f"Convert a plain CLIP first: `ezclip.load_model{save} and `ezclip.load_processor{save}."
+            raise ValueError(f"The model must be an EZ-CLIP, got {name!r} of type {config.model_type!r}. {remedy}")
         if not hasattr(self.processor, "get_prompts"):
             raise ValueError(
                 f"`processor` of {PIPELINE_TASK!r} must be an EZClipProcessor, got {type(self.processor).__name__}. "
@@ -614,7 +593,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
 
 
 class _VideoStream(IterableDataset):
-    """Videos read one after the other, without keeping them."""
+    """Read videos one after the other, without keeping them."""
 
     def __init__(self, videos: Iterable):
         self.videos = videos
@@ -630,7 +609,7 @@ def _check_names(names: Iterable[str]):
 
 
 def _as_inputs(video):
-    """Convert many videos to a collection that [`Pipeline`] iterates over, and one to an input that it does not."""
+    """Return a collection that [`Pipeline`] iterates over for many videos, and an input that it does not for one."""
     if isinstance(video, (list, tuple)):
         return tuple(video) if is_single_video(video) else list(video)
     if isinstance(video, (str, os.PathLike, bytes, bytearray, memoryview, Mapping, Dataset)) or hasattr(video, "read"):

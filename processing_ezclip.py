@@ -45,14 +45,10 @@ TEMPLATES = (
     "The man is {}",
     "The woman is {}",
 )
-# The templates of TEAR, three of which say photo or image instead of video
+# The templates of TEAR. Three of them say photo or image instead of video.
 TEAR_TEMPLATES = tuple(
-    {
-        "{}, a video of action": "{}, a photo of action",
-        "Video classification of {}": "Image classification of {}",
-        "A video of {}": "An image of {}",
-    }.get(template, template)
-    for template in TEMPLATES
+    text.replace("a video of", "a photo of").replace("Video class", "Image class").replace("A video", "An image")
+    for text in TEMPLATES
 )
 
 
@@ -122,7 +118,7 @@ class EZClipProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """Names of the model's inputs."""
+        """Return the names of the model's inputs."""
         return ["pixel_values", "input_ids", "attention_mask"]
 
     def __call__(
@@ -164,12 +160,12 @@ class EZClipProcessor(ProcessorMixin):
             start (`float`, *optional*), end (`float`, *optional*):
                 Seconds. Only frames on display between `start` and `end` are sampled.
             fps (`float`, *optional*):
-                Frames per second to take, all of them, instead of `num_frames`.
+                Rate at which to sample the whole video, instead of `num_frames`.
             backend (`str`, *optional*, defaults to `"auto"`), allow_partial (`bool`, *optional*, defaults to `False`):
                 The decoder of video files, and whether to accept a part of a damaged one, see [`read_frames`].
             do_normalize (`bool`, *optional*, defaults to `True`):
-                Whether to return float32 pixels. Otherwise `pixel_values` are bytes `(…, T, H, W, 3)`, a quarter of
-                the size: move them to the model's device, and apply [`~EZClipProcessor.normalize`] there.
+                Whether to return float32 pixels. Otherwise `pixel_values` are uint8 `(…, T, H, W, 3)`, a quarter of
+                the size. Move them to the model's device and apply [`~EZClipProcessor.normalize`] there.
             return_metadata (`bool`, *optional*, defaults to `False`):
                 Whether to return `video_metadata`, a list of B [`VideoFramesMetadata`] with indices and timestamps.
             return_tensors (`str`, *optional*):
@@ -208,11 +204,8 @@ class EZClipProcessor(ProcessorMixin):
                 )
                 clips.append(self.crop_frames(frames, num_clips, num_crops))
                 metadata.append(video_metadata)
-            if len({len(clip) for clip in clips}) > 1:
-                counts = [len(clip) for clip in clips]
-                raise ValueError(
-                    f"Videos of a batch must have equal numbers of frames, got {counts}. Pass one by one."
-                )
+            if len(set(counts := [len(clip) for clip in clips])) > 1:
+                raise ValueError(f"Videos of a batch must have equally many frames, got {counts}. Pass one by one.")
             frames = np.stack(clips)
             data["pixel_values"] = self.normalize(frames).numpy() if do_normalize else frames
         if text is not None:
@@ -223,14 +216,12 @@ class EZClipProcessor(ProcessorMixin):
         return features
 
     def get_sampler(self, num_frames: int | None = None, num_clips: int = 1) -> FrameSampler:
-        """Return the test sampling of `num_frames`, by default the processor's; TEAR's sampling has only one clip."""
+        """Return the test sampling of `num_frames`, by default the processor's. TEAR's sampling has only one clip."""
         num_frames = self.num_frames if num_frames is None else num_frames
         if self.sampling == "uniform":
             return partial(uniform_frame_indices, num_frames=num_frames, num_clips=num_clips)
         if num_clips != 1:
-            raise ValueError(
-                f"`num_clips` must be 1 with `sampling='tear'`, got {num_clips}. Use `sampling='uniform'`."
-            )
+            raise ValueError(f"`num_clips` must be 1 with `sampling='tear'`, got {num_clips}. Use 'uniform'.")
         return partial(tear_frame_indices, num_frames=num_frames)
 
     def frames_to_pixels(self, frames: np.ndarray, num_clips: int = 1, num_crops: int = 1) -> torch.FloatTensor:
@@ -239,9 +230,9 @@ class EZClipProcessor(ProcessorMixin):
 
     def crop_frames(self, frames: np.ndarray, num_clips: int = 1, num_crops: int = 1) -> np.ndarray:
         """
-        Resize RGB frames `(num_clips * T, H, W, 3)`, uint8, to the short side, bicubic, and crop them, as published.
+        Resize RGB frames `(num_clips * T, H, W, 3)`, uint8, to the short side (bicubic) and crop them, as published.
 
-        The corner of the centre crop is rounded half to even, as in torchvision; CLIP's image processor rounds down.
+        The corner of the centre crop is rounded half to even, as in torchvision. CLIP's image processor rounds down.
 
         Returns:
             `np.ndarray` of shape `(T, crop_height, crop_width, 3)`, or `(num_clips * num_crops, T, crop_height,
@@ -292,7 +283,7 @@ class EZClipProcessor(ProcessorMixin):
 
     @property
     def crop_size(self) -> tuple[int, int]:
-        """Height and width of the model's frames."""
+        """Return the height and width of the model's frames."""
         return self.image_processor.crop_size["height"], self.image_processor.crop_size["width"]
 
     def get_prompts(
@@ -348,7 +339,8 @@ class EZClipProcessor(ProcessorMixin):
         if self.tokenizer is None:
             raise ValueError("This processor has no tokenizer. Set `processor.tokenizer` first.")
         text_kwargs = text_kwargs or {}
-        if unknown := sorted({*kwargs, *text_kwargs} - {*TextKwargs.__annotations__}):  # the tokenizer ignores them
+        # The tokenizer silently ignores unknown arguments.
+        if unknown := sorted({*kwargs, *text_kwargs} - {*TextKwargs.__annotations__}):
             raise TypeError(f"{unknown} are no arguments of `EZClipProcessor` or its tokenizer.")
         if twice := sorted({*kwargs} & {*text_kwargs}):
             raise ValueError(f"{twice} are given twice, in `text_kwargs` and directly. Pass them once.")
@@ -401,16 +393,16 @@ def _match_descriptions(labels: list[str], descriptions: dict[str, str | list[st
 
 
 def _check_channels(image_processor):
-    """Raise unless the image processor has a scale, and a mean and deviation for each of three channels."""
-    mean, std = image_processor.image_mean, image_processor.image_std
-    check_numbers({"rescale_factor": image_processor.rescale_factor})
-    for name, values in (("image_mean", mean), ("image_std", std)):
+    """Raise unless the image processor has a scale, and a mean and a standard deviation for three channels."""
+    scale, std = image_processor.rescale_factor, image_processor.image_std
+    check_numbers({"rescale_factor": scale})
+    for name, values in (("image_mean", image_processor.image_mean), ("image_std", std)):
         if not isinstance(values, (list, tuple)) or len(values) != 3:
             raise ValueError(f"`{name}` of the image processor must be three numbers, got {truncated_repr(values)}.")
         for value in values:
             check_numbers({name: value})
-    if image_processor.rescale_factor == 0 or 0 in std:
-        values = f"{image_processor.rescale_factor} and {truncated_repr(list(std))}"
+    if scale == 0 or 0 in std:
+        values = f"{scale} and {truncated_repr(list(std))}"
         raise ValueError(f"`rescale_factor` and `image_std` of the image processor must not be 0, got {values}.")
 
 

@@ -18,7 +18,8 @@ from ezclip.app.uploads import check_upload, describe_error, find_upload, withou
 from ezclip.attention.figures import draw_attention
 from ezclip.attention.video_attention import describe_attention, look_at_video
 from ezclip.errors import DataError
-from ezclip.timeline.search import Timeline, find_segments
+from ezclip.timeline.results import Timeline
+from ezclip.timeline.search import find_segments
 from pipeline_ezclip import ZeroShotVideoClassificationPipeline
 
 
@@ -298,7 +299,7 @@ def read_labels(text: str | None) -> list[str]:
 def _picture_of(timeline: Timeline) -> Image.Image:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "timeline.png"
-        timeline.plot(path)
+        timeline.save(path)
         with Image.open(path) as picture:
             return picture.convert("RGB")
 

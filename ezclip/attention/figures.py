@@ -15,7 +15,7 @@ MAX_COLUMNS = 12
 MAX_NUMBERED = 10  # frames up to which the numbers in a matrix are legible
 COLOURS = "cividis"  # dark to light; works in grey and for colour-blind readers
 DPI = 150
-SIDE, LABEL_WIDTH, MARGIN, GAP = 180, 260, 75, 6  # of a picture and around it, in pixels
+SIDE, LABEL_WIDTH, MARGIN, GAP = 180, 260, 75, 6  # pixels of a picture and around it
 STRUCTURE = 0.5  # weight of the contours of a frame under its map
 METHOD_TITLES = {
     "last": "attention of the CLS token in the last block",
@@ -27,7 +27,7 @@ METHOD_TITLES = {
 def attention_figure(
     video, model: EZClipModel, processor: EZClipProcessor, labels: Sequence[str] | None = None, **kwargs
 ) -> Image.Image:
-    """Draw the maps of a video. The arguments are those of [`look_at_video`]."""
+    """Compute the maps of a video and draw them. The arguments are those of [`look_at_video`]."""
     return draw_attention(look_at_video(video, model, processor, labels, **kwargs))
 
 
@@ -35,8 +35,8 @@ def draw_attention(attention: VideoAttention) -> Image.Image:
     """
     Draw the sampled frames as the model sees them, and their maps below.
 
-    Light is much. Every row has a scale of its own, from the 1st to the 99th percentile of its values, which stand
-    beside it. Of more than `MAX_COLUMNS` frames some are shown, evenly spread.
+    Light means high attention. Each row has its own scale, from the 1st to the 99th percentile of its values, printed
+    beside it. If there are more than `MAX_COLUMNS` frames, an evenly spread selection is shown.
 
     Raises:
         `ImportError`: if matplotlib is not installed.
@@ -45,9 +45,8 @@ def draw_attention(attention: VideoAttention) -> Image.Image:
     shown = np.linspace(0, num_frames - 1, min(num_frames, MAX_COLUMNS)).round().astype(int)
     left, top, right, bottom = map(round, attention.crop)
     height = round(SIDE * (bottom - top) / (right - left))
-    page = _Page(
-        LABEL_WIDTH + (SIDE + GAP) * len(shown) + GAP, 2 * MARGIN + (height + GAP) * (1 + len(attention.rows))
-    )
+    lines = 1 + len(attention.rows)
+    page = _Page(LABEL_WIDTH + (SIDE + GAP) * len(shown) + GAP, 2 * MARGIN + (height + GAP) * lines)
     for line, row in enumerate([None, *attention.rows]):
         y = MARGIN + (height + GAP) * line
         title = "frames"
@@ -65,9 +64,9 @@ def draw_attention(attention: VideoAttention) -> Image.Image:
     y = page.height - MARGIN // 2
     colours = np.rint(255 * _matplotlib().colormaps[COLOURS](np.linspace(0, 1, SIDE))[None, :, :3]).astype(np.uint8)
     page.show(colours, LABEL_WIDTH, y - 8, SIDE, 16)
-    page.write("little", LABEL_WIDTH - 2 * GAP, y, ha="right")
+    page.write("low", LABEL_WIDTH - 2 * GAP, y, ha="right")
     some = "" if len(shown) == num_frames else f"; {len(shown)} of {num_frames} frames"
-    page.write(f"much {METHOD_TITLES[attention.method]}{some}", LABEL_WIDTH + SIDE + 2 * GAP, y, ha="left")
+    page.write(f"high {METHOD_TITLES[attention.method]}{some}", LABEL_WIDTH + SIDE + 2 * GAP, y, ha="left")
     return page.image()
 
 
@@ -85,11 +84,10 @@ def draw_temporal_attention(temporal: np.ndarray) -> Image.Image:
     num_layers, num_frames, _ = temporal.shape
     columns = min(4, num_layers)
     rows = -(-num_layers // columns)
-    figure = _matplotlib().figure.Figure(
-        figsize=(2.6 * columns + 0.9, 2.75 * rows + 0.5), dpi=DPI, layout="constrained"
-    )
+    size = (2.6 * columns + 0.9, 2.75 * rows + 0.5)
+    figure = _matplotlib().figure.Figure(size, dpi=DPI, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    most = max(float(temporal.max()), 2 / num_frames)  # equal shares are in the middle, or below
+    most = max(float(temporal.max()), 2 / num_frames)  # so uniform attention is never light
     ticks = np.arange(num_frames) if num_frames <= MAX_NUMBERED else np.arange(0, num_frames, -(-num_frames // 8))
     for number, axes in enumerate(panels.flat):
         if number >= num_layers:
@@ -108,12 +106,12 @@ def draw_temporal_attention(temporal: np.ndarray) -> Image.Image:
     bar = figure.colorbar(image, ax=panels, shrink=0.8, format=lambda value, _: f"{value:.0%}")
     bar.ax.tick_params(labelsize=7)
     bar.ax.axhline(1 / num_frames, color="black", linewidth=1.5)
-    bar.set_label(f"share of a row (all alike: {1 / num_frames:.1%})", fontsize=8)
+    bar.set_label(f"attention (line: uniform, {1 / num_frames:.1%})", fontsize=8)
     return _as_image(figure).convert("RGB")
 
 
 def draw_title(row: AttentionRow, width: int, height: int) -> np.ndarray:
-    """Model and label, in white on black, as a picture of this size in pixels: `(height, width, 3)`, uint8."""
+    """Draw the model and the label in white on black: `(height, width, 3)`, uint8."""
     page = _Page(width, height, background=0)
     page.write("\n".join([row.heading, *_wrap(row.label, max(12, width // 9), 1)]), GAP, height // 2, ha="left")
     return np.asarray(page.image())
@@ -123,20 +121,10 @@ def colour_map(
     attention: VideoAttention, row: AttentionRow, number: int, size: tuple[int, int] | None = None
 ) -> np.ndarray:
     """
-    Return a map in colours, to be laid over a frame. What the model does not see is dark, behind a white line.
+    Return the colours of the map of frame `number`: `(height, width, 3)`, float32, 0 to 1.
 
-    Args:
-        attention (`VideoAttention`):
-            What was found in the video.
-        row (`AttentionRow`):
-            The maps.
-        number (`int`):
-            The map, of the T.
-        size (`tuple[int, int]`, *optional*):
-            Height and width of the frame, if not those of the video.
-
-    Returns:
-        `np.ndarray` of shape `(height, width, 3)`: float32, 0 to 1.
+    The area that the model does not see is dark, outside of a white line. `size` is the height and width, by default
+    those of the video.
     """
     height, width = size or attention.frames.shape[1:3]
     down, across = height / attention.frames.shape[1], width / attention.frames.shape[2]
@@ -152,7 +140,7 @@ def blend(frame: np.ndarray, coloured: np.ndarray) -> np.ndarray:
     """
     Blend a frame with the result of [`colour_map`]: `(height, width, 3)`, uint8.
 
-    Of the frame only differences from what is around are added: a white shirt is not to look like attention.
+    Only the contours of the frame are added. Otherwise a white shirt would look like attention.
     """
     grey = Image.fromarray(frame).convert("L")
     around = grey.filter(ImageFilter.BoxBlur(min(frame.shape[:2]) / 24))
@@ -161,18 +149,18 @@ def blend(frame: np.ndarray, coloured: np.ndarray) -> np.ndarray:
 
 
 class _Page:
-    """A picture on which others and texts are put, by pixels from its upper left corner."""
+    """A picture with other pictures and texts. Positions are pixels from the upper left corner."""
 
     def __init__(self, width: int, height: int, background: int = 255):
         self.width, self.height, self.ink = width, height, "white" if background < 128 else "black"
         self.pixels, self.texts = Image.new("RGB", (width, height), (background,) * 3), []
 
     def show(self, picture: np.ndarray, x: int, y: int, width: int, height: int):
-        """Paste a picture."""
+        """Paste a picture, resized."""
         self.pixels.paste(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS), (x, y))
 
     def write(self, text: str, x: int, middle: int, ha: str):
-        """Write a text when the page is drawn."""
+        """Add a text, aligned by `ha` at x and centred at `middle`."""
         self.texts.append((text, x / self.width, 1 - middle / self.height, ha))
 
     def image(self) -> Image.Image:
@@ -182,9 +170,7 @@ class _Page:
         figure = _matplotlib().figure.Figure((self.width / DPI, self.height / DPI), dpi=DPI, facecolor="none")
         lines = list(dict.fromkeys(line for text, *_ in self.texts for line in text.split("\n")))
         lettering = Lettering(lines)
-        drawn = {
-            line: line if not line or lettering.is_drawable(index) else "(no font)" for index, line in enumerate(lines)
-        }
+        drawn = {line: line if lettering.is_drawable(i) or not line else "(no font)" for i, line in enumerate(lines)}
         style = {"va": "center", "fontsize": 8, "color": self.ink, "family": lettering.families}
         for text, x, y, ha in self.texts:
             text = "\n".join(drawn[line] for line in text.split("\n"))
@@ -203,7 +189,7 @@ def _as_image(figure) -> Image.Image:
 
 def _matplotlib():
     try:
-        import matplotlib.figure  # without pyplot, no display is looked for
+        import matplotlib.figure  # pyplot would look for a display
     except ImportError as error:
         raise ImportError('Pictures need matplotlib: `pip install "ezclip[plots]"`.') from error
     return matplotlib

@@ -1,4 +1,4 @@
-"""Where a model looks, as a video: every frame at its own time, with the map of the nearest sampled frame."""
+"""Draw attention maps over a whole video. Each frame gets the map of the nearest sampled frame."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -15,30 +15,31 @@ from video_ezclip import VideoFramesMetadata, read_frames
 
 
 MAX_SIZE = (1920, 1080)  # width and height of the video, in pixels
-MIN_SIDE = 320  # of a panel's longer side; smaller frames are enlarged
-TITLE_HEIGHT = 56  # two lines
-MAX_CHUNK_BYTES = 2**28  # of frames that are in memory at a time
-DEFAULT_FPS = 25  # of frames that have no times: arrays, folders of images
-CLOCK = 90_000  # ticks a second: of MPEG, and a multiple of the usual rates
+MIN_SIDE = 320  # of the longer side of a panel, in pixels; smaller frames are enlarged
+TITLE_HEIGHT = 56  # pixels for two lines
+MAX_CHUNK_BYTES = 2**28  # memory for frames
+DEFAULT_FPS = 25  # for frames without times: arrays, folders of images
+CLOCK = 90_000  # ticks per second, as in MPEG; a multiple of common frame rates
 
 
 def write_overlay(attention: VideoAttention, video, path: str | Path):
     """
-    Write the video with its maps as H.264 in an MP4 file, models side by side, labels below each other.
+    Write the video with its maps as H.264 in an MP4 file.
+
+    The panels of the models stand side by side, those of the labels below each other.
 
     Args:
         attention (`VideoAttention`):
-            What [`look_at_video`] found in the video.
+            The result of [`look_at_video`].
         video:
-            The video, as it was given there. It is read anew, a part at a time, so no stream that can be read once.
+            The same video. It is read again, in chunks, so it must not be a stream that can be read only once.
         path (`str` or `Path`):
             The file to write.
 
     Raises:
         [`VideoReadError`]: if the video cannot be read. `ImportError`: if matplotlib is not installed.
     """
-    overlay = _Overlay(attention)
-    first = None
+    overlay, first = _Overlay(attention), None
     with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         rate = Fraction(attention.metadata.fps or DEFAULT_FPS).limit_denominator(1001)
         stream = container.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
@@ -54,7 +55,7 @@ def write_overlay(attention: VideoAttention, video, path: str | Path):
 
 
 class _Overlay:
-    """Draws the frames of a video: panels in a grid, a title above each."""
+    """A canvas with a grid of panels, each with a title above it."""
 
     def __init__(self, attention: VideoAttention):
         self.attention, self.sampled_at = attention, np.array(_times(attention.metadata))
@@ -65,14 +66,13 @@ class _Overlay:
         scale = min(largest, max(1.0, MIN_SIDE / max(height, width)))
         # Width and height must be even: H.264 stores colours for every second line and column.
         self.height, self.width = (max(2, round(side * scale / 2) * 2) for side in (height, width))
-        panel_height = TITLE_HEIGHT + self.height
-        self.canvas = np.zeros((lines * panel_height, columns * self.width, 3), dtype=np.uint8)
-        self.corners = []
-        for position, row in enumerate(attention.rows):
-            top, left = position // columns * panel_height, position % columns * self.width
-            title = draw_title(row, self.width, TITLE_HEIGHT)
-            self.canvas[top : top + TITLE_HEIGHT, left : left + self.width] = title
-            self.corners.append((top + TITLE_HEIGHT, left))
+        self.canvas = np.zeros((lines * (TITLE_HEIGHT + self.height), columns * self.width, 3), dtype=np.uint8)
+        self.panels = []  # views of the canvas
+        grid = self.canvas.reshape(lines, TITLE_HEIGHT + self.height, columns, self.width, 3)
+        for row, (line, column) in zip(attention.rows, np.ndindex(lines, columns)):
+            panel = grid[line, :, column]
+            panel[:TITLE_HEIGHT] = draw_title(row, self.width, TITLE_HEIGHT)
+            self.panels.append(panel[TITLE_HEIGHT:])
         self.number, self.maps = None, []
 
     def draw(self, image: np.ndarray, time: float) -> np.ndarray:
@@ -83,13 +83,13 @@ class _Overlay:
             self.number = number
             self.maps = [colour_map(self.attention, row, number, size) for row in self.attention.rows]
         image = np.asarray(Image.fromarray(image).resize((self.width, self.height)))
-        for (top, left), coloured in zip(self.corners, self.maps):
-            self.canvas[top : top + self.height, left : left + self.width] = blend(image, coloured)
+        for panel, coloured in zip(self.panels, self.maps):
+            panel[:] = blend(image, coloured)
         return self.canvas
 
 
 def _read_all(video, attention: VideoAttention) -> Iterator[tuple[np.ndarray, float]]:
-    """Yield every frame of the inspected part of a video, and its time in seconds."""
+    """Yield each frame between `start` and `end`, and its time in seconds."""
     size = max(1, MAX_CHUNK_BYTES // attention.frames[0].nbytes)
     begin, total = 0, None
 

@@ -1,4 +1,4 @@
-"""Compute attention maps of a video for a model, its baseline and each label. The frames are read once."""
+"""Compute attention maps of a video for a model, its baseline and each label."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,6 @@ from ezclip.attention.maps import (
     ATTENTION_METHODS,
     attention_maps,
     evaluation_mode,
-    has_temporal_tokens,
     plain_clip,
     relevance_maps,
     temporal_attention,
@@ -36,27 +35,13 @@ PLACES = (
 
 @dataclass
 class AttentionRow:
-    """
-    The maps of one model, for one label.
+    """The maps of one model, for one label."""
 
-    Args:
-        name (`str`):
-            Name of the model.
-        maps (`np.ndarray` of shape `(T, rows, columns)`):
-            A map for each frame, see [`attention_maps`] and [`relevance_maps`].
-        covered (`tuple[float, float, float, float]`):
-            Left, top, right and bottom of the area that a map covers, in pixels of the frame.
-        label (`str`, *optional*):
-            The label, with `"relevance"`.
-        probability (`float`, *optional*):
-            Probability of the label, if there are several.
-    """
-
-    name: str
-    maps: np.ndarray
-    covered: tuple[float, float, float, float]
-    label: str | None = None
-    probability: float | None = None
+    name: str  # of the model
+    maps: np.ndarray  # (T, rows, columns), a map for each frame; see `attention_maps` and `relevance_maps`
+    covered: tuple[float, float, float, float]  # left, top, right, bottom of the area of a map, in pixels of the frame
+    label: str | None = None  # with "relevance"
+    probability: float | None = None  # of the label, if there are several
 
     @property
     def heading(self) -> str:
@@ -66,8 +51,7 @@ class AttentionRow:
     @property
     def scale(self) -> tuple[float, float]:
         """Return the values that are drawn darkest and lightest."""
-        darkest, lightest = np.percentile(self.maps, PERCENTILES)
-        return float(darkest), float(lightest)
+        return tuple(np.percentile(self.maps, PERCENTILES).tolist())
 
     def scaled(self, number: int) -> np.ndarray:
         """Return map `number` scaled to [0, 1], darkest to lightest; 0.5 if all values are equal."""
@@ -128,7 +112,7 @@ def look_at_video(
     **read_options,
 ) -> VideoAttention:
     """
-    Compute where a model looks in a video, and where CLIP does.
+    Compute the attention maps of a model and of a baseline for a video.
 
     Args:
         video:
@@ -136,15 +120,15 @@ def look_at_video(
         model ([`EZClipModel`]):
             The model. Its state is restored afterwards.
         processor ([`EZClipProcessor`]):
-            Its processor.
+            The model's processor.
         labels (`Sequence[str]`, *optional*):
             At most 6 class names. Each gets its own maps.
         method (`str`, *optional*):
             With labels `"relevance"` (default), see [`relevance_maps`]. Without labels `"last"` (default) or
             `"rollout"`, see [`attention_maps`].
         baseline (`tuple[EZClipModel, EZClipProcessor]`, *optional*):
-            A model to compare with, on the same frames. Defaults to the model's own CLIP, see [`plain_clip`]; plain
-            CLIP models have no default baseline.
+            A model and processor to compare with, on the same frames. Defaults to the model's own CLIP, see
+            [`plain_clip`]; plain CLIP models have no default baseline.
         templates (`str` or `Sequence[str]`, *optional*):
             Sentences with `{}` for the labels, see [`EZClipProcessor.get_prompts`].
         read_options:
@@ -152,9 +136,9 @@ def look_at_video(
 
     Raises:
         [`VideoReadError`]: if the video cannot be read.
-        [`DataError`]: if labels are missing, too many or useless for the method.
-        [`ModelError`]: if the baseline does not take as many frames.
-        `ValueError`: if the model does not take such frames, or an argument makes no sense.
+        [`DataError`]: if the method is unknown, needs labels or uses none, or there are too many.
+        [`ModelError`]: if the baseline takes another number of frames.
+        `ValueError`: if the model does not take such frames, or an option of reading is out of range.
     """
     labels = [labels] if isinstance(labels, str) else list(labels or ())
     method = method or ("relevance" if labels else "last")
@@ -162,14 +146,17 @@ def look_at_video(
     frames, metadata = read_frames(video, processor.get_sampler(), **read_options)
     named = [("model", model, processor)]
     if baseline is not None:
-        _check_baseline(baseline[0], len(frames))
+        config = baseline[0].config
+        if config.fixed_num_frames and (expected := config.vision_config.num_frames) != len(frames):
+            reason = f"The baseline takes {expected} frames of a video and the model {len(frames)}."
+            raise ModelError(f"{reason} Give a baseline with the same number, or a plain CLIP.")
         named.insert(0, ("baseline", *baseline))
     elif not is_plain(model.config):
         name = "plain CLIP" if model.config.freeze_backbone else "its CLIP, trained"
         named.insert(0, (name, plain_clip(model), processor))
     rows = [_rows_of(name, *system, frames, labels, method, templates) for name, *system in named]
     temporal = None
-    if has_temporal_tokens(model):
+    if model.config.vision_config.temporal_prompt != "none":
         temporal = temporal_attention(model, processor.frames_to_pixels(frames)[None])[0]
     return VideoAttention(
         name=describe_video(video),
@@ -177,7 +164,7 @@ def look_at_video(
         metadata=metadata,
         crop=_crop_box(processor, *frames.shape[1:3]),
         method=method,
-        rows=[row for of_label in zip(*rows) for row in of_label],
+        rows=[row for same_label in zip(*rows) for row in same_label],
         temporal=temporal,
         read_options=read_options,
     )
@@ -185,9 +172,7 @@ def look_at_video(
 
 def describe_attention(attention: VideoAttention) -> str:
     """Describe [`draw_attention`] in words: for each row the strongest frame, and its strongest patch."""
-    lines = [
-        f"{len(attention.frames)} frames of {attention.name}, and where models look in them ({attention.method})."
-    ]
+    lines = [f"{len(attention.frames)} frames of {attention.name}, attention by the method {attention.method}."]
     for row in attention.rows:
         sums = row.maps.sum(axis=(1, 2))
         strongest = int(sums.argmax())
@@ -202,24 +187,14 @@ def describe_attention(attention: VideoAttention) -> str:
 
 def _check_request(labels: list[str], method: str):
     if method not in METHODS:
-        raise DataError(f"`method` must be one of {', '.join(METHODS)}; got {method!r}.")
+        raise DataError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}.")
     if method == "relevance" and not labels:
         raise DataError("The method relevance needs labels: give labels, or use the method last or rollout.")
     if method != "relevance" and labels:
-        raise DataError(
-            f"The maps of {method} are the same for all labels: remove the labels, or use the method relevance."
-        )
+        fix = "Remove the labels, or use the method relevance."
+        raise DataError(f"The maps of the method {method} are the same for all labels. {fix}")
     if len(labels) > MAX_LABELS:
         raise DataError(f"`labels` must have at most {MAX_LABELS} entries, got {len(labels)}.")
-
-
-def _check_baseline(model: EZClipModel, num_frames: int):
-    config = model.config
-    if config.fixed_num_frames and config.vision_config.num_frames != num_frames:
-        raise ModelError(
-            f"The baseline takes {config.vision_config.num_frames} frames of a video and the model {num_frames}. Give "
-            "a baseline of as many frames, or a plain CLIP, which takes any number."
-        )
 
 
 def _rows_of(
@@ -242,7 +217,7 @@ def _rows_of(
         video_embeds = model.get_video_features(pixel_values, output_last_hidden_state=False).pooler_output
     probabilities = bank.probabilities(video_embeds)[0].tolist() if len(labels) > 1 else [None]
     maps = relevance_maps(model, pixel_values, bank.embeds.mean(dim=0))[0]
-    return [AttentionRow(name, own, covered, *of_label) for own, *of_label in zip(maps, labels, probabilities)]
+    return [AttentionRow(name, *row) for row in zip(maps, [covered] * len(maps), labels, probabilities)]
 
 
 def _crop_box(processor: EZClipProcessor, height: int, width: int) -> tuple[float, float, float, float]:
@@ -257,7 +232,7 @@ def _crop_box(processor: EZClipProcessor, height: int, width: int) -> tuple[floa
 def _covered_box(
     crop: tuple[float, float, float, float], crop_size: tuple[int, int], patch_size: int
 ) -> tuple[float, float, float, float]:
-    """Return the part of a crop that patches cover. They begin at its upper left corner, and need not divide it."""
+    """Return the part of a crop that patches cover, from its upper left corner. They need not divide the crop."""
     left, top, right, bottom = crop
     down, across = (side // patch_size * patch_size / side for side in crop_size)
     return left, top, left + (right - left) * across, top + (bottom - top) * down

@@ -1,11 +1,11 @@
-"""Where a model looks in a video: frames, CLIP's attention below them and the model's below that.
+"""Draw the attention of a model, and of CLIP, over the frames of a video.
 
     ezclip attention VIDEO --model_name_or_path FOLDER --labels archery yoga --output_dir maps
 
-writes `attention.png`; `attention.mp4`, the whole video under its maps; and for a model with temporal tokens
-`temporal_attention.png`, which frames they listen to, block by block. With `--labels` the maps show what speaks for
-each label, without them where the CLS token attends. CLIP is the model's own without what was added to it, or
-`--baseline`.
+The command writes `attention.png`, the sampled frames with the maps of CLIP and of the model below them, and
+`attention.mp4`, the whole video with its maps. For a model with temporal tokens it also writes
+`temporal_attention.png`, their attention to the frames in each block. With `--labels` the maps show the evidence for
+each label, without them the attention of the CLS token. CLIP is the model without its added parts, or `--baseline`.
 """
 
 import argparse
@@ -34,26 +34,24 @@ SUFFIXES = (".png", ".mp4")
 def load_system(
     name_or_path: str, preset: str | None, tokenizer_name: str | None = None
 ) -> tuple[EZClipModel, EZClipProcessor]:
-    """Load a model on the machine's device and its processor, and check that they fit."""
-    model, processor = (
-        load_model(name_or_path, preset=preset),
-        load_processor(name_or_path, tokenizer_name, None, preset),
-    )
+    """Load a model, on the accelerator if there is one, and its processor."""
+    model = load_model(name_or_path, preset=preset)
+    processor = load_processor(name_or_path, tokenizer_name, None, preset)
     check_fit(model, processor)
     return model.eval().to(PartialState().device), processor
 
 
 def load_baseline(name_or_path: str, tokenizer_name: str | None) -> tuple[EZClipModel, EZClipProcessor]:
-    """Load a system of this package, or a plain CLIP as such."""
+    """Load a model of this package, or a plain CLIP."""
     try:
         is_clip = isinstance(AutoConfig.from_pretrained(name_or_path), CLIPConfig)
     except (OSError, ValueError):
-        is_clip = False  # `load_system` says what is wrong
+        is_clip = False  # `load_system` reports the error
     return load_system(name_or_path, "clip" if is_clip else None, tokenizer_name if is_clip else None)
 
 
 def save_picture(picture: Image.Image, path: Path, description: str):
-    """Write a PNG with a text that says what is on it."""
+    """Write a PNG with its description as text."""
     info = PngInfo()
     info.add_itxt("Description", description)
     with replacing(path) as temporary:
@@ -61,7 +59,7 @@ def save_picture(picture: Image.Image, path: Path, description: str):
 
 
 def write(attention: VideoAttention, video: str, output_dir: str | None, output_file: str | None) -> list[Path]:
-    """Write all pictures to a folder, or one of them to a file; the paths that were written."""
+    """Write all pictures to a folder, or one of them to a file. Return the paths."""
     folder = Path(output_dir or "")
     wanted = {suffix: folder / f"attention{suffix}" for suffix in SUFFIXES}
     if output_file is not None:
@@ -72,7 +70,7 @@ def write(attention: VideoAttention, video: str, output_dir: str | None, output_
     if output_file is None and attention.temporal is not None:
         written.append(folder / "temporal_attention.png")
         picture = draw_temporal_attention(attention.temporal)
-        save_picture(picture, written[-1], "What the temporal token of each frame takes of each frame, by block.")
+        save_picture(picture, written[-1], "Attention of the temporal token of each frame to each frame, by block.")
     if ".mp4" in wanted:
         write_overlay(attention, video, wanted[".mp4"])
     return written
@@ -84,24 +82,20 @@ def main(argv: list[str] | None = None):
         prog="ezclip attention", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("video", metavar="VIDEO", help="path or URL of a video file, or a folder of frames")
-    parser.add_argument("--model_name_or_path", required=True, help="folder, or name on the Hub")
-    parser.add_argument("--preset", choices=PRESETS, help="the system that plain CLIP weights are taken for")
-    parser.add_argument("--tokenizer_name", help="a tokenizer, if the model has none")
-    parser.add_argument("--baseline", help="folder or name of what stands above the model, if not its own CLIP")
-    parser.add_argument(
-        "--labels",
-        nargs="+",
-        help=f"at most {MAX_LABELS} labels, with maps of their own; one argument is split at its commas",
-    )
-    parser.add_argument("--templates", nargs="+", help="sentences with {} for the labels; the published 16 by default")
-    parser.add_argument(
-        "--method", choices=METHODS, help="relevance, the default with labels; last, the default without, or rollout"
-    )
-    parser.add_argument("--start", type=float, help="seconds: look at what is shown from then on")
-    parser.add_argument("--end", type=float, help="seconds: look at what is shown until then")
+    parser.add_argument("--model_name_or_path", required=True, help="model and processor: a folder, or a Hub name")
+    parser.add_argument("--preset", choices=PRESETS, help="system to build from plain CLIP weights")
+    parser.add_argument("--tokenizer_name", help="tokenizer, if the model has none")
+    parser.add_argument("--baseline", help="model to compare with: a folder, or a Hub name (default: its own CLIP)")
+    labels_help = f"at most {MAX_LABELS} labels, each with its own maps; a single argument is split at commas"
+    parser.add_argument("--labels", nargs="+", help=labels_help)
+    parser.add_argument("--templates", nargs="+", help="sentences with {} (default: the 16 published ones)")
+    method_help = "relevance (default with labels), last (default without labels), or rollout"
+    parser.add_argument("--method", choices=METHODS, help=method_help)
+    parser.add_argument("--start", type=float, help="start of the part to read, in seconds")
+    parser.add_argument("--end", type=float, help="end of the part to read, in seconds")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--output_dir", help="folder for all pictures")
-    where.add_argument("--output_file", help="file for one of them: PNG, or MP4 for the video")
+    where.add_argument("--output_file", help="file for one picture: .png, or .mp4 for the video")
     parser.add_argument("--use_cpu", action="store_true", help="do not use an accelerator")
     args = parser.parse_args(argv)
     if args.output_file is not None and Path(args.output_file).suffix.lower() not in SUFFIXES:
@@ -113,7 +107,7 @@ def main(argv: list[str] | None = None):
             args.video,
             model,
             processor,
-            None if args.labels is None else split_labels(args.labels),
+            args.labels and split_labels(args.labels),
             args.method,
             None if args.baseline is None else load_baseline(args.baseline, args.tokenizer_name),
             args.templates,

@@ -19,7 +19,8 @@ import torch
 from ezclip.data.labels import read_class_descriptions, read_label_list, split_labels
 from ezclip.errors import DataError, ModelError
 from ezclip.systems.loading import check_fit, load_model, load_processor
-from ezclip.timeline.search import Timeline, check_output_file, find_segments
+from ezclip.timeline.results import Timeline, as_clock, check_output_file
+from ezclip.timeline.search import find_segments
 from ezclip.training.stop_signals import StopSignals
 from ezclip.utils.memory import return_freed_memory
 from pipeline_ezclip import ENSEMBLES, ZeroShotVideoClassificationPipeline
@@ -27,7 +28,6 @@ from video_ezclip import VideoReadError
 
 
 SEARCH_OPTIONS = ("window", "stride", "batch_size", "ensemble", "smoothing", "min_score", "min_duration")
-SEARCH_OPTIONS += ("allow_partial",)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -67,10 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
     classes.add_argument("--templates", nargs="+", help="sentences with {} (default: the 16 published ones)")
     classes.add_argument("--class_descriptions", nargs="+", help="CSV or JSON files with texts for each class")
     classes.add_argument(
-        "--ensemble",
-        choices=ENSEMBLES,
-        default="probability",
-        help="how to combine texts (%(default)s)",
+        "--ensemble", choices=ENSEMBLES, default="probability", help="how to combine texts (%(default)s)"
     )
     search = parser.add_argument_group("search")
     search.add_argument("--window", type=float, default=2.0, help="length of a window in seconds (%(default)g)")
@@ -91,7 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def check_options(args: argparse.Namespace):
-    """Exit with a message for errors that would show only after the search, and for contradictions."""
+    """Raise [`DataError`] for contradictions, and for errors that would otherwise show only after the search."""
     for path in args.output_file:
         check_output_file(path)
     draws = args.output_dir or any(Path(path).suffix.lower() in (".png", ".svg") for path in args.output_file)
@@ -107,9 +104,8 @@ def check_options(args: argparse.Namespace):
 
 
 def run(args: argparse.Namespace) -> int:
-    # Long videos allocate and free pixels for hours.
     """Search the video and write the timeline."""
-    return_freed_memory()
+    return_freed_memory()  # long videos allocate and free pixels for hours
     processor = load_processor(args.model_name_or_path, args.tokenizer_name, args.num_frames)
     model = load_model(args.model_name_or_path)
     check_fit(model, processor)
@@ -118,7 +114,12 @@ def run(args: argparse.Namespace) -> int:
     search = {name: getattr(args, name) for name in SEARCH_OPTIONS}
     with StopSignals() as signals:
         timeline = find_segments(
-            classifier, video, **search, **class_options(args), should_stop=lambda: signals.received
+            classifier,
+            video,
+            **search,
+            **class_options(args),
+            allow_partial=args.allow_partial,
+            should_stop=lambda: bool(signals.received),
         )
     report(timeline, args)
     return 128 + signals.received if signals.received and timeline.problem else 0
@@ -126,20 +127,16 @@ def run(args: argparse.Namespace) -> int:
 
 def class_options(args: argparse.Namespace) -> dict:
     """Return the options of the pipeline that choose the classes."""
-    typed = {
-        name: split_labels(labels)
-        for name in ("candidate_labels", "background_labels")
-        if (labels := getattr(args, name)) is not None
-    }
     options = {
-        **typed,
+        "candidate_labels": args.candidate_labels and split_labels(args.candidate_labels),
+        "background_labels": args.background_labels and split_labels(args.background_labels),
         "class_bank": args.class_bank,
         "hypothesis_template": args.templates,
-        "descriptions": read_class_descriptions(args.class_descriptions) if args.class_descriptions else None,
+        "descriptions": args.class_descriptions and read_class_descriptions(args.class_descriptions),
     }
     if args.label_list:
         options["candidate_labels"] = read_label_list(args.label_list)
-    return {name: value for name, value in options.items() if value is not None}
+    return options
 
 
 def report(timeline: Timeline, args: argparse.Namespace):
@@ -150,14 +147,7 @@ def report(timeline: Timeline, args: argparse.Namespace):
         timeline.save_all(args.output_dir)
     for one in timeline.segments:
         print(f"{as_clock(one.start)}  {as_clock(one.end)}  {100 * one.score:5.1f} %  {one.label}")
-    looked_at = as_clock(timeline.ends[-1]) if len(timeline.ends) else "nothing"
-    print(f"{len(timeline.segments)} segments in {len(timeline.starts)} windows, up to {looked_at}.", file=sys.stderr)
+    end = as_clock(timeline.ends[-1] if len(timeline.ends) else 0.0)
+    print(f"{len(timeline.segments)} segments in {len(timeline.starts)} windows, up to {end}.", file=sys.stderr)
     if timeline.problem:
         print(f"ezclip timeline: not all of {timeline.video}: {timeline.problem}", file=sys.stderr)
-
-
-def as_clock(seconds: float) -> str:
-    """Return a time as `h:mm:ss.d`."""
-    minutes, rest = divmod(round(float(seconds), 1), 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02d}:{rest:04.1f}"

@@ -1,10 +1,10 @@
-"""Videos of any length as their frames, one after the other: decoded once, and none kept."""
+"""Decode the frames of a video of any length, one after the other, without keeping them."""
 
 import contextlib
+import math
 import os
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 import av
 import fsspec
@@ -17,96 +17,89 @@ from video_ezclip import (
     VideoReadError,
     describe_video,
     error_message,
-    is_single_video,
     is_url,
     local_path,
     open_source,
 )
 
 
-# Times that go back by less are jitter; by more, another recording begins.
+# Seconds. Times that go back by less are jitter. Times that go back by more start another recording.
 LARGEST_JITTER = 1.0
-# A frame is on show until the next; one that would be for longer has a wrong time.
+# Seconds. A frame that is displayed for longer has a wrong time.
 LARGEST_GAP = 3600.0
 KEPT_INTERVALS = 1000
 PARTIAL_REMEDY = "Fetch it again, or use what can be decoded of it (`allow_partial`)."
 
 
-@dataclass
 class StreamedFrame:
     """
-    A frame of a [`FrameStream`].
+    A frame of a [`FrameStream`]. Windows share it, and it is cropped at most once.
 
-    Args:
-        number (`int`):
-            Which of the frames that can be decoded it is, 0-based.
-        seconds (`float`):
-            From the beginning of the video to when it is shown.
-        picture (`av.VideoFrame`):
-            As the decoder has it: a third to a half of the size of the image.
-        to_image (`Callable[[av.VideoFrame], np.ndarray]`):
-            Makes the image.
+    `number` is its 0-based index among the frames that can be decoded, and `seconds` its display time. Until it is
+    cropped, it keeps the decoder's picture, which takes a third to a half of the memory of the RGB image.
     """
 
-    number: int
-    seconds: float
-    picture: av.VideoFrame
-    to_image: "ToImage"
+    def __init__(self, number: int, seconds: float, picture: av.VideoFrame, to_image: ToImage):
+        self.number, self.seconds = number, seconds
+        self._picture, self._to_image, self._cropped = picture, to_image, None
 
     @property
     def num_bytes(self) -> int:
-        """Return the memory of the picture, in bytes."""
-        return sum(plane.buffer_size for plane in self.picture.planes)
+        """Return the memory of the uncropped picture in bytes; 0 after cropping."""
+        return 0 if self._picture is None else sum(plane.buffer_size for plane in self._picture.planes)
 
-    def image(self) -> np.ndarray:
-        """RGB `(H, W, 3)`, uint8, upright."""
-        return self.to_image(self.picture)
+    def cropped(self, crop: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Return the frame `(H, W, 3)`, uint8, after `crop`, which maps frames `(1, H, W, 3)` to the model's size."""
+        if self._cropped is None:
+            self._cropped, self._picture = crop(self._to_image(self._picture)[None])[0], None
+        return self._cropped
 
 
 class FrameStream:
     """
-    The frames of a video in the order in which they are shown, those that [`read_frames`] finds, from one pass over
-    the file. A context manager, iterated once.
+    Iterate once over the frames of a video, in display order. Use it as a context manager.
 
-    Times that make no sense as a whole, which [`read_frames`] replaces by the average rate throughout, are put right
-    where they go wrong: a frame without one follows at the average rate, one that is less than a second early is shown
-    with the frame before, and where they go back by more, as in recordings that were joined, they go on from there.
-    Times that are no more than a guess, as of B-frames in AVI, are those of the average rate.
+    The frames are those of [`read_frames`]. If the times of a file are inconsistent, [`read_frames`] uses the average
+    rate for the whole file. A stream corrects the times where they are wrong:
+
+    - A frame without a time follows the previous one at the average rate.
+    - A frame that is less than a second early gets the time of the previous one.
+    - If the times go back by more, as in joined recordings, the frame follows the previous one at the average rate,
+      and the next times continue from there.
+    - Guessed times, such as those of B-frames in AVI, are replaced by the average rate.
 
     Args:
         video (`str`, `os.PathLike`, `bytes`, file object or `dict`):
-            As for [`read_frames`], but for frames without times. URLs and file objects are read as they go; those that
-            cannot be sought, such as pipes, must be of a container that needs no seeking (Matroska, MPEG-TS, FLV, …).
+            A video file, as for [`read_frames`]; not an array or a folder of frames. URLs and file objects are read
+            step by step. A file object that cannot seek, such as a pipe, must have a container that needs no seeking
+            (Matroska, MPEG-TS, FLV, …).
         allow_partial (`bool`, *optional*, defaults to `False`):
-            Whether to go on after what cannot be decoded, and say so in `problem`.
+            Whether to skip what cannot be decoded. `problem` then says what is missing.
 
     Attributes:
         name (`str`):
-            What errors call the video.
+            Name of the video in errors.
         duration (`float`, *optional*):
-            The seconds that the file promises; a live recording promises none.
+            Duration that the file states, in seconds; `None` for a live recording.
         start (`float`), end (`float`):
-            Seconds at which the first of the frames that were read begins, and the last ends.
+            Display time of the first frame and end of the last frame that were read, in seconds.
         problem (`str`, *optional*):
-            Why these are not all frames, as far as they were read.
+            Description of the missing frames, known after they were passed.
 
     Raises:
-        [`VideoReadError`]: if it cannot be opened, and while it is iterated, if it cannot be decoded.
+        [`VideoReadError`]: if the file cannot be opened, or, during iteration, if it cannot be decoded.
     """
 
     def __init__(self, video, allow_partial: bool = False):
         self.name, self.allow_partial = describe_video(video), allow_partial
-        self.start, self._clock = 0.0, None
-        self.problem: str | None = None
-        self._closing = contextlib.ExitStack()
-        try:
-            source = self._open(video)
+        self.start, self.problem = 0.0, None
+        with contextlib.ExitStack() as stack:
+            source = _open(video, self.name, stack)
             self._is_seekable = not isinstance(source, _Pipe)
-            self._file = self._closing.enter_context(_StreamedFile(source, self.name, strict=not allow_partial))
-            self._check_end(self._file.cut())
-        except BaseException:
-            self.close()
-            raise
+            self._file = stack.enter_context(_StreamedFile(source, self.name, strict=not allow_partial))
+            self._report(self._file.damage())
+            self._closing = stack.pop_all()
+        self._clock = _Clock(self._file)
         length = self._file.container.duration
         self.duration = length / av.time_base if length and length > 0 else None
 
@@ -114,35 +107,30 @@ class FrameStream:
         return self
 
     def __exit__(self, *_):
-        self.close()
-
-    def close(self):
-        """Close what was opened."""
         self._closing.close()
 
     @property
     def end(self) -> float:
         """Return the time at which the last frame ends, in seconds."""
-        return 0.0 if self._clock is None or self._clock.last is None else self._clock.end()
+        return self._clock.end()
 
     def __iter__(self) -> Iterator[StreamedFrame]:
-        to_image, self._clock = ToImage(self.name), _Clock(self._file)
-        number = -1
+        to_image, number = ToImage(self.name), -1
         for number, picture in enumerate(self._pictures()):
             last = self._clock.last
             seconds = self._clock(picture.pts)
             if last is not None and seconds - last > LARGEST_GAP:
                 self._clock.last = last
-                reason = f"has no frame from {last:.1f} s to {seconds:.1f} s, which are probably wrong times."
-                self._refuse(reason, "Re-encode it, or use what is before (`allow_partial`).")
+                reason = f"has no frame from {last:.1f} s to {seconds:.1f} s. These times are probably wrong."
+                self._report(reason, "Re-encode it, or use the part before (`allow_partial`).")
                 return
             self.start = seconds if number == 0 else self.start
             yield StreamedFrame(number, seconds, picture, to_image)
         if number < 0:
             raise VideoReadError(self.name, "has no frame that can be decoded.", "Fetch it again.", "pyav")
+        self._report(self._file.damage())
         if self._file.faults:
-            self._add_problem(f"{self._file.faults} parts of it cannot be decoded.")
-        self._check_end(self._file.missing_end(self.end) if self._is_seekable else None)
+            self._report(f"{self._file.faults} parts of it cannot be decoded.")
 
     def _pictures(self) -> Iterator[av.VideoFrame]:
         done = 0
@@ -150,14 +138,12 @@ class FrameStream:
             for picture in self._file.decode_all():
                 yield picture
                 done += 1
-            if self._file.is_torn:
-                self._refuse("is damaged: a packet of it is not whole.", PARTIAL_REMEDY)
             return
         except av.FFmpegError as error:
             reason = f"cannot be decoded as a whole: {error_message(error)}, after {self.end:.1f} s."
             if not (self._file.codec in FLAGGING_CODECS and self._is_seekable):
                 raise VideoReadError(self.name, reason, PARTIAL_REMEDY, "pyav") from error
-        # A strict decoder also rejects files whose pictures are fine. This one tells whether a picture is damaged.
+        # A strict decoder also rejects errors that do not affect the pictures. A tolerant one marks damaged pictures.
         self._file.strict = False
         self._file.reopen()
         for number, picture in enumerate(self._file.decode_all()):
@@ -169,90 +155,73 @@ class FrameStream:
         if self._file.faults or done < self._file.num_packets:
             raise VideoReadError(self.name, reason, PARTIAL_REMEDY, "pyav")
 
-    def _open(self, video):
-        if isinstance(video, dict):
-            video = video["bytes"] if video.get("bytes") is not None else video.get("path")
-        if video is None:
-            raise VideoReadError(self.name, "has neither a path nor bytes.", "Leave it out of the data set.")
-        if isinstance(video, (str, os.PathLike)):
-            video = local_path(os.fspath(video))
-            if is_url(video):
-                try:
-                    video = self._closing.enter_context(fsspec.open(video, "rb"))
-                except Exception as error:  # each file system has errors of its own
-                    raise VideoReadError(self.name, f"cannot be fetched ({error}).", "Check the address.") from error
-        if _is_frames(video):
-            raise VideoReadError(self.name, "has no times of its frames.", "Give a video file.")
-        if hasattr(video, "read") and not (hasattr(video, "seekable") and video.seekable()):
-            return _Pipe(video)
-        return open_source(video, self.name)
-
-    def _check_end(self, reason: str | None):
-        if reason is not None:
-            self._refuse(reason, PARTIAL_REMEDY)
-
-    def _refuse(self, reason: str, remedy: str):
-        """Raise for a damaged file, unless a part of it is enough."""
-        if not self.allow_partial:
+    def _report(self, reason: str | None, remedy: str = PARTIAL_REMEDY):
+        """Raise for damage, or add it to `problem` with `allow_partial`."""
+        if reason is not None and not self.allow_partial:
             raise VideoReadError(self.name, reason, remedy, "pyav")
-        self._add_problem(reason)
-
-    def _add_problem(self, reason: str):
-        self.problem = reason if self.problem is None else f"{self.problem} {reason}"
+        if reason is not None and reason not in (self.problem or ""):
+            self.problem = reason if self.problem is None else f"{self.problem} {reason}"
 
 
-def _is_frames(video) -> bool:
-    """Return whether a video is a folder, an array or a list of images, and not a file."""
-    if isinstance(video, str):
-        return os.path.isdir(video)
+def _open(video, name: str, stack: contextlib.ExitStack):
+    """Return a path or an open file. `stack` closes a connection."""
+    if isinstance(video, dict):
+        video = video["bytes"] if video.get("bytes") is not None else video.get("path")
+    if video is None:
+        raise VideoReadError(name, "has neither a path nor bytes.", "Leave it out of the data set.")
+    if isinstance(video, (str, os.PathLike)):
+        video = local_path(os.fspath(video))
+        if is_url(video):
+            try:
+                video = stack.enter_context(fsspec.open(video, "rb"))
+            except Exception as error:  # each file system has its own exception types
+                raise VideoReadError(name, f"cannot be fetched ({error}).", "Check the address.") from error
     is_array = hasattr(video, "shape") and not isinstance(video, memoryview)
-    return is_array or (isinstance(video, (list, tuple)) and is_single_video(video))
+    if is_array or isinstance(video, (list, tuple)) or (isinstance(video, str) and os.path.isdir(video)):
+        raise VideoReadError(name, "has no times of its frames.", "Give a video file.")
+    if hasattr(video, "read") and not getattr(video, "seekable", lambda: False)():
+        return _Pipe(video)
+    return open_source(video, name)
 
 
 class _Pipe:
     """A file object that can only be read forward."""
 
     def __init__(self, file):
-        # Return the bytes that are there; do not wait for all that were asked for.
+        # `read1` returns the bytes that have arrived. `read` waits until it has as many as requested.
         self.read = getattr(file, "read1", file.read)
 
 
 class _StreamedFile(VideoFile):
-    """A file whose packets are counted and checked as they pass, and not kept."""
+    """A file whose packets are counted and checked as they pass, and not kept. It may be a [`_Pipe`]."""
 
     def _open(self):
         super()._open()
-        self.num_packets, self.is_torn, self.faults = 0, False, 0
-
-    def cut(self) -> str | None:
-        """Return whether the end of the file is missing, by the sizes that it stores."""
-        return self._cut()
-
-    def missing_end(self, end: float) -> str | None:
-        """
-        Return whether the end is missing, by the duration that the file stores. `end` is the end of the last
-        frame.
-        """
-        duration = (self.container.duration or 0) / av.time_base
-        short = duration - max(1.0, 0.05 * duration)
-        if self.format in ("flv", "asf") and end < short and (end := self._end()) < short:
-            return f"is cut off: {end:.1f} of {duration:.1f} seconds are there."
-        return None
+        self.num_packets, self.pts, self.damaged_at, self.faults = 0, [], None, 0
 
     def _packets(self) -> Iterator[av.Packet]:
         for packet in self.container.demux(self.stream):
+            if packet.is_corrupt and self.damaged_at is None:
+                self.damaged_at = self.num_packets
             # Packets before the first key frame give no picture.
             self.num_packets += bool(packet.size) and (self.num_packets > 0 or packet.is_keyframe)
-            # In a transport stream it may be no more than a seam.
-            self.is_torn |= packet.is_corrupt and self.format != "mpegts"
+            if packet.pts is not None:
+                self.pts = [packet.pts]  # `damage` needs no more than one
             yield packet
 
     def _cut(self) -> str | None:
         return None if isinstance(self.source, _Pipe) else super()._cut()
 
+    def _end(self) -> float:
+        if isinstance(self.source, _Pipe):
+            return math.inf
+        seconds = float(self.timestamps(self.pts)[0])
+        is_near_end = seconds > (self.container.duration or 0) / av.time_base - 1.0
+        return seconds if is_near_end else super()._end()  # this reads the file again
+
 
 class _Clock:
-    """Seconds from the times that a file gives its frames; they never go back."""
+    """Convert `pts` to seconds that never decrease."""
 
     def __init__(self, file: VideoFile):
         self.file, self.last, self.shift = file, None, 0.0
@@ -274,5 +243,7 @@ class _Clock:
         return seconds
 
     def end(self) -> float:
-        """Return the time at which the last frame ends. It lasts as long as the others."""
+        """Return the time at which the last frame ends, 0 before the first. It lasts as long as the others."""
+        if self.last is None:
+            return 0.0
         return self.last + (float(np.median(self.intervals)) if self.intervals else 1 / (self.file.fps or 1.0))

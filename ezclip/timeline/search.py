@@ -1,21 +1,16 @@
 """Find the segments of a long video: sliding windows, their scores, and segments with one label each."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from ezclip.errors import DataError
-from ezclip.timeline.files import FORMATS, as_csv, as_srt, as_vtt, draw
 from ezclip.timeline.frame_streams import FrameStream
-from ezclip.timeline.segments import Segment, merge_windows
+from ezclip.timeline.results import Timeline, check_segment_options
 from ezclip.timeline.windows import Window, slide_windows
-from ezclip.utils.files import replacing
 from pipeline_ezclip import CLASS_OPTIONS, ENSEMBLES, ClassBank, take_class_options
 from video_ezclip import VideoReadError
 
@@ -23,124 +18,6 @@ from video_ezclip import VideoReadError
 MIN_SECONDS = 0.01
 BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}, {rate_fmt}]"
 BAR_FORMAT_OF_UNKNOWN = "{desc}: {n:.0f} s [{elapsed}, {rate_fmt}]"
-
-
-@dataclass
-class Timeline:
-    """
-    The segments of a video and the scores of its windows.
-
-    Args:
-        video (`str`):
-            Name of the video in errors and results.
-        labels (`list[str | None]`):
-            The C classes. The last is `None` ("none of these") if there are background labels.
-        starts (`np.ndarray` of shape `(W,)`), ends (`np.ndarray` of shape `(W,)`):
-            Start and end of the windows, in seconds from the beginning of the video.
-        scores (`np.ndarray` of shape `(W, C)`):
-            Probability of each class in each window, as the pipeline returns it, before smoothing.
-        window (`float`), stride (`float`):
-            Length of a window and distance between the starts of two windows, in seconds.
-        smoothing (`int`), min_score (`float`), min_duration (`float`):
-            Options of the segments; see [`find_segments`].
-        problem (`str`, *optional*):
-            Why the timeline does not cover the whole video; `None` if it does.
-        segments (`list[Segment]`):
-            Computed from the scores. Each has `start` and `end` in seconds, `label` and `score` (a probability).
-    """
-
-    video: str
-    labels: list[str | None]
-    starts: np.ndarray
-    ends: np.ndarray
-    scores: np.ndarray
-    window: float
-    stride: float
-    smoothing: int = 3
-    min_score: float = 0.0
-    min_duration: float = 0.0
-    problem: str | None = None
-    segments: list[Segment] = field(init=False)
-
-    def __post_init__(self):
-        check_segment_options(self.smoothing, self.min_score, self.min_duration)
-        self.segments = merge_windows(
-            self.starts,
-            self.ends,
-            self.scores,
-            self.labels,
-            smoothing=self.smoothing,
-            min_score=self.min_score,
-            min_duration=self.min_duration,
-        )
-
-    @property
-    def times(self) -> np.ndarray:
-        """Return the middles of the windows, in seconds: `(W,)`."""
-        return (self.starts + self.ends) / 2
-
-    def resegment(self, **options) -> "Timeline":
-        """Return a timeline of the same scores with other `smoothing`, `min_score` or `min_duration`."""
-        return replace(self, **options)
-
-    def to_dict(self) -> dict:
-        """Return all fields in types of JSON. `scores` has a row for each window, in the order of `labels`."""
-        names = ("video", "labels", "window", "stride", "smoothing", "min_score", "min_duration", "problem")
-        rounded = ("starts", "ends", "scores")
-        return {
-            **{name: getattr(self, name) for name in names},
-            "segments": [asdict(segment) for segment in self.segments],
-            **{name: np.round(getattr(self, name).astype(np.float64), 6).tolist() for name in rounded},
-        }
-
-    def to_json(self) -> str:
-        """Return [`~Timeline.to_dict`] as a line of JSON."""
-        return json.dumps(self.to_dict(), ensure_ascii=False) + "\n"
-
-    def to_csv(self) -> str:
-        """Return the segments as CSV: `start,end,label,score`."""
-        return as_csv(self.segments)
-
-    def to_srt(self) -> str:
-        """Return the segments as SubRip subtitles, each with its label and score."""
-        return as_srt(self.segments)
-
-    def to_vtt(self) -> str:
-        """Return the segments as WebVTT subtitles, each with its label and score."""
-        return as_vtt(self.segments)
-
-    def plot(self, path: str | Path):
-        """
-        Draw the scores of the classes over time, with the segments.
-
-        Raises:
-            [`DataError`]: if matplotlib is not installed, or there is no window.
-        """
-        draw(self, path)
-
-    def save(self, path: str | Path):
-        """
-        Write the timeline to a file. The suffix selects the format: `.json`, `.csv`, `.srt`, `.vtt`, `.png` or `.svg`.
-
-        Raises:
-            [`DataError`]: if the suffix is another one, or the file cannot be written.
-        """
-        path = Path(path)
-        check_output_file(path)
-        writers = {".json": self.to_json, ".csv": self.to_csv, ".srt": self.to_srt, ".vtt": self.to_vtt}
-        try:
-            if (suffix := path.suffix.lower()) not in writers:
-                return self.plot(path)
-            with replacing(path) as temporary:
-                # newline="": as_csv already writes the line ends of RFC 4180.
-                temporary.write_text(writers[suffix](), encoding="utf-8", newline="")
-        except OSError as error:
-            raise DataError(f"{path} cannot be written ({error.strerror}). Give another.") from error
-
-    def save_all(self, folder: str | Path):
-        """Write `timeline.json`, `.csv`, `.srt`, `.vtt` and, where matplotlib is installed, `.png` into a folder."""
-        for suffix in (".json", ".csv", ".srt", ".vtt", ".png"):
-            self.save(Path(folder) / f"timeline{suffix}")
 
 
 def find_segments(
@@ -232,9 +109,8 @@ def find_segments(
         known = ", ".join(name for name in CLASS_OPTIONS if name != "candidate_labels")
         raise TypeError(f"{sorted(class_options)} are not arguments of `find_segments`. Class options are: {known}.")
     bank, processor = classifier.class_choice.choose(chosen), classifier.processor
+    settings = (window, stride, smoothing, min_score, min_duration)
     scored = _WindowScores(classifier.model, processor, bank, ensemble)
-    settings = {"window": window, "stride": stride, "smoothing": smoothing}
-    settings |= {"min_score": min_score, "min_duration": min_duration}
     with FrameStream(video, allow_partial) as stream, _progress_bar(stream.duration, disable_tqdm) as bar:
         windows = slide_windows(stream, window, stride, processor.get_sampler(), processor.crop_frames)
         try:
@@ -246,10 +122,8 @@ def find_segments(
                     if should_stop is not None and should_stop():
                         return scored.timeline(stream.name, f"Stopped after {one.end:.1f} s.", settings)
         except VideoReadError as error:
-            scored.score()
             error.timeline = scored.timeline(stream.name, f"{error.reason} {error.remedy}", settings)
             raise
-        scored.score()
         bar.update(max(0.0, stream.end - bar.n))
         return scored.timeline(stream.name, stream.problem, settings)
 
@@ -284,28 +158,12 @@ class _WindowScores:
         video_embeds = self.model.get_video_features(pixel_values, output_last_hidden_state=False).pooler_output
         self.scores.append(self.bank.probabilities(video_embeds, self.ensemble).cpu().numpy())
 
-    def timeline(self, video: str, problem: str | None, settings: dict) -> Timeline:
-        """Return the timeline of the windows so far."""
-        scores = np.concatenate(self.scores)[self.rows]
-        labels, scores = self.bank.join_background(scores)
+    def timeline(self, video: str, problem: str | None, settings: tuple[float, float, int, float, float]) -> Timeline:
+        """Classify the rest, and return the timeline of the windows so far."""
+        self.score()
+        labels, scores = self.bank.join_background(np.concatenate(self.scores)[self.rows])
         starts, ends = np.array(self.times, dtype=np.float64).reshape(-1, 2).T
-        return Timeline(video, labels, starts, ends, scores, problem=problem, **settings)
-
-
-def check_segment_options(smoothing: int, min_score: float, min_duration: float):
-    """Raise [`DataError`] if an option of the segments is out of range."""
-    if isinstance(smoothing, bool) or int(smoothing) != smoothing or smoothing < 1 or smoothing % 2 == 0:
-        raise DataError(f"`smoothing` must be an odd number of windows (1, 3, 5, …), got {smoothing}.")
-    if not 0.0 <= min_score <= 1.0:
-        raise DataError(f"`min_score` must be a probability from 0 to 1, got {min_score}.")
-    if not 0.0 <= min_duration < math.inf:
-        raise DataError(f"`min_duration` must be a number of seconds, 0 or more, got {min_duration}.")
-
-
-def check_output_file(path: str | Path):
-    """Raise [`DataError`] if the suffix of a file is not a format of timelines."""
-    if Path(path).suffix.lower() not in FORMATS:
-        raise DataError(f"The suffix of an output file must be one of {', '.join(FORMATS)}, got {path}.")
+        return Timeline(video, labels, starts, ends, scores, *settings, problem)
 
 
 def _check_window_options(window: float, stride: float, batch_size: int, ensemble: str):

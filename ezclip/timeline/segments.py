@@ -38,8 +38,9 @@ def smooth(scores: np.ndarray, smoothing: int) -> np.ndarray:
 
 def window_edges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """
-    Return the times `(W + 1,)` between which each of W windows decides: halfway between the middles of neighbours.
-    A window that crosses a boundary belongs to the side that fills more of it.
+    Return the boundaries `(W + 1,)` of the W windows' parts of the video, halfway between the middles of neighbours.
+
+    So a window across a change of class belongs to the class that fills more of it.
     """
     middles = (starts + ends) / 2
     return np.concatenate([starts[:1], (middles[1:] + middles[:-1]) / 2, ends[-1:]])
@@ -63,18 +64,14 @@ def merge_windows(
     where the sum of their scores is highest; a segment beside a gap becomes part of the gap.
 
     Args:
-        starts (`np.ndarray` of shape `(W,)`), ends (`np.ndarray` of shape `(W,)`):
+        starts, ends (`np.ndarray` of shape `(W,)`):
             Seconds, ascending.
         scores (`np.ndarray` of shape `(W, C)`):
             Probabilities.
         labels (`list[str | None]`):
             Labels of the C columns; `None` is the background.
-        smoothing (`int`, *optional*, defaults to 3):
-            Number of windows to average, odd.
-        min_score (`float`, *optional*, defaults to 0):
-            Smallest smoothed score of a window in a segment.
-        min_duration (`float`, *optional*, defaults to 0):
-            Smallest length of a segment in seconds.
+        smoothing, min_score, min_duration:
+            See [`find_segments`].
     """
     if len(scores) == 0:
         return []
@@ -89,16 +86,12 @@ def merge_windows(
     while (position := _shortest(edges, firsts, classes, none, min_duration)) is not None:
         firsts, classes = _give_away(position, firsts, classes, contest, none)
     stops = np.append(firsts[1:], len(best))
-    return [
-        Segment(
-            float(edges[first]),
-            float(edges[stop]),
-            labels[columns[run]],
-            float(scores[first:stop, columns[run]].mean()),
-        )
-        for first, stop, run in zip(firsts, stops, classes)
-        if run != none
-    ]
+    segments = []
+    for first, stop, run in zip(firsts, stops, classes):
+        if run != none:
+            score = float(scores[first:stop, columns[run]].mean())
+            segments.append(Segment(float(edges[first]), float(edges[stop]), labels[columns[run]], score))
+    return segments
 
 
 # Runs of windows of one class are kept as two arrays: the first window of each run, and the class of each run.
@@ -113,7 +106,7 @@ def _join(firsts: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def _shortest(
     edges: np.ndarray, firsts: np.ndarray, classes: np.ndarray, none: int, min_duration: float
 ) -> int | None:
-    """Return the shortest run below `min_duration`. Runs of no class count only between runs of one class."""
+    """Return the shortest run below `min_duration`. A run of no class counts only between two runs of one class."""
     durations = np.diff(edges[np.append(firsts, len(edges) - 1)])
     is_within = np.zeros(len(classes), dtype=bool)
     is_within[1:-1] = classes[2:] == classes[:-2]
@@ -138,8 +131,7 @@ def _give_away(
         before = np.append(0.0, own[:, left].cumsum())
         after = np.append(own[::-1, right].cumsum()[::-1], 0.0)
         cut = first + int((before + after).argmax())
-    parts = [(start, column) for start, end, column in ((first, cut, left), (cut, stop, right)) if start < end]
-    starts, columns = zip(*parts)
+    starts, columns = zip(*((at, to) for at, end, to in ((first, cut, left), (cut, stop, right)) if at < end))
     return _join(
         np.concatenate([firsts[:position], starts, firsts[position + 1 :]]),
         np.concatenate([classes[:position], columns, classes[position + 1 :]]),

@@ -17,26 +17,6 @@ MAX_PICTURE_BYTES = 2**28
 Crop = Callable[[np.ndarray], np.ndarray]
 
 
-class HeldFrame:
-    """A frame that windows share. It is cropped once, when a window first needs it."""
-
-    def __init__(self, frame: StreamedFrame, crop: Crop):
-        self.number, self.seconds = frame.number, frame.seconds
-        self._frame, self._crop, self._cropped = frame, crop, None
-
-    def cropped(self) -> np.ndarray:
-        """Return the frame at the model's size: `(H, W, 3)`, uint8."""
-        if self._cropped is None:
-            self._cropped = self._crop(self._frame.image()[None])[0]
-            self._frame = None
-        return self._cropped
-
-    @property
-    def num_bytes(self) -> int:
-        """Return the memory of the uncropped picture in bytes; 0 after cropping."""
-        return 0 if self._frame is None else self._frame.num_bytes
-
-
 @dataclass
 class Window:
     """
@@ -45,13 +25,16 @@ class Window:
     Args:
         start (`float`), end (`float`):
             Seconds; both within the video.
-        frames (`list[HeldFrame]`):
-            The sampled frames.
+        frames (`list[StreamedFrame]`):
+            The sampled frames. Windows share them.
+        crop (`Callable[[np.ndarray], np.ndarray]`):
+            See [`slide_windows`].
     """
 
     start: float
     end: float
-    frames: list[HeldFrame]
+    frames: list[StreamedFrame]
+    crop: Crop
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -59,8 +42,8 @@ class Window:
         return tuple(frame.number for frame in self.frames)
 
     def clip(self) -> np.ndarray:
-        """Return the frames: `(T, H, W, 3)`, uint8."""
-        return np.stack([frame.cropped() for frame in self.frames])
+        """Return the frames at the model's size: `(T, H, W, 3)`, uint8."""
+        return np.stack([frame.cropped(self.crop) for frame in self.frames])
 
 
 def slide_windows(
@@ -69,9 +52,9 @@ def slide_windows(
     """
     Yield the windows of a video from one pass over it, with the frames of one window in memory.
 
-    Windows start at multiples of `stride`, the first at the one that has the first frame, the last at the one that
-    reaches the end. A window has the frames that are on show in it, those that [`select_frames`] takes from `start` to
-    `end`: where frames are shown for longer than a window, the one on show.
+    Windows start at multiples of `stride`. The first contains the first frame, the last reaches the end. A window
+    contains the frames on display between its start and end, as [`select_frames`] selects them. If a frame is
+    displayed for longer than a window, the window contains this frame.
 
     Args:
         stream ([`FrameStream`]):
@@ -83,50 +66,49 @@ def slide_windows(
         crop (`Callable[[np.ndarray], np.ndarray]`):
             From frames `(1, H, W, 3)` to frames of the model's size.
     """
-    held: deque[HeldFrame] = deque()
-    number = None
+    held: deque[StreamedFrame] = deque()
+    number = first = 0
 
-    def drop_what_is_over():
+    def drop_frames_before_window():
         while len(held) > 1 and held[1].seconds <= number * stride + ROUNDING:
             held.popleft()
 
-    def take() -> Window:
-        start, end = max(number * stride, stream.start), min(number * stride + window, stream.end)
-        return Window(start, end, [held[index] for index in sample(len(held))])
+    def make_window(start: float, end: float) -> Window:
+        frames = [held[index] for index in sample(len(held))]
+        return Window(max(start, stream.start), min(end, stream.end), frames, crop)
 
-    first = None
     for frame in stream:
-        if number is None:
+        if not held:
             number = first = _first_window(frame.seconds, window, stride)
         while held and frame.seconds >= number * stride + window - ROUNDING:
-            yield take()
+            yield make_window(number * stride, number * stride + window)
             number += 1
-            drop_what_is_over()
-        held.append(HeldFrame(frame, crop))
-        drop_what_is_over()
+            drop_frames_before_window()
+        held.append(frame)
+        drop_frames_before_window()
         if len(held) * frame.num_bytes > MAX_PICTURE_BYTES:
-            _make_room(held)
+            _crop_oldest(held, crop)
     while held and number * stride < stream.end - ROUNDING:
-        yield take()
+        yield make_window(number * stride, number * stride + window)
         if number * stride + window >= stream.end - ROUNDING:
             return
         number += 1
-        drop_what_is_over()
+        drop_frames_before_window()
     if held and number == first:  # the whole video lies between two windows
-        yield Window(stream.start, stream.end, [held[index] for index in sample(len(held))])
+        yield make_window(stream.start, stream.end)
 
 
 def _first_window(seconds: float, window: float, stride: float) -> int:
-    """Return the number of the window that shows a frame at `seconds`, or of the next one."""
+    """Return the number of the window that contains a frame at `seconds`, or of the next one."""
     number = max(0, math.floor(seconds / stride))
     return number if number * stride + window > seconds + ROUNDING else number + 1
 
 
-def _make_room(held: deque[HeldFrame]):
+def _crop_oldest(held: deque[StreamedFrame], crop: Crop):
     """Crop the oldest pictures until the rest fits into memory."""
     num_bytes = sum(frame.num_bytes for frame in held)
     for frame in held:
         if num_bytes <= MAX_PICTURE_BYTES:
             return
         num_bytes -= frame.num_bytes
-        frame.cropped()
+        frame.cropped(crop)

@@ -1,16 +1,16 @@
-"""Class names in plots: shortened, in fonts that have their letters, or replaced by class numbers."""
+"""Prepare class names for plots: find fonts with their letters, shorten them, or use class numbers instead."""
 
 import logging
 import unicodedata
-from functools import cache, cached_property
+from functools import cache
 
 from matplotlib import font_manager, ft2font
 
 
 logger = logging.getLogger(__name__)
 
-BASE_FAMILY = "DejaVu Sans"  # matplotlib brings it
-# Last Resort has a box for every letter; the mathematical fonts have other signs in the place of letters.
+BASE_FAMILY = "DejaVu Sans"  # part of matplotlib
+# Last Resort draws a box for every letter. Mathematical fonts have other symbols at the codes of letters.
 USELESS_FAMILIES = ("Last Resort", "cm", "STIX")
 RIGHT_TO_LEFT = ("R", "AL", "AN")
 
@@ -19,42 +19,29 @@ _reported_scripts: set[str] = set()
 
 class Lettering:
     """
-    The fonts and short forms of class names in plots.
+    The fonts and short forms of the class names of plots.
 
-    One warning per process and script says which script no installed font has.
-
-    Args:
-        names (`list[str]`):
-            All names of the plots.
+    A warning names each script that no installed font has, once per process. `families` are the font families to draw
+    with, in order of preference.
     """
 
     def __init__(self, names: list[str]):
         self.names = [_visible(name) for name in names]
-
-    @cached_property
-    def families(self) -> list[str]:
-        """Return the font families to draw with, in order of preference."""
-        return [BASE_FAMILY, *self._found[0]]
-
-    @cached_property
-    def _found(self) -> tuple[list[str], set[str]]:
-        """Return the families needed beside the base, and the letters that no font has."""
+        self.families = [BASE_FAMILY]
         missing = {letter for name in self.names for letter in name} - _letters_of(font_manager.findfont(BASE_FAMILY))
-        families = []
         for family, path, index in _other_fonts() if missing else ():
             if not missing:
                 break
-            letters = _letters_of(path, index)
-            if missing & letters:
-                families.append(family)
+            if missing & (letters := _letters_of(path, index)):
+                self.families.append(family)
                 missing -= letters
+        self._missing = missing
         _warn_once_per_script(missing)
-        return families, missing
 
     def is_drawable(self, index: int) -> bool:
         """Return whether the installed fonts can draw a name."""
-        name, (_, missing) = self.names[index], self._found
-        if not name or missing & set(name):
+        name = self.names[index]
+        if not name or self._missing & set(name):
             return False
         can_shape = hasattr(ft2font, "__libraqm_version__")
         return can_shape or not any(unicodedata.bidirectional(letter) in RIGHT_TO_LEFT for letter in name)
@@ -66,7 +53,7 @@ class Lettering:
         name = self.names[index]
         if len(name) <= length:
             return name
-        # Keep the end too: it may be all that tells two classes apart.
+        # Keep the end too: two classes may differ only there.
         end = (length - 1) // 2
         return f"{name[: length - 1 - end].rstrip()}…{name[-end:].lstrip()}"
 
@@ -78,7 +65,7 @@ def _visible(name: str) -> str:
 
 
 def _warn_once_per_script(letters: set[str]):
-    # Python knows no scripts, but the names of letters begin with them: CJK, HANGUL, DEVANAGARI.
+    # Python has no table of scripts, but the name of a letter begins with its script: CJK, HANGUL, DEVANAGARI.
     scripts = {
         unicodedata.name(letter, "unknown").split()[0] if unicodedata.category(letter)[0] in "LM" else "of symbols"
         for letter in letters
@@ -86,8 +73,8 @@ def _warn_once_per_script(letters: set[str]):
     if new := sorted(scripts - _reported_scripts):
         _reported_scripts.update(new)
         logger.warning(
-            f"No installed font has the script {', '.join(new)}: plots show numbers instead of such names. Install a "
-            "font of it, such as Noto Sans."
+            f"No installed font has the script {', '.join(new)}. Plots show numbers instead of such names. Install a "
+            "font with this script, such as Noto Sans."
         )
 
 

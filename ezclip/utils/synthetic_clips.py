@@ -1,8 +1,8 @@
 """
-Synthetic clips and stills of moving shapes, as real video files.
+Render clips and stills of coloured shapes as video files.
 
-A class is "{colour} {shape} moving {direction}". Every clip crosses half of the frame about a random midpoint. The
-frames of a clip that moves left, reversed, are those of one that moves right: only their order tells the two apart.
+A class is "{colour} {shape} moving {direction}". The shape crosses half of the frame about a random midpoint. A clip
+that moves left, reversed, is a clip that moves right: only the order of the frames distinguishes the two classes.
 """
 
 import shutil
@@ -26,20 +26,10 @@ CLIPS_PER_CLASS = {"train": 42, "base": 5, "novel": 15}
 
 def draw(colour: str, shape: str, path: np.ndarray, radius: float, background: float) -> np.ndarray:
     """
-    Draw the frames of a shape that moves along a path.
+    Draw a shape that moves along a path: `(T, FILE_SIZE, FILE_SIZE, 3)`, uint8.
 
-    Args:
-        colour (`str`), shape (`str`):
-            One of `COLOURS`, one of `SHAPES`.
-        path (`np.ndarray` of shape `(T, 2)`):
-            The centre (x, y) of the shape in each frame, as fractions of the side.
-        radius (`float`):
-            The size of the shape, as a fraction of the side.
-        background (`float`):
-            Grey level, 0 to 255.
-
-    Returns:
-        `np.ndarray` of shape `(T, FILE_SIZE, FILE_SIZE, 3)`: uint8.
+    `path` `(T, 2)` is the centre (x, y) in each frame and `radius` the size, both as fractions of the side.
+    `background` is a grey level from 0 to 255.
     """
     grid = (np.arange(FILE_SIZE) + 0.5) / FILE_SIZE
     x = grid[None, None, :] - path[:, 0, None, None]
@@ -84,15 +74,9 @@ def draw_still(rng: np.random.Generator) -> tuple[np.ndarray, str]:
 
 def write_video(path: str | Path, frames: np.ndarray, rate: int = 8):
     """
-    Encode frames as H.264.
+    Encode RGB frames `(T, H, W, 3)`, uint8, of even height and width, as H.264 at `rate` frames per second.
 
-    Args:
-        path (`str` or `Path`):
-            The file to write. Its suffix selects the container.
-        frames (`np.ndarray` of shape `(T, H, W, 3)`):
-            RGB frames, uint8, of even height and width.
-        rate (`int`, *optional*, defaults to 8):
-            Frames per second.
+    The suffix of `path` selects the container.
     """
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(rate), options={"crf": "16", "preset": "veryfast"})

@@ -1,4 +1,4 @@
-"""Timelines: windows that are the pipeline's, segments, files, damage, the command."""
+"""Timelines: windows, segments, streams, damage, files, the command."""
 
 import csv
 import io
@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import types
+import weakref
 from fractions import Fraction
 
 import av
@@ -20,8 +21,9 @@ from ezclip import ClassBank, VideoReadError, ZeroShotVideoClassificationPipelin
 from ezclip.cli.timeline import main
 from ezclip.errors import DataError
 from ezclip.systems.loading import load_model, load_processor
-from ezclip.timeline import windows as windows_module
-from ezclip.timeline.search import Timeline, find_segments
+from ezclip.timeline import frame_streams, windows as windows_module
+from ezclip.timeline.results import Timeline
+from ezclip.timeline.search import find_segments
 from ezclip.timeline.segments import merge_windows
 from ezclip.utils.synthetic_clips import write_video
 from tests.helpers import random_clip, shared_path
@@ -37,7 +39,7 @@ def classifier(tiny_folder):
 
 
 def colours(*parts: tuple[str, float], rate: int = RATE) -> np.ndarray:
-    """Frames of one colour after the other, each for some seconds, with a little noise."""
+    """Return frames of each colour for some seconds, with a little noise."""
     frames = [np.full((round(seconds * rate), 32, 48, 3), COLOURS[name]) for name, seconds in parts]
     frames = np.concatenate(frames)
     noise = np.random.default_rng(0).integers(-6, 7, (len(frames), 4, 6, 3)).repeat(8, 1).repeat(8, 2)
@@ -46,12 +48,12 @@ def colours(*parts: tuple[str, float], rate: int = RATE) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def bank(classifier):
-    """Classes whose embeddings are those of videos of the colours."""
+    """A class bank whose embeddings match videos of the colours."""
     processor = classifier.processor
     pixels = torch.stack([processor.frames_to_pixels(colours((name, 1))) for name in COLOURS])
     with torch.no_grad():
         embeds = classifier.model.get_video_features(pixels).pooler_output
-    # Each at a right angle to the videos of the other colours
+    # Each class is orthogonal to the videos of the other colours.
     embeds = torch.linalg.pinv(torch.nn.functional.normalize(embeds, dim=-1)).T
     return ClassBank(list(COLOURS), torch.nn.functional.normalize(embeds, dim=-1)[None])
 
@@ -65,7 +67,7 @@ def film(tmp_path_factory):
 
 
 def write_timed(path, frames: np.ndarray, seconds: list[float], codec: str = "libx264", **options):
-    """A video whose frames are shown at these times."""
+    """Write a video whose frames have these display times."""
     with av.open(str(path), "w", **options) as container:
         stream = container.add_stream(codec, rate=RATE)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
@@ -85,20 +87,22 @@ def shown(timeline: Timeline) -> list[tuple]:
     return [(one.label, one.start, one.end) for one in timeline.segments]
 
 
+def assert_scores_match_pipeline(timeline, classifier, path, bank):
+    for start, end, scores in zip(timeline.starts, timeline.ends, timeline.scores):
+        expected = {one["label"]: one["score"] for one in classifier(str(path), class_bank=bank, start=start, end=end)}
+        assert scores == pytest.approx([expected[label] for label in timeline.labels], abs=1e-5), (start, end)
+
+
 # Windows
 
 
 @pytest.mark.parametrize("window,stride", [(2, 1), (1.3, 0.45), (0.7, 2.5), (100, 1)])
 @pytest.mark.parametrize("kind", ["steady", "variable", "late", "b-frames in AVI", "sparse"])
-def test_scores_are_those_of_the_pipeline_for_the_same_seconds(classifier, bank, tmp_path, kind, window, stride):
+def test_scores_match_pipeline(classifier, bank, tmp_path, kind, window, stride):
     frames = random_clip(3, 24)
-    path = tmp_path / "video.mkv"
+    path = tmp_path / {"steady": "video.mp4", "b-frames in AVI": "video.avi"}.get(kind, "video.mkv")
     rng = np.random.default_rng(5)
-    if kind == "steady":
-        path = tmp_path / "video.mp4"
-        write_video(path, frames, RATE)
-    elif kind == "b-frames in AVI":
-        path = tmp_path / "video.avi"
+    if kind in ("steady", "b-frames in AVI"):
         write_video(path, frames, RATE)
     elif kind == "variable":
         write_timed(path, frames, np.cumsum(rng.choice([0.033, 0.1, 0.4], 24)).tolist())
@@ -108,12 +112,10 @@ def test_scores_are_those_of_the_pipeline_for_the_same_seconds(classifier, bank,
         write_timed(path, frames[:6], [0, 0.1, 5.2, 5.3, 5.4, 9.0])
     timeline = look(classifier, path, bank, window=window, stride=stride, batch_size=3)
     assert len(timeline.starts) >= 1 and (np.diff(timeline.ends) > 0).all()
-    for start, end, scores in zip(timeline.starts, timeline.ends, timeline.scores):
-        expected = {one["label"]: one["score"] for one in classifier(str(path), class_bank=bank, start=start, end=end)}
-        assert scores == pytest.approx([expected[label] for label in timeline.labels], abs=1e-5), (start, end)
+    assert_scores_match_pipeline(timeline, classifier, path, bank)
 
 
-def test_windows_reach_from_the_first_frame_to_the_end(classifier, bank, film):
+def test_window_times(classifier, bank, film):
     timeline = look(classifier, film, bank, window=5, stride=4)
     assert timeline.starts.tolist() == [0, 4, 8, 12, 16, 20]
     assert timeline.ends == pytest.approx([5, 9, 13, 17, 21, 24])
@@ -121,20 +123,18 @@ def test_windows_reach_from_the_first_frame_to_the_end(classifier, bank, film):
     assert timeline.scores.shape == (6, 4) and timeline.scores.sum(axis=1) == pytest.approx(1)
 
 
-def test_video_shorter_than_a_window_is_one(classifier, bank, tmp_path):
+def test_short_video(classifier, bank, tmp_path):
     write_video(tmp_path / "short.mp4", colours(("green", 0.5)), RATE)
     timeline = look(classifier, tmp_path / "short.mp4", bank, window=10)
     assert shown(timeline) == [("green", 0, pytest.approx(0.5))]
-    # Nothing of it is in a window of the grid.
+    # No window of the grid contains a frame.
     write_timed(tmp_path / "between.mkv", colours(("blue", 0.4)), [0.6, 0.65, 0.7])
     assert shown(look(classifier, tmp_path / "between.mkv", bank, window=0.5, stride=3)) == [
         ("blue", pytest.approx(0.6), pytest.approx(0.75))
     ]
 
 
-def test_each_frame_is_made_pixels_once_and_repeated_windows_are_not_embedded_again(
-    classifier, bank, tmp_path, monkeypatch
-):
+def test_no_repeated_work(classifier, bank, tmp_path, monkeypatch):
     seconds = [*np.arange(16) / RATE, *(12 + np.arange(16) / RATE)]  # a pause of ten seconds
     write_timed(tmp_path / "pause.mkv", colours(("red", 2), ("blue", 2)), seconds)
     made, embedded = [], []
@@ -157,7 +157,7 @@ def test_each_frame_is_made_pixels_once_and_repeated_windows_are_not_embedded_ag
 
 
 @pytest.mark.parametrize("window,stride", [(2, 1), (1, 0.5), (2, 2)])
-def test_boundaries_are_found_within_one_stride(classifier, bank, film, window, stride):
+def test_boundaries(classifier, bank, film, window, stride):
     timeline = look(classifier, film, bank, window=window, stride=stride)
     assert [one.label for one in timeline.segments] == ["red", "blue", "green", "red"]
     edges = [timeline.segments[0].start, *(one.end for one in timeline.segments)]
@@ -166,7 +166,7 @@ def test_boundaries_are_found_within_one_stride(classifier, bank, film, window, 
     assert all(one.score > 0.5 for one in timeline.segments)
 
 
-def test_none_of_these_by_background_and_by_score(classifier, bank, tmp_path):
+def test_background_and_min_score(classifier, bank, tmp_path):
     write_video(tmp_path / "film.mp4", colours(("red", 4), ("grey", 4), ("blue", 4)), RATE)
     timeline = look(classifier, tmp_path / "film.mp4", bank, background_labels=["grey", "green"])
     assert timeline.labels == ["red", "blue", None]
@@ -182,7 +182,7 @@ def test_none_of_these_by_background_and_by_score(classifier, bank, tmp_path):
     assert {one.label for one in timeline.resegment(min_score=0.4).segments} == {"red", "blue"}
 
 
-def test_classes_are_those_of_the_pipeline(classifier, film):
+def test_classes_match_pipeline(classifier, film):
     labels, template = ["red circle", "green square"], "a {}"
     timeline = find_segments(
         classifier, film, labels, hypothesis_template=template, background_labels="photo", window=6, disable_tqdm=True
@@ -195,7 +195,7 @@ def test_classes_are_those_of_the_pipeline(classifier, film):
 
 
 def segments_of(rows: list[str], labels: str = "ab", **options) -> list[tuple]:
-    """Of windows of a second: each letter is the class, "." is none of these, with a score of 0.9."""
+    """Merge windows of a second. Each letter is a class with a score of 0.9; "." is the background."""
     columns = [*labels, None]
     scores = np.full((len(rows), len(columns)), 0.1 / (len(columns) - 1))
     for row, letter in zip(scores, rows):
@@ -205,9 +205,10 @@ def segments_of(rows: list[str], labels: str = "ab", **options) -> list[tuple]:
     return [(one.label, one.start, one.end) for one in found]
 
 
-def test_neighbours_of_one_class_are_one_segment():
+def test_merge_windows():
     assert segments_of("aabb.b") == [("a", 0, 2), ("b", 2, 4), ("b", 5, 6)]
     assert segments_of("...") == [] and segments_of("") == []
+    assert segments_of("aabaabbabb", smoothing=3) == [("a", 0, 5), ("b", 5, 10)]
 
 
 @pytest.mark.parametrize(
@@ -215,8 +216,8 @@ def test_neighbours_of_one_class_are_one_segment():
     [
         ("aaabaaa", [("a", 0, 7)]),  # a flicker
         ("aaa.aaa", [("a", 0, 7)]),  # a gap
-        ("aaa.bbb", [("a", 0, 3), ("b", 4, 7)]),  # no gap within a class
-        ("aaaa..b", [("a", 0, 4)]),  # beside nothing
+        ("aaa.bbb", [("a", 0, 3), ("b", 4, 7)]),  # a gap between two classes stays
+        ("aaaa..b", [("a", 0, 4)]),  # beside a gap
         ("..b....", []),
         ("baaaaaa", [("a", 0, 7)]),
         ("b", []),
@@ -227,7 +228,7 @@ def test_min_duration(rows, expected):
     assert segments_of(rows, min_duration=2) == expected
 
 
-def test_short_segment_between_two_classes_is_shared_by_their_scores():
+def test_split_short_segment():
     scores = np.array([[9, 0, 0], [9, 0, 0], [9, 0, 0], [3, 1, 5], [1, 3, 5], [0, 9, 0], [0, 9, 0], [0, 9, 0]]) / 9
     starts = np.arange(8.0)
     found = merge_windows(starts, starts + 1, scores, ["a", "b", "c"], smoothing=1, min_duration=3)
@@ -235,7 +236,7 @@ def test_short_segment_between_two_classes_is_shared_by_their_scores():
     assert found[0].score == pytest.approx((3 * 9 + 3) / 9 / 4)
 
 
-def test_many_short_segments_take_no_time():
+def test_many_short_segments():
     rng = np.random.default_rng(0)
     starts, scores = np.arange(20_000.0), rng.random((20_000, 3))
     found = merge_windows(starts, starts + 1, scores, ["a", "b", "c"], smoothing=1, min_duration=20)
@@ -243,14 +244,10 @@ def test_many_short_segments_take_no_time():
     assert found[0].start == 0 and found[-1].end == 20_000
 
 
-def test_smoothing_averages_neighbours():
-    assert segments_of("aabaabbabb", smoothing=3) == [("a", 0, 5), ("b", 5, 10)]
-
-
 # Streams, gaps, damage
 
 
-def test_a_pipe_of_unknown_length_is_read_as_it_goes(classifier, bank, film, tmp_path):
+def test_pipe(classifier, bank, film, tmp_path):
     frames = colours(("red", 4), ("blue", 4))
     write_timed(tmp_path / "live.mkv", frames, (np.arange(64) / RATE).tolist(), options={"live": "1"})
     expected = look(classifier, tmp_path / "live.mkv", bank)
@@ -263,15 +260,12 @@ def test_a_pipe_of_unknown_length_is_read_as_it_goes(classifier, bank, film, tmp
     threading.Thread(target=write, daemon=True).start()
     with open(reading, "rb") as pipe:
         timeline = look(classifier, pipe, bank)
-    assert shown(timeline) == shown(expected) and [one.label for one in timeline.segments] == [
-        "red",
-        "blue",
-    ]
+    assert shown(timeline) == shown(expected) and [one.label for one in timeline.segments] == ["red", "blue"]
     np.testing.assert_array_equal(timeline.scores, expected.scores)
 
 
 @pytest.mark.parametrize("kind", ["bytes", "file", "row", "URL"])
-def test_whatever_holds_a_video_file(classifier, bank, film, loopback_server, kind):
+def test_kinds_of_input(classifier, bank, film, loopback_server, kind):
     expected = look(classifier, film, bank)
     if kind == "URL":
         with loopback_server(film.parent) as address:
@@ -284,7 +278,7 @@ def test_whatever_holds_a_video_file(classifier, bank, film, loopback_server, ki
     np.testing.assert_array_equal(timeline.scores, expected.scores)
 
 
-def test_times_that_go_back_go_on(classifier, bank, tmp_path):
+def test_joined_recordings(classifier, bank, tmp_path):
     for name, parts in (("a", [("red", 4)]), ("b", [("blue", 4)])):
         write_timed(tmp_path / f"{name}.ts", colours(*parts), (np.arange(32) / RATE).tolist())
     joined = tmp_path / "joined.ts"
@@ -294,7 +288,7 @@ def test_times_that_go_back_go_on(classifier, bank, tmp_path):
     assert timeline.segments[0].end == pytest.approx(4, abs=0.5) and timeline.ends[-1] == pytest.approx(8, abs=0.3)
 
 
-def test_a_pause_of_hours_is_no_time(classifier, bank, tmp_path):
+def test_wrong_times(classifier, bank, tmp_path):
     seconds = [*np.arange(32) / RATE, *(9000 + np.arange(16) / RATE)]
     write_timed(tmp_path / "wrong.mkv", colours(("red", 6)), seconds)
     with pytest.raises(VideoReadError, match="has no frame from 3.9 s to 9000.0 s") as caught:
@@ -305,7 +299,7 @@ def test_a_pause_of_hours_is_no_time(classifier, bank, tmp_path):
 
 
 def damaged_copy(film, path):
-    """A film in which a second in the middle cannot be decoded."""
+    """Write a film in which a second in the middle cannot be decoded."""
     content = bytearray(film.read_bytes())
     with av.open(str(film)) as container:
         packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
@@ -323,12 +317,11 @@ def test_damage_in_the_middle(classifier, bank, film, tmp_path):
     assert 5 < before.ends[-1] < 12 and before.segments[0].label == "red"
     timeline = look(classifier, damaged, bank, allow_partial=True)
     assert "cannot be decoded" in timeline.problem
-    assert (
-        timeline.ends[-1] == pytest.approx(24) and timeline.segments[0].label == timeline.segments[-1].label == "red"
-    )
+    assert timeline.ends[-1] == pytest.approx(24)
+    assert timeline.segments[0].label == timeline.segments[-1].label == "red"
 
 
-def test_end_is_missing(classifier, bank, film, tmp_path):
+def test_cut_file(classifier, bank, film, tmp_path):
     write_video(tmp_path / "film.mkv", colours(("red", 6), ("blue", 6)), RATE)
     content = (tmp_path / "film.mkv").read_bytes()
     (tmp_path / "cut.mkv").write_bytes(content[: len(content) // 2])
@@ -348,58 +341,39 @@ def test_end_is_missing(classifier, bank, film, tmp_path):
         (io.BytesIO(), "is not a video file"),
     ],
 )
-def test_what_is_no_video_file(classifier, bank, video, message):
+def test_bad_input(classifier, bank, video, message):
     with pytest.raises(VideoReadError, match=message):
         look(classifier, video, bank)
 
 
 def test_rotation(classifier, bank, tmp_path):
-    """Turned as a player does, like everything that is read."""
-    path = str(shared_path("clips", "derived", "rot90_taichi.mp4"))
-    timeline = look(classifier, path, bank, window=1.5, stride=1.5)
-    for start, end, scores in zip(timeline.starts[:2], timeline.ends, timeline.scores):
-        expected = {one["label"]: one["score"] for one in classifier(path, class_bank=bank, start=start, end=end)}
-        assert scores == pytest.approx([expected[label] for label in timeline.labels], abs=1e-5)
+    path = shared_path("clips", "derived", "rot90_taichi.mp4")
+    assert_scores_match_pipeline(look(classifier, path, bank, window=1.5, stride=1.5), classifier, path, bank)
 
 
 # Memory
 
 
-def test_memory_does_not_grow_with_the_video(classifier, bank, tmp_path):
-    """No more frames are held than those of a window and of the one before."""
+def test_constant_memory(classifier, bank, tmp_path, monkeypatch):
+    """Only the frames of a window and of the previous one are in memory."""
+    held, counts = weakref.WeakSet(), []
+
+    class CountedFrame(frame_streams.StreamedFrame):
+        def __init__(self, *args):
+            super().__init__(*args)
+            held.add(self)
+            counts.append(len(held))
+
+    monkeypatch.setattr(frame_streams, "StreamedFrame", CountedFrame)
     most = []
     for seconds in (6, 30):
         write_video(tmp_path / f"{seconds}.mp4", colours(("red", seconds)), RATE)
-        held = Held()
-        held.run(lambda name=f"{seconds}.mp4": look(classifier, tmp_path / name, bank, window=1, stride=0.5))
-        most.append(held.most)
-    assert most[0] == most[1] <= 2 * RATE and held.now == 0
+        look(classifier, tmp_path / f"{seconds}.mp4", bank, window=1, stride=0.5)
+        most.append(max(counts))
+    assert most[0] == most[1] <= 2 * RATE and not held
 
 
-class Held:
-    """Counts the frames that exist at a time."""
-
-    def __init__(self):
-        self.now = self.most = 0
-
-    def run(self, function):
-        held, own = self, windows_module.HeldFrame
-
-        class Counted(own):
-            def __init__(self, *args):
-                super().__init__(*args)
-                held.now += 1
-                held.most = max(held.most, held.now)
-
-            def __del__(self):
-                held.now -= 1
-
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            monkeypatch.setattr(windows_module, "HeldFrame", Counted)
-            function()
-
-
-def test_pictures_that_do_not_fit_become_pixels_with_the_same_scores(classifier, bank, film, monkeypatch):
+def test_memory_limit(classifier, bank, film, monkeypatch):
     expected = look(classifier, film, bank)
     monkeypatch.setattr(windows_module, "MAX_PICTURE_BYTES", 5 * 32 * 48 * 3 // 2)
     np.testing.assert_array_equal(look(classifier, film, bank).scores, expected.scores)
@@ -410,7 +384,7 @@ def test_pictures_that_do_not_fit_become_pixels_with_the_same_scores(classifier,
 
 @pytest.fixture
 def timeline() -> Timeline:
-    """An hour and a half of labels that files must take with care."""
+    """A timeline of 100 minutes whose labels need escapes."""
     labels = ["<i>bold</i> & -->", 'a "cake",\nor two', "弓道", "كرة القدم", "$x_1$ {\\an8}", None]
     scores = np.full((6, 6), 0.02)
     np.fill_diagonal(scores, 0.9)
@@ -418,7 +392,7 @@ def timeline() -> Timeline:
     return Timeline("film.mp4", labels, starts, starts + 1000.25, scores, 1000.25, 1000.25, smoothing=1)
 
 
-def test_json_and_csv_say_everything(timeline, tmp_path):
+def test_json_and_csv(timeline, tmp_path):
     timeline.save_all(tmp_path / "new")
     content = json.loads((tmp_path / "new" / "timeline.json").read_text(encoding="utf-8"))
     assert content["labels"] == timeline.labels and content["video"] == "film.mp4" and content["problem"] is None
@@ -443,7 +417,7 @@ def test_subtitles(timeline, tmp_path):
     assert cues[0] == "00:00:00.000 --> 00:16:40.250\n&lt;i&gt;bold&lt;/i&gt; &amp; --&gt; (90 %)"
 
 
-def test_subtitles_are_read_by_ffmpeg(timeline, tmp_path):
+def test_subtitles_in_ffmpeg(timeline, tmp_path):
     for name in ("film.srt", "film.vtt"):
         timeline.save(tmp_path / name)
         with av.open(str(tmp_path / name)) as container:
@@ -461,7 +435,7 @@ def test_picture(timeline, tmp_path, recwarn):
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
 
 
-def test_picture_of_many_classes_has_those_that_are_there(tmp_path):
+def test_picture_of_many_classes(tmp_path):
     pytest.importorskip("matplotlib")
     scores = np.full((4, 400), 0.0005)
     scores[:2, 7] = scores[2:, 399] = 0.8
@@ -494,7 +468,7 @@ def test_options_out_of_range(classifier, bank, film, options, message):
         look(classifier, film, bank, **options)
 
 
-def test_unknown_arguments_and_endings(classifier, bank, film, timeline, tmp_path):
+def test_unknown_options(classifier, bank, film, timeline, tmp_path):
     with pytest.raises(TypeError, match=r"\['windows'\]"):
         look(classifier, film, bank, windows=3)
     with pytest.raises(DataError, match=r".json, .csv, .srt.*film\.txt"):
@@ -528,7 +502,7 @@ def test_command(tiny_folder, bank_folder, film, tmp_path, capsys):
     assert files[0].read_text().count("-->") == 4 and len(json.loads(files[1].read_text())["scores"]) == 23
 
 
-def test_command_keeps_what_was_found_before_damage(tiny_folder, bank_folder, film, tmp_path, capsys):
+def test_command_with_damage(tiny_folder, bank_folder, film, tmp_path, capsys):
     damaged = damaged_copy(film, tmp_path / "damaged.mp4")
     args = (damaged, "--output_dir", tmp_path / "out")
     assert run(tiny_folder, bank_folder, *args) == 1
@@ -550,7 +524,7 @@ def test_command_keeps_what_was_found_before_damage(tiny_folder, bank_folder, fi
         (["--device", "cuda:99"], "--device cuda:99 cannot be used"),
     ],
 )
-def test_command_says_what_is_wrong_in_a_sentence(tiny_folder, bank_folder, film, capsys, args, message):
+def test_command_errors(tiny_folder, bank_folder, film, capsys, args, message):
     with pytest.raises(SystemExit) as ended:
         run(tiny_folder, bank_folder, film, *args)
     assert ended.value.code == 2
@@ -558,7 +532,7 @@ def test_command_says_what_is_wrong_in_a_sentence(tiny_folder, bank_folder, film
 
 
 class Interrupted(io.RawIOBase):
-    """A pipe during which Ctrl-C is pressed."""
+    """A pipe that sends Ctrl-C at the first read."""
 
     def __init__(self, content: bytes):
         self.rest, self.is_pressed = content, False
@@ -574,7 +548,7 @@ class Interrupted(io.RawIOBase):
         return False
 
 
-def test_ctrl_c_keeps_what_was_found(tiny_folder, bank_folder, tmp_path, monkeypatch, capsys):
+def test_ctrl_c(tiny_folder, bank_folder, tmp_path, monkeypatch, capsys):
     write_timed(tmp_path / "live.mkv", colours(("red", 30)), (np.arange(240) / RATE).tolist(), options={"live": "1"})
     stdin = types.SimpleNamespace(buffer=Interrupted((tmp_path / "live.mkv").read_bytes()))
     monkeypatch.setattr(sys, "stdin", stdin)
