@@ -1026,6 +1026,8 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
 
     # The class bank saved with the weights, if there is one
     class_bank_file: str | None = None
+    # Names of weights that were not loaded, set by `ezclip.load_model`
+    newly_initialized: frozenset[str] = frozenset()
 
     def __init__(self, config: EZClipConfig):
         super().__init__(config)

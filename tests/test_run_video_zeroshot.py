@@ -74,7 +74,7 @@ def test_damaged_model(evaluation, tiny_folder, tmp_path, capsys):
     EZClipProcessor.from_pretrained(tiny_folder).save_pretrained(tmp_path / "damaged")
     start = evaluation.index(tiny_folder)
     message = error_of(capsys, *evaluation[:start], tmp_path / "damaged", *evaluation[start + 1 :])
-    assert "embeddings that are no finite numbers" in message
+    assert "finite numbers" in message
     assert not (tmp_path / "out" / "eval_results.json").exists()
 
 

@@ -8,7 +8,8 @@ from transformers import AutoModel, CLIPModel
 from configuration_ezclip import PRESETS, TEMPORAL_HEADS
 from ezclip import EZClipConfig, EZClipModel, EZClipVisionConfig
 from ezclip.errors import ModelError
-from ezclip.systems.loading import digest_model, flatten_config, load_model, load_processor
+from ezclip.evaluation.identity import describe_model
+from ezclip.systems.loading import flatten_config, load_model, load_processor
 from tests.helpers import make_clip, make_inputs, tiny_config
 
 
@@ -316,7 +317,7 @@ def test_digest(tmp_path):
     model.save_pretrained(tmp_path / "conv1d")
     again = load_model(tmp_path / "conv1d")
     scrambled = load_model(tmp_path / "conv1d", conv1d_scrambles_frames=True)
-    assert digest_model(model) == digest_model(again) != digest_model(scrambled)
+    assert describe_model(model) == describe_model(again) != describe_model(scrambled)
 
 
 @pytest.mark.parametrize("whole", [lambda config: config, lambda config: config.to_dict()])

@@ -304,8 +304,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
         parser.error("--eval_datasets is for --protocol zero_shot.")
     if (data_args.novel_list or data_args.novel_label_list) and args.protocol != "base_to_novel":
         parser.error("--novel_list is for --protocol base_to_novel.")
-    wants_best = args.load_best_model_at_end or args.early_stopping_patience is not None
-    if args.do_train and wants_best and args.eval_steps is None:
+    if args.do_train and args.needs_best and args.eval_steps is None:
         parser.error("--load_best_model_at_end and --early_stopping_patience need --eval_steps.")
     if args.do_train and args.eval_steps is not None and not args.do_eval:
         parser.error("--eval_steps needs videos to evaluate on: add --do_eval, or a --protocol.")

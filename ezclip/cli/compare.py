@@ -44,11 +44,12 @@ from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.data.sources import VideoSplit
 from ezclip.errors import DataError, ModelError
 from ezclip.evaluation.protocols import Experiment
-from ezclip.systems.loading import check_fit, digest_model
+from ezclip.systems.loading import check_fit
 from ezclip.systems.macs import count_macs
-from ezclip.training.checkpoints import check_settings
+from ezclip.training.checkpoints import EXACTNESS_SETTINGS
 from ezclip.utils.files import replacing, write_json
 from ezclip.utils.memory import return_freed_memory
+from ezclip.utils.settings import check_unchanged
 from video_ezclip import VideoReadError
 
 
@@ -64,23 +65,6 @@ from ezclip.utils.timing import compare, describe_machine, measure, summarize
 
 
 @dataclass
-class SystemRunner(Runner):
-    """
-    Runner of one system.
-
-    Args:
-        weights (`str`, *optional*):
-            Digest of its weights. It differs if the model was trained further in the same folder.
-    """
-
-    weights: str | None = None
-
-    def settings(self, experiment: PlannedExperiment) -> dict:
-        """Return the settings of [`Runner.settings`] with the digest of the weights."""
-        return {**super().settings(experiment), "weights": self.weights}
-
-
-@dataclass
 class System:
     """
     One of the compared systems.
@@ -90,7 +74,7 @@ class System:
             Name of the system and its folder.
         options (`dict`):
             Options in the file.
-        runner ([`SystemRunner`]):
+        runner ([`Runner`]):
             Runner that evaluates it.
         experiment ([`PlannedExperiment`]):
             Its evaluation.
@@ -100,7 +84,7 @@ class System:
 
     name: str
     options: dict
-    runner: SystemRunner
+    runner: Runner
     experiment: PlannedExperiment
     costs: dict | None = None
 
@@ -153,7 +137,7 @@ def compare_systems(
     for system in systems:
         if (finished := output_dir / system.name / EXPERIMENT_RESULTS_NAME).is_file():
             saved = read_results(finished)["settings"]
-            check_settings(finished.parent, saved, system.runner.settings(system.experiment))
+            check_unchanged(finished.parent, saved, system.runner.settings(system.experiment), EXACTNESS_SETTINGS)
 
     # 2. Evaluate
     results, ranks = {}, {}
@@ -235,7 +219,7 @@ def make_system(
     experiment = PlannedExperiment.complete(
         Experiment(name, args.seed, None, {"": split}), data_args, ClassTexts.from_options(in_list_root(data_args))
     )
-    runner = SystemRunner(model_args, args, read, accelerator)
+    runner = Runner(model_args, args, read, accelerator)
     runner.check([experiment])
     return System(name, options, runner, experiment)
 
@@ -261,7 +245,6 @@ def check_model(group: list[System]):
     for system in group:
         with prefix_errors(system.name):
             check_fit(model, system.runner.processor)
-    weights = digest_model(model)
     costs = {
         "num_frames": first.runner.processor.num_frames,
         "num_parameters": model.num_parameters(),
@@ -269,7 +252,7 @@ def check_model(group: list[System]):
         "macs_per_clip": count_macs(model, first.runner.processor.num_frames),
     }
     for system in group:
-        system.runner.weights, system.costs = weights, costs
+        system.runner.model_description, system.costs = first.runner.model_description, costs
 
 
 # ---- Speed ----

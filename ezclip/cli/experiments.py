@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from transformers.utils import logging
 
 from ezclip.cli.arguments import (
@@ -19,19 +19,21 @@ from ezclip.cli.arguments import (
 )
 from ezclip.cli.plan import PlannedExperiment
 from ezclip.constants import EVAL_RESULTS_NAME, EXPERIMENT_RESULTS_NAME, PREDICTIONS_NAME
-from ezclip.data.dataset import VideoDataset, describe_split, digest
+from ezclip.data.dataset import VideoDataset, digest
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.data.sources import VideoSplit
 from ezclip.data.splits import save_split
 from ezclip.data.streaming import StreamedVideos
 from ezclip.errors import DataError
+from ezclip.evaluation.identity import describe_model, describe_result
 from ezclip.evaluation.predictions import Predictions, predict
 from ezclip.evaluation.protocols import SINGLE_VIEW
 from ezclip.evaluation.sharded_prediction import predict_shards
-from ezclip.systems.loading import check_fit, flatten_config, load_model, load_processor
-from ezclip.training.checkpoints import check_settings, last_checkpoint, raise_on_all_ranks
+from ezclip.systems.loading import check_fit, load_model, load_processor
+from ezclip.training.checkpoints import EXACTNESS_SETTINGS, last_checkpoint, raise_on_all_ranks
 from ezclip.training.loop import train
-from ezclip.utils.files import write_json
+from ezclip.utils.files import read_json, write_json
+from ezclip.utils.settings import check_unchanged
 from modeling_ezclip import EZClipModel
 from processing_ezclip import distinct_texts
 
@@ -62,6 +64,8 @@ class Runner:
     read: IsolatedReader
     accelerator: Accelerator
 
+    model_description = None  # of the loaded model, see `describe_model`
+
     def __post_init__(self):
         names = (self.model_args.model_name_or_path, self.model_args.tokenizer_name, self.model_args.num_frames)
         self.processor = load_processor(*names, preset=self.model_args.preset)
@@ -77,6 +81,7 @@ class Runner:
             **explicit_options(self.model_args, "temporal_head"),
         )
         check_fit(model, self.processor)
+        self.model_description = self.model_description or describe_model(model, model.newly_initialized)
         return model
 
     @property
@@ -123,42 +128,32 @@ class Runner:
             self.processor(text=distinct_texts(prompts), padding=False)
 
     def settings(self, experiment: PlannedExperiment) -> dict:
-        """Return what the results of an experiment depend on, as JSON gives it back."""
+        """Return what the results of an experiment depend on, equal on all processes, once a model is loaded."""
+        texts = {"train": experiment.train_texts, **experiment.test_texts}
         splits = {"train": experiment.train, **experiment.tests}
-        videos = {
-            f"videos of {name}": describe_split(split, split.class_names)
-            for name, split in splits.items()
-            if split is not None
-        }
-        texts = {
-            f"texts of {name or 'the test'}": digest(asdict(texts)) for name, texts in experiment.test_texts.items()
-        }
-        settings = {
+        options = {name: getattr(experiment, name) for name in ("seed", "num_clips", "num_crops", *TRANSFORM_SETTINGS)}
+        settings = describe_result(
+            self.model_description,
+            self.processor,
+            self.read,
+            {name or "the test": split for name, split in splits.items()},
             **self.args.settings(),
-            **asdict(self.model_args),
-            "model_name_or_path": _absolute(self.model_args.model_name_or_path),
-            **{name: getattr(experiment, name) for name in ("num_clips", "num_crops", *TRANSFORM_SETTINGS)},
-            "allow_partial": self.read.kwargs["allow_partial"],
-            "seed": experiment.seed,
-            "ensemble": self.ensemble,
-            "sampling": self.processor.sampling,
-            "mixed_precision": self.accelerator.mixed_precision,
-            "num_processes": self.accelerator.num_processes,
-            "texts of train": digest(asdict(experiment.train_texts)),
-            **videos,
-            **texts,
-        }
-        return json.loads(json.dumps(settings))
+            **options,
+            **{f"texts of {name or 'the test'}": digest(asdict(own)) for name, own in texts.items()},
+            ensemble=self.ensemble,
+            mixed_precision=self.accelerator.mixed_precision,
+            num_processes=self.accelerator.num_processes,
+        )
+        return broadcast_object_list([settings])[0]  # times of files may differ between nodes
 
-    def test_settings(self, experiment: PlannedExperiment, name: str) -> dict:
+    def test_settings(self, experiment: PlannedExperiment, name: str, settings: dict) -> dict:
         """Return the settings of a test for a reader of its predictions."""
-        texts, settings = experiment.test_texts[name], self.settings(experiment)
+        texts, settings = experiment.test_texts[name], {k: v for k, v in settings.items() if k != "model_config"}
         if experiment.train is None:
             of_training = {*self.args.settings(), *TRANSFORM_SETTINGS, "texts of train"}
             settings = {key: value for key, value in settings.items() if key not in of_training}
         return settings | {
-            "num_frames": self.processor.num_frames,
-            "video_backend": self.read.kwargs["backend"],
+            "model_name_or_path": self.model_args.model_name_or_path,
             "templates": texts.templates,
             "include_label": texts.include_label,
             "input_conditioning": texts.input_conditioning,
@@ -174,35 +169,39 @@ class Runner:
         """
         folder = Path(self.args.output_dir, experiment.name)
         is_protocol = self.args.protocol is not None
-        if is_protocol and (folder / EXPERIMENT_RESULTS_NAME).is_file():
-            if self.args.resume_from_checkpoint != "latest":
-                raise DataError(
-                    f"{folder} holds the results of an earlier run. Give --resume_from_checkpoint latest to resume "
-                    "it, or another --output_dir."
-                )
+        is_finished = is_protocol and (folder / EXPERIMENT_RESULTS_NAME).is_file()
+        if is_finished and self.args.resume_from_checkpoint != "latest":
+            raise DataError(
+                f"{folder} holds the results of an earlier run. Give --resume_from_checkpoint latest to resume it, or "
+                "another --output_dir."
+            )
+        set_seed(experiment.seed)
+        model = self.load_model()
+        settings = self.settings(experiment)
+        if is_finished:
             saved = read_results(folder / EXPERIMENT_RESULTS_NAME)
-            check_settings(folder, saved["settings"], self.settings(experiment))
+            check_unchanged(folder, saved["settings"], settings, EXACTNESS_SETTINGS)
             logger.warning(f"{folder} is finished; it is not run again.")
             return saved["results"], None
         folder.mkdir(parents=True, exist_ok=True)
         if experiment.name:
             self.accelerator.print(f"{experiment.name}:")
-        set_seed(experiment.seed)
-        model = self.load_model()
         base = model.config.base_model_name_or_path
         if self.args.save_trained_only and base is not None and Path(base).resolve() == folder.resolve():
             raise DataError(
                 f"--save_trained_only to {folder} would replace the base model that is there. Give another folder."
             )
         with _trackers(self.accelerator, folder, self.args):
-            num_steps = None if experiment.train is None else self.train(model, experiment, folder)
+            num_steps = None if experiment.train is None else self.train(model, experiment, folder, settings)
             results = {}
             for name in experiment.tests:
                 predictions = self.evaluate(model, experiment, name)
                 results[name] = predictions.metrics()
                 with raise_on_all_ranks(self.accelerator, folder / name):
                     if self.accelerator.is_main_process:
-                        predictions.write(folder / name, self.args.top_k, self.test_settings(experiment, name))
+                        predictions.write(
+                            folder / name, self.args.top_k, self.test_settings(experiment, name, settings)
+                        )
                         write_json(folder / name / EVAL_RESULTS_NAME, results[name])
                 self.print_summary(predictions, folder / name)
                 prefix = f"{name}/" if name else ""
@@ -211,13 +210,21 @@ class Runner:
         with raise_on_all_ranks(self.accelerator, folder):
             if is_protocol and self.accelerator.is_main_process:
                 save_draws(experiment, folder)
-                write_json(
-                    folder / EXPERIMENT_RESULTS_NAME, {"settings": self.settings(experiment), "results": results}
-                )
+                write_json(folder / EXPERIMENT_RESULTS_NAME, {"settings": settings, "results": results})
         gc.collect()  # frees the optimizer before the next experiment makes its own
         return results, model
 
-    def train(self, model: EZClipModel, experiment: PlannedExperiment, folder: Path) -> int:
+    def training_settings(self, settings: dict, first_test: str | None) -> dict:
+        """Return the settings that determine the training: those of its evaluations only if there are any."""
+        own = {name: value for name, value in settings.items() if not name.startswith(("videos of", "texts of"))}
+        kept = ["train", first_test or "the test"] if self.args.eval_steps is not None else ["train"]
+        if self.args.eval_steps is None:
+            for name in ("ensemble", "num_clips", "num_crops"):
+                del own[name]
+        shared = [f"{kind} of {name}" for kind in ("videos", "texts") for name in kept]
+        return {**own, **{name: settings[name] for name in shared}}
+
+    def train(self, model: EZClipModel, experiment: PlannedExperiment, folder: Path, settings: dict) -> int:
         """Train and save the model of an experiment. Return the number of steps."""
         split, args = experiment.train, self.args
         dataset = VideoDataset(
@@ -244,13 +251,7 @@ class Runner:
             args.strict,
             folder,
             resume_from=args.resume_from_checkpoint,
-            settings={
-                "model_name_or_path": _absolute(self.model_args.model_name_or_path),
-                **{f"model.{name}": value for name, value in flatten_config(model.config).items()},
-                "mixed_precision": self.accelerator.mixed_precision,
-                "video_backend": self.read.kwargs["backend"],
-                "allow_partial": self.read.kwargs["allow_partial"],
-            },
+            settings=self.training_settings(settings, first_test),
             evaluate=None if first_test is None else evaluate,
         )
         report = result.report
@@ -305,12 +306,7 @@ class Runner:
                 "templates": texts.templates,
                 "include_label": texts.include_label,
                 "input_conditioning": texts.input_conditioning,
-                "prompts": digest(texts.prompts(self.processor, class_names)),
-                "sampling": self.processor.sampling,
-                "tokenizer_name": self.model_args.tokenizer_name,
-                "image_processor": self.processor.image_processor.to_dict(),
-                "video_backend": self.read.kwargs["backend"],
-                "allow_partial": self.read.kwargs["allow_partial"],
+                "texts": digest(texts.prompts(self.processor, class_names)),
             },
             self.accelerator,
             batch_size=self.args.per_device_eval_batch_size,
@@ -375,16 +371,11 @@ def read_results(path: Path) -> dict:
     Raises:
         [`DataError`]: if the file is damaged.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {"settings": dict(content["settings"]), "results": dict(content["results"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error!r}). Remove it to run its experiment again.") from error
-
-
-def _absolute(name_or_path: str) -> str:
-    """Return one spelling for one folder."""
-    return str(Path(name_or_path).resolve()) if Path(name_or_path).is_dir() else name_or_path
+    remedy = "Remove it to run its experiment again."
+    content = read_json(path, remedy)
+    if not isinstance(content.get("settings"), dict) or not isinstance(content.get("results"), dict):
+        raise DataError(f"{path} is damaged: it must have settings and results. {remedy}")
+    return content
 
 
 @contextlib.contextmanager

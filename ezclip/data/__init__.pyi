@@ -2,7 +2,6 @@ from .dataset import (
     ReadReport as ReadReport,
     VideoCollator as VideoCollator,
     VideoDataset as VideoDataset,
-    describe_split as describe_split,
     digest as digest,
     make_loader as make_loader,
 )

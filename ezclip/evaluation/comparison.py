@@ -45,14 +45,16 @@ def read_ranks(folder: str | Path, split: VideoSplit, num_read: int) -> np.ndarr
     """
     path, names = Path(folder, PREDICTIONS_NAME), split.videos["name"][:]
     labels = [split.class_names[label] for label in split.videos["label"][:]]
-    ranks, position = np.full(len(names), UNREAD), 0
+    positions = {row: position for position, row in enumerate(split.row_numbers)}
+    ranks = np.full(len(names), UNREAD)
     try:
         with open(path, encoding="utf-8") as file:
             for line in map(json.loads, file):
-                position = names.index(line["video"], position)  # lines have the order of the videos
+                position = positions[line["row"]]  # names may repeat
+                if names[position] != line["video"]:
+                    raise ValueError(f"row {line['row']} is {line['video']!r} instead of {names[position]!r}")
                 ranked = [prediction["label"] for prediction in line["predictions"]]
                 ranks[position] = ranked.index(labels[position]) if labels[position] in ranked else TOP_K
-                position += 1
         if (num_lines := int((ranks != UNREAD).sum())) != num_read:
             raise ValueError(f"{num_lines} videos instead of {num_read}")
     except (OSError, ValueError, KeyError, TypeError) as error:

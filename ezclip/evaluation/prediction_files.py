@@ -12,6 +12,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,10 +93,12 @@ class PredictionFolder:
             The output folder.
         part_size (`int`):
             Number of videos of a part. The last part of a shard may have fewer.
+        describe_shard (`Callable[[int], str]`, *optional*):
+            Describes the data of a shard, to find out that it changed after it was predicted.
     """
 
-    def __init__(self, output_dir: str | Path, part_size: int):
-        self.output_dir, self.part_size = Path(output_dir), part_size
+    def __init__(self, output_dir: str | Path, part_size: int, describe_shard: Callable[[int], str] = lambda _: ""):
+        self.output_dir, self.part_size, self.describe_shard = Path(output_dir), part_size, describe_shard
         self.path = self.output_dir / "predictions"
         self.settings_path = self.path / "settings.json"
 
@@ -129,8 +132,9 @@ class PredictionFolder:
             else:
                 self._write_settings(settings)
             for shard, numbers in parts.items():
-                for part in numbers:
-                    self._read_part(shard, part)
+                data = self.describe_shard(shard)
+                for part in sorted(numbers):
+                    self._read_part(shard, part, data)
             return self._measure(parts)
 
     def write_part(self, shard: int, part: int, rows: list[dict], is_last: bool):
@@ -150,7 +154,8 @@ class PredictionFolder:
         """
         table = pyarrow.Table.from_pylist(rows, SCHEMA)
         metadata = {"shard": str(shard), "part": str(part), "is_last": json.dumps(is_last)}
-        table = table.replace_schema_metadata({**metadata, "digest": _digest_rows(table.to_pylist())})
+        metadata |= {"digest": _digest_rows(table.to_pylist()), "data": self.describe_shard(shard)}
+        table = table.replace_schema_metadata(metadata)
         with self._disk_errors(), replacing(self.part_path(shard, part)) as temporary:
             with open(temporary, "wb") as file:
                 pyarrow.parquet.write_table(table, file)
@@ -247,8 +252,8 @@ class PredictionFolder:
                 )
             time.sleep(1.0)
 
-    def _read_part(self, shard: int, part: int) -> list[dict]:
-        """Read the rows of a part, and raise if they are not what `write_part` wrote there."""
+    def _read_part(self, shard: int, part: int, data: str | None = None) -> list[dict]:
+        """Read the rows of a part; raise if they are not what `write_part` wrote, or are not of the given data."""
         with self._part_errors(shard, part):
             table = pyarrow.parquet.ParquetFile(self.part_path(shard, part)).read()
             rows, metadata = table.to_pylist(), table.schema.metadata
@@ -258,6 +263,11 @@ class PredictionFolder:
                 raise ValueError("its rows have another digest")
             if len(rows) != self.part_size and not json.loads(metadata[b"is_last"]):
                 raise ValueError(f"it has {len(rows)} rows instead of {self.part_size}")
+        if data is not None and metadata[b"data"].decode() != data:
+            raise DataError(
+                f"{self.part_path(shard, part)} was predicted from other videos: the file of shard {shard} has "
+                "changed. Remove the parts of this shard, and run the same command to predict it again."
+            )
         return rows
 
     def _write_settings(self, settings: dict):

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ from torch import distributed
 from tqdm.auto import tqdm
 
 from ezclip.constants import UNKNOWN_LABEL
-from ezclip.data.dataset import ReadReport, VideoDataset, describe_split, digest, make_loader
+from ezclip.data.dataset import ReadReport, VideoDataset, make_loader
 from ezclip.data.sources import VideoSplit
 from ezclip.data.streaming import StreamedVideos, VideoRow
 from ezclip.errors import DataError
+from ezclip.evaluation.identity import describe_model, describe_result, describe_shard
 from ezclip.evaluation.prediction_files import PredictionCounts, PredictionFolder, Progress
 from ezclip.evaluation.predictions import view_probabilities
-from ezclip.systems.loading import digest_model
 from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank
 from processing_ezclip import EZClipProcessor
@@ -73,9 +74,10 @@ def predict_shards(
         output_dir (`str` or `Path`):
             The output folder. All processes and nodes must share it.
         settings (`dict`):
-            Everything else that decides the scores: texts of the classes, how videos are read. A run resumes only with
-            equal settings. The arguments of this function are added, except `batch_size`, `num_workers` and `strict`:
-            a run that ran out of memory may resume with smaller batches, which change scores by rounding only.
+            Everything else that decides the scores: the texts of the classes. A run resumes only with equal settings.
+            What the arguments of this function say is added, see [`describe_result`], except `batch_size`,
+            `num_workers` and `strict`: a run that ran out of memory may resume with smaller batches, which change
+            scores by rounding only.
         accelerator (`Accelerator`, *optional*):
             The processes that share the work.
         batch_size (`int`, *optional*, defaults to 8):
@@ -104,14 +106,15 @@ def predict_shards(
     """
     accelerator = accelerator or Accelerator()
     shards = _SplitShards(source) if isinstance(source, VideoSplit) else source
-    folder, processes = PredictionFolder(output_dir, part_size), _Processes(accelerator)
+    folder = PredictionFolder(output_dir, part_size, partial(describe_shard, source))
+    processes = _Processes(accelerator)
     model = accelerator.unwrap_model(model).to(accelerator.device).eval()
 
     def begin() -> Progress:
-        used = {"class_names": bank.labels, "ensemble": ensemble, "top_k": top_k, "num_frames": processor.num_frames}
+        used = {**settings, "class_names": bank.labels, "ensemble": ensemble, "top_k": top_k}
         used |= {"num_clips": num_clips, "num_crops": num_crops, "mixed_precision": accelerator.mixed_precision}
-        used |= {"part_size": part_size, "num_shards": shards.num_shards, "videos": _describe_videos(source)}
-        return folder.begin({**settings, **used, "weights": digest_model(model)})
+        used |= {"part_size": part_size, "num_shards": shards.num_shards}
+        return folder.begin(describe_result(describe_model(model), processor, read, {"prediction": source}, **used))
 
     progress = processes.share(begin)
     reader = _RowReader(processor, num_clips=num_clips, num_crops=num_crops, read=read)
@@ -308,11 +311,3 @@ def _as_row(
         predictions = [{"label": labels[i], "score": scores[i]} for i in best]
         problem = report.partial_videos.get(position)
     return {"row": position, "video": row.name, "label": row.label, "predictions": predictions, "error": problem}
-
-
-def _describe_videos(source: VideoSplit | StreamedVideos) -> str:
-    """Return a description that identifies the videos and their order."""
-    if isinstance(source, VideoSplit):
-        return describe_split(source)
-    content = [source.files, source.video_column, source.label_column]
-    return f"{len(source.files)} files of {source.name}, digest {digest(content)}"

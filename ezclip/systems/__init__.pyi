@@ -2,7 +2,6 @@ from .bpe_tokenizer import load_bpe_tokenizer as load_bpe_tokenizer
 from .citations import describe_system as describe_system
 from .loading import (
     check_fit as check_fit,
-    digest_model as digest_model,
     load_model as load_model,
     load_processor as load_processor,
     load_tokenizer as load_tokenizer,

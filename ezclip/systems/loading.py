@@ -1,7 +1,5 @@
 """Models, processors and tokenizers from EZ-CLIP and plain CLIP checkpoints."""
 
-import hashlib
-import json
 from pathlib import Path
 
 import torch
@@ -156,6 +154,7 @@ def load_model(
     finally:
         logging.set_verbosity(verbosity)
     _check_weights(info, name_or_path, may_lack_added=is_plain or changed, may_have_added=changed)
+    model.newly_initialized = frozenset(info["missing_keys"])
     if not for_training:
         missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
         _check_trained(model, saved, missing, unexpected, name_or_path)
@@ -207,16 +206,6 @@ def flatten_config(config: PretrainedConfig) -> dict:
         elif name not in ORIGIN_FIELDS:
             flat[name] = value
     return flat
-
-
-def digest_model(model: EZClipModel) -> str:
-    """Return a digest of a model's configuration and weights."""
-    config = json.dumps(flatten_config(model.config), sort_keys=True, default=str)
-    digest = hashlib.sha256(config.encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 def _check_weights(info: dict, name_or_path: str | Path, may_lack_added: bool, may_have_added: bool):

@@ -42,6 +42,7 @@ class StreamedFrame:
     def __init__(self, number: int, seconds: float, picture: av.VideoFrame, to_image: ToImage):
         self.number, self.seconds = number, seconds
         self._picture, self._to_image, self._cropped = picture, to_image, None
+        self._orientation = to_image.orient(picture)
 
     @property
     def num_bytes(self) -> int:
@@ -51,8 +52,11 @@ class StreamedFrame:
     def cropped(self, crop: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Return the frame `(H, W, 3)`, uint8, after `crop`, which maps frames `(1, H, W, 3)` to the model's size."""
         if self._cropped is None:
-            self._cropped, self._picture = crop(self._to_image(self._picture)[None])[0], None
+            self._cropped, self._picture = crop(self._image()[None])[0], None
         return self._cropped
+
+    def _image(self) -> np.ndarray:
+        return self._to_image(self._picture, self._orientation)
 
 
 class FrameStream:
@@ -115,7 +119,7 @@ class FrameStream:
         return self._clock.end()
 
     def __iter__(self) -> Iterator[StreamedFrame]:
-        to_image, number = ToImage(self.name), -1
+        to_image, number = ToImage(self._file), -1
         for number, picture in enumerate(self._pictures()):
             last = self._clock.last
             seconds = self._clock(picture.pts)
@@ -139,9 +143,10 @@ class FrameStream:
                 yield picture
                 done += 1
             return
-        except av.FFmpegError as error:
+        except Exception as error:  # a file may make FFmpeg or PyAV raise any type
             reason = f"cannot be decoded as a whole: {error_message(error)}, after {self.end:.1f} s."
-            if not (self._file.codec in FLAGGING_CODECS and self._is_seekable):
+            can_retry = isinstance(error, av.FFmpegError) and self._file.codec in FLAGGING_CODECS
+            if not (can_retry and self._is_seekable):
                 raise VideoReadError(self.name, reason, PARTIAL_REMEDY, "pyav") from error
         # A strict decoder also rejects errors that do not affect the pictures. A tolerant one marks damaged pictures.
         self._file.strict = False
@@ -152,7 +157,7 @@ class FrameStream:
             if number >= done:
                 yield picture
                 done += 1
-        if self._file.faults or done < self._file.num_packets:
+        if self._file.faults or done < self._file.num_shown:
             raise VideoReadError(self.name, reason, PARTIAL_REMEDY, "pyav")
 
     def _report(self, reason: str | None, remedy: str = PARTIAL_REMEDY):
@@ -203,8 +208,8 @@ class _StreamedFile(VideoFile):
         for packet in self.container.demux(self.stream):
             if packet.is_corrupt and self.damaged_at is None:
                 self.damaged_at = self.num_packets
-            # Packets before the first key frame give no picture.
-            self.num_packets += bool(packet.size) and (self.num_packets > 0 or packet.is_keyframe)
+            self.num_packets += bool(packet.size)
+            self.count_packet(packet)
             if packet.pts is not None:
                 self.pts = [packet.pts]  # `damage` needs no more than one
             yield packet
@@ -232,6 +237,8 @@ class _Clock:
         if pts is None or self.file.has_guessed_times:
             seconds = 0.0 if self.last is None else self.last + average
         else:
+            if self.last is None and self.file.format == "avi":  # as in `VideoFile.timestamps`
+                self.file.start = pts
             seconds = float((pts - self.file.start) * self.file.time_base) + self.shift
             if self.last is not None and seconds < self.last - LARGEST_JITTER:
                 self.shift += self.last + average - seconds

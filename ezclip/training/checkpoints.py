@@ -1,12 +1,12 @@
 """Checkpoints from which training resumes bit for bit."""
 
 import contextlib
-import json
 import os
 import re
 import shutil
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import RNG_STATE_NAME, SAFE_WEIGHTS_NAME, gather_object
 from safetensors.torch import load_file
@@ -17,7 +17,8 @@ from transformers.utils import logging
 from ezclip.constants import CHECKPOINT_SETTINGS_NAME, TRAINER_STATE_NAME
 from ezclip.data.dataset import ReadReport
 from ezclip.errors import DataError
-from ezclip.utils.files import flush, write_json
+from ezclip.utils.files import digest_file, flush, read_json, write_json
+from ezclip.utils.settings import as_json, check_unchanged
 from modeling_ezclip import EZClipModel
 from video_ezclip import VideoReadError
 
@@ -25,7 +26,9 @@ from video_ezclip import VideoReadError
 logger = logging.get_logger("ezclip")
 
 REPORT_NAME = "read_report.json"
-FILE_NAMES = (TRAINER_STATE_NAME, CHECKPOINT_SETTINGS_NAME, REPORT_NAME, SAFE_WEIGHTS_NAME)
+DIGESTS_NAME = "digests.json"
+FILE_NAMES = (TRAINER_STATE_NAME, CHECKPOINT_SETTINGS_NAME, REPORT_NAME, SAFE_WEIGHTS_NAME, DIGESTS_NAME)
+DAMAGED_REMEDY = "Remove this checkpoint to resume from the one before it."
 # These change rounding and dropout masks, and nothing else.
 EXACTNESS_SETTINGS = ("num_processes", "micro_batch_size", "gradient_checkpointing")
 
@@ -35,8 +38,8 @@ class Checkpoints:
     Folders `checkpoint-STEP` in an output folder.
 
     A checkpoint holds trained weights, optimizer, schedule, loss scale, the random states of each process, the log
-    and the list of unreadable videos. It is written under a temporary name, flushed to the disk and renamed, so it is
-    either whole or absent.
+    and the list of unreadable videos, and the digest of each of these files. It is written under a temporary name,
+    flushed to the disk and renamed, so it is either whole or absent.
 
     Args:
         accelerator (`Accelerator`):
@@ -53,7 +56,7 @@ class Checkpoints:
         self, accelerator: Accelerator, output_dir: str | Path, settings: dict, total_limit: int | None = None
     ):
         self.accelerator, self.output_dir, self.total_limit = accelerator, Path(output_dir), total_limit
-        self.settings = json.loads(json.dumps(settings))  # tuples become lists, as when it is read back
+        self.settings = as_json(settings)
 
     def choose(self, resume_from: str | Path | None) -> Path | None:
         """
@@ -85,7 +88,8 @@ class Checkpoints:
             path = Path(resume_from)
             if missing := [name for name in FILE_NAMES if not (path / name).is_file()]:
                 raise DataError(f"--resume_from_checkpoint {path} is not a checkpoint: it lacks {missing[0]}.")
-        check_settings(path, json.loads((path / CHECKPOINT_SETTINGS_NAME).read_text(encoding="utf-8")), self.settings)
+        saved = read_json(path / CHECKPOINT_SETTINGS_NAME, DAMAGED_REMEDY)
+        check_unchanged(path, saved, self.settings, EXACTNESS_SETTINGS)
         return path
 
     def load(self, path: Path) -> tuple[TrainerState, ReadReport]:
@@ -98,10 +102,9 @@ class Checkpoints:
         Raises:
             [`DataError`]: if the checkpoint is damaged.
         """
+        self._check_files(path)
         random_states = path / f"{RNG_STATE_NAME}_{self.accelerator.process_index}.pkl"
-        saved_processes = json.loads((path / CHECKPOINT_SETTINGS_NAME).read_text(encoding="utf-8")).get(
-            "num_processes"
-        )
+        saved_processes = read_json(path / CHECKPOINT_SETTINGS_NAME, DAMAGED_REMEDY).get("num_processes")
         try:
             if saved_processes == self.accelerator.num_processes:
                 random_states.stat()  # Accelerate would silently resume without it
@@ -113,11 +116,25 @@ class Checkpoints:
             raise DataError(
                 f"{path} is damaged ({error}). Remove it to resume from the checkpoint before it."
             ) from error
-        report = json.loads((path / REPORT_NAME).read_text(encoding="utf-8"))
+        report = read_json(path / REPORT_NAME, DAMAGED_REMEDY)
         return TrainerState.load_from_json(str(path / TRAINER_STATE_NAME)), ReadReport(
             {int(index): VideoReadError(*arguments) for index, arguments in report["bad_videos"].items()},
             {int(index): reason for index, reason in report["partial_videos"].items()},
         )
+
+    def _check_files(self, path: Path):
+        """Raise on all processes if a file of a checkpoint is missing, or is not what was written."""
+        problem = None
+        if self.accelerator.is_main_process:
+            digests = read_json(path / DIGESTS_NAME, DAMAGED_REMEDY)
+            for name, digest in digests.items():
+                file = path / name
+                if not file.is_file() or digest_file(file) != digest:
+                    what = "not what was written" if file.exists() else "missing"
+                    problem = f"{path} is damaged: {name} is {what}. {DAMAGED_REMEDY}"
+                    break
+        if problems := [other for other in gather_object([problem]) if other is not None]:
+            raise DataError(problems[0])
 
     def save(self, state: TrainerState, report: ReadReport) -> Path:
         """
@@ -143,6 +160,9 @@ class Checkpoints:
                     write_json(partial / REPORT_NAME, content)
             with raise_on_all_ranks(self.accelerator, path):
                 if self.accelerator.is_main_process:
+                    files = sorted(file for file in partial.rglob("*") if file.is_file())
+                    digests = {str(file.relative_to(partial)): digest_file(file) for file in files}
+                    write_json(partial / DIGESTS_NAME, digests)
                     for written in (*partial.rglob("*"), partial):
                         flush(written)
                     _remove(path)  # an earlier run reached this step and resumed from an older checkpoint
@@ -190,31 +210,9 @@ class Checkpoints:
                 hook.remove()
 
 
-def check_settings(path: Path, saved: dict, settings: dict):
-    """
-    Raise if a training resumes with other settings. Warn if they change only rounding and dropout masks.
-
-    Args:
-        path (`Path`):
-            File or folder that the error names.
-        saved (`dict`), settings (`dict`):
-            Saved and current settings, both as JSON returns them.
-
-    Raises:
-        [`DataError`]: if a setting outside `EXACTNESS_SETTINGS` differs.
-    """
-    for name in sorted({*saved, *settings}):
-        before, now = saved.get(name), settings.get(name)
-        if before == now:
-            continue
-        if name not in EXACTNESS_SETTINGS:
-            raise DataError(
-                f"{path} was made with {name} {before}, now it is {now}. Restore it, or start in another --output_dir."
-            )
-        logger.warning(
-            f"{path} was made with {name} {before}, now it is {now}. Resuming anyway; results will not be "
-            "bit-identical."
-        )
+def trained_weights(model: EZClipModel) -> dict[str, torch.Tensor]:
+    """Return copies of the trained parameters on the CPU."""
+    return {n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad}
 
 
 def trained_names(model: EZClipModel) -> set[str]:

@@ -1,34 +1,31 @@
 """Training as published: AdamW, linear warm-up, cosine schedule to zero, one update per step."""
 
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import SAFE_WEIGHTS_NAME, DistributedType
-from safetensors.torch import save_file
+from accelerate.utils import DistributedType
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DistributedSampler
 from transformers import TrainerState, get_cosine_schedule_with_warmup
 from transformers.utils import logging
 
-from ezclip.data.dataset import ReadReport, VideoDataset, make_loader
+from ezclip.data.dataset import ReadReport, VideoDataset, digest, make_loader
 from ezclip.errors import DataError, ModelError
-from ezclip.training.checkpoints import Checkpoints, last_checkpoint, load_trained, raise_on_all_ranks
+from ezclip.training.best_model import BestModel
+from ezclip.training.checkpoints import EXACTNESS_SETTINGS, Checkpoints, last_checkpoint
 from ezclip.training.gradient_cache import backward
 from ezclip.training.log import TrainingLog
 from ezclip.training.recipe import TrainingRecipe
 from ezclip.training.stop_signals import StopSignals, TrainingStopped
-from ezclip.utils.files import flush, replacing
 from modeling_ezclip import EZClipModel
 
 
 logger = logging.get_logger("ezclip")
 
-BEST_NAME = "best_model"
 DISTRIBUTED_TYPES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
@@ -168,15 +165,20 @@ def train(
     # Registers the schedule for checkpoints. The returned wrapper is not used: it steps once per process.
     accelerator.prepare(schedule)
 
-    state, report, checkpoints = _make_state(recipe, num_steps), ReadReport(), None
+    state, report, checkpoints, best = _make_state(recipe, num_steps), ReadReport(), None, None
     if output_dir is not None:
         settings = {**recipe.settings(), **(settings or {}), **dataset.settings(), "max_steps": num_steps}
         del settings["per_device_train_batch_size"]
         settings |= {"train_batch_size": batch_size, "num_processes": accelerator.num_processes}
         checkpoints = Checkpoints(accelerator, output_dir, settings, recipe.save_total_limit)
+        if recipe.eval_steps is not None:
+            # Weights are also those of this training if it resumed on another number of processes.
+            training = digest({k: v for k, v in checkpoints.settings.items() if k not in EXACTNESS_SETTINGS})
+            best = BestModel(accelerator, output_dir, training, recipe)
         if (path := checkpoints.choose(resume_from)) is not None:
             state, report = checkpoints.load(path)
-            _copy_best(state, path, output_dir, accelerator)
+            if best is not None:
+                best.resume(state, path)
             logger.info(f"Training resumes from {path}.")
 
     log = TrainingLog(accelerator, state, samples_per_step=batch_size)
@@ -221,7 +223,8 @@ def train(
                     if recipe.eval_steps is not None and (step % recipe.eval_steps == 0 or is_last):
                         with log.paused():
                             log.evaluation(metrics := evaluate())
-                            _keep_best(model, metrics, state, recipe, accelerator, output_dir)
+                            if best is not None:
+                                best.keep(model, metrics, state)
                             is_over = _lacks_progress(state, recipe)
                             prepared.train()
                     if is_saved:
@@ -250,7 +253,7 @@ def train(
                 logger.warning(f"The last checkpoint is {last}. Resume with --resume_from_checkpoint latest.")
         accelerator.free_memory()
     if recipe.load_best_model_at_end:
-        load_trained(model, output_dir / BEST_NAME / SAFE_WEIGHTS_NAME)
+        best.load(model, state)
     report.gather()
     return TrainingResult(log, report)
 
@@ -290,8 +293,7 @@ def _check(
             f"Gradient accumulation must be off, got {accelerator.gradient_accumulation_steps} batches: their sum is "
             "not the gradient of one large batch. Turn it off and give --micro_batch_size."
         )
-    wants_best = recipe.load_best_model_at_end or recipe.early_stopping_patience is not None
-    if wants_best and recipe.eval_steps is None:
+    if recipe.needs_best and recipe.eval_steps is None:
         raise DataError("--load_best_model_at_end and --early_stopping_patience need --eval_steps.")
     if recipe.eval_steps is not None and (evaluate is None or output_dir is None):
         raise DataError("--eval_steps needs videos to evaluate on and an --output_dir.")
@@ -305,40 +307,6 @@ def _require_finite(values: dict, step: int):
                 f"The {name} of step {step} is {float(value)}. Lower --learning_rate, give --max_grad_norm 1, or use "
                 "--mixed_precision bf16 instead of fp16."
             )
-
-
-def _keep_best(
-    model: EZClipModel,
-    metrics: dict,
-    state: TrainerState,
-    recipe: TrainingRecipe,
-    accelerator: Accelerator,
-    output_dir: Path,
-):
-    """Keep the weights if they are the best so far."""
-    value = metrics.get(recipe.metric_for_best_model)
-    if value is None or (state.best_metric is not None and value <= state.best_metric):
-        return
-    folder = output_dir / BEST_NAME
-    state.best_metric, state.best_global_step, state.best_model_checkpoint = value, state.global_step, str(folder)
-    with raise_on_all_ranks(accelerator, folder):
-        if accelerator.is_main_process:
-            weights = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad}
-            with replacing(folder / SAFE_WEIGHTS_NAME) as partial:
-                save_file(weights, partial)
-                flush(partial)
-
-
-def _copy_best(state: TrainerState, checkpoint: Path, output_dir: Path, accelerator: Accelerator):
-    """Copy the best weights into the folder in which the training continues."""
-    if state.best_global_step is None:
-        return
-    best = output_dir / BEST_NAME / SAFE_WEIGHTS_NAME
-    with raise_on_all_ranks(accelerator, best):
-        if accelerator.is_main_process and not best.is_file():
-            with replacing(best) as partial:
-                shutil.copyfile(checkpoint.parent / BEST_NAME / SAFE_WEIGHTS_NAME, partial)
-    state.best_model_checkpoint = str(best.parent)
 
 
 def _lacks_progress(state: TrainerState, recipe: TrainingRecipe) -> bool:

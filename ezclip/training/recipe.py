@@ -51,6 +51,11 @@ class TrainingRecipe:
     )
     save_total_limit: int | None = _option(None, "Checkpoints to keep; the oldest are removed first. Default: all.")
 
+    @property
+    def needs_best(self) -> bool:
+        """Return whether the training depends on its best evaluation."""
+        return self.load_best_model_at_end or self.early_stopping_patience is not None
+
     def settings(self) -> dict:
         """Return the options that determine the course of a training."""
         without_effect = ("save_steps", "save_total_limit", "load_best_model_at_end")

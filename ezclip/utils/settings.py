@@ -9,7 +9,7 @@ from ezclip.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-MAX_NAMED = 5  # differences in a message
+MAX_NAMED = 10  # differences in a message
 MAX_LENGTH = 120  # characters of a value in a message
 REMEDY = "Restore it, or start in another --output_dir."
 

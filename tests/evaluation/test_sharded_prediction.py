@@ -248,7 +248,7 @@ def test_other_settings_are_refused(run, parquet_folder, tmp_path, clip_folder):
     for change, message in expectations:
         with pytest.raises(DataError, match=message):
             run(source, tmp_path, **change)
-    with pytest.raises(DataError, match='videos "14 videos, .*", now it is "1 videos, .*--output_dir'):
+    with pytest.raises(DataError, match=r"videos of prediction\.number 14, now it is 1;.*--output_dir"):
         run(load_files([str(clip_folder / "red_circle" / "a.mp4")]), tmp_path)
     with pytest.raises(DataError, match="num_shards 1, now it is 3"):
         run(open_source("stream", parquet_folder), tmp_path)
