@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 import video_ezclip
 from ezclip.utils.memory import MMAP_THRESHOLD
@@ -17,11 +19,16 @@ from video_ezclip import VideoFramesMetadata, VideoReadError, describe_video, re
 
 
 START_TIMEOUT = 120.0  # seconds
+TICK = 0.1  # seconds between two looks at the child
+KILLS = (-9, -15)  # exit statuses of SIGKILL and SIGTERM
 
 
 class IsolatedReader:
     """
     [`read_frames`] in a child process, with a time limit.
+
+    The limit is on the child's own time: time while the machine sleeps, the child is stopped or waits for a processor
+    does not count. A video whose child is killed from outside is tried once more.
 
     Each calling process, such as a worker of a data loader, has its own child. The child starts with the first video,
     and again after a video that ended it.
@@ -72,6 +79,19 @@ class IsolatedReader:
                 f"`sample` must be picklable, got {sample!r} ({error}). Give a function of an installed module, or a "
                 "`functools.partial` of one."
             ) from error
+        answer, problem = self._ask(request)
+        if problem in map(_describe_crash, KILLS):  # by the system, when memory is short, or by a person
+            answer, problem = self._ask(request)
+        if problem is not None:
+            remedy = "raise the time limit" if problem.startswith("takes") else "re-encode it"
+            backend = kwargs.get("backend", "auto")
+            raise VideoReadError(describe_video(video), problem, f"Leave it out, or {remedy}.", backend)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _ask(self, request: bytes) -> tuple[object, str | None]:
+        """Return the child's answer, or the reason why there is none."""
         child, answer = self._start(), None
         try:
             with (
@@ -85,16 +105,11 @@ class IsolatedReader:
             if answer is None or is_late():
                 # A late answer would be taken for that of the next video.
                 exit_status = self._end(child)
-        if answer is None:
-            if is_late():
-                reason, remedy = f"takes longer than {self.timeout:g} seconds to read.", "raise the time limit"
-            else:
-                reason, remedy = f"crashes the decoder ({_describe_exit(exit_status)}).", "re-encode it"
-            backend = kwargs.get("backend", "auto")
-            raise VideoReadError(describe_video(video), reason, f"Leave it out, or {remedy}.", backend)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        if answer is not None:
+            return answer, None
+        if is_late():
+            return None, f"takes longer than {self.timeout:g} seconds to read."
+        return None, _describe_crash(exit_status)
 
     def close(self):
         """End the child."""
@@ -147,22 +162,61 @@ class IsolatedReader:
 
 @contextlib.contextmanager
 def _time_limit(seconds: float, child: subprocess.Popen):
-    """Kill the child after `seconds`. Yields a function that returns whether that has happened."""
-    expired = threading.Event()
+    """Kill the child after `seconds` of its own time. Yields a function that returns whether that has happened."""
+    expired, done = threading.Event(), threading.Event()
 
-    def stop():
-        expired.set()
-        child.kill()
+    def watch():
+        with contextlib.suppress(psutil.Error):  # the child has ended
+            wait()
 
-    timer = threading.Timer(seconds, stop)
-    timer.daemon = True
-    timer.start()
+    def wait():
+        clock = _RunningTime(child.pid)
+        while not done.wait(min(TICK, seconds)):
+            if clock.advance() >= seconds:
+                expired.set()
+                child.kill()
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     try:
         yield expired.is_set
     finally:
-        timer.cancel()
-        timer.join()
+        done.set()
+        watcher.join()
 
 
-def _describe_exit(status: int) -> str:
-    return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+class _RunningTime:
+    """
+    The time that a process had to work, in seconds.
+
+    Of a process that is ready to run, its processor time counts, so that a busy machine does not make it late. Of one
+    that waits, for a file say, wall-clock time counts. Time while the machine sleeps, or the process is stopped, does
+    not count.
+    """
+
+    def __init__(self, pid: int):
+        self.process = psutil.Process(pid)
+        self.total, self.wall, self.cpu = 0.0, time.monotonic(), self._cpu()
+
+    def advance(self) -> float:
+        """Add the time since the last call, and return the total. Call it about every `TICK` seconds."""
+        wall, cpu = time.monotonic(), self._cpu()
+        # A longer gap means that this process did not run either.
+        waited, worked = min(wall - self.wall, 10 * TICK), cpu - self.cpu
+        status = self.process.status()
+        if status == psutil.STATUS_RUNNING:
+            self.total += worked
+        elif status != psutil.STATUS_STOPPED:
+            self.total += max(waited, worked)
+        self.wall, self.cpu = wall, cpu
+        return self.total
+
+    def _cpu(self) -> float:
+        times = self.process.cpu_times()
+        return times.user + times.system
+
+
+def _describe_crash(status: int) -> str:
+    reason = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+    return f"crashes the decoder ({reason})."

@@ -92,6 +92,24 @@ def test_crash(clip, silent_url):
     assert children(os.getpid()) == before
 
 
+def test_killed_child_is_tried_once_more(clip, silent_url):
+    with IsolatedReader(timeout=3) as read:
+        read(clip, eight)
+        pid = read._child.pid
+        threading.Timer(0.5, os.kill, (pid, signal.SIGKILL)).start()
+        with pytest.raises(VideoReadError, match="takes longer than 3 seconds"):  # not "crashes"
+            read(silent_url, eight)
+        assert np.array_equal(read(clip, eight)[0], read_frames(clip, eight)[0])
+
+
+def test_time_of_a_stopped_child_does_not_count(clip):
+    with IsolatedReader(timeout=1) as read:
+        read(clip, eight)
+        os.kill(read._child.pid, signal.SIGSTOP)
+        threading.Timer(2.5, os.kill, (read._child.pid, signal.SIGCONT)).start()
+        assert np.array_equal(read(clip, eight)[0], read_frames(clip, eight)[0])
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_loader_continues_after_timeout(clip, silent_url, tiny_folder, num_workers):
     split = load_files([clip, silent_url, clip, clip])
