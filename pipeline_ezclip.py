@@ -86,6 +86,10 @@ class ClassBank:
         self.background_labels = _check_strings(self.background_labels, "background_labels")
         if not self.labels:
             raise ValueError("A class bank must have at least one label.")
+        spellings = {}
+        for label in self.labels:
+            if (other := spellings.setdefault(label_key(label), label)) != label:
+                raise ValueError(f"{other!r} and {label!r} are two spellings of one class. Leave one of them out.")
         if repeated := sorted(label for label, count in Counter(self.labels).items() if count > 1):
             raise ValueError(f"Labels must be unique, got repeated: {repeated[:10]}.")
         shape = tuple(self.embeds.shape)
@@ -326,7 +330,8 @@ class ClassChoice:
         labels = _parse_labels(labels, "candidate_labels")
         if not labels:
             raise ValueError("`candidate_labels` is empty. Give at least one label.")
-        if both := sorted(set(labels) & set(background)):
+        keys = set(map(label_key, background))
+        if both := sorted(label for label in labels if label_key(label) in keys):
             raise ValueError(f"{both[0]!r} is among the `candidate_labels` and the `background_labels`.")
         return replace(self._build(labels, background, **options), background_labels=background)
 

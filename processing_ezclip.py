@@ -1,6 +1,7 @@
 """Convert videos and labels to tensors: the published sampling, cropping, normalisation and prompts."""
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import partial
@@ -63,8 +64,13 @@ def label_to_words(label: str) -> str:
 
 
 def label_key(label: str) -> str:
-    """Return a class name without case, blanks, underscores and punctuation, to compare names."""
-    return re.sub(r"[\W_]+", "", label.lower())
+    """
+    Return what tells a class from another in its name: letters and digits, without case, blanks and punctuation.
+
+    Two names with one key are two spellings of one class. Unicode forms of a letter are the same letter.
+    """
+    folded = unicodedata.normalize("NFKC", label).casefold()
+    return re.sub(r"[\W_]+", "", folded) or folded
 
 
 def distinct_texts(prompts: Iterable[Iterable[Iterable[str]]]) -> list[str]:

@@ -162,7 +162,7 @@ def read_class_names(label_list: str | None, candidate_labels: list[str]) -> lis
     names = [*(read_label_list(label_list) if label_list is not None else []), *map(str.strip, candidate_labels)]
     by_key = {}
     for name in names:
-        if not label_key(name) or not name.isprintable():
+        if not any(map(str.isalnum, name)) or not name.isprintable():
             raise DataError(f"A label must have letters and only printable characters, got {name!r}.")
         other = by_key.setdefault(label_key(name), name)
         if other is not name:

@@ -154,6 +154,7 @@ class Runner:
             settings = {key: value for key, value in settings.items() if key not in of_training}
         return settings | {
             "model_name_or_path": self.model_args.model_name_or_path,
+            "num_frames": self.processor.num_frames,
             "templates": texts.templates,
             "include_label": texts.include_label,
             "input_conditioning": texts.input_conditioning,

@@ -12,6 +12,7 @@ from checkpoint_ezclip import list_some
 from ezclip.cli.arguments import DataArguments, RunArguments, explicit_options
 from ezclip.cli.option_files import parse_options
 from ezclip.data.labels import check_have_words, read_class_descriptions, read_label_list
+from ezclip.data.lists import guess_first_id
 from ezclip.data.sources import VideoSplit, load_files, load_folder, load_hub_dataset, load_list
 from ezclip.data.splits import draw_classes, find_overlap, select_classes
 from ezclip.data.streaming import StreamedVideos, stream_hub_dataset
@@ -210,7 +211,8 @@ def make_supervised_experiments(data_args: DataArguments, args: RunArguments, se
             one_of(trains, "--train_list"), test, seeds[: args.num_seeds or 1], has_views
         )
     if args.protocol == "base_to_novel" and data_args.novel_list:
-        novel = load_list(data_args.novel_list, data_args.novel_label_list, data_args.video_root)
+        first_id = first_id_of_lists(data_args, data_args.novel_label_list) if data_args.novel_label_list else None
+        novel = load_list(data_args.novel_list, data_args.novel_label_list, data_args.video_root, first_id=first_id)
         novel = novel.select(data_args.max_eval_samples)
         require_labels(novel, data_args.novel_list, "evaluation")
         return protocols.base_to_novel(trains, test, novel, seeds[: args.num_seeds or 1])
@@ -326,7 +328,8 @@ def load_source(
         splits = [load_folder(value)]
     elif source in ("train_list", "validation_list"):
         part = "train" if source == "train_list" else "test"
-        splits = [load_list(path, label_list, data_args.video_root, part=part) for path in value]
+        first_id = first_id_of_lists(data_args, label_list) if label_list is not None else None
+        splits = [load_list(path, label_list, data_args.video_root, part, first_id) for path in value]
     else:
         columns = (data_args.video_column_name, data_args.label_column_name)
         splits = [load_hub_dataset(value, data_args.dataset_config_name, split_name, *columns, label_list)]
@@ -334,6 +337,17 @@ def load_source(
     if any(len(split) == 0 for split in splits):
         raise DataError(f"{source_name(data_args, source)} has no videos.")
     return splits
+
+
+def first_id_of_lists(data_args: DataArguments, label_list: str) -> int:
+    """Guess once for all lists of a run that share a label list whether their ids count from 0 or 1."""
+    train_label_list = data_args.train_label_list or data_args.label_list
+    lists = [
+        *((path, "train") for path in data_args.train_list or () if train_label_list == label_list),
+        *((path, "test") for path in data_args.validation_list or () if data_args.label_list == label_list),
+        *([(data_args.novel_list, "test")] if data_args.novel_label_list == label_list else []),
+    ]
+    return guess_first_id(lists, label_list)
 
 
 def source_name(data_args: DataArguments, source: str) -> str:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -11,6 +12,9 @@ from pathlib import Path
 from ezclip.errors import DataError
 from ezclip.utils.files import read_text
 from processing_ezclip import label_key, label_to_words
+
+
+logger = logging.getLogger(__name__)
 
 
 def read_label_list(path: str | Path) -> list[str]:
@@ -74,6 +78,25 @@ def split_labels(labels: list[str]) -> list[str]:
             "several words; or as one argument, separated by commas."
         )
     return labels
+
+
+def merge_spellings(counts: Counter, source: str | Path) -> dict[str, str]:
+    """
+    Map each class name to the most frequent spelling of its class, and warn about names that are merged.
+
+    Args:
+        counts (`Counter`):
+            Number of videos by name.
+        source (`str` or `Path`):
+            The source of the names, for the message.
+    """
+    spellings = {}
+    for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        spellings.setdefault(label_key(name), []).append(name)
+    if merged := [names for names in spellings.values() if len(names) > 1]:
+        listed = "; ".join(" = ".join(map(repr, names)) for names in merged[:10])
+        logger.warning(f"{source}: {len(merged)} classes are spelled in several ways and merged: {listed}.")
+    return {name: names[0] for names in spellings.values() for name in names}
 
 
 def check_have_words(names: Iterable[str]):

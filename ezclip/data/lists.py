@@ -1,5 +1,6 @@
 """Published lists of videos: their forms, their classes and their errors."""
 
+import logging
 import re
 from collections import Counter, defaultdict
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,8 @@ from ezclip.errors import DataError
 from ezclip.utils.files import read_text
 from processing_ezclip import label_key, label_to_words
 
+
+logger = logging.getLogger(__name__)
 
 HMDB51_PARTS = {"train": 1, "test": 2}  # clips marked 0 are in neither
 
@@ -57,14 +60,37 @@ def read_list(list_file: str | Path, part: str = "test") -> list[ListEntry]:
     return entries
 
 
+def guess_first_id(lists: list[tuple[str | Path, str]], label_list: str | Path) -> int:
+    """
+    Return the number that the ids of all lists of a run count from, 0 or 1.
+
+    A label list that counts from 0 decides. One that counts from 1, as UCF-101's, may belong to lists that count from
+    0: they do if one of them has the id 0. A list with few classes may lack it, so all lists of a run decide together.
+
+    Args:
+        lists (`list[tuple[str | Path, str]]`):
+            The lists that share the label list, each with the part for [`read_list`].
+        label_list (`str` or `Path`):
+            The label list.
+    """
+    first_id = read_numbered_labels(label_list)[1]
+    if first_id == 0:
+        return 0
+    ids = [entry.label for path, part in lists for entry in read_list(path, part) if entry.label != UNKNOWN_LABEL]
+    first_id = first_id_of(ids, first_id)
+    logger.warning(f"{label_list} counts from 1. The class ids of the {len(lists)} lists count from {first_id}.")
+    return first_id
+
+
 def name_classes(
-    entries: list[ListEntry], list_file: str | Path, label_list: str | Path | None
+    entries: list[ListEntry], list_file: str | Path, label_list: str | Path | None, first_id: int | None = None
 ) -> tuple[list[int], list[str] | None]:
     """
     Return the class index of each entry of a list, from 0, -1 if unknown; and the class names, if there are any.
 
     With a label list, ids are looked up in it, and entries without ids belong to the class that their folder is named
-    after. Without a label list, folders name the classes if each id has its own folder.
+    after. `first_id` is the number that ids count from; by default the entries decide. Without a label list, folders
+    name the classes if each id has its own folder.
 
     Raises:
         [`DataError`]: if an id is out of range, a folder is no class while others are, or the files of a class are
@@ -73,13 +99,14 @@ def name_classes(
     has_ids = entries[0].label != UNKNOWN_LABEL
     if label_list is None:
         return _classes_of_folders(entries) if has_ids else ([UNKNOWN_LABEL] * len(entries), None)
-    names, first_id = read_numbered_labels(label_list)
+    names, labels_first_id = read_numbered_labels(label_list)
     if not has_ids:
         return _labels_of_folders(entries, names, list_file, label_list), names
-    first_id = first_id_of([entry.label for entry in entries], first_id)
+    if first_id is None:
+        first_id = first_id_of([entry.label for entry in entries], labels_first_id)
     labels = [entry.label - first_id for entry in entries]
     for entry, label in zip(entries, labels):
-        if label >= len(names):
+        if not 0 <= label < len(names):
             raise DataError(
                 f"{list_file}, {entry.place}: class id {entry.label} of {entry.path!r} is not in {label_list}, which "
                 f"has ids {first_id} to {first_id + len(names) - 1}. " + _reason_out_of_range(entries, len(names))

@@ -10,8 +10,9 @@ import datasets
 import pyarrow
 import pyarrow.compute
 
+from checkpoint_ezclip import list_some
 from ezclip.constants import UNKNOWN_LABEL
-from ezclip.data.labels import read_numbered_labels
+from ezclip.data.labels import merge_spellings, read_numbered_labels
 from ezclip.data.lists import check_no_video_twice, first_id_of, name_classes, read_list
 from ezclip.errors import DataError
 from processing_ezclip import label_key
@@ -61,6 +62,7 @@ def load_folder(folder: str | Path) -> VideoSplit:
     """
     Load a folder of class folders, each with video files or folders of frame images, at any depth.
 
+    Folders without a video (`__MACOSX`, `tmp`) are no classes. Two spellings of one class are merged, with a message.
     A folder of videos without class folders has no labels. The `videofolder` of `datasets` is not used: it loses
     folders with brackets in their names, takes a file with "test" in its name for another split, and knows five kinds
     of file.
@@ -72,11 +74,17 @@ def load_folder(folder: str | Path) -> VideoSplit:
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder.")
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    classes = [path for path in classes if not _is_frame_folder(path)]
-    roots = list(enumerate(classes)) if classes else [(UNKNOWN_LABEL, folder)]
     ignored = Counter()
-    found = [(str(video), label) for label, root in roots for video in _walk_videos(root, ignored)]
-    if classes:
+    by_class = {path.name: _walk_videos(path, ignored) for path in classes if not _is_frame_folder(path)}
+    if empty := [name for name, videos in by_class.items() if not videos]:
+        logger.warning(f"{folder}: {len(empty)} folders hold no video and are no classes: {list_some(empty)}.")
+    spellings = merge_spellings(Counter({name: len(videos) for name, videos in by_class.items() if videos}), folder)
+    class_names = sorted(set(spellings.values()))
+    ids = {name: class_names.index(spelling) for name, spelling in spellings.items()}
+    found = [(str(video), ids[name]) for name in sorted(spellings, key=ids.get) for video in by_class[name]]
+    if not class_names:
+        found = [(str(video), UNKNOWN_LABEL) for video in _walk_videos(folder, ignored)]
+    else:
         stray = sum(path.suffix.lower() in VIDEO_EXTENSIONS or _is_frame_folder(path) for path in folder.iterdir())
         if stray:
             logger.warning(f"{folder}: {stray} videos beside the class folders have no class and are skipped.")
@@ -84,8 +92,7 @@ def load_folder(folder: str | Path) -> VideoSplit:
         logger.warning(f"{folder}: skipped files whose suffix is not a video's: {dict(ignored)}.")
     if not found:
         raise DataError(f"{folder} holds no video. Expected {folder}/CLASS/VIDEO with a suffix of {VIDEO_EXTENSIONS}.")
-    names = [path.name for path in classes] or None
-    return VideoSplit(_rows(found), names)
+    return VideoSplit(_rows(found), class_names or None)
 
 
 def load_files(paths: list[str]) -> VideoSplit:
@@ -98,6 +105,7 @@ def load_list(
     label_list: str | Path | None = None,
     video_root: str | Path | None = None,
     part: str = "test",
+    first_id: int | None = None,
 ) -> VideoSplit:
     """
     Load a published list: a line for each video with its path, number of frames (unused) and class id.
@@ -117,13 +125,15 @@ def load_list(
             the working folder or to the folder of the list.
         part (`str`, *optional*, defaults to `"test"`):
             The clips to take from the official files of HMDB-51, `"train"` or `"test"`. Each file has both.
+        first_id (`int`, *optional*):
+            The number that class ids count from, see [`guess_first_id`]. By default this list alone decides.
 
     Raises:
         [`DataError`]: if a line has another form, an id is out of range, a video with a class is there twice, the
         files of a class are named after another class, or no video exists.
     """
     entries = read_list(list_file, part)
-    labels, class_names = name_classes(entries, list_file, label_list)
+    labels, class_names = name_classes(entries, list_file, label_list, first_id)
     resolve = _Resolver(video_root if video_root is not None else Path(list_file).parent, strip=video_root is not None)
     names = [class_names[label] if class_names and label != UNKNOWN_LABEL else None for label in labels]
     videos = [resolve(entry.path, name) for entry, name in zip(entries, names)]
@@ -136,7 +146,7 @@ def load_list(
         logger.warning(f"{exists.count(False)} of the {number} videos of {list_file} do not exist; {example}.")
     if class_names is not None:
         # Missing videos are compared by their paths in the list.
-        places = [video if found else entry.path for entry, video, found in zip(entries, videos, exists)]
+        places = [_one_spelling(v) if found else entry.path for entry, v, found in zip(entries, videos, exists)]
         check_no_video_twice(entries, places, labels, class_names, list_file)
     return VideoSplit(_rows(list(zip(videos, labels))), class_names)
 
@@ -181,6 +191,9 @@ def load_hub_dataset(
     if label_column not in rows.column_names:
         labels, class_names = [UNKNOWN_LABEL] * len(rows), None
     else:
+        if first_id and "int" in getattr(rows.features[label_column], "dtype", ""):  # all splits count alike
+            values = (value for own in splits.values() for value in own[label_column])
+            first_id = first_id_of([value for value in values if value not in (None, UNKNOWN_LABEL)], first_id)
         labels, class_names = _read_labels(rows, label_column, class_names, first_id, name)
     names = _read_names(rows.data.column(video_column))
     rows = rows.select_columns([video_column])
@@ -188,6 +201,11 @@ def load_hub_dataset(
         rows = rows.rename_column(video_column, "video")
     rows = rows.add_column("label", labels).add_column("name", names).add_column("row", list(range(len(rows))))
     return VideoSplit(rows, class_names)
+
+
+def _one_spelling(path: str) -> str:
+    """Return a path without links and dots, so that two spellings of one file are equal."""
+    return path if is_url(path) else os.path.realpath(path)
 
 
 class _Resolver:
@@ -300,8 +318,16 @@ def _read_labels(
     kind = getattr(feature, "dtype", "")
     if isinstance(feature, datasets.ClassLabel):
         class_names = names_of_classes(feature, class_names, name)
+        spellings = merge_spellings(Counter(class_names), name)
+        merged = list(dict.fromkeys(spellings.values()))
+        if len(merged) < len(class_names):
+            ids = [merged.index(spellings[class_name]) for class_name in class_names]
+            values = [value if value in (None, UNKNOWN_LABEL) else ids[value] for value in values]
+            class_names = merged
     elif kind in ("string", "large_string"):
-        class_names = class_names or sorted({value for value in values if value is not None})
+        if class_names is None:
+            spellings = merge_spellings(Counter(value for value in values if value is not None), name)
+            class_names = sorted(set(spellings.values()))
         ids = {label_key(class_name): i for i, class_name in enumerate(class_names)}
         unknown = sorted({value for value in values if value is not None and label_key(value) not in ids})
         if unknown:
@@ -310,7 +336,6 @@ def _read_labels(
     elif "int" not in kind:
         raise DataError(f"Column {column!r} of {name} is of type {feature}; labels are class names or ids.")
     else:
-        first_id = first_id_of([value for value in values if value not in (None, UNKNOWN_LABEL)], first_id)
         values = [value if value in (None, UNKNOWN_LABEL) else value - first_id for value in values]
     values = [UNKNOWN_LABEL if value is None else value for value in values]
     outside = [value for value in values if not UNKNOWN_LABEL <= value < len(class_names)] if class_names else []

@@ -4,12 +4,12 @@ import csv
 import hashlib
 import os
 import random
-import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import datasets
+import pyarrow
+import pyarrow.compute
 
 from ezclip.constants import UNKNOWN_LABEL
 from ezclip.data.labels import read_label_list
@@ -186,15 +186,15 @@ def find_overlap(train: VideoSplit, test: VideoSplit) -> list[str]:
     """
     Return the names of the videos of `test` that are also in `train`.
 
-    Videos are compared by path, and by name and content if they are held as bytes. Without a name, bytes are not
-    compared.
+    Videos are compared by file, however its path is spelled, or by content if they are held as bytes.
     """
     places = [_places(split) for split in (train, test)]
-    shared = set(places[0]) & set(places[1]) - {None}
-    seen = {(place, _digest(train, row)) for row, place in enumerate(places[0]) if place in shared}
+    shared = set(places[0]) & set(places[1])
+    # Bytes of equal length are the same video only if their content is.
+    seen = {_digest(train, row) or place for row, place in enumerate(places[0]) if place in shared}
     names = test.videos["name"][:]
     return [
-        names[row] for row, place in enumerate(places[1]) if place in shared and (place, _digest(test, row)) in seen
+        names[row] for row, place in enumerate(places[1]) if place in shared and (_digest(test, row) or place) in seen
     ]
 
 
@@ -206,18 +206,22 @@ def _labels(split: VideoSplit) -> list[int]:
     return labels
 
 
-def _has_paths(split: VideoSplit) -> bool:
-    return isinstance(split.videos.features["video"], datasets.Value)
+def _places(split: VideoSplit) -> list[str | int | None]:
+    """Return the real path of each video, or the number of bytes of a video that is held as bytes."""
+    column = split.videos.with_format("arrow")["video"][:]
+    if not pyarrow.types.is_struct(column.type):
+        return [_real_path(path) for path in column.to_pylist()]
+    lengths = pyarrow.compute.binary_length(pyarrow.compute.struct_field(column, "bytes")).to_pylist()
+    paths = pyarrow.compute.struct_field(column, "path").to_pylist()
+    return [_real_path(path) if length is None else length for path, length in zip(paths, lengths)]
 
 
-def _places(split: VideoSplit) -> list[str | None]:
-    """Return absolute paths, or the names of videos held as bytes; None for those without a name."""
-    if _has_paths(split):
-        return [path if is_url(path) else os.path.abspath(path) for path in split.videos["video"][:]]
-    return [None if re.fullmatch(r"row \d+", name) else name for name in split.videos["name"][:]]
+def _real_path(path: str | None) -> str | None:
+    return path if path is None or is_url(path) else os.path.realpath(path)
 
 
 def _digest(split: VideoSplit, row: int) -> str | None:
     """Return the digest of a video that is held as bytes, None for a path."""
-    content = None if _has_paths(split) else split.videos[row]["video"].get("bytes")
+    video = split.videos[row]["video"]
+    content = video.get("bytes") if isinstance(video, dict) else None
     return hashlib.sha256(content).hexdigest() if content is not None else None

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import datasets
 
 from ezclip.constants import UNKNOWN_LABEL
-from ezclip.data.labels import read_label_list
+from ezclip.data.labels import read_numbered_labels
 from ezclip.data.sources import choose_split, choose_video_column, loading_error, names_of_classes
 from ezclip.errors import DataError
 from processing_ezclip import label_key
@@ -157,7 +157,7 @@ def stream_hub_dataset(
 
     The arguments and errors are those of [`load_hub_dataset`]. Nothing is stored on the disk.
     """
-    class_names = read_label_list(label_list) if label_list is not None else None
+    class_names, first_id = read_numbered_labels(label_list) if label_list is not None else (None, 0)
     try:
         builder = datasets.load_dataset_builder(name, config_name)
         if hasattr(builder.config, "decode_num_threads"):
@@ -177,6 +177,11 @@ def stream_hub_dataset(
         label_column, class_names = None, None
     elif label_column in features:
         class_names = _check_labels(features[label_column], label_column, class_names, name)
+        if first_id and "int" in getattr(features[label_column], "dtype", ""):
+            raise DataError(
+                f"{label_list} counts from {first_id}, and a stream cannot tell from which number the ids of {name} "
+                "count. Give a label list that counts from 0, or leave --streaming out."
+            )
     rows = rows.select_columns([video_column] + ([label_column] if label_column else []))
     if isinstance(features.get(video_column), datasets.Video):
         rows = rows.cast_column(video_column, datasets.Video(decode=False))

@@ -3,15 +3,18 @@
 import hashlib
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ezclip.constants import EVAL_RESULTS_NAME, EVAL_SETTINGS_NAME, PREDICTIONS_NAME, UNKNOWN_LABEL, VIDEO_EMBEDS_NAME
 from ezclip.errors import DataError
+from processing_ezclip import label_key
 
 
 NO_CLASS = -1
@@ -30,7 +33,9 @@ class EvaluationRun:
         folder (`Path`):
             Folder of its files.
         videos (`list[str]`):
-            Names of the n predicted videos.
+            Names of the n predicted videos, which may repeat.
+        rows (`list[int]`, *optional*):
+            Their row numbers in the data set; `None` for predictions without row numbers.
         class_names (`list[str]`):
             Names of the C known classes.
         labels (`np.ndarray` of shape `(n,)`):
@@ -56,6 +61,7 @@ class EvaluationRun:
     name: str
     folder: Path
     videos: list[str]
+    rows: list[int] | None
     class_names: list[str]
     labels: np.ndarray
     ranked: np.ndarray
@@ -113,11 +119,11 @@ def read_run(path: str | Path, name: str | None = None) -> EvaluationRun:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
 
     folder, notes = path.parent, []
-    named = {
-        label for _, label, ranked in lines for label in (label, *(name for name, _ in ranked)) if label is not None
-    }
-    settings, class_names = _read_settings(folder, digest, named)
-    run = _as_arrays(lines, class_names or sorted(named))
+    predicted = {name for line in lines for name, _ in line.ranked}
+    settings, class_names = _read_settings(folder, digest, predicted)
+    lines = _match_labels(lines, class_names, predicted, notes)
+    labels = {line.label for line in lines if line.label is not None}
+    run = _as_arrays(lines, class_names or sorted(predicted | labels))
     run |= {"bad_videos": _read_reasons(folder, "bad"), "partial_videos": _read_reasons(folder, "partial")}
     run["video_embeds"] = _read_embeds(folder, digest, len(lines), notes)
     name = name or path.resolve().parent.name or str(folder)
@@ -125,6 +131,31 @@ def read_run(path: str | Path, name: str | None = None) -> EvaluationRun:
     result = EvaluationRun(name, folder, settings=settings, notes=notes, **run)
     _check_results(result)
     return result
+
+
+def _match_labels(
+    lines: list["_Line"], class_names: list[str] | None, predicted: set[str], notes: list[str]
+) -> list["_Line"]:
+    """Give each label the spelling of its candidate. A label that is no candidate counts as unknown, with a note."""
+    candidates = {label_key(name): name for name in class_names or sorted(predicted)}
+    matched, others = [], Counter()
+    for line in lines:
+        if line.label is not None:
+            spelling = candidates.get(label_key(line.label))
+            if spelling is None and class_names is not None:
+                others[line.label] += 1
+            else:
+                line = line._replace(label=spelling or line.label)
+                matched.append(line)
+                continue
+        matched.append(line._replace(label=None))
+    if others:
+        listed = ", ".join(f"{name!r} ({count})" for name, count in others.most_common(10))
+        notes.append(
+            f"{sum(others.values())} videos have labels that are no candidates: {listed}. They are not counted as "
+            "errors: accuracies are those of the other videos."
+        )
+    return matched
 
 
 def align_runs(runs: list[EvaluationRun]) -> list[EvaluationRun]:
@@ -158,11 +189,22 @@ def _read_lines(path: Path):
             yield content, place
 
 
-_FORM = 'A line is {"video": "...", "label": "...", "predictions": [{"label": "...", "score": 0.5}, ...]}.'
+_FORM = 'A line is {"row": 0, "video": "...", "label": "...", "predictions": [{"label": "...", "score": 0.5}, ...]}.'
 
 
-def _check_prediction(line: dict, place: str) -> tuple[str, str | None, list[tuple[str, float]]]:
-    video, label, predictions = line.get("video"), line.get("label"), line.get("predictions")
+class _Line(NamedTuple):
+    """A line of `predictions.jsonl`, checked."""
+
+    row: int | None
+    video: str
+    label: str | None
+    ranked: list[tuple[str, float]]
+
+
+def _check_prediction(line: dict, place: str) -> _Line:
+    row, video, label, predictions = (line.get(name) for name in ("row", "video", "label", "predictions"))
+    if row is not None and (not isinstance(row, int) or isinstance(row, bool)):
+        raise DataError(f"{place}: `row` is {_short(row)}, not a row number. {_FORM}")
     if not isinstance(video, str):
         raise DataError(f"{place}: `video` is {_short(video)}, not a name. {_FORM}")
     if label is not None and not isinstance(label, str):
@@ -186,19 +228,26 @@ def _check_prediction(line: dict, place: str) -> tuple[str, str | None, list[tup
         last = score
     if len({name for name, _ in ranked}) < len(ranked):
         raise DataError(f"{place}: a label is predicted twice. Each label has one score.")
-    return _clean(video), None if label is None else _clean(label), ranked
+    return _Line(row, _clean(video), None if label is None else _clean(label), ranked)
 
 
 def _as_arrays(lines: list, class_names: list[str]) -> dict:
     index = {name: number for number, name in enumerate(class_names)}
-    most = max(len(ranked) for _, _, ranked in lines)
+    most = max(len(line.ranked) for line in lines)
     places, scores = np.full((len(lines), most), NO_CLASS), np.full((len(lines), most), np.nan)
-    for row, (_, _, ranked) in enumerate(lines):
-        places[row, : len(ranked)] = [index[name] for name, _ in ranked]
-        scores[row, : len(ranked)] = [score for _, score in ranked]
-    labels = np.array([UNKNOWN_LABEL if label is None else index[label] for _, label, _ in lines])
-    videos = [video for video, _, _ in lines]
-    return {"videos": videos, "class_names": class_names, "labels": labels, "ranked": places, "scores": scores}
+    for number, line in enumerate(lines):
+        places[number, : len(line.ranked)] = [index[name] for name, _ in line.ranked]
+        scores[number, : len(line.ranked)] = [score for _, score in line.ranked]
+    labels = np.array([UNKNOWN_LABEL if line.label is None else index[line.label] for line in lines])
+    rows = None if any(line.row is None for line in lines) else [line.row for line in lines]
+    return {
+        "videos": [line.video for line in lines],
+        "rows": rows,
+        "class_names": class_names,
+        "labels": labels,
+        "ranked": places,
+        "scores": scores,
+    }
 
 
 def _read_json(path: Path) -> dict | None:

@@ -1,6 +1,5 @@
 """What several runs made of the same videos."""
 
-from collections import Counter
 from itertools import combinations
 
 import numpy as np
@@ -30,7 +29,7 @@ def compare_section(materials: list[Material], seed: int = 0) -> Section:
     runs = [one.run for one in materials]
     positions = common_videos(runs)
     others = "; ".join(f"{run.name} {len(run.videos)}" for run in runs)
-    items = [Text(f"Videos in all runs: {len(positions[0])} ({others}). Those of one name are the same.")]
+    items = [Text(f"Videos in all runs: {len(positions[0])} ({others}).")]
     if len(positions[0]):
         labels = _common_labels(runs, positions)
         items.append(_agreement(runs, positions))
@@ -43,16 +42,39 @@ def compare_section(materials: list[Material], seed: int = 0) -> Section:
 
 
 def common_videos(runs: list[EvaluationRun]) -> list[np.ndarray]:
-    """Return for each run the positions of the videos that all runs have, in the order of the first run."""
-    indices = []
-    for run in runs:
-        seen, index = Counter(), {}
-        for position, video in enumerate(run.videos):
-            index[video, seen[video]] = position  # of two with one name, the first is the first
-            seen[video] += 1
-        indices.append(index)
+    """
+    Return for each run the positions of the videos that all runs have, in the order of the first run.
+
+    Names that do not repeat in any run identify videos of different lists. Otherwise all runs must be of one data set,
+    and row numbers identify its videos.
+
+    Raises:
+        [`DataError`]: if names repeat, and row numbers are missing or belong to different data sets.
+    """
+    names = [[*run.videos, *(video for video, _ in run.bad_videos)] for run in runs]
+    if all(len(set(own)) == len(own) for own in names):
+        indices = [{video: position for position, video in enumerate(run.videos)} for run in runs]
+    else:
+        indices = [_positions_by_row(run) for run in runs]
+        named = {}
+        for run, index in zip(runs, indices):
+            for row, position in index.items():
+                if named.setdefault(row, run.videos[position]) != run.videos[position]:
+                    raise DataError(
+                        f"{run.folder}: row {row} is {run.videos[position]!r} here and {named[row]!r} in another run. "
+                        "Names of videos repeat, so runs must be of one data set."
+                    )
     common = [key for key in indices[0] if all(key in index for index in indices)]
     return [np.array([index[key] for key in common], dtype=int) for index in indices]
+
+
+def _positions_by_row(run: EvaluationRun) -> dict[int, int]:
+    if run.rows is None or len(set(run.rows)) < len(run.rows):
+        raise DataError(
+            f"{run.folder}: names of videos repeat, and predictions.jsonl has no row numbers. Predict again: this "
+            "version writes them."
+        )
+    return {row: position for position, row in enumerate(run.rows)}
 
 
 def _common_labels(runs: list[EvaluationRun], positions: list[np.ndarray]) -> np.ndarray:

@@ -214,7 +214,10 @@ def test_overlap(parquet, monkeypatch, tmp_path):
     assert find_overlap(make_split({"clap": 1}, "videos"), make_split({"clap": 1}, f"{tmp_path}/videos")) == [
         f"{tmp_path}/videos/clap 0.mp4"
     ]
-    # As bytes: the same name may be another video, and without a name nothing is said.
+    # Bytes are compared by content, whatever their names are.
     train, test = parquet("x", ["a", "b 1"]), parquet("y", ["a", "a"], ["a", "b 1"])
-    assert find_overlap(train, test) == ["a"]
-    assert find_overlap(parquet("z", ["a"], [None]), parquet("w", ["a"], [None])) == []
+    assert find_overlap(train, test) == ["a", "b 1"]
+    assert find_overlap(parquet("z", ["a"], [None]), parquet("w", ["a", "b 1"], [None, None])) == ["row 0"]
+    (tmp_path / "link").symlink_to(tmp_path / "videos")
+    (tmp_path / "videos").mkdir()
+    assert find_overlap(make_split({"clap": 1}, f"{tmp_path}/link"), make_split({"clap": 1}, "./videos/../videos"))
