@@ -8,8 +8,8 @@ import torch
 
 from configuration_ezclip import PRESETS, EZClipConfig
 from ezclip.systems.macs import count_macs, count_macs_of
+from ezclip.utils.tables import as_table
 from modeling_ezclip import EZClipModel, EZClipTextModel, PackedTexts
-from scripts.benchmarks.harness import as_table
 from scripts.benchmarks.models import (
     count_model_macs,
     embed,

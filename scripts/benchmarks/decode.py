@@ -13,9 +13,9 @@ import transformers
 from transformers.video_utils import load_video
 
 from ezclip.data.sources import load_folder
+from ezclip.utils.tables import as_table
 from ezclip.utils.timing import compare, describe_machine, measure, one_core, summarize
 from processing_ezclip import EZClipProcessor
-from scripts.benchmarks.harness import as_table
 from video_ezclip import FrameSampler, VideoReadError, read_frames
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ezclip.utils.tables import as_markdown_table
+from ezclip.utils.tables import as_table
 from ezclip.utils.timing import Timing, compare, measure, summarize
 
 
@@ -164,33 +164,6 @@ def is_faster_in_bf16(device: torch.device) -> bool:
     """Return whether the device multiplies faster in bfloat16 than in float32."""
     _, rates = measure_beside_products({}, DTYPES, [], 3, device)
     return _median_rate(rates["bf16"]) > _median_rate(rates["float32"])
-
-
-def as_table(rows: Iterable[dict], columns: dict[str, tuple]) -> str:
-    """
-    Return a Markdown table of rows, with a column of errors if a row has `failed`.
-
-    Args:
-        rows (`Iterable[dict]`):
-            The rows. A value is a string, a number, a dictionary of [`summarize`] or [`compare`], or `None`.
-        columns (`dict[str, tuple]`):
-            By header the key of the value, and optionally its format and a factor.
-    """
-    rows = list(rows)
-    if any("failed" in row for row in rows):
-        columns = {**columns, "failed": ("failed",)}
-    cells = [[_cell(row.get(key), *form) for key, *form in columns.values()] for row in rows]
-    return as_markdown_table(list(columns), cells)
-
-
-def _cell(value: object, form: str = "", factor: float = 1) -> str:
-    if value is None:
-        return "-"
-    if not isinstance(value, dict):
-        return format(value if isinstance(value, str) else factor * value, form)
-    middle, bounds = ("ratio", "range") if "ratio" in value else ("median", "quartiles")
-    middle, low, high = (format(factor * number, form) for number in (value[middle], *value[bounds]))
-    return f"{middle} ({low}-{high})"
 
 
 def rates_as_table(rates: dict[str, dict]) -> str:

@@ -14,8 +14,8 @@ from ezclip.training.gradient_cache import backward
 from ezclip.training.log import peak_memory_mb
 from ezclip.training.loop import enable_gradient_checkpointing, make_optimizer
 from ezclip.training.recipe import TrainingRecipe
+from ezclip.utils.tables import as_table
 from ezclip.utils.timing import summarize
-from scripts.benchmarks.harness import as_table
 from scripts.benchmarks.models import describe_model, make_batch, make_model, name_of_model
 
 

@@ -13,8 +13,9 @@ from configuration_ezclip import EZClipConfig
 from ezclip.training.gradient_cache import backward
 from ezclip.training.loop import make_optimizer
 from ezclip.training.recipe import TrainingRecipe
+from ezclip.utils.tables import as_table
 from modeling_ezclip import EZClipModel
-from scripts.benchmarks.harness import Contender, as_table, measure_contenders, rates_as_table, ratio
+from scripts.benchmarks.harness import Contender, measure_contenders, rates_as_table, ratio
 from scripts.benchmarks.models import (
     count_model_macs,
     describe_model,

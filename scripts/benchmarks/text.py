@@ -9,11 +9,12 @@ import torch
 from ezclip.cli.demo import word_tokenizer
 from ezclip.data.labels import read_label_list
 from ezclip.systems.loading import load_processor, load_tokenizer
+from ezclip.utils.tables import as_table
 from modeling_ezclip import EZClipModel
 from pipeline_ezclip import BATCH_SIZE as CLASS_BANK_BATCH_SIZE, ClassBank
 from processing_ezclip import TEMPLATES, EZClipProcessor, default_image_processor
 from scripts.benchmarks.cost import count_bank_macs, count_text_macs
-from scripts.benchmarks.harness import Contender, as_table, measure_contenders, rates_as_table, ratio
+from scripts.benchmarks.harness import Contender, measure_contenders, rates_as_table, ratio
 from scripts.benchmarks.models import layer_shapes, make_config, make_model, name_of_model
 
 
