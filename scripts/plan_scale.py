@@ -13,7 +13,6 @@ import json
 import math
 import sys
 import textwrap
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,21 +29,7 @@ from ezclip.utils.tables import as_table
 RUN_PRECISIONS = ("float32", "autocast")
 
 
-@dataclass
-class Costs:
-    """The costs of one clip."""
-
-    decode_seconds: float  # of one core, from the file to the pixels of the model
-    forward_seconds: float  # of one accelerator, or of one core without accelerators
-    bank_seconds: float | None  # to build the class bank, once per process
-    num_bytes: float  # of the file
-    video_seconds: float  # duration of the clip
-    has_accelerator: bool  # whether the model ran on an accelerator
-    batch_size: int  # of the fastest forward pass
-    precision: str  # of the fastest forward pass
-
-
-def read_costs(folder: str | Path) -> Costs:
+def read_costs(folder: str | Path) -> dict:
     """
     Read the costs of a clip from the files of a benchmark.
 
@@ -67,16 +52,17 @@ def read_costs(folder: str | Path) -> Costs:
         has_accelerator = model["machine"]["accelerator"] is not None
         ways = read(folder, "text")["rows"] if Path(folder, "text.json").exists() else []
         banks = [row["seconds"]["median"] for row in ways if row["way"] == "class bank" and "failed" not in row]
-        return Costs(
-            decode_seconds=float(np.mean([1 / clips for clips in per_second])),
-            forward_seconds=(1 if has_accelerator else model["machine"]["threads"]) / rate,
-            bank_seconds=min(banks, default=None),
-            num_bytes=float(np.mean([video["bytes"] for video in videos])),
-            video_seconds=float(np.mean([video["duration"] for video in videos])),
-            has_accelerator=has_accelerator,
-            batch_size=batch_size,
-            precision=precision,
-        )
+        return {
+            "decode_seconds": float(np.mean([1 / clips for clips in per_second])),  # of one core, to pixels
+            # of one accelerator, or of one core without accelerators
+            "forward_seconds": (1 if has_accelerator else model["machine"]["threads"]) / rate,
+            "bank_seconds": min(banks, default=None),  # once per process
+            "num_bytes": float(np.mean([video["bytes"] for video in videos])),
+            "video_seconds": float(np.mean([video["duration"] for video in videos])),
+            "has_accelerator": has_accelerator,
+            "batch_size": batch_size,  # of the fastest forward pass, like its precision
+            "precision": precision,
+        }
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise DataError(
             f"{folder} must hold results of benchmark.py, with a forward pass in float32 or autocast; reading them "
@@ -97,21 +83,23 @@ def read(folder: str | Path, name: str) -> dict:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def speed_of_node(costs: Costs, cores: int, accelerators: int) -> tuple[float, str]:
+def speed_of_node(costs: dict, cores: int, accelerators: int) -> tuple[float, str]:
     """Return the clips per second of a node, and what limits them. Decoding and embedding overlap."""
     if accelerators == 0:
-        return cores / (costs.decode_seconds + costs.forward_seconds), "cores"
-    return min((cores / costs.decode_seconds, "decoding"), (accelerators / costs.forward_seconds, "accelerators"))
+        return cores / (costs["decode_seconds"] + costs["forward_seconds"]), "cores"
+    return min(
+        (cores / costs["decode_seconds"], "decoding"), (accelerators / costs["forward_seconds"], "accelerators")
+    )
 
 
-def plan(num_clips: float, costs: Costs, rate: float, num_nodes: int | None, deadline_hours: float) -> dict:
+def plan(num_clips: float, costs: dict, rate: float, num_nodes: int | None, deadline_hours: float) -> dict:
     """
     Plan `num_clips` on nodes of `rate` clips per second, by default on as many nodes as the deadline needs.
 
     Raises:
         [`DataError`]: if the class bank alone takes longer than the deadline.
     """
-    bank = costs.bank_seconds or 0.0
+    bank = costs["bank_seconds"] or 0.0
     if num_nodes is None:
         seconds = 3600 * deadline_hours - bank
         if seconds <= 0:
@@ -121,17 +109,17 @@ def plan(num_clips: float, costs: Costs, rate: float, num_nodes: int | None, dea
         num_nodes = math.ceil(num_clips / rate / seconds)
     return {
         "num_clips": num_clips,
-        "decode_core_hours": num_clips * costs.decode_seconds / 3600,
-        "forward_hours": num_clips * costs.forward_seconds / 3600,
-        "storage_bytes": num_clips * costs.num_bytes,
+        "decode_core_hours": num_clips * costs["decode_seconds"] / 3600,
+        "forward_hours": num_clips * costs["forward_seconds"] / 3600,
+        "storage_bytes": num_clips * costs["num_bytes"],
         "num_nodes": num_nodes,
         "hours": (num_clips / (num_nodes * rate) + bank) / 3600,
-        "network_bytes_per_second_per_node": rate * costs.num_bytes,
-        "network_bytes_per_second": num_nodes * rate * costs.num_bytes,
+        "network_bytes_per_second_per_node": rate * costs["num_bytes"],
+        "network_bytes_per_second": num_nodes * rate * costs["num_bytes"],
     }
 
 
-def launch_command(costs: Costs, cores: int, accelerators: int, num_nodes: int) -> str:
+def launch_command(costs: dict, cores: int, accelerators: int, num_nodes: int) -> str:
     """Return the command to run on each node."""
     processes = max(1, accelerators)
     parts = ["accelerate launch"]
@@ -140,10 +128,10 @@ def launch_command(costs: Costs, cores: int, accelerators: int, num_nodes: int) 
     if num_nodes > 1:
         parts.append("--machine_rank RANK --main_process_ip FIRST_NODE --main_process_port 29500")
     parts.append("run_video_zeroshot.py --model_name_or_path MODEL --do_predict --dataset_name VIDEOS --streaming")
-    parts.append(f"--output_dir SHARED_FOLDER --per_device_eval_batch_size {costs.batch_size}")
-    parts[-1] += " --mixed_precision bf16" if costs.precision != "float32" else ""
+    parts.append(f"--output_dir SHARED_FOLDER --per_device_eval_batch_size {costs['batch_size']}")
+    parts[-1] += " --mixed_precision bf16" if costs["precision"] != "float32" else ""
     if accelerators:
-        workers = max(1, min(cores // accelerators, math.ceil(costs.decode_seconds / costs.forward_seconds)))
+        workers = max(1, min(cores // accelerators, math.ceil(costs["decode_seconds"] / costs["forward_seconds"])))
         parts[-1] += f" --dataloader_num_workers {workers}"
     else:
         parts[-1] += " --use_cpu"
@@ -161,17 +149,17 @@ def make_plan(args: argparse.Namespace) -> dict:
     cores = args.cores_per_node or read(args.benchmark, "decode")["machine"]["cores"]
     accelerators = args.accelerators_per_node
     if accelerators is None:
-        accelerators = int(costs.has_accelerator)
-    if (accelerators > 0) != costs.has_accelerator:
-        measured = "with an accelerator" if costs.has_accelerator else "without accelerators"
+        accelerators = int(costs["has_accelerator"])
+    if (accelerators > 0) != costs["has_accelerator"]:
+        measured = "with an accelerator" if costs["has_accelerator"] else "without accelerators"
         raise DataError(
             f"{args.benchmark}/model.json was measured {measured}, so it cannot plan --accelerators_per_node "
             f"{accelerators}. Run `benchmark.py model` on such a node, or change the option."
         )
-    seconds = args.seconds_per_clip or costs.video_seconds
+    seconds = args.seconds_per_clip or costs["video_seconds"]
     # Reading and decoding grow with the duration of a clip.
-    longer = seconds / costs.video_seconds
-    long_costs = replace(costs, decode_seconds=costs.decode_seconds * longer, num_bytes=costs.num_bytes * longer)
+    longer = seconds / costs["video_seconds"]
+    long_costs = {**costs, **{name: costs[name] * longer for name in ("decode_seconds", "num_bytes")}}
     plans = {
         name: plan(num_clips, own, speed_of_node(own, cores, accelerators)[0], args.nodes, args.deadline_hours)
         for name, num_clips, own in (
@@ -181,11 +169,11 @@ def make_plan(args: argparse.Namespace) -> dict:
     }
     rate, limit = speed_of_node(costs, cores, accelerators)
     return {
-        "costs": asdict(costs),
+        "costs": costs,
         "node": {"cores": cores, "accelerators": accelerators},
         "clips_per_second": rate,
         "limit": limit,
-        "cores_per_accelerator": costs.decode_seconds / costs.forward_seconds if accelerators else None,
+        "cores_per_accelerator": costs["decode_seconds"] / costs["forward_seconds"] if accelerators else None,
         "plans": plans,
         "command": launch_command(costs, cores, accelerators, next(iter(plans.values()))["num_nodes"]),
     }

@@ -21,28 +21,14 @@ Shape = tuple[int, int, int]
 
 @dataclass
 class Contender:
-    """
-    A function to time.
-
-    Args:
-        run (`Callable[[], object]`):
-            The function. `result` holds what its last call returned.
-        precision (`str`):
-            `"float32"`, or any other name for bfloat16.
-        num_items (`int`):
-            Clips or texts of one call.
-        macs (`int`):
-            Multiply-accumulates of one call.
-        warm_up (`Callable[[], object]`, *optional*):
-            A shorter function to run in the warm-up round.
-    """
+    """A function to time, and the work of one call."""
 
     run: Callable[[], object]
-    precision: str
-    num_items: int
-    macs: int
-    warm_up: Callable[[], object] | None = None
-    result: object = None
+    precision: str  # "float32", or another name for bfloat16
+    num_items: int  # clips or texts
+    macs: int  # multiply-accumulates
+    warm_up: Callable[[], object] | None = None  # a shorter function for the warm-up round
+    result: object = None  # of the last call
 
     def __call__(self):
         """Run the function and keep its result."""
@@ -71,40 +57,43 @@ class MatrixProduct:
         return {"shape": list(self.shape), "flops_per_second": summarize([operations / wall for wall in timing.wall])}
 
 
-def matrix_precision(precision: str) -> str:
-    """Return the precision of the matrix products to compare with."""
-    return "float32" if precision == "float32" else "bf16"
-
-
-def measure_beside_products(
+def measure_contenders(
     contenders: dict[Hashable, Contender],
-    precisions: Iterable[str],
     shapes: Iterable[Shape],
     rounds: int,
     device: torch.device,
-) -> tuple[dict[Hashable, Timing], dict[str, dict]]:
+    items: str = "clips",
+    precisions: Iterable[str] = (),
+) -> tuple[dict[Hashable, dict], dict[str, dict]]:
     """
-    Time contenders and matrix products in turn. A contender may fail.
+    Time contenders and matrix products in turn.
 
     Args:
         contenders (`dict[Hashable, Contender]`):
-            The contenders by name.
-        precisions (`Iterable[str]`):
-            Precisions of the products.
+            The contenders by name. They may fail.
         shapes (`Iterable[tuple[int, int, int]]`):
             m, k and n of the products of a model. Square products are added.
         rounds (`int`):
             Number of timed rounds.
         device (`torch.device`):
             The device to compute on.
+        items (`str`, *optional*, defaults to `"clips"`):
+            What a contender processes.
+        precisions (`Iterable[str]`, *optional*):
+            Precisions of products beside those of the contenders.
 
     Returns:
-        The timings, and for each precision the matrix rate: shape and rate of its fastest product.
+        By contender `precision`, `seconds`, the items per second and `share_of_matrix_rate`, or in `failed` its error.
+        By precision the matrix rate: shape and rate of the fastest product.
     """
     squares = SQUARES if device.type == "cpu" else ACCELERATOR_SQUARES
     shapes = dict.fromkeys([*((side, side, side) for side in squares), *shapes])
-    precisions = dict.fromkeys(map(matrix_precision, precisions))
-    products = [MatrixProduct(shape, precision, device) for precision in precisions for shape in shapes]
+    precisions = [*precisions, *(contender.precision for contender in contenders.values())]
+    products = [
+        MatrixProduct(shape, precision, device)
+        for precision in dict.fromkeys(map(_matrix_precision, precisions))
+        for shape in shapes
+    ]
     timings = measure(
         {**contenders, **{product: product for product in products}},
         rounds,
@@ -112,33 +101,11 @@ def measure_beside_products(
         may_fail=True,
         warm_up={name: one.warm_up for name, one in contenders.items() if one.warm_up is not None},
     )
-    rates = {}
+    rates, rows = {}, {}
     for product in products:
-        rates.setdefault(product.precision, []).append(product.rate(timings[product]))
-    return timings, {name: max(found, key=lambda rate: _median_rate(rate)) for name, found in rates.items()}
-
-
-def _median_rate(rate: dict) -> float:
-    return rate["flops_per_second"]["median"]
-
-
-def measure_contenders(
-    contenders: dict[Hashable, Contender],
-    shapes: Iterable[Shape],
-    rounds: int,
-    device: torch.device,
-    items: str = "clips",
-) -> tuple[dict[Hashable, dict], dict[str, dict]]:
-    """
-    Time contenders; see [`measure_beside_products`].
-
-    Returns:
-        For each contender `precision`, `seconds`, the items per second and `share_of_matrix_rate`, or in `failed` its
-        error. Then the matrix rates.
-    """
-    precisions = [contender.precision for contender in contenders.values()]
-    timings, rates = measure_beside_products(contenders, precisions, shapes, rounds, device)
-    rows = {}
+        rate = product.rate(timings[product])
+        if _median_rate(rate) > _median_rate(rates.setdefault(product.precision, rate)):
+            rates[product.precision] = rate
     for name, contender in contenders.items():
         rows[name] = {"precision": contender.precision}
         if timings[name].failed is not None:
@@ -149,9 +116,17 @@ def measure_contenders(
         rows[name] |= {
             "seconds": seconds,
             f"{items}_per_second": contender.num_items / seconds["median"],
-            "share_of_matrix_rate": rate / _median_rate(rates[matrix_precision(contender.precision)]),
+            "share_of_matrix_rate": rate / _median_rate(rates[_matrix_precision(contender.precision)]),
         }
     return rows, rates
+
+
+def _matrix_precision(precision: str) -> str:
+    return "float32" if precision == "float32" else "bf16"
+
+
+def _median_rate(rate: dict) -> float:
+    return rate["flops_per_second"]["median"]
 
 
 def ratio(rows: dict[Hashable, dict], name: Hashable, baseline: Hashable) -> dict | None:
@@ -162,7 +137,7 @@ def ratio(rows: dict[Hashable, dict], name: Hashable, baseline: Hashable) -> dic
 
 def is_faster_in_bf16(device: torch.device) -> bool:
     """Return whether the device multiplies faster in bfloat16 than in float32."""
-    _, rates = measure_beside_products({}, DTYPES, [], 3, device)
+    _, rates = measure_contenders({}, [], 3, device, precisions=DTYPES)
     return _median_rate(rates["bf16"]) > _median_rate(rates["float32"])
 
 
