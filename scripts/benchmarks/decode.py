@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -23,18 +23,12 @@ from video_ezclip import FrameSampler, VideoReadError, read_frames
 SAME_FRAME = 2.0
 # Attributes of VideoFramesMetadata in the result
 PROPERTIES = ("width", "height", "codec", "total_num_frames", "duration", "access")
-# The reader of ezclip for each kind of result, which the others are compared with
+# The reader to compare with, for each kind of result
 OURS = {"pixels": "ezclip", "frames": "ezclip frames"}
 
 
 def find_videos(paths: Iterable[str]) -> list[str]:
-    """
-    Return video files, and the video files of folders.
-
-    Raises:
-        [`VideoReadError`]: if a path does not exist.
-        [`DataError`]: if a folder holds no video.
-    """
+    """Return video files, and the video files of folders. Raise if a path or its videos do not exist."""
     found = []
     for path in paths:
         if os.path.isdir(path):
@@ -82,22 +76,14 @@ def are_same(frames: np.ndarray, ours: np.ndarray) -> bool:
 
 
 def measure_video(path: str, processor: EZClipProcessor, image_processor, rounds: int) -> dict:
-    """
-    Time all readers on one file.
-
-    Returns:
-        `dict`: properties of the file, and by name the times of each reader, or in `failed` its error.
-
-    Raises:
-        [`VideoReadError`]: if ezclip cannot read the file.
-    """
+    """Time all readers on one file. Return its properties, and by reader the times, or in `failed` the error."""
     sample = processor.get_sampler()
     frames, metadata = read_frames(path, sample)
     load = partial(load_with_transformers, path, sample)
     in_sequence = partial(read_in_sequence, path, metadata.frames_indices)
     by_index = partial(read_with_decord, path, sample)
     # By name: the kind of result, the function to time, and a function that returns the frames of a rival
-    readers: dict[str, tuple[str, Callable, Callable | None]] = {
+    readers = {
         "ezclip": ("pixels", lambda: processor(videos=path, return_tensors="pt"), None),
         "load_video + CLIPImageProcessor": (
             "pixels",

@@ -13,7 +13,7 @@ from ezclip.utils.timing import Timing, compare, measure, summarize
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 # Sides of square matrices. A CPU reaches its best rate with the first; an accelerator needs larger ones.
 SQUARES, ACCELERATOR_SQUARES = (2048,), (2048, 4096, 8192)
-# A product is repeated for so many seconds, so that launch and synchronization hardly count.
+# Repeat a product for at least this time, so that launch and synchronization hardly count.
 LEAST_SECONDS = 0.02
 
 Shape = tuple[int, int, int]
@@ -47,7 +47,7 @@ class MatrixProduct:
         self.repeats = max(1, min(1000, round(LEAST_SECONDS / once)))
 
     def __call__(self):
-        """Multiply."""
+        """Multiply `repeats` times."""
         for _ in range(self.repeats):
             torch.mm(self.left, self.right.t(), out=self.result)
 
@@ -66,21 +66,9 @@ def measure_contenders(
     precisions: Iterable[str] = (),
 ) -> tuple[dict[Hashable, dict], dict[str, dict]]:
     """
-    Time contenders and matrix products in turn.
+    Time contenders, square matrix products and those of `shapes` (m, k, n) in turn.
 
-    Args:
-        contenders (`dict[Hashable, Contender]`):
-            The contenders by name. They may fail.
-        shapes (`Iterable[tuple[int, int, int]]`):
-            m, k and n of the products of a model. Square products are added.
-        rounds (`int`):
-            Number of timed rounds.
-        device (`torch.device`):
-            The device to compute on.
-        items (`str`, *optional*, defaults to `"clips"`):
-            What a contender processes.
-        precisions (`Iterable[str]`, *optional*):
-            Precisions of products beside those of the contenders.
+    `precisions` are precisions of products beside those of the contenders.
 
     Returns:
         By contender `precision`, `seconds`, the items per second and `share_of_matrix_rate`, or in `failed` its error.
@@ -95,7 +83,7 @@ def measure_contenders(
         for shape in shapes
     ]
     timings = measure(
-        {**contenders, **{product: product for product in products}},
+        {**contenders, **dict(zip(products, products))},
         rounds,
         device,
         may_fail=True,

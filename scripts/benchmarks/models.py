@@ -33,15 +33,8 @@ XCLIP_HEAD = 64
 
 
 def make_config(args: argparse.Namespace, preset: str | None, text_config: dict | None = None) -> EZClipConfig:
-    """
-    Return the configuration of a published system on ViT-B.
-
-    Raises:
-        [`ModelError`]: if the configuration refuses the options.
-    """
-    vision_config = {"patch_size": args.patch_size or 16}
-    if args.num_frames is not None:
-        vision_config["num_frames"] = args.num_frames
+    """Return the configuration of a published system on ViT-B."""
+    vision_config = {"patch_size": args.patch_size or 16, **_num_frames(args)}
     try:
         return EZClipConfig.from_preset(preset or "ezclip", text_config, vision_config)
     except ValueError as error:
@@ -49,19 +42,17 @@ def make_config(args: argparse.Namespace, preset: str | None, text_config: dict 
 
 
 def make_model(args: argparse.Namespace, preset: str | None = None) -> EZClipModel:
-    """
-    Load the model of the options, or make one of a published system with random weights.
-
-    Raises:
-        [`ModelError`]: if the model cannot be loaded.
-    """
+    """Load the model of the options, or make one of a published system with random weights."""
     preset = preset or args.preset
     torch.manual_seed(0)
     if args.model_name_or_path is None:
         return EZClipModel(make_config(args, preset))
-    frames = {} if args.num_frames is None else {"num_frames": args.num_frames}
     # for_training: `load_model` refuses untrained weights otherwise, and costs do not depend on them.
-    return load_model(args.model_name_or_path, for_training=True, preset=preset, vision_config=frames)
+    return load_model(args.model_name_or_path, for_training=True, preset=preset, vision_config=_num_frames(args))
+
+
+def _num_frames(args: argparse.Namespace) -> dict[str, int]:
+    return {} if args.num_frames is None else {"num_frames": args.num_frames}
 
 
 def name_of_model(args: argparse.Namespace) -> str:
@@ -81,11 +72,7 @@ def describe_model(config: EZClipConfig) -> str:
 
 
 def make_rivals(config: EZClipConfig) -> dict[str, nn.Module]:
-    """
-    Return the models of transformers of the same size, by class name.
-
-    For ViT-B/16 and 8 frames, X-CLIP is microsoft/xclip-base-patch16.
-    """
+    """Return the models of transformers of the same size. For ViT-B/16, X-CLIP is microsoft/xclip-base-patch16."""
     width = config.projection_dim
     heads = max(1, width // XCLIP_HEAD)
     over_time = {"mit_hidden_size": width, "mit_intermediate_size": 4 * width, "mit_num_attention_heads": heads}

@@ -42,17 +42,9 @@ def make_labels(num_labels: int) -> list[str]:
 
 def load(args: argparse.Namespace, num_labels: int) -> tuple[EZClipModel, EZClipProcessor, list[str]]:
     """
-    Load model, processor and labels. If no tokenizer is given or saved with the model, each word is a token.
+    Load model, processor and labels. `num_labels` is the default number of made-up labels.
 
-    Args:
-        args (`argparse.Namespace`):
-            The options of the command.
-        num_labels (`int`):
-            Number of made-up labels, unless the options give it.
-
-    Raises:
-        [`ModelError`]: if the model or the tokenizer cannot be loaded.
-        [`DataError`]: if the labels cannot be read.
+    If no tokenizer is given or saved with the model, each word is a token.
     """
     if args.label_list is None:
         labels = make_labels(args.num_labels or num_labels)
