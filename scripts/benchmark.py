@@ -61,10 +61,6 @@ OPTIONS = {
         "type": POSITIVE,
         "help": "number of labels (default: the whole list, or 400; `end-to-end`: 100)",
     },
-    "--label_length": {
-        "type": POSITIVE,
-        "help": "tokens of a short text: 'a video of juggling balls' has 8 (default: %(default)s)",
-    },
     "--tokenizer_name": {"help": "folder, name on the Hub, or CLIP's BPE file (default: that of the model, or words)"},
     "--batch_size": {"type": POSITIVE, "help": "clips per batch (default: %(default)s)"},
     "--batch_sizes": {"type": POSITIVE, "nargs": "+", "help": "clips per batch, one or several sizes (default: 2)"},
@@ -87,7 +83,7 @@ TIMED = {"--use_cpu": False, "--preset": None, **MODEL}
 TEXTS = dict.fromkeys(("--label_list", "--num_labels", "--tokenizer_name"))
 # By name: the module, what it does, and the defaults of its options
 COMMANDS = {
-    "cost": (cost, "count parameters and multiply-accumulates", {**MODEL, "--presets": None, "--label_length": 8}),
+    "cost": (cost, "count parameters and multiply-accumulates", {**MODEL, "--presets": None}),
     "model": (
         model,
         "time embedding and training steps",

@@ -1,15 +1,13 @@
 """`cost`: count parameters and multiply-accumulates of models. Needs no weights and times nothing."""
 
 import argparse
-import copy
-from collections.abc import Callable
 
 import torch
 
-from configuration_ezclip import PRESETS, EZClipConfig
-from ezclip.systems.macs import count_macs, count_macs_of
+from configuration_ezclip import PRESETS
+from ezclip.systems.macs import count_macs
 from ezclip.utils.tables import as_table
-from modeling_ezclip import EZClipModel, EZClipTextModel, PackedTexts
+from modeling_ezclip import EZClipModel
 from scripts.benchmarks.models import (
     count_model_macs,
     embed,
@@ -29,7 +27,7 @@ def run(args: argparse.Namespace, device: torch.device) -> dict:
         configs = {name_of_model(args): make_model(args).config}
     else:
         configs = {preset: make_model(args, preset).config for preset in args.presets}
-    name, config = next(iter(configs.items()))
+    config = next(iter(configs.values()))
     with torch.device("meta"):
         models = {own: EZClipModel(configs[own]) for own in configs} | make_rivals(config)
         empty_clip = torch.empty(pixels_size(config))
@@ -49,37 +47,7 @@ def run(args: argparse.Namespace, device: torch.device) -> dict:
                 "macs_of_embedding_alone": alone,
             }
         )
-    plain = copy.deepcopy(config)
-    plain.text_config.use_adapter = False
-    longest = config.text_config.max_position_embeddings
-    texts = [
-        {"model": own, "length": length, "macs": count_text_macs(tower, length)}
-        for own, tower in {name: config, "CLIP": plain}.items()
-        for length in dict.fromkeys((longest, min(args.label_length, longest)))
-    ]
-    return {"models": rows, "texts": texts}
-
-
-def count_text_macs(config: EZClipConfig, length: int) -> int:
-    """Return the multiply-accumulates of embedding a text of `length` tokens."""
-    return _count_texts(config, 1, lambda tower: tower(input_ids=torch.zeros(1, length, dtype=torch.long)))
-
-
-def count_bank_macs(config: EZClipConfig, texts: list[list[int]], batch_size: int) -> int:
-    """Return the multiply-accumulates of embedding token lists as a class bank does: shared prefixes count once."""
-    texts = sorted(texts)
-    batches = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
-    packed = [PackedTexts.pack(batch, torch.device("meta")) for batch in batches]
-    return _count_texts(config, len(texts), lambda tower: [tower.embed_packed(batch) for batch in packed])
-
-
-@torch.no_grad()
-def _count_texts(config: EZClipConfig, num_texts: int, run: Callable[[EZClipTextModel], object]) -> int:
-    text = copy.deepcopy(config.text_config)
-    text._attn_implementation = "eager"
-    return (
-        count_macs_of(lambda: EZClipTextModel(text).eval(), run) + num_texts * text.hidden_size * config.projection_dim
-    )
+    return {"models": rows}
 
 
 def as_text(result: dict) -> list[str]:
@@ -100,11 +68,9 @@ def as_text(result: dict) -> list[str]:
         "embedding only, GMAC": ("macs_of_embedding_alone", ".4g", 1e-9),
         "embedding only, per frame / CLIPVisionModel": ("macs_of_embedding_alone / CLIP", ".3f"),
     }
-    text_columns = {"text tower": ("model",), "tokens": ("length",), "GMAC per text": ("macs", ".4g", 1e-9)}
     return [
         "Multiply-accumulates (10^9) of embedding one clip: linear layers, the convolution and both products of each "
         "attention. They are counted, not timed. `embedding only` is `output_last_hidden_state=False`, which "
         "pipeline, script and training use: the last block of ezclip then computes its CLS token only.",
         as_table(rows, columns),
-        as_table(result["texts"], text_columns),
     ]

@@ -2,18 +2,20 @@
 
 import argparse
 import copy
+from collections.abc import Callable
 from itertools import product
 
 import torch
 
+from configuration_ezclip import EZClipConfig
 from ezclip.cli.demo import word_tokenizer
 from ezclip.data.labels import read_label_list
 from ezclip.systems.loading import load_processor, load_tokenizer
+from ezclip.systems.macs import count_macs_of
 from ezclip.utils.tables import as_table
-from modeling_ezclip import EZClipModel
+from modeling_ezclip import EZClipModel, EZClipTextModel, PackedTexts
 from pipeline_ezclip import BATCH_SIZE as CLASS_BANK_BATCH_SIZE, ClassBank
 from processing_ezclip import TEMPLATES, EZClipProcessor, default_image_processor
-from scripts.benchmarks.cost import count_bank_macs, count_text_macs
 from scripts.benchmarks.harness import Contender, measure_contenders, rates_as_table, ratio
 from scripts.benchmarks.models import layer_shapes, make_config, make_model, name_of_model
 
@@ -62,6 +64,28 @@ def load(args: argparse.Namespace, num_labels: int) -> tuple[EZClipModel, EZClip
     tokenizer.model_max_length = config.text_config.max_position_embeddings
     torch.manual_seed(0)
     return EZClipModel(config).eval(), EZClipProcessor(default_image_processor(), tokenizer), labels
+
+
+def count_text_macs(config: EZClipConfig, length: int) -> int:
+    """Return the multiply-accumulates of embedding a text of `length` tokens."""
+    return _count_texts(config, 1, lambda tower: tower(input_ids=torch.zeros(1, length, dtype=torch.long)))
+
+
+def count_bank_macs(config: EZClipConfig, texts: list[list[int]], batch_size: int) -> int:
+    """Return the multiply-accumulates of embedding token lists as a class bank does: shared prefixes count once."""
+    texts = sorted(texts)
+    batches = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
+    packed = [PackedTexts.pack(batch, torch.device("meta")) for batch in batches]
+    return _count_texts(config, len(texts), lambda tower: [tower.embed_packed(batch) for batch in packed])
+
+
+@torch.no_grad()
+def _count_texts(config: EZClipConfig, num_texts: int, run: Callable[[EZClipTextModel], object]) -> int:
+    text = copy.deepcopy(config.text_config)
+    text._attn_implementation = "eager"
+    return (
+        count_macs_of(lambda: EZClipTextModel(text).eval(), run) + num_texts * text.hidden_size * config.projection_dim
+    )
 
 
 @torch.no_grad()

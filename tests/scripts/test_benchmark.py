@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from transformers import XCLIPModel
 
-from ezclip import EZClipModel
+from ezclip import EZClipConfig, EZClipModel
 from ezclip.systems.macs import count_macs
 from ezclip.utils.synthetic_clips import write_video
 from processing_ezclip import TEMPLATES
 from scripts import benchmark
-from scripts.benchmarks import decode, end_to_end, harness
+from scripts.benchmarks import decode, end_to_end, harness, text
 from tests.helpers import ROOT, random_clip, read_json
 
 
@@ -143,13 +143,16 @@ def test_cost(tmp_path):
     assert rows["clip"]["macs_per_clip"] == floor + 8 * 768 * 512
     assert rows["vificlip"]["macs_per_clip"] == 4 * rows["clip"]["macs_per_clip"]
     assert 1.0 < rows["XCLIPModel"]["macs_per_clip"] / floor < 1.05
+
+
+@pytest.mark.parametrize("use_adapter", [False, True])
+def test_count_text_macs(use_adapter):
+    config = EZClipConfig.from_preset("ezclip", {"use_adapter": use_adapter}, {"patch_size": 16})
     # Per token and block 12 products of 512 x 512, and 2 of 512 x 128 in the adapters; scores and sums per pair of
     # tokens; the projection
-    texts = [(model, length) for model in ("ezclip", "CLIP") for length in (77, 8)]
-    assert [(text["model"], text["length"]) for text in result["texts"]] == texts
-    for text in result["texts"]:
-        length, adapters = text["length"], 2 * 512 * 128 * (text["model"] == "ezclip")
-        assert text["macs"] == 12 * (length * (12 * 512**2 + adapters) + 2 * length**2 * 512) + 512**2
+    for length in (77, 8):
+        macs = 12 * (length * (12 * 512**2 + 2 * 512 * 128 * use_adapter) + 2 * length**2 * 512) + 512**2
+        assert text.count_text_macs(config, length) == macs
 
 
 def test_cost_of_a_folder(tmp_path, tiny_folder):
@@ -336,14 +339,14 @@ def test_memory(tmp_path):
 
 
 def test_unusable_paths(tmp_path, videos, capsys):
-    text, empty = tmp_path / "notes.mp4", tmp_path / "empty"
-    text.write_text("not a video")
+    notes, empty = tmp_path / "notes.mp4", tmp_path / "empty"
+    notes.write_text("not a video")
     empty.mkdir()
     for options, message in (
-        ([text], f"benchmark.py: {text}: is not a video file"),
+        ([notes], f"benchmark.py: {notes}: is not a video file"),
         ([tmp_path / "x"], f"benchmark.py: {tmp_path / 'x'}: is not a file"),
         ([empty], "empty holds no video"),
-        ([videos[0], "--output_dir", text], f"--output_dir must be a folder, got the file {text}"),
+        ([videos[0], "--output_dir", notes], f"--output_dir must be a folder, got the file {notes}"),
     ):
         with pytest.raises(SystemExit) as caught:
             benchmark.main(["decode", *map(str, options), "--rounds", "1"])
