@@ -8,9 +8,9 @@
     python scripts/benchmark.py end-to-end VIDEO_OR_FOLDER [...] --output_dir benchmark
     python scripts/benchmark.py memory --batch_size 8 --output_dir benchmark
 
-The methods of a command run in turn, round by round in one process, so that a drift of the machine's speed affects
-them alike. Matrix products run in the same rounds. Their rate is the limit of the machine, and models are given as a
-share of it. Compare ratios and shares; times depend on the machine.
+The methods of a command run in turn, round by round in one process, so a drift of the machine's speed affects all of
+them. Matrix products run in the same rounds. Their rate is the limit of the machine, and the speed of a model is given
+as a share of it. Compare ratios and shares, because times depend on the machine.
 
 Models have random weights without `--model_name_or_path`. OMP_NUM_THREADS sets the number of threads.
 """

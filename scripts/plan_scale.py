@@ -4,7 +4,7 @@
     python scripts/plan_scale.py --benchmark benchmark --cores_per_node 64 --accelerators_per_node 8
 
 `--benchmark` is a folder with `decode.json` (measured on similar videos), `model.json` and optionally `text.json`.
-They may come from two machines: decoding from one with the cores, embedding from one with the accelerator.
+They may come from two machines: decode.json from one with the cores, model.json from one with the accelerator.
 docs/scale.md explains the arithmetic.
 """
 

@@ -103,7 +103,7 @@ def make_run(
         return forward
 
     optimizer = make_optimizer(model, RECIPE)
-    # A shallow copy shares the weights, and `prepare_model` replaces the forward of the copy only.
+    # A shallow copy shares the weights. `prepare_model` replaces only the forward of the copy.
     trained = copy.copy(model)
     if case.precision == "autocast":
         trained = accelerator.prepare_model(trained)
@@ -111,7 +111,7 @@ def make_run(
     def step():
         trained.train()
         if isinstance(model, EZClipModel):
-            backward(trained, batch, accelerator)  # of the training loop
+            backward(trained, batch, accelerator)  # as in the training loop
         else:
             accelerator.backward(loss_of(trained, batch))
         optimizer.step()
@@ -121,7 +121,7 @@ def make_run(
 
 
 def loss_of(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return the loss of a model. CLIP's vision tower has no loss, so it gets a substitute."""
+    """Return the loss of a model, or a substitute for CLIP's vision tower, which has none."""
     if hasattr(model, "get_video_features"):
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         alone = {"output_last_hidden_state": False} if isinstance(model, EZClipModel) else {}
@@ -130,7 +130,7 @@ def loss_of(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Ten
 
 
 def count_pass(model: PreTrainedModel, way: str, config: EZClipConfig) -> int:
-    """Count the multiply-accumulates of a pass of one clip. Those of a step include its backward pass."""
+    """Count the multiply-accumulates of a pass of one clip. A step includes its backward pass."""
 
     def run(model: PreTrainedModel):
         batch = make_batch(config, 1)

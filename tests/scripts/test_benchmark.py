@@ -1,4 +1,4 @@
-"""scripts/benchmark.py: its reports and refusals. No test looks at a speed."""
+"""Reports and errors of scripts/benchmark.py. No test checks a speed."""
 
 import re
 import subprocess
@@ -95,7 +95,7 @@ def test_decode_table(decoded, videos):
     assert r"b\|c.mkv: 64 × 48, h264, 12 frames" in decoded[1]
 
 
-def test_decode_with_failing_rivals(tmp_path, videos, monkeypatch, capsys):
+def test_decode_failing_rivals(tmp_path, videos, monkeypatch, capsys):
     def fail(path, sample):
         raise RuntimeError("no such codec\nstack trace")
 
@@ -206,7 +206,7 @@ def test_model(tmp_path, tiny_folder, small_products):
         )
 
 
-def test_model_with_failing_rival(tmp_path, tiny_folder, small_products, monkeypatch, capsys):
+def test_model_failing_rival(tmp_path, tiny_folder, small_products, monkeypatch, capsys):
     def fail(self, pixel_values):
         if pixel_values.device.type == "meta":  # multiply-accumulates are counted
             return get_video_features(self, pixel_values=pixel_values)
@@ -278,7 +278,7 @@ def test_end_to_end(tmp_path, tiny_folder, videos, small_products):
     assert 0 < ours["share_of_matrix_rate"] < 1.5
 
 
-def test_end_to_end_with_different_predictions(tmp_path, tiny_folder, videos, small_products, monkeypatch, capsys):
+def test_end_to_end_disagreement(tmp_path, tiny_folder, videos, small_products, monkeypatch, capsys):
     read_all = end_to_end.read_all
 
     def misread(path, sample):

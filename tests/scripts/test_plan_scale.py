@@ -1,4 +1,4 @@
-"""scripts/plan_scale.py: its arithmetic, and the command that it prints."""
+"""Arithmetic and printed command of scripts/plan_scale.py."""
 
 import json
 import shlex
@@ -81,14 +81,14 @@ def test_plan_with_accelerators(tmp_path, capsys):
     assert "Limit: decoding." in text and "needs 25.0 cores" in text and "has 8.0" in text
 
 
-def test_plan_without_accelerators_and_longer_clips(tmp_path):
+def test_plan_without_accelerators(tmp_path):
     folder = write_benchmark(tmp_path, accelerator=None, forward=[(2, 4.0)])
     result = run(folder, "--seconds_per_clip", "40", "--hours", "100", "--nodes", "3")
-    # 4 threads embed 4 clips a second, so a clip takes a second of a core
+    # 4 threads embed 4 clips per second, so embedding a clip takes a second of a core
     clips, hours = result["plans"].values()
     assert result["clips_per_second"] == pytest.approx(16 / (1 + 1 / 16))
     assert clips["num_nodes"] == 3 and clips["hours"] == pytest.approx((1e6 * (1 + 1 / 16) / 48 + 36) / 3600)
-    # four times as long, so four times as much to read and decode, and as much to embed
+    # Four times as long: four times the bytes and the decoding, the same embedding
     assert hours["num_clips"] == pytest.approx(9000)
     assert hours["decode_core_hours"] == pytest.approx(9000 * 4 / 16 / 3600)
     assert hours["forward_hours"] == pytest.approx(9000 / 3600)
