@@ -142,7 +142,7 @@ def run(args: argparse.Namespace, device: torch.device) -> dict:
 
 
 def agreement(ours: dict[str, dict], theirs: dict[str, dict]) -> dict:
-    """Return the number of equal best labels, the videos that differ, and the videos that only one method could read."""
+    """Return the number of equal best labels, the videos that differ, and those that only one method could read."""
     both = [video for video in ours if video in theirs]
     different = [video for video in both if ours[video]["label"] != theirs[video]["label"]]
     return {
