@@ -4,7 +4,7 @@
     python scripts/plan_scale.py --benchmark benchmark --cores_per_node 64 --accelerators_per_node 8
 
 `--benchmark` is a folder with `decode.json` (measured on similar videos), `model.json` and optionally `text.json`.
-They may come from two machines: decoding from one with the cores, embedding from one with the accelerator.
+They may come from two machines: decode.json from one with the cores, model.json from one with the accelerator.
 docs/scale.md explains the arithmetic.
 """
 
@@ -13,7 +13,6 @@ import json
 import math
 import sys
 import textwrap
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,24 +22,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ezclip.errors import DataError
 from ezclip.utils.files import write_json
-from ezclip.utils.tables import as_markdown_table
+from ezclip.utils.tables import as_table
 
 
-@dataclass
-class Costs:
-    """The costs of one clip."""
-
-    decode_seconds: float  # of one core, from the file to the pixels of the model
-    forward_seconds: float  # of one accelerator, or of one core without accelerators
-    bank_seconds: float | None  # to build the class bank, once per process
-    num_bytes: float  # of the file
-    video_seconds: float  # duration of the clip
-    has_accelerator: bool  # whether the model ran on an accelerator
-    batch_size: int  # of the fastest forward pass
-    precision: str  # of the fastest forward pass
+# Precisions of the benchmark that `ezclip run` has
+RUN_PRECISIONS = ("float32", "autocast")
 
 
-def read_costs(folder: str | Path) -> Costs:
+def read_costs(folder: str | Path) -> dict:
     """
     Read the costs of a clip from the files of a benchmark.
 
@@ -55,32 +44,30 @@ def read_costs(folder: str | Path) -> Costs:
             (row["clips_per_second"], batch["batch_size"], row["precision"])
             for batch in model["batches"]
             for row in batch["rows"]
-            if (row["model"], row["pass"]) == (model["model"], "forward") and "failed" not in row and is_run(row)
+            if (row["model"], row["pass"]) == (model["model"], "forward")
+            and row["precision"] in RUN_PRECISIONS
+            and "failed" not in row
         ]
         rate, batch_size, precision = max(rows)
         has_accelerator = model["machine"]["accelerator"] is not None
         ways = read(folder, "text")["rows"] if Path(folder, "text.json").exists() else []
         banks = [row["seconds"]["median"] for row in ways if row["way"] == "class bank" and "failed" not in row]
-        return Costs(
-            decode_seconds=float(np.mean([1 / clips for clips in per_second])),
-            forward_seconds=(1 if has_accelerator else model["machine"]["threads"]) / rate,
-            bank_seconds=min(banks, default=None),
-            num_bytes=float(np.mean([video["bytes"] for video in videos])),
-            video_seconds=float(np.mean([video["duration"] for video in videos])),
-            has_accelerator=has_accelerator,
-            batch_size=batch_size,
-            precision=precision,
-        )
+        return {
+            "decode_seconds": float(np.mean([1 / clips for clips in per_second])),  # of one core, to pixels
+            # of one accelerator, or of one core without accelerators
+            "forward_seconds": (1 if has_accelerator else model["machine"]["threads"]) / rate,
+            "bank_seconds": min(banks, default=None),  # once per process
+            "num_bytes": float(np.mean([video["bytes"] for video in videos])),
+            "video_seconds": float(np.mean([video["duration"] for video in videos])),
+            "has_accelerator": has_accelerator,
+            "batch_size": batch_size,  # of the fastest forward pass, like its precision
+            "precision": precision,
+        }
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise DataError(
             f"{folder} must hold results of benchmark.py, with a forward pass in float32 or autocast; reading them "
             f"failed with {error!r}. Run its commands `decode` and `model` with --output_dir {folder} again."
         ) from error
-
-
-def is_run(row: dict) -> bool:
-    """Return whether `ezclip run` can compute as a row does."""
-    return row["precision"] in ("float32", "autocast") and not row["compiled"]
 
 
 def read(folder: str | Path, name: str) -> dict:
@@ -96,36 +83,23 @@ def read(folder: str | Path, name: str) -> dict:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
-@dataclass
-class Node:
-    """Cores and accelerators of one machine."""
-
-    cores: int
-    accelerators: int
-
-    def clips_per_second(self, costs: Costs) -> float:
-        """Return the clips that a node predicts per second. Decoding and embedding overlap."""
-        if self.accelerators == 0:
-            return self.cores / (costs.decode_seconds + costs.forward_seconds)
-        return min(self.accelerators / costs.forward_seconds, self.cores / costs.decode_seconds)
-
-    def limit(self, costs: Costs) -> str:
-        """Return the resource that limits the speed."""
-        if self.accelerators == 0:
-            return "its cores, which do both"
-        is_decoding = self.cores / costs.decode_seconds < self.accelerators / costs.forward_seconds
-        return "decoding" if is_decoding else "its accelerators"
+def speed_of_node(costs: dict, cores: int, accelerators: int) -> tuple[float, str]:
+    """Return the clips per second of a node, and what limits them. Decoding and embedding overlap."""
+    if accelerators == 0:
+        return cores / (costs["decode_seconds"] + costs["forward_seconds"]), "cores"
+    return min(
+        (cores / costs["decode_seconds"], "decoding"), (accelerators / costs["forward_seconds"], "accelerators")
+    )
 
 
-def plan(num_clips: float, costs: Costs, node: Node, num_nodes: int | None, deadline_hours: float) -> dict:
+def plan(num_clips: float, costs: dict, rate: float, num_nodes: int | None, deadline_hours: float) -> dict:
     """
-    Compute the time for `num_clips`, on the given nodes or on as many as the deadline needs.
+    Plan `num_clips` on nodes of `rate` clips per second, by default on as many nodes as the deadline needs.
 
     Raises:
         [`DataError`]: if the class bank alone takes longer than the deadline.
     """
-    rate, decode, forward = node.clips_per_second(costs), costs.decode_seconds, costs.forward_seconds
-    bank = costs.bank_seconds or 0.0
+    bank = costs["bank_seconds"] or 0.0
     if num_nodes is None:
         seconds = 3600 * deadline_hours - bank
         if seconds <= 0:
@@ -135,83 +109,38 @@ def plan(num_clips: float, costs: Costs, node: Node, num_nodes: int | None, dead
         num_nodes = math.ceil(num_clips / rate / seconds)
     return {
         "num_clips": num_clips,
-        "decode_core_hours": num_clips * decode / 3600,
-        "forward_hours": num_clips * forward / 3600,
-        "storage_bytes": num_clips * costs.num_bytes,
+        "decode_core_hours": num_clips * costs["decode_seconds"] / 3600,
+        "forward_hours": num_clips * costs["forward_seconds"] / 3600,
+        "storage_bytes": num_clips * costs["num_bytes"],
         "num_nodes": num_nodes,
-        "clips_per_second": num_nodes * rate,
         "hours": (num_clips / (num_nodes * rate) + bank) / 3600,
-        "network_bytes_per_second_per_node": rate * costs.num_bytes,
-        "network_bytes_per_second": num_nodes * rate * costs.num_bytes,
+        "network_bytes_per_second_per_node": rate * costs["num_bytes"],
+        "network_bytes_per_second": num_nodes * rate * costs["num_bytes"],
     }
 
 
-def launch_command(costs: Costs, node: Node, num_nodes: int) -> str:
+def launch_command(costs: dict, cores: int, accelerators: int, num_nodes: int) -> str:
     """Return the command to run on each node."""
-    processes = max(1, node.accelerators)
+    processes = max(1, accelerators)
     parts = ["accelerate launch"]
     if num_nodes * processes > 1:
         parts[0] += f" --multi_gpu --num_machines {num_nodes} --num_processes {num_nodes * processes}"
     if num_nodes > 1:
         parts.append("--machine_rank RANK --main_process_ip FIRST_NODE --main_process_port 29500")
     parts.append("run_video_zeroshot.py --model_name_or_path MODEL --do_predict --dataset_name VIDEOS --streaming")
-    parts.append(f"--output_dir SHARED_FOLDER --per_device_eval_batch_size {costs.batch_size}")
-    parts[-1] += " --mixed_precision bf16" if costs.precision != "float32" else ""
-    if node.accelerators:
-        workers = max(1, min(node.cores // processes, math.ceil(balance(costs))))
+    parts.append(f"--output_dir SHARED_FOLDER --per_device_eval_batch_size {costs['batch_size']}")
+    parts[-1] += " --mixed_precision bf16" if costs["precision"] != "float32" else ""
+    if accelerators:
+        workers = max(1, min(cores // accelerators, math.ceil(costs["decode_seconds"] / costs["forward_seconds"])))
         parts[-1] += f" --dataloader_num_workers {workers}"
     else:
         parts[-1] += " --use_cpu"
     return " \\\n    ".join(parts)
 
 
-def balance(costs: Costs) -> float:
-    """Return the number of cores that decode as fast as one accelerator embeds."""
-    return costs.decode_seconds / costs.forward_seconds
-
-
-def as_markdown(result: dict, command: str) -> str:
-    """Return the plan as Markdown."""
-    costs, node = result["costs"], result["node"]
-    what = "accelerator" if costs["has_accelerator"] else "core"
-    lines = [
-        f"A clip: {costs['num_bytes'] / 1e6:.2f} MB and {costs['video_seconds']:.1f} s of video; "
-        f"{1000 * costs['decode_seconds']:.1f} ms of a core to decode, {1000 * costs['forward_seconds']:,.2f} ms of a "
-        f"{what} to embed ({costs['precision']}, batch {costs['batch_size']}).",
-        f"A node of {node['cores']} cores and {node['accelerators']} accelerators: {result['clips_per_second']:.4g} "
-        f"clips a second, held back by {result['limit']}.",
-    ]
-    if node["accelerators"]:
-        lines.append(
-            f"Balance: {result['cores_per_accelerator']:.1f} cores that decode for each accelerator; there are "
-            f"{node['cores'] / node['accelerators']:.1f}."
-        )
-    if costs["bank_seconds"] is not None:
-        lines.append(f"Class bank: {costs['bank_seconds']:.1f} s of each process, once.")
-    header = ["videos", "clips", "decoding, core-hours", f"embedding, {what}-hours", "storage, TB", "nodes", "hours"]
-    header += ["network a node, MB/s", "in all, MB/s"]
-    rows = [
-        [
-            name,
-            f"{scale['num_clips']:,.0f}",
-            f"{scale['decode_core_hours']:,.1f}",
-            f"{scale['forward_hours']:,.1f}",
-            f"{scale['storage_bytes'] / 1e12:,.3g}",
-            f"{scale['num_nodes']:,}",
-            f"{scale['hours']:,.1f}",
-            f"{scale['network_bytes_per_second_per_node'] / 1e6:,.4g}",
-            f"{scale['network_bytes_per_second'] / 1e6:,.4g}",
-        ]
-        for name, scale in result["plans"].items()
-    ]
-    text = "\n".join(f"- {line}" for line in lines)
-    command = textwrap.indent(command, "    ")
-    return f"{text}\n\n{as_markdown_table(header, rows)}\n\nOn each node, for the clips:\n\n{command}"
-
-
-def make_plan(args: argparse.Namespace) -> tuple[dict, str]:
+def make_plan(args: argparse.Namespace) -> dict:
     """
-    Return costs and plans for short and for long videos, and the command for the short ones.
+    Return costs, plans for short and for long videos, and the command for the short ones.
 
     Raises:
         [`DataError`]: if the benchmark is missing, or was measured on another kind of machine.
@@ -220,33 +149,69 @@ def make_plan(args: argparse.Namespace) -> tuple[dict, str]:
     cores = args.cores_per_node or read(args.benchmark, "decode")["machine"]["cores"]
     accelerators = args.accelerators_per_node
     if accelerators is None:
-        accelerators = int(costs.has_accelerator)
-    if (accelerators > 0) != costs.has_accelerator:
-        measured = "with an accelerator" if costs.has_accelerator else "without accelerators"
+        accelerators = int(costs["has_accelerator"])
+    if (accelerators > 0) != costs["has_accelerator"]:
+        measured = "with an accelerator" if costs["has_accelerator"] else "without accelerators"
         raise DataError(
             f"{args.benchmark}/model.json was measured {measured}, so it cannot plan --accelerators_per_node "
             f"{accelerators}. Run `benchmark.py model` on such a node, or change the option."
         )
-    node = Node(cores, accelerators)
-    length = args.seconds_per_clip or costs.video_seconds
+    seconds = args.seconds_per_clip or costs["video_seconds"]
     # Reading and decoding grow with the duration of a clip.
-    longer = length / costs.video_seconds
-    of_long = replace(costs, decode_seconds=costs.decode_seconds * longer, num_bytes=costs.num_bytes * longer)
+    longer = seconds / costs["video_seconds"]
+    long_costs = {**costs, **{name: costs[name] * longer for name in ("decode_seconds", "num_bytes")}}
     plans = {
-        f"{args.clips:,.0f} clips": plan(args.clips, costs, node, args.nodes, args.deadline_hours),
-        f"{args.hours:,.0f} hours, in clips of {length:.0f} s": plan(
-            3600 * args.hours / length, of_long, node, args.nodes, args.deadline_hours
-        ),
+        name: plan(num_clips, own, speed_of_node(own, cores, accelerators)[0], args.nodes, args.deadline_hours)
+        for name, num_clips, own in (
+            (f"{args.clips:,.0f} clips", args.clips, costs),
+            (f"{args.hours:,.0f} hours, in clips of {seconds:.0f} s", 3600 * args.hours / seconds, long_costs),
+        )
     }
-    result = {
-        "costs": asdict(costs),
-        "node": asdict(node),
-        "clips_per_second": node.clips_per_second(costs),
-        "cores_per_accelerator": balance(costs) if accelerators else None,
-        "limit": node.limit(costs),
+    rate, limit = speed_of_node(costs, cores, accelerators)
+    return {
+        "costs": costs,
+        "node": {"cores": cores, "accelerators": accelerators},
+        "clips_per_second": rate,
+        "limit": limit,
+        "cores_per_accelerator": costs["decode_seconds"] / costs["forward_seconds"] if accelerators else None,
         "plans": plans,
+        "command": launch_command(costs, cores, accelerators, next(iter(plans.values()))["num_nodes"]),
     }
-    return result, launch_command(costs, node, next(iter(plans.values()))["num_nodes"])
+
+
+def as_markdown(result: dict) -> str:
+    """Return the plan as Markdown."""
+    costs, node = result["costs"], result["node"]
+    device = "accelerator" if costs["has_accelerator"] else "core"
+    lines = [
+        f"A clip has {costs['num_bytes'] / 1e6:.2f} MB and {costs['video_seconds']:.1f} s of video. Decoding takes "
+        f"{1000 * costs['decode_seconds']:.1f} ms of a core, embedding {1000 * costs['forward_seconds']:,.2f} ms of "
+        f"one {device} ({costs['precision']}, batch {costs['batch_size']}).",
+        f"A node of {node['cores']} cores and {node['accelerators']} accelerators predicts "
+        f"{result['clips_per_second']:.4g} clips per second. Limit: {result['limit']}.",
+    ]
+    if node["accelerators"]:
+        lines.append(
+            f"One accelerator needs {result['cores_per_accelerator']:.1f} cores that decode. The node has "
+            f"{node['cores'] / node['accelerators']:.1f}."
+        )
+    if costs["bank_seconds"] is not None:
+        lines.append(f"Each process builds the class bank once, in {costs['bank_seconds']:.1f} s.")
+    columns = {
+        "videos": ("name",),
+        "clips": ("num_clips", ",.0f"),
+        "decoding (core-hours)": ("decode_core_hours", ",.1f"),
+        f"embedding ({device}-hours)": ("forward_hours", ",.1f"),
+        "storage (TB)": ("storage_bytes", ",.3g", 1e-12),
+        "nodes": ("num_nodes", ","),
+        "hours": ("hours", ",.1f"),
+        "network per node (MB/s)": ("network_bytes_per_second_per_node", ",.4g", 1e-6),
+        "network of all nodes (MB/s)": ("network_bytes_per_second", ",.4g", 1e-6),
+    }
+    text = "\n".join(f"- {line}" for line in lines)
+    table = as_table(({"name": name, **scale} for name, scale in result["plans"].items()), columns)
+    command = textwrap.indent(result["command"], "    ")
+    return f"{text}\n\n{table}\n\nCommand for each node, for the clips:\n\n{command}"
 
 
 def main(argv: list[str] | None = None):
@@ -273,12 +238,12 @@ def main(argv: list[str] | None = None):
     if args.accelerators_per_node is not None and args.accelerators_per_node < 0:
         parser.error(f"--accelerators_per_node must be at least 0, got {args.accelerators_per_node}.")
     try:
-        result, command = make_plan(args)
+        result = make_plan(args)
     except DataError as error:
         parser.exit(2, f"plan_scale.py: {error}\n")
-    print(as_markdown(result, command))
+    print(as_markdown(result))
     if args.output_file is not None:
-        write_json(args.output_file, {**result, "command": command})
+        write_json(args.output_file, result)
 
 
 if __name__ == "__main__":

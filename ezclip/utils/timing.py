@@ -18,21 +18,11 @@ from ezclip.errors import first_line
 
 @dataclass
 class Timing:
-    """
-    Times of one contender.
+    """Times of one contender, a value for each round."""
 
-    Args:
-        cpu (`list[float]`):
-            CPU seconds of each round, all threads of the process together.
-        wall (`list[float]`):
-            Elapsed seconds of each round.
-        failed (`str`, *optional*):
-            The error, if the contender failed and has no times.
-    """
-
-    cpu: list[float] = field(default_factory=list)
-    wall: list[float] = field(default_factory=list)
-    failed: str | None = None
+    cpu: list[float] = field(default_factory=list)  # CPU seconds of all threads of the process
+    wall: list[float] = field(default_factory=list)  # elapsed seconds
+    failed: str | None = None  # the error of a contender without times
 
 
 def measure(
@@ -51,11 +41,11 @@ def measure(
         rounds (`int`):
             Number of timed rounds.
         device (`torch.device`, *optional*):
-            The accelerator they compute on. Each call ends when it has finished its work.
+            The device that the functions compute on. A call is timed until the device has finished.
         may_fail (`bool`, *optional*, defaults to `False`):
-            Whether a contender that raises during warm-up is skipped, with the reason in its [`Timing`].
+            Whether to skip a contender that raises during the warm-up. Its [`Timing`] holds the error.
         warm_up (`dict[str, Callable]`, *optional*):
-            Functions to run during warm-up instead of slow contenders, by name.
+            Functions to run in the warm-up round instead of slow contenders, by name.
     """
     timings = {name: Timing() for name in contenders}
     for name, run in {**contenders, **(warm_up or {})}.items():
@@ -65,7 +55,7 @@ def measure(
         except Exception as error:  # any error of a contender is its result
             if not may_fail:
                 raise
-            timings[name].failed = reason_of(error)
+            timings[name].failed = first_line(error).strip()[:100]  # short enough for a table cell
     for _ in range(rounds):
         for name, run in contenders.items():
             if timings[name].failed is None:
@@ -78,13 +68,8 @@ def measure(
 
 
 def _synchronize(device: torch.device | None):
-    if device is not None:  # an accelerator returns before it has computed
+    if device is not None:  # calls of an accelerator return before the result is computed
         torch.get_device_module(device).synchronize()
-
-
-def reason_of(error: Exception) -> str:
-    """Return the first line of an error message, short enough for a table cell."""
-    return first_line(error).strip()[:100]
 
 
 def summarize(values: list[float]) -> dict:
@@ -96,15 +81,13 @@ def summarize(values: list[float]) -> dict:
 def compare(values: list[float], baseline: list[float]) -> dict:
     """Return the ratio of the medians, and the lowest and highest ratio of a round."""
     rounds = np.divide(values, baseline)
-    return {
-        "ratio": float(np.median(values) / np.median(baseline)),
-        "range": [float(rounds.min()), float(rounds.max())],
-    }
+    ratio = float(np.median(values) / np.median(baseline))
+    return {"ratio": ratio, "range": [float(rounds.min()), float(rounds.max())]}
 
 
 @contextlib.contextmanager
 def one_core():
-    """Pin this process and the threads it starts to one core, where the system can do that."""
+    """Pin this process and its new threads to one core, if the system can do that."""
     threads = torch.get_num_threads()
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     torch.set_num_threads(1)
@@ -119,13 +102,7 @@ def one_core():
 
 
 def describe_machine(device: torch.device | None = None) -> dict:
-    """
-    Return the processor, cores, threads, accelerator, system and versions of the libraries that are timed.
-
-    Args:
-        device (`torch.device`, *optional*):
-            The device that models compute on.
-    """
+    """Return processor, cores, threads, system, versions of libraries, and the accelerator if `device` is one."""
     cpu_info = Path("/proc/cpuinfo")
     lines = cpu_info.read_text(encoding="utf-8").splitlines() if cpu_info.exists() else []
     processors = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -1,1 +1,1 @@
-"""What `scripts/benchmark.py` measures: a module for each of its commands, and what they share."""
+"""Commands of `scripts/benchmark.py`, one module each, and their shared parts."""

@@ -5,32 +5,32 @@ import copy
 import json
 import os
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
 import transformers
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 
 from ezclip.data.isolated_reader import IsolatedReader
-from ezclip.data.labels import read_label_list
-from ezclip.data.sources import VideoSplit, load_files
+from ezclip.data.sources import load_files
 from ezclip.evaluation.sharded_prediction import predict_shards
 from ezclip.systems.macs import count_macs
-from ezclip.utils.tables import as_markdown_table
-from ezclip.utils.timing import compare, describe_machine, machine_as_text, measure, summarize
+from ezclip.utils.tables import as_table
 from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank
 from processing_ezclip import EZClipProcessor
 from scripts.benchmarks.decode import find_videos
-from scripts.benchmarks.matrix import MatrixProducts, is_faster_in_bf16, rates_as_text, share_of
+from scripts.benchmarks.harness import (
+    Contender,
+    is_faster_in_bf16,
+    measure_contenders,
+    rates_as_table,
+    ratio,
+)
 from scripts.benchmarks.models import describe_model, name_of_model, vision_shapes
-from scripts.benchmarks.report import ratio_as_text, share_as_text, spread_as_text
-from scripts.benchmarks.text import load, make_labels
+from scripts.benchmarks.text import load
 from video_ezclip import FrameSampler
 
 
@@ -47,81 +47,24 @@ def read_all(path: str, sample: FrameSampler) -> list[np.ndarray]:
     return [frames[index].to_ndarray(format="rgb24") for index in sample(len(frames))]
 
 
-@dataclass
-class Task:
-    """
-    What both methods share.
-
-    Args:
-        models (`dict[str, EZClipModel]`):
-            A copy of the model for each method, with float32 weights.
-        processor ([`EZClipProcessor`]):
-            Samples frames and makes pixels.
-        bank ([`ClassBank`]):
-            The classes.
-        accelerator (`Accelerator`):
-            Device and precision.
-        args (`argparse.Namespace`):
-            The options of the command.
-        read ([`IsolatedReader`]):
-            Reads videos as `ezclip run` does.
-        folder (`Path`):
-            Each run writes into a new folder in it.
-    """
-
-    models: dict[str, EZClipModel]
-    processor: EZClipProcessor
-    bank: ClassBank
-    accelerator: Accelerator
-    args: argparse.Namespace
-    read: IsolatedReader
-    folder: Path
-
-    def __post_init__(self):
-        self.numbers = count()
-
-    def new_folder(self) -> Path:
-        """Return a new folder for predictions."""
-        folder = self.folder / str(next(self.numbers))
-        folder.mkdir()
-        return folder
-
-    def predict(self, split: VideoSplit) -> dict[str, dict]:
-        """Predict as `ezclip run --do_predict` does."""
-        folder = self.new_folder()
-        predict_shards(
-            self.models[OURS],
-            self.bank,
-            split,
-            self.processor,
-            folder,
-            {},
-            self.accelerator,
-            batch_size=self.args.batch_size,
-            num_workers=self.args.num_workers,
-            top_k=TOP_K,
-            read=self.read,
-        )
-        return read_predictions(folder)
-
-    @torch.no_grad()
-    def loop(self, paths: list[str]) -> dict[str, dict]:
-        """Predict clip by clip: decode the whole video, CLIP's image processor, float32."""
-        image_processor = transformers.CLIPImageProcessor.from_dict(self.processor.image_processor.to_dict())
-        sample, folder, device = self.processor.get_sampler(), self.new_folder(), self.accelerator.device
-        model = self.models[LOOP].to(device).eval()
-        with open(folder / "predictions.jsonl", "w", encoding="utf-8") as file:
-            for path in paths:
-                try:
-                    images = read_all(path, sample)
-                except (av.FFmpegError, IndexError):
-                    continue
-                pixels = image_processor(images, return_tensors="pt")["pixel_values"][None].to(device)
-                scores = self.bank.probabilities(model.get_video_features(pixels).pooler_output)[0]
-                best = scores.argsort(descending=True, stable=True)[:TOP_K].tolist()
-                predictions = [{"label": self.bank.labels[i], "score": float(scores[i])} for i in best]
-                file.write(json.dumps({"video": path, "predictions": predictions}) + "\n")
-        return read_predictions(folder)
+@torch.no_grad()
+def predict_in_loop(
+    paths: list[str], model: EZClipModel, processor: EZClipProcessor, bank: ClassBank, output_dir: Path
+):
+    """Predict clip by clip: decode the whole video, CLIP's image processor, float32."""
+    image_processor = transformers.CLIPImageProcessor.from_dict(processor.image_processor.to_dict())
+    sample = processor.get_sampler()
+    with open(output_dir / "predictions.jsonl", "w", encoding="utf-8") as file:
+        for path in paths:
+            try:
+                images = read_all(path, sample)
+            except (av.FFmpegError, IndexError):
+                continue
+            pixels = image_processor(images, return_tensors="pt")["pixel_values"][None].to(model.device)
+            scores = bank.probabilities(model.get_video_features(pixels).pooler_output)[0]
+            best = scores.argsort(descending=True, stable=True)[:TOP_K].tolist()
+            predictions = [{"label": bank.labels[i], "score": float(scores[i])} for i in best]
+            file.write(json.dumps({"video": path, "predictions": predictions}) + "\n")
 
 
 def read_predictions(folder: Path) -> dict[str, dict]:
@@ -130,70 +73,76 @@ def read_predictions(folder: Path) -> dict[str, dict]:
     return {line["video"]: line["predictions"][0] for line in lines}
 
 
-def run(args: argparse.Namespace) -> dict:
+def run(args: argparse.Namespace, device: torch.device) -> dict:
     """Time both methods, and compare their predictions."""
     paths = find_videos(args.videos)
-    labels = make_labels(args.num_labels or 100) if args.label_list is None else read_label_list(args.label_list)
-    labels = labels[: args.num_labels]
-    model, processor = load(args, labels)
-    device = PartialState(cpu=args.use_cpu).device
+    model, processor, labels = load(args, 100)
     precision = args.mixed_precision or ("bf16" if is_faster_in_bf16(device) else "no")
     accelerator = Accelerator(cpu=args.use_cpu, mixed_precision=precision)
     bank = ClassBank.build(model.to(device), processor, labels)
-    precisions = {OURS: "bf16" if precision == "bf16" else "float32", LOOP: "float32"}
-    products = MatrixProducts(vision_shapes(model.config, args.batch_size), dict.fromkeys(precisions.values()), device)
+    loop_model = copy.deepcopy(model)  # the accelerator prepares `model` for mixed precision
     with IsolatedReader() as read, tempfile.TemporaryDirectory() as folder:
-        models = {OURS: model, LOOP: copy.deepcopy(model)}
-        task, found = Task(models, processor, bank, accelerator, args, read, Path(folder)), {}
 
-        def contenders(paths: list[str]) -> dict[str, Callable[[], None]]:
-            """Return both methods by name."""
-            split = load_files(paths)
-            return {
-                OURS: lambda: found.update({OURS: task.predict(split)}),
-                LOOP: lambda: found.update({LOOP: task.loop(paths)}),
-            }
+        def predict(paths: list[str]) -> dict[str, dict]:
+            """Predict as `ezclip run --do_predict` does."""
+            output_dir = Path(tempfile.mkdtemp(dir=folder))
+            predict_shards(
+                model,
+                bank,
+                load_files(paths),
+                processor,
+                output_dir,
+                {},
+                accelerator,
+                batch_size=args.batch_size,
+                num_workers=args.num_workers,
+                top_k=TOP_K,
+                read=read,
+            )
+            return read_predictions(output_dir)
 
-        timings = measure(
-            {**contenders(paths), **products.contenders()},
-            args.rounds,
-            device,
-            may_fail=True,
-            warm_up=contenders(paths[:WARM_UP]),
-        )
-    rates, rows = products.rates(timings), []
-    macs = {way: count_macs(model, processor.num_frames, output_last_hidden_state=way == LOOP) for way in precisions}
-    for way, used in precisions.items():
-        row, timing = {"way": way, "precision": used}, timings[way]
-        if timing.failed is not None:
-            rows.append({**row, "failed": timing.failed})
-            continue
-        seconds = summarize(timing.wall)
-        row |= {"seconds": seconds, "clips_per_second": len(paths) / seconds["median"], "num_read": len(found[way])}
-        row["share_of_matrix_rate"] = share_of(macs[way] * len(paths), seconds["median"], rates, used)
-        if way == OURS and timings[LOOP].failed is None:
-            row["times_faster"] = compare(timings[LOOP].wall, timing.wall)
-        rows.append(row)
+        def loop(paths: list[str]) -> dict[str, dict]:
+            output_dir = Path(tempfile.mkdtemp(dir=folder))
+            predict_in_loop(paths, loop_model, processor, bank, output_dir)
+            return read_predictions(output_dir)
+
+        num_clips, contenders = len(paths), {}
+        for name, method, used in (
+            (OURS, predict, {"no": "float32"}.get(precision, precision)),
+            (LOOP, loop, "float32"),
+        ):
+            macs = count_macs(model, processor.num_frames, output_last_hidden_state=name == LOOP)
+            contenders[name] = Contender(
+                lambda method=method: method(paths),
+                used,
+                num_clips,
+                num_clips * macs,
+                warm_up=lambda method=method: method(paths[:WARM_UP]),
+            )
+        shapes = vision_shapes(model.config, args.batch_size)
+        rows, rates = measure_contenders(contenders, shapes, args.rounds, device)
+    found = {name: contender.result or {} for name, contender in contenders.items()}
+    for name, row in rows.items():
+        row |= {"way": name, "num_read": len(found[name])}
+    rows[OURS]["times_faster"] = ratio(rows, LOOP, OURS)
     return {
-        "machine": describe_machine(device),
         "model": name_of_model(args),
-        "size": describe_model(model),
-        "num_clips": len(paths),
+        "size": describe_model(model.config),
+        "num_clips": num_clips,
         "num_bytes": sum(map(os.path.getsize, paths)),
         "num_labels": len(labels),
         "num_frames": processor.num_frames,
         "batch_size": args.batch_size,
         "num_workers": args.num_workers,
         "mixed_precision": precision,
-        "rounds": args.rounds,
         "matrix": rates,
-        "rows": rows,
-        "agreement": agreement(found.get(OURS, {}), found.get(LOOP, {})),
+        "rows": list(rows.values()),
+        "agreement": agreement(found[OURS], found[LOOP]),
     }
 
 
 def agreement(ours: dict[str, dict], theirs: dict[str, dict]) -> dict:
-    """Return the number of equal best labels, the videos that differ, and those that one method alone could read."""
+    """Return the number of equal best labels, the videos that differ, and those that only one method could read."""
     both = [video for video in ours if video in theirs]
     different = [video for video in both if ours[video]["label"] != theirs[video]["label"]]
     return {
@@ -204,38 +153,29 @@ def agreement(ours: dict[str, dict], theirs: dict[str, dict]) -> dict:
     }
 
 
-def as_text(result: dict) -> str:
-    """Return the tables of a result as text."""
-    header = ["method", "precision", "s (quartiles)", "clips/s", "share of matrix rate", "speedup (range)", "read"]
-    rows = [[row["way"], row["precision"], *_cells(row)] for row in result["rows"]]
+def as_text(result: dict) -> list[str]:
+    """Return the paragraphs and tables of a result."""
+    columns = {
+        "method": ("way",),
+        "precision": ("precision",),
+        "s (quartiles)": ("seconds", ".2f"),
+        "clips/s": ("clips_per_second", ".3g"),
+        "share of matrix rate": ("share_of_matrix_rate", ".0%"),
+        "speedup (range)": ("times_faster", ".3f"),
+        "read": ("num_read",),
+    }
     same = result["agreement"]
-    lines = [
-        f"The best label is the same for {same['num_same']} of {same['num_compared']} clips that both could read."
-    ]
+    lines = [f"The best label is the same for {same['num_same']} of {same['num_compared']} clips that both read."]
     for one in same["different"]:
         ours, theirs = (f"{one[way]['label']!r} ({one[way]['score']:.4f})" for way in (OURS, LOOP))
         lines.append(f"{Path(one['video']).name}: {OURS} predicts {ours}, the loop {theirs}.")
-    lines += [f"{Path(video).name}: only one of both could read it." for video in same["read_by_one"]]
-    parts = [
-        machine_as_text(result["machine"]),
+    lines += [f"{Path(video).name}: only one method could read it." for video in same["read_by_one"]]
+    return [
         f"{result['num_clips']} clips ({result['num_bytes'] / 1e6:.1f} MB), from files to written predictions, "
         f"{result['num_labels']} classes. {result['model']}: {result['size']}. {OURS}: batch {result['batch_size']}, "
         f"{result['num_workers']} decoding processes. The loop: one clip at a time. Median of "
         f"{result['rounds']} rounds.",
-        as_markdown_table(header, rows),
-        rates_as_text(result["matrix"]),
+        as_table(result["rows"], columns),
+        rates_as_table(result["matrix"]),
         "\n".join(f"- {line}" for line in lines),
-    ]
-    return "\n\n".join(parts)
-
-
-def _cells(row: dict) -> list[str]:
-    if "failed" in row:
-        return [f"failed: {row['failed']}", *["-"] * 4]
-    return [
-        spread_as_text(row["seconds"]),
-        f"{row['clips_per_second']:.3g}",
-        share_as_text(row["share_of_matrix_rate"]),
-        ratio_as_text(row.get("times_faster")),
-        str(row["num_read"]),
     ]

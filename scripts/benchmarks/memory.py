@@ -14,104 +14,90 @@ from ezclip.training.gradient_cache import backward
 from ezclip.training.log import peak_memory_mb
 from ezclip.training.loop import enable_gradient_checkpointing, make_optimizer
 from ezclip.training.recipe import TrainingRecipe
-from ezclip.utils.tables import as_markdown_table
-from ezclip.utils.timing import describe_machine, machine_as_text, summarize
+from ezclip.utils.tables import as_table
+from ezclip.utils.timing import summarize
 from scripts.benchmarks.models import describe_model, make_batch, make_model, name_of_model
 
 
 def measure_step(args: argparse.Namespace, micro_batch_size: int, checkpointing: bool, all_weights: bool) -> dict:
     """Measure peak memory (in MB of 2^20 bytes) and seconds of training steps. Needs a process of its own."""
     accelerator = Accelerator(mixed_precision=args.mixed_precision, cpu=args.use_cpu)
-    if args.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise ModelError("--mixed_precision fp16 needs a GPU. Give bf16 or no.")
     model = make_model(args).train()
     config = model.config
     if all_weights:
         model.requires_grad_(True)
     if checkpointing:
         enable_gradient_checkpointing(model)
-    size = describe_model(model)
     model, optimizer = accelerator.prepare(model, make_optimizer(model, TrainingRecipe()))
     batch = {name: value.to(accelerator.device) for name, value in make_batch(config, args.batch_size).items()}
     before, seconds = peak_memory_mb(accelerator.device), []
     for _ in range(args.rounds):
         start = time.perf_counter()
-        loss = backward(model, batch, accelerator, micro_batch_size)["loss"].item()  # waits for a GPU
+        backward(model, batch, accelerator, micro_batch_size)["loss"].item()  # waits for a GPU
         optimizer.step()
         optimizer.zero_grad()
         seconds.append(time.perf_counter() - start)
     return {
-        "micro_batch_size": micro_batch_size,
-        "gradient_checkpointing": checkpointing,
-        "all_weights_trained": all_weights,
         "peak_memory_mb": peak_memory_mb(accelerator.device),
         "memory_before_mb": before,
         "step_seconds": summarize(seconds),
-        "loss": loss,
-        "size": size,
-        "machine": describe_machine(accelerator.device),
+        "size": describe_model(config),
     }
 
 
-def run(args: argparse.Namespace) -> dict:
+def run(args: argparse.Namespace, device: torch.device) -> dict:
     """Measure steps of one batch: at once with all weights trained, then in micro-batches."""
-    sizes = args.micro_batch_sizes or [2**i for i in range(args.batch_size.bit_length()) if 2**i <= args.batch_size]
+    sizes = args.micro_batch_sizes or [2**i for i in range(args.batch_size.bit_length())]
     steps = [(args.batch_size, False, True)]
     steps += [(size, checkpointing, False) for checkpointing in (False, True) for size in sorted(set(sizes))[::-1]]
-    rows = []
+    rows, size = [], None
     for step in steps:
+        row = dict(zip(("micro_batch_size", "gradient_checkpointing", "all_weights_trained"), step))
+        rows.append(row)
         # The system reports the peak of a whole process, so each step gets its own process.
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             try:
-                rows.append(pool.submit(measure_step, args, *step).result())
+                row |= pool.submit(measure_step, args, *step).result()
             except ValueError as error:  # of accelerate
                 raise ModelError(f"--mixed_precision {args.mixed_precision} cannot be used here: {error}") from error
             except (torch.OutOfMemoryError, BrokenProcessPool):
-                names = ("micro_batch_size", "gradient_checkpointing", "all_weights_trained")
-                rows.append({**dict(zip(names, step)), "failed": "out of memory, or killed"})
-    baseline = rows[0].get("peak_memory_mb")
-    done = next((row for row in rows if "failed" not in row), None)
-    if done is None:
+                row["failed"] = "out of memory, or killed"
+                continue
+        size = row.pop("size")
+        if "peak_memory_mb" in rows[0]:
+            row["part_of_all_weights"] = row["peak_memory_mb"] / rows[0]["peak_memory_mb"]
+    if size is None:
         raise ModelError("No step fits into memory. Give a smaller --batch_size.")
-    machine, size = done["machine"], done["size"]
-    for row in rows:
-        row.pop("machine", None), row.pop("size", None)
-        if baseline is not None and "failed" not in row:
-            row["part_of_all_weights"] = row["peak_memory_mb"] / baseline
     return {
-        "machine": machine,
         "model": name_of_model(args),
         "size": size,
         "batch_size": args.batch_size,
         "mixed_precision": args.mixed_precision,
-        "rounds": args.rounds,
         "rows": rows,
     }
 
 
-def as_text(result: dict) -> str:
-    """Return the tables of a result as text."""
-    header = ["trained", "micro-batch", "gradient checkpointing", "peak MB", "MB before the step"]
-    header += ["share of peak with all weights", "s per step"]
-    rows = []
-    for row in result["rows"]:
-        trained = "all weights" if row["all_weights_trained"] else "as configured"
-        checkpointing = "yes" if row["gradient_checkpointing"] else "no"
-        rows.append([trained, str(row["micro_batch_size"]), checkpointing, *_cells(row)])
-    return (
-        f"{machine_as_text(result['machine'])}\n\nA training step of {result['model']} ({result['size']}) with batch "
-        f"{result['batch_size']}, precision {result['mixed_precision']}. Each row has its own process. Median of "
-        f"{result['rounds']} steps.\n\n{as_markdown_table(header, rows)}"
-    )
-
-
-def _cells(row: dict) -> list[str]:
-    if "failed" in row:
-        return [f"failed: {row['failed']}", "-", "-", "-"]
-    share = row.get("part_of_all_weights")
+def as_text(result: dict) -> list[str]:
+    """Return the paragraphs and tables of a result."""
+    columns = {
+        "trained": ("trained",),
+        "micro-batch": ("micro_batch_size",),
+        "gradient checkpointing": ("checkpointing",),
+        "peak MB": ("peak_memory_mb", ".0f"),
+        "MB before the step": ("memory_before_mb", ".0f"),
+        "share of peak with all weights": ("part_of_all_weights", ".0%"),
+        "s per step (quartiles)": ("step_seconds", ".2f"),
+    }
+    rows = [
+        {
+            **row,
+            "trained": "all weights" if row["all_weights_trained"] else "as configured",
+            "checkpointing": "yes" if row["gradient_checkpointing"] else "no",
+        }
+        for row in result["rows"]
+    ]
     return [
-        f"{row['peak_memory_mb']:.0f}",
-        f"{row['memory_before_mb']:.0f}",
-        "-" if share is None else f"{share:.0%}",
-        f"{row['step_seconds']['median']:.2f}",
+        f"A training step of {result['model']} ({result['size']}) with batch {result['batch_size']}, precision "
+        f"{result['mixed_precision']}. Each row has its own process. Median of {result['rounds']} steps.",
+        as_table(rows, columns),
     ]

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -9,18 +10,20 @@ from torch import nn
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
+    PreTrainedModel,
     XCLIPConfig,
     XCLIPModel,
     XCLIPTextConfig,
     XCLIPVisionConfig,
 )
 
-from configuration_ezclip import EZClipConfig
+from configuration_ezclip import EZClipConfig, EZClipTextConfig, EZClipVisionConfig
 from ezclip.errors import ModelError
 from ezclip.systems.loading import load_model
+from ezclip.systems.macs import count_macs_of
 from ezclip.systems.presets import fields_of
 from modeling_ezclip import EZClipModel
-from scripts.benchmarks.matrix import Shape
+from scripts.benchmarks.harness import Shape
 
 
 # Tokens of each text in a training step
@@ -30,15 +33,8 @@ XCLIP_HEAD = 64
 
 
 def make_config(args: argparse.Namespace, preset: str | None, text_config: dict | None = None) -> EZClipConfig:
-    """
-    Return the configuration of a published system on ViT-B.
-
-    Raises:
-        [`ModelError`]: if the configuration refuses the options.
-    """
-    vision_config = {"patch_size": args.patch_size or 16}
-    if args.num_frames is not None:
-        vision_config["num_frames"] = args.num_frames
+    """Return the configuration of a published system on ViT-B."""
+    vision_config = {"patch_size": args.patch_size or 16, **_num_frames(args)}
     try:
         return EZClipConfig.from_preset(preset or "ezclip", text_config, vision_config)
     except ValueError as error:
@@ -46,19 +42,17 @@ def make_config(args: argparse.Namespace, preset: str | None, text_config: dict 
 
 
 def make_model(args: argparse.Namespace, preset: str | None = None) -> EZClipModel:
-    """
-    Load the model of the options, or make one of a published system with random weights.
-
-    Raises:
-        [`ModelError`]: if the model cannot be loaded.
-    """
+    """Load the model of the options, or make one of a published system with random weights."""
     preset = preset or args.preset
     torch.manual_seed(0)
     if args.model_name_or_path is None:
         return EZClipModel(make_config(args, preset))
-    frames = {} if args.num_frames is None else {"num_frames": args.num_frames}
     # for_training: `load_model` refuses untrained weights otherwise, and costs do not depend on them.
-    return load_model(args.model_name_or_path, for_training=True, preset=preset, vision_config=frames)
+    return load_model(args.model_name_or_path, for_training=True, preset=preset, vision_config=_num_frames(args))
+
+
+def _num_frames(args: argparse.Namespace) -> dict[str, int]:
+    return {} if args.num_frames is None else {"num_frames": args.num_frames}
 
 
 def name_of_model(args: argparse.Namespace) -> str:
@@ -68,46 +62,40 @@ def name_of_model(args: argparse.Namespace) -> str:
     return Path(args.model_name_or_path).name + (f" as {args.preset}" if args.preset else "")
 
 
-def describe_model(model: EZClipModel) -> str:
+def describe_model(config: EZClipConfig) -> str:
     """Return the size of a model as text."""
-    vision = model.config.vision_config
+    vision = config.vision_config
     return (
         f"{vision.num_hidden_layers} blocks of {vision.hidden_size} channels, patches of {vision.patch_size}, "
         f"{vision.num_frames} frames of {vision.image_size}"
     )
 
 
-def clip_vision_config(config: EZClipConfig) -> CLIPVisionConfig:
-    """Return the configuration of CLIP's vision tower of the same size."""
-    return CLIPVisionConfig(**fields_of(CLIPVisionConfig, config.vision_config))
-
-
-def xclip_config(config: EZClipConfig) -> XCLIPConfig:
-    """Return the configuration of X-CLIP of the same size: microsoft/xclip-base-patch16 for ViT-B/16, 8 frames."""
+def make_rivals(config: EZClipConfig) -> dict[str, nn.Module]:
+    """Return the models of transformers of the same size. For ViT-B/16, X-CLIP is microsoft/xclip-base-patch16."""
     width = config.projection_dim
     heads = max(1, width // XCLIP_HEAD)
     over_time = {"mit_hidden_size": width, "mit_intermediate_size": 4 * width, "mit_num_attention_heads": heads}
     vision = fields_of(XCLIPVisionConfig, config.vision_config)
-    text = XCLIPTextConfig(**fields_of(XCLIPTextConfig, config.text_config))
-    vision = XCLIPVisionConfig(**{**vision, "drop_path_rate": 0.0, **over_time})
-    return XCLIPConfig(
-        text_config=text.to_dict(),
-        vision_config=vision.to_dict(),
+    xclip = XCLIPConfig(
+        text_config=fields_of(XCLIPTextConfig, config.text_config),
+        vision_config={**vision, "drop_path_rate": 0.0, **over_time},
         projection_dim=width,
         prompt_num_attention_heads=heads,
     )
+    clip = CLIPVisionConfig(**fields_of(CLIPVisionConfig, config.vision_config))
+    return {"CLIPVisionModel": CLIPVisionModel(clip), "XCLIPModel": XCLIPModel(xclip)}
 
 
-def make_rivals(config: EZClipConfig, eager: bool = False) -> dict[str, nn.Module]:
-    """Return the models of transformers of the same size, by class name. Set `eager` to count operations."""
-    options = {"attn_implementation": "eager"} if eager else {}
-    return {
-        "CLIPVisionModel": CLIPVisionModel._from_config(clip_vision_config(config), **options),
-        "XCLIPModel": XCLIPModel._from_config(xclip_config(config), **options),
-    }
+def count_model_macs(model: PreTrainedModel, run: Callable[[PreTrainedModel], object]) -> int:
+    """Count the multiply-accumulates of a computation with a copy of a model; see [`count_macs_of`]."""
+    copied = copy.deepcopy(model).to("meta")
+    copied.set_attn_implementation("eager")  # other implementations may not run on the meta device
+    return count_macs_of(lambda: copied, run)
 
 
-def embed(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+@torch.no_grad()
+def embed(model: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
     """Embed clips `(B, T, 3, H, W)`, or their frames if it is no video model."""
     if isinstance(model, EZClipModel):
         return model.get_video_features(pixel_values, output_last_hidden_state=False).pooler_output
@@ -116,13 +104,18 @@ def embed(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
     return model(pixel_values=pixel_values.flatten(0, 1)).pooler_output
 
 
+def pixels_size(config: EZClipConfig, batch_size: int = 1) -> tuple[int, ...]:
+    """Return the size of the pixels of a batch of clips."""
+    vision = config.vision_config
+    return (batch_size, vision.num_frames, vision.num_channels, vision.image_size, vision.image_size)
+
+
 def make_batch(config: EZClipConfig, batch_size: int) -> dict[str, torch.Tensor]:
     """Return a training batch of random pixels and texts. Each clip has its own class."""
-    vision, text = config.vision_config, config.text_config
+    text = config.text_config
     length = min(TEXT_LENGTH, text.max_position_embeddings)
-    pixels = (batch_size, vision.num_frames, vision.num_channels, vision.image_size, vision.image_size)
     batch = {
-        "pixel_values": torch.randn(pixels),
+        "pixel_values": torch.randn(pixels_size(config, batch_size)),
         "input_ids": torch.randint(1, text.vocab_size - 1, (batch_size, length)),
         "attention_mask": torch.ones(batch_size, length, dtype=torch.long),
         "labels": torch.arange(batch_size),
@@ -131,22 +124,14 @@ def make_batch(config: EZClipConfig, batch_size: int) -> dict[str, torch.Tensor]
     return batch
 
 
-def train_all(model: EZClipModel) -> EZClipModel:
-    """Return a copy with all weights trainable."""
-    return copy.deepcopy(model).requires_grad_(True)
-
-
-def layer_shapes(hidden_size: int, intermediate_size: int, num_tokens: int) -> list[Shape]:
+def layer_shapes(config: EZClipTextConfig | EZClipVisionConfig, num_tokens: int) -> list[Shape]:
     """Return the shapes of the matrix products of a block over `num_tokens` tokens."""
-    return [
-        (num_tokens, hidden_size, hidden_size),
-        (num_tokens, hidden_size, intermediate_size),
-        (num_tokens, intermediate_size, hidden_size),
-    ]
+    hidden, intermediate = config.hidden_size, config.intermediate_size
+    return [(num_tokens, hidden, hidden), (num_tokens, hidden, intermediate), (num_tokens, intermediate, hidden)]
 
 
 def vision_shapes(config: EZClipConfig, batch_size: int) -> list[Shape]:
     """Return the shapes of the products of a vision block over the frames of a batch."""
     vision = config.vision_config
     tokens = batch_size * vision.num_frames * (1 + (vision.image_size // vision.patch_size) ** 2)
-    return layer_shapes(vision.hidden_size, vision.intermediate_size, tokens)
+    return layer_shapes(vision, tokens)

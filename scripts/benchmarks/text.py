@@ -6,20 +6,18 @@ from collections.abc import Callable
 from itertools import product
 
 import torch
-from accelerate import Accelerator
 
+from configuration_ezclip import EZClipConfig
 from ezclip.cli.demo import word_tokenizer
 from ezclip.data.labels import read_label_list
 from ezclip.systems.loading import load_processor, load_tokenizer
-from ezclip.utils.tables import as_markdown_table
-from ezclip.utils.timing import compare, describe_machine, machine_as_text, measure, summarize
-from modeling_ezclip import EZClipModel
+from ezclip.systems.macs import count_macs_of
+from ezclip.utils.tables import as_table
+from modeling_ezclip import EZClipModel, EZClipTextModel, PackedTexts
 from pipeline_ezclip import BATCH_SIZE as CLASS_BANK_BATCH_SIZE, ClassBank
 from processing_ezclip import TEMPLATES, EZClipProcessor, default_image_processor
-from scripts.benchmarks.cost import count_bank_macs, count_text_macs
-from scripts.benchmarks.matrix import DTYPES, MatrixProducts, rates_as_text, share_of
+from scripts.benchmarks.harness import Contender, measure_contenders, rates_as_table, ratio
 from scripts.benchmarks.models import layer_shapes, make_config, make_model, name_of_model
-from scripts.benchmarks.report import ratio_as_text, share_as_text, spread_as_text
 
 
 # Made-up labels of two to four words, used without --label_list
@@ -44,26 +42,50 @@ def make_labels(num_labels: int) -> list[str]:
     return [f"{action} {number}" if number else action for number in numbers for action in actions][:num_labels]
 
 
-def load(args: argparse.Namespace, labels: list[str]) -> tuple[EZClipModel, EZClipProcessor]:
+def load(args: argparse.Namespace, num_labels: int) -> tuple[EZClipModel, EZClipProcessor, list[str]]:
     """
-    Load model and processor. If no tokenizer is given or saved with the model, each word is a token.
+    Load model, processor and labels. `num_labels` is the default number of made-up labels.
 
-    Raises:
-        [`ModelError`]: if the model or the tokenizer cannot be loaded.
+    If no tokenizer is given or saved with the model, each word is a token.
     """
+    if args.label_list is None:
+        labels = make_labels(args.num_labels or num_labels)
+    else:
+        labels = read_label_list(args.label_list)[: args.num_labels]
     if args.model_name_or_path is not None:
         processor = load_processor(args.model_name_or_path, args.tokenizer_name, args.num_frames, args.preset)
-        return make_model(args).eval(), processor
+        return make_model(args).eval(), processor, labels
     if args.tokenizer_name is not None:
         tokenizer = load_tokenizer(args.tokenizer_name)
     else:
         tokenizer = word_tokenizer(sorted({word for text in (*TEMPLATES, *labels) for word in text.lower().split()}))
-    tokens = {"vocab_size": len(tokenizer)}
-    tokens |= {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    config = make_config(args, args.preset, tokens)
+    tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    config = make_config(args, args.preset, {"vocab_size": len(tokenizer), **tokens})
     tokenizer.model_max_length = config.text_config.max_position_embeddings
     torch.manual_seed(0)
-    return EZClipModel(config).eval(), EZClipProcessor(default_image_processor(), tokenizer)
+    return EZClipModel(config).eval(), EZClipProcessor(default_image_processor(), tokenizer), labels
+
+
+def count_text_macs(config: EZClipConfig, length: int) -> int:
+    """Return the multiply-accumulates of embedding a text of `length` tokens."""
+    return _count_texts(config, 1, lambda tower: tower(input_ids=torch.zeros(1, length, dtype=torch.long)))
+
+
+def count_bank_macs(config: EZClipConfig, texts: list[list[int]], batch_size: int) -> int:
+    """Return the multiply-accumulates of embedding token lists as a class bank does: shared prefixes count once."""
+    texts = sorted(texts)
+    batches = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
+    packed = [PackedTexts.pack(batch, torch.device("meta")) for batch in batches]
+    return _count_texts(config, len(texts), lambda tower: [tower.embed_packed(batch) for batch in packed])
+
+
+@torch.no_grad()
+def _count_texts(config: EZClipConfig, num_texts: int, run: Callable[[EZClipTextModel], object]) -> int:
+    text = copy.deepcopy(config.text_config)
+    text._attn_implementation = "eager"
+    return (
+        count_macs_of(lambda: EZClipTextModel(text).eval(), run) + num_texts * text.hidden_size * config.projection_dim
+    )
 
 
 @torch.no_grad()
@@ -77,99 +99,68 @@ def embed_padded(model: EZClipModel, processor: EZClipProcessor, texts: list[str
     return torch.nn.functional.normalize(torch.cat(embeds), dim=-1)
 
 
-def run(args: argparse.Namespace) -> dict:
+def run(args: argparse.Namespace, device: torch.device) -> dict:
     """Time all methods, and compare their embeddings."""
-    labels = make_labels(args.num_labels or 400) if args.label_list is None else read_label_list(args.label_list)
-    labels = labels[: args.num_labels]
-    model, processor = load(args, labels)
-    device = Accelerator(cpu=args.use_cpu).device
+    model, processor, labels = load(args, 400)
     models = {"float32": model.to(device), "bf16": copy.deepcopy(model).to(torch.bfloat16)}
     texts = [text for own in processor.get_prompts(labels) for row in own for text in row]
-    longest = processor.tokenizer.model_max_length
-    padded, results = f"padded to {longest} tokens", {}
-
-    def store_result(method: tuple[str, str], embed: Callable[[], torch.Tensor]) -> Callable[[], None]:
-        return lambda: results.update({method: embed()})
-
-    methods = {
-        (padded, "float32"): lambda: embed_padded(models["float32"], processor, texts),
-        ("class bank", "float32"): lambda: ClassBank.build(models["float32"], processor, labels).embeds,
-        ("class bank", "bf16"): lambda: ClassBank.build(models["bf16"], processor, labels).embeds,
-    }
-    config = model.config.text_config
-    shapes = layer_shapes(config.hidden_size, config.intermediate_size, BATCH_SIZE * longest)
-    products = MatrixProducts(shapes, DTYPES, device)
-    contenders = {method: store_result(method, embed) for method, embed in methods.items()}
-    timings = measure(
-        {**contenders, **products.contenders()},
-        args.rounds,
-        device,
-        may_fail=True,
-        warm_up={(padded, "float32"): lambda: embed_padded(models["float32"], processor, texts[:BATCH_SIZE])},
-    )
-    rates = products.rates(timings)
-    reference = results[padded, "float32"].unflatten(0, (len(labels), -1)).transpose(0, 1)  # [P, C, D]
     tokens = processor(text=list(dict.fromkeys(texts)), padding=False, truncation=True)["input_ids"]
-    macs = {
-        padded: len(texts) * count_text_macs(model.config, longest),
-        "class bank": count_bank_macs(model.config, tokens, CLASS_BANK_BATCH_SIZE),
+    config, longest = model.config.text_config, processor.tokenizer.model_max_length
+    baseline = (f"padded to {longest} tokens", "float32")
+    contenders = {
+        baseline: Contender(
+            lambda: embed_padded(models["float32"], processor, texts),
+            "float32",
+            len(texts),
+            len(texts) * count_text_macs(model.config, longest),
+            warm_up=lambda: embed_padded(models["float32"], processor, texts[:BATCH_SIZE]),
+        )
     }
-    rows = []
-    for way, precision in methods:
-        row, timing = {"way": way, "precision": precision}, timings[way, precision]
-        if timing.failed is not None:
-            rows.append({**row, "failed": timing.failed})
-            continue
-        seconds, embeds = summarize(timing.wall), results[way, precision]
-        row |= {"seconds": seconds, "texts_per_second": len(texts) / seconds["median"], "macs": macs[way]}
-        row["share_of_matrix_rate"] = share_of(macs[way], seconds["median"], rates, precision)
-        if way != padded:
-            row["times_faster"] = compare(timings[padded, "float32"].wall, timing.wall)
-            row["largest_difference"] = float((embeds.cpu() - reference.cpu()).abs().max())
-        rows.append(row)
+    bank_macs = count_bank_macs(model.config, tokens, CLASS_BANK_BATCH_SIZE)
+    for name, own in models.items():
+        contenders["class bank", name] = Contender(
+            lambda own=own: ClassBank.build(own, processor, labels).embeds, name, len(texts), bank_macs
+        )
+    shapes = layer_shapes(config, BATCH_SIZE * longest)
+    rows, rates = measure_contenders(contenders, shapes, args.rounds, device, items="texts")
+    for key, row in rows.items():
+        row |= {"way": key[0], "macs": contenders[key].macs}
+        if key != baseline and "failed" not in row and "failed" not in rows[baseline]:
+            reference = contenders[baseline].result.unflatten(0, (len(labels), -1)).transpose(0, 1)  # [P, C, D]
+            row["times_faster"] = ratio(rows, baseline, key)
+            row["largest_difference"] = float((contenders[key].result.cpu() - reference.cpu()).abs().max())
     return {
-        "machine": describe_machine(device),
         "model": name_of_model(args),
         "size": f"{config.num_hidden_layers} blocks of {config.hidden_size} channels",
         "tokenizer": args.tokenizer_name or args.model_name_or_path or "a token a word",
         "num_labels": len(labels),
         "num_templates": len(texts) // len(labels),
         "mean_tokens": sum(map(len, tokens)) / len(tokens),
-        "num_beginnings": len({tuple(text[: end + 1]) for text in tokens for end in range(len(text))}),
+        "num_prefixes": len({tuple(text[: end + 1]) for text in tokens for end in range(len(text))}),
         "longest": longest,
         "batch_size": BATCH_SIZE,
-        "rounds": args.rounds,
         "matrix": rates,
-        "rows": rows,
+        "rows": list(rows.values()),
     }
 
 
-def as_text(result: dict) -> str:
-    """Return the tables of a result as text."""
-    header = ["method", "precision", "s (quartiles)", "texts/s", "GMAC", "share of matrix rate"]
-    header += ["speedup over padding (range)", "largest difference"]
-    rows = [[row["way"], row["precision"], *_cells(row)] for row in result["rows"]]
-    parts = [
-        machine_as_text(result["machine"]),
+def as_text(result: dict) -> list[str]:
+    """Return the paragraphs and tables of a result."""
+    columns = {
+        "method": ("way",),
+        "precision": ("precision",),
+        "s (quartiles)": ("seconds", ".3f"),
+        "texts/s": ("texts_per_second", ".4g"),
+        "GMAC": ("macs", ".4g", 1e-9),
+        "share of matrix rate": ("share_of_matrix_rate", ".0%"),
+        "speedup over padding (range)": ("times_faster", ".3f"),
+        "largest difference": ("largest_difference", ".1e"),
+    }
+    return [
         f"{result['num_labels']} labels in {result['num_templates']} templates, tokenized and embedded. Tokenizer: "
-        f"{result['tokenizer']}; mean length {result['mean_tokens']:.1f} tokens; {result['num_beginnings']} distinct "
+        f"{result['tokenizer']}; mean length {result['mean_tokens']:.1f} tokens; {result['num_prefixes']} distinct "
         f"prefixes of texts. Model: {result['model']}; text tower: {result['size']}. Padded texts are embedded in "
         f"batches of {result['batch_size']}. Median of {result['rounds']} rounds.",
-        as_markdown_table(header, rows),
-        rates_as_text(result["matrix"]),
-    ]
-    return "\n\n".join(parts)
-
-
-def _cells(row: dict) -> list[str]:
-    if "failed" in row:
-        return [f"failed: {row['failed']}", *["-"] * 5]
-    difference = row.get("largest_difference")
-    return [
-        spread_as_text(row["seconds"], 3),
-        f"{row['texts_per_second']:.4g}",
-        f"{row['macs'] / 1e9:.4g}",
-        share_as_text(row["share_of_matrix_rate"]),
-        ratio_as_text(row.get("times_faster")),
-        "-" if difference is None else f"{difference:.1e}",
+        as_table(result["rows"], columns),
+        rates_as_table(result["matrix"]),
     ]
