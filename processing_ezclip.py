@@ -9,18 +9,20 @@ from functools import partial
 import numpy as np
 import torch
 from PIL import Image
-from transformers import BatchFeature, CLIPImageProcessorPil, ProcessorMixin
+from transformers import BatchFeature, CLIPImageProcessorPil, PretrainedConfig, ProcessorMixin
 from transformers.processing_utils import TextKwargs
 from transformers.utils import logging
 
 
 try:
-    from .configuration_ezclip import check_numbers, check_sizes, truncated_repr
+    from .checkpoint_ezclip import HUB_OPTIONS
+    from .configuration_ezclip import check_model_type, check_numbers, check_sizes, truncated_repr
     from .video_ezclip import FrameSampler, is_single_video, read_frames, tear_frame_indices, uniform_frame_indices
 except ImportError:
     if __package__:  # in a remote-code folder, a missing dependency must keep its own message
         raise
-    from configuration_ezclip import check_numbers, check_sizes, truncated_repr
+    from checkpoint_ezclip import HUB_OPTIONS
+    from configuration_ezclip import check_model_type, check_numbers, check_sizes, truncated_repr
     from video_ezclip import FrameSampler, is_single_video, read_frames, tear_frame_indices, uniform_frame_indices
 
 
@@ -100,6 +102,9 @@ class EZClipProcessor(ProcessorMixin):
             Whether to split CamelCase class names into words in prompts. The published code does not split them.
         sampling (`str`, *optional*, defaults to `"uniform"`):
             Test sampling: `"uniform"`, the middle of `num_frames` equal segments (EZ-CLIP, ActionCLIP), or `"tear"`.
+        use_published_crop (`bool`, *optional*, defaults to `True`):
+            Whether frames are resized and cropped as published. Otherwise the image processor does all of it, as for
+            plain CLIP, and may squash frames instead of cropping them.
 
     Example:
 
@@ -110,17 +115,55 @@ class EZClipProcessor(ProcessorMixin):
     ```
     """
 
-    def __init__(self, image_processor=None, tokenizer=None, num_frames=8, split_camel_case=True, sampling="uniform"):
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        num_frames=8,
+        split_camel_case=True,
+        sampling="uniform",
+        use_published_crop=True,
+    ):
         image_processor = default_image_processor() if image_processor is None else image_processor
         if tokenizer is None:
             self.image_processor, self.tokenizer, self.chat_template = image_processor, None, None
         else:
             super().__init__(image_processor, tokenizer)
+        self.use_published_crop = use_published_crop
         check_sizes({"num_frames": num_frames, **dict(zip(("height", "width"), self.crop_size))})
         _check_channels(image_processor)
         if sampling not in SAMPLINGS:
             raise ValueError(f"`sampling` must be one of {SAMPLINGS}, got {sampling!r}.")
         self.num_frames, self.split_camel_case, self.sampling = num_frames, split_camel_case, sampling
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "EZClipProcessor":
+        """
+        Load the processor of an EZ-CLIP model, or of plain CLIP with its own image processor.
+
+        Raises:
+            `ValueError`: if the model is of another type. `OSError`: if files are missing.
+        """
+        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        try:
+            config, _ = PretrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub_options)
+        except OSError:  # a processor without a model
+            config = {}
+        check_model_type(config, pretrained_model_name_or_path)
+        processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        saved, _ = cls.get_processor_dict(pretrained_model_name_or_path, **hub_options)
+        if config.get("model_type") == "clip" and saved.get("processor_class") != cls.__name__:
+            processor.use_published_crop = kwargs.get("use_published_crop", False)
+            logger.warning_once(f"{pretrained_model_name_or_path}: {processor.describe_pixels()}")
+        return processor
+
+    def describe_pixels(self) -> str:
+        """Return a sentence on how frames become pixels."""
+        options = self.image_processor
+        size = {name: value for name, value in dict(options.size).items() if value is not None}
+        crop = "{}x{}".format(*self.crop_size) if options.do_center_crop else "none"
+        who = "the published crop" if self.use_published_crop else "the image processor of plain CLIP"
+        return f"frames are prepared by {who}: size {size}, crop {crop}, mean {options.image_mean}."
 
     @property
     def model_input_names(self) -> list[str]:
@@ -246,6 +289,8 @@ class EZClipProcessor(ProcessorMixin):
         """
         if num_crops not in (1, 3):
             raise ValueError(f"`num_crops` must be 1 or 3, got {num_crops}.")
+        if not self.use_published_crop:
+            return self._crop_as_plain_clip(frames, num_clips, num_crops)
         if not (self.image_processor.do_resize and self.image_processor.do_center_crop):
             hint = "To keep frames unchanged, set `size` and `crop_size` to theirs."
             raise ValueError(f"`do_resize` and `do_center_crop` of the image processor must be True. {hint}")
@@ -273,6 +318,14 @@ class EZClipProcessor(ProcessorMixin):
         views = np.stack(crops).reshape(num_crops, num_clips, -1, crop_height, crop_width, 3).swapaxes(0, 1)
         return views.reshape(num_clips * num_crops, -1, crop_height, crop_width, 3)
 
+    def _crop_as_plain_clip(self, frames: np.ndarray, num_clips: int, num_crops: int) -> np.ndarray:
+        if num_crops != 1:
+            raise ValueError(f"`num_crops` must be 1 with the image processor of plain CLIP, got {num_crops}.")
+        images = [Image.fromarray(frame) for frame in frames]
+        pixels = self.image_processor(images, do_rescale=False, do_normalize=False, return_tensors="np")
+        frames = np.ascontiguousarray(np.moveaxis(pixels["pixel_values"], 1, -1).astype(np.uint8))
+        return frames if num_clips == 1 else frames.reshape(num_clips, -1, *frames.shape[1:])
+
     def normalize(self, frames: np.ndarray | torch.ByteTensor) -> torch.FloatTensor:
         """
         Scale and normalise RGB frames `(…, H, W, 3)`, uint8, with the image processor's mean and standard deviation.
@@ -290,7 +343,11 @@ class EZClipProcessor(ProcessorMixin):
     @property
     def crop_size(self) -> tuple[int, int]:
         """Return the height and width of the model's frames."""
-        return self.image_processor.crop_size["height"], self.image_processor.crop_size["width"]
+        options = self.image_processor
+        size = options.crop_size if self.use_published_crop or options.do_center_crop else options.size
+        if size["height"] is None or size["width"] is None:
+            raise ValueError(f"`size` of an image processor without a crop must be a height and a width, got {size}.")
+        return size["height"], size["width"]
 
     def get_prompts(
         self,

@@ -221,7 +221,9 @@ def _rows_of(
 
 
 def _crop_box(processor: EZClipProcessor, height: int, width: int) -> tuple[float, float, float, float]:
-    """Return the part of a frame that the processor's centre crop keeps, in pixels of the frame."""
+    """Return the part of a frame that the processor keeps, in pixels of the frame."""
+    if not (processor.use_published_crop or processor.image_processor.do_center_crop):
+        return 0.0, 0.0, float(width), float(height)  # frames are squashed
     short_side, (crop_height, crop_width) = processor.image_processor.size["shortest_edge"], processor.crop_size
     resized_height, resized_width = (side * short_side // min(height, width) for side in (height, width))
     top, left = round((resized_height - crop_height) / 2), round((resized_width - crop_width) / 2)

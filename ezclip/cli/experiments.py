@@ -68,7 +68,9 @@ class Runner:
 
     def __post_init__(self):
         names = (self.model_args.model_name_or_path, self.model_args.tokenizer_name, self.model_args.num_frames)
-        self.processor = load_processor(*names, preset=self.model_args.preset)
+        # Training turns plain CLIP into EZ-CLIP unless a preset says otherwise.
+        preset = self.model_args.preset or ("ezclip" if self.args.do_train else None)
+        self.processor = load_processor(*names, preset=preset)
 
     def load_model(self) -> EZClipModel:
         """Load the model that every experiment starts from. New weights follow the seed that was set."""

@@ -87,6 +87,7 @@ def describe_processor(processor: EZClipProcessor) -> dict:
         "num_frames": processor.num_frames,
         "sampling": processor.sampling,
         "split_camel_case": processor.split_camel_case,
+        "use_published_crop": processor.use_published_crop,
     }
 
 

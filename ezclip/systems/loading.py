@@ -4,17 +4,19 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoTokenizer, CLIPConfig, PretrainedConfig
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPConfig, PretrainedConfig
 from transformers.utils import logging
 
 from checkpoint_ezclip import is_added_to_clip, list_some, resolve_base
-from configuration_ezclip import EZClipConfig, EZClipVisionConfig, check_model_type
+from configuration_ezclip import EZClipVisionConfig, check_model_type
 from ezclip.errors import ModelError, first_line
 from ezclip.systems.bpe_tokenizer import load_bpe_tokenizer
 from ezclip.systems.presets import default_num_frames, make_config
 from modeling_ezclip import EZClipModel
 from processing_ezclip import EZClipProcessor, default_image_processor
 
+
+logger = logging.get_logger("ezclip")
 
 # Fields that name the origin of a model and do not change what it computes
 ORIGIN_FIELDS = (
@@ -48,9 +50,10 @@ def load_processor(
     preset: str | None = None,
 ) -> EZClipProcessor:
     """
-    Load the processor of an EZ-CLIP model, or build one for plain CLIP.
+    Load the processor of an EZ-CLIP model, or of plain CLIP, and say which pixels plain CLIP gets.
 
-    The latter has the published pixel pipeline at CLIP's image size.
+    Plain CLIP keeps its own image processor, with its size, its crop or squash, its mean and deviation. A published
+    system on top of it has the published size and crop, scaled with the image size, and CLIP's mean and deviation.
 
     Args:
         name_or_path (`str` or `Path`):
@@ -60,30 +63,39 @@ def load_processor(
         num_frames (`int`, *optional*):
             Frames of a video. Defaults to the number of the model.
         preset (`str`, *optional*):
-            The published system of the model, or to turn plain CLIP into; see [`EZClipConfig.from_preset`].
-            `"tear"` samples 16 frames by TEAR's rule.
+            The published system of the model, or to turn plain CLIP into; see [`EZClipConfig.from_preset`]. By default
+            plain CLIP stays plain. `"tear"` samples 16 frames by TEAR's rule.
 
     Raises:
         [`ModelError`]: if the model or the tokenizer cannot be loaded, or `num_frames` is below 1.
     """
     config = _read_config(name_or_path)
-    processor = None
-    if config.model_type == EZClipConfig.model_type:
-        try:
-            processor = EZClipProcessor.from_pretrained(name_or_path)
-        except (OSError, ValueError, TypeError) as error:
-            if tokenizer_name is None:
-                raise ModelError(
-                    f"{name_or_path} has no processor ({explain_processor(error)}). Give --tokenizer_name, or run "
-                    "`ezclip convert` with --tokenizer."
-                ) from error
-    if processor is None:
-        image_processor = default_image_processor(config.vision_config.image_size)
-        processor = EZClipProcessor(image_processor, load_tokenizer(tokenizer_name or name_or_path))
-        if num_frames is None:  # plain CLIP has none
-            num_frames = getattr(config.vision_config, "num_frames", default_num_frames(preset))
-    elif tokenizer_name is not None:
-        processor.tokenizer = load_tokenizer(tokenizer_name)
+    is_clip = config.model_type == CLIPConfig.model_type
+    try:
+        processor = EZClipProcessor.from_pretrained(name_or_path)
+        if tokenizer_name is not None:
+            processor.tokenizer = load_tokenizer(tokenizer_name)
+    except (OSError, ValueError, TypeError) as error:
+        if tokenizer_name is None and not is_clip:
+            raise ModelError(
+                f"{name_or_path} has no processor ({explain_processor(error)}). Give --tokenizer_name, or run "
+                "`ezclip convert` with --tokenizer."
+            ) from error
+        tokenizer = load_tokenizer(tokenizer_name or name_or_path)
+        image_processor = _load_image_processor(name_or_path, config)
+        processor = EZClipProcessor(image_processor, tokenizer, use_published_crop=not is_clip)
+        if is_clip:
+            logger.warning_once(f"{name_or_path}: {processor.describe_pixels()}")
+        else:
+            processor.num_frames = config.vision_config.num_frames
+    if num_frames is None and is_clip:
+        num_frames = default_num_frames(preset)
+    if preset not in (None, "clip") and not processor.use_published_crop:
+        own = processor.image_processor
+        processor.image_processor = default_image_processor(config.vision_config.image_size)
+        processor.image_processor.image_mean, processor.image_processor.image_std = own.image_mean, own.image_std
+        processor.use_published_crop = True
+        logger.warning_once(f"{name_or_path} as {preset}: {processor.describe_pixels()}")
     limit = config.text_config.max_position_embeddings
     processor.tokenizer.model_max_length = min(processor.tokenizer.model_max_length, limit)
     if preset is not None and processor.sampling != (sampling := "tear" if preset == "tear" else "uniform"):
@@ -95,6 +107,18 @@ def load_processor(
             raise ModelError(f"--num_frames must be at least 1, got {num_frames}.")
         processor.num_frames = num_frames
     return processor
+
+
+def _load_image_processor(name_or_path: str | Path, config: PretrainedConfig):
+    """Load a checkpoint's image processor. Without one, return CLIP's or the published one at the image size."""
+    try:
+        return AutoImageProcessor.from_pretrained(name_or_path, backend="pil")
+    except (OSError, ValueError):
+        image_size = config.vision_config.image_size
+        processor = default_image_processor(image_size)
+        if config.model_type == CLIPConfig.model_type:
+            processor.size = {"shortest_edge": image_size}
+        return processor
 
 
 def explain_processor(error: Exception) -> str:
@@ -182,10 +206,10 @@ def check_fit(model: EZClipModel, processor: EZClipProcessor):
             f"The processor samples {processor.num_frames} frames of a video, and the temporal head has positions for "
             f"{num_positions}. Use --num_frames {num_positions} or fewer."
         )
-    crop_size = processor.image_processor.crop_size
-    if (crop_size["height"], crop_size["width"]) != (config.image_size, config.image_size):
+    height, width = processor.crop_size
+    if (height, width) != (config.image_size, config.image_size):
         raise ModelError(
-            f"The processor crops frames to {crop_size['height']} x {crop_size['width']}, the model takes "
+            f"The processor crops frames to {height} x {width}, the model takes "
             f"{config.image_size} x {config.image_size}. Set `processor.image_processor.crop_size` and save the "
             "processor again."
         )
