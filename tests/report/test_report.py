@@ -184,34 +184,32 @@ def test_figures_of_six_classes(six):
     for name, found in (("top-1 accuracy", hits), ("top-5 accuracy", among)):
         low, high = wilson(int(found.sum()), 60)
         assert f"{name} {percent(found.mean())} ({percent(low)} to {percent(high)})" in text
-    assert f"mean of the classes' top-1 {percent(np.mean([hits[labels == c].mean() for c in range(6)]))}" in text
-    assert f"chance {percent(1 / 6)}" in text and "videos not read 1" in text
+    assert f"mean per-class top-1 {percent(np.mean([hits[labels == c].mean() for c in range(6)]))}" in text
+    assert f"chance {percent(1 / 6)}" in text and "unreadable videos 1" in text
     assert 'class="notes"' not in page.source  # eval_results.json says the same
 
 
 def test_classes_pairs_and_calibration_of_six_classes(six):
     folder, page, labels, ranked, scores = six
     best = ranked[:, 0]
-    rows = page.rows("Accuracy of the classes")
+    rows = page.rows("Per-class accuracy")
     assert [row["class"] for row in rows] == SIX
     for index, row in enumerate(rows):
         own = best[labels == index]
         assert row["accuracy"] == percent((own == index).mean())
-        assert (int(row["right"]), int(row["videos"])) == ((own == index).sum(), 10)
-        assert int(row["taken for it"]) == (best == index).sum()
+        assert (int(row["correct"]), int(row["videos"])) == ((own == index).sum(), 10)
+        assert int(row["predicted"]) == (best == index).sum()
         wrong = np.bincount(own[own != index], minlength=6)
         assert int(row["count"]) == wrong.max()
-        assert wrong.max() == 0 or wrong[SIX.index(row["mostly mistaken for"])] == wrong.max()
+        assert wrong.max() == 0 or wrong[SIX.index(row["most confused with"])] == wrong.max()
     pairs = page.rows("Most confused classes")
     counts = np.zeros((6, 6), int)
     np.add.at(counts, (labels, best), 1)
     totals = [counts[a, b] + counts[b, a] for a in range(6) for b in range(a)]
-    assert [int(row["videos"]) + int(row["the other way round"]) for row in pairs] == sorted(totals)[::-1][
-        : len(pairs)
-    ]
+    assert [int(row["videos"]) + int(row["reverse"]) for row in pairs] == sorted(totals)[::-1][: len(pairs)]
     for row in pairs:
-        assert int(row["videos"]) == counts[SIX.index(row["class"]), SIX.index(row["is taken for"])]
-    assert "/nowhere/" in page.text("Most confused classes") and "No frames: is not here." in page.source
+        assert int(row["videos"]) == counts[SIX.index(row["class"]), SIX.index(row["predicted as"])]
+    assert "/nowhere/" in page.text("Most confused classes") and "the video does not exist." in page.source
 
     confidence, error = scores[:, 0], 0.0
     for low in np.arange(10) / 10:
@@ -224,14 +222,12 @@ def test_classes_pairs_and_calibration_of_six_classes(six):
     assert names == expected
     for name in names:
         Image.open(folder / "report_pictures" / name).verify()
-    assert "60 videos by t-SNE" in page.text("Map of the videos")
+    assert "60 videos by t-SNE" in page.text("Embedding map")
 
 
 def test_bad_videos_and_settings(six):
     _, page, *_ = six
-    assert page.rows("Videos that were not read") == [
-        {"video": "broken.mp4", "reason": "is an empty file. Fetch it again."}
-    ]
+    assert page.rows("Unreadable videos") == [{"video": "broken.mp4", "reason": "is an empty file. Fetch it again."}]
     settings = {row["setting"]: row["value"] for row in page.rows("Settings")}
     assert settings == {
         "model_name_or_path": "tiny",
@@ -255,18 +251,18 @@ def test_confused_classes_stand_together_among_400(tmp_path):
     scores = np.full((1200, 1), 0.5)
     folder = write_run(tmp_path / "run", labels, best[:, None], scores, names, settings={})
     page = read_page(write_report(folder, sample_frames=False))
-    rows = page.rows("Accuracy of the classes")
+    rows = page.rows("Per-class accuracy")
     assert len(rows) == 400
-    assert sorted(int(row["place in the matrix"]) for row in rows) == list(range(1, 401))
+    assert sorted(int(row["position"]) for row in rows) == list(range(1, 401))
     for clique in cliques:
-        places = [int(rows[index]["place in the matrix"]) for index in clique]
+        places = [int(rows[index]["position"]) for index in clique]
         assert max(places) - min(places) < len(clique) + 2, places  # but for a class that strays there
     assert {path.stem for path in (folder / "report_pictures").iterdir()} >= {"confusion_matrix", "confusion_groups"}
     groups = page.sections["Confusion matrix"]["images"][1]["alt"]
     assert all(f"class {index}" in groups for clique in cliques for index in clique)
     with Image.open(folder / "report_pictures" / "confusion_matrix.png") as picture:
         assert min(picture.size) >= 3 * 400  # a class has three pixels at least
-    assert "Sample frames were not asked for." in page.text("Most confused classes")
+    assert "Sample frames are turned off." in page.text("Most confused classes")
     assert "top-5" not in page.text("Results")  # a single label of each video is written
 
 
@@ -291,11 +287,11 @@ def test_hostile_names(tmp_path):
     videos = [f"https://example.org/<b>{row}</b>.mp4" for row in range(len(labels))]
     folder = write_run(tmp_path / "<i>run</i>", labels, ranked, scores, HOSTILE, videos, {"<u>": "</style><script>"})
     page = read_page(write_report(folder, names=["</title><script>"]))
-    found = [row["class"] for row in page.rows("Accuracy of the classes")]
+    found = [row["class"] for row in page.rows("Per-class accuracy")]
     assert found == [" ".join(name.replace("\x07", "\ufffd").split()) for name in HOSTILE]
     assert "49" not in "".join(found)
     assert "https://example.org/<b>0</b>.mp4" in page.text("Most confused classes")  # named, never fetched
-    assert page.text("Most confused classes").count("No frames: is not here.") == 18
+    assert page.text("Most confused classes").count("the video does not exist.") == 18
     assert [row["setting"] for row in page.rows("Settings")] == ["<u>"]
 
 
@@ -307,14 +303,14 @@ def test_predictions_alone_without_labels(tmp_path):
     old.write_bytes(b"of an earlier report")
     page = read_page(write_report(path, tmp_path / "out"))
     assert {path.stem for path in old.parent.iterdir()} == {"predicted_classes", "scores"}
-    assert "accuracy" not in page.text("Results") and "gives no labels" in page.text("Results")
-    rows = page.rows("Accuracy of the classes")
+    assert "accuracy" not in page.text("Results") and "has no labels" in page.text("Results")
+    rows = page.rows("Per-class accuracy")
     assert {row["class"]: int(row["videos"]) for row in rows} == {
         SIX[index]: int((ranked[:, 0] == index).sum()) for index in set(ranked[:, 0].tolist())
     }
     assert percent(scores[:, 0].mean()) in page.text("Calibration")
-    assert "--do_eval --report" in page.text("Map of the videos")
-    assert "No file says" in page.text("Settings") and "how many there were is not known" in page.text("Results")
+    assert "--do_eval --report" in page.text("Embedding map")
+    assert "were not saved" in page.text("Settings") and "total unknown" in page.text("Results")
 
 
 @pytest.mark.parametrize("num_videos, names", [(1, ["yoga"]), (7, ["yoga"]), (1, ["yoga", "surfing"])])
@@ -325,7 +321,7 @@ def test_smallest_runs(num_videos, names, tmp_path):
     folder = write_run(tmp_path / "run", [0] * num_videos, ranked, scores, names, settings={}, embeds=embeds)
     page = read_page(write_report(folder))
     assert f"top-1 accuracy {'100.0' if len(names) == 1 else '0.0'} %" in page.text("Results")
-    assert ("at least 5 videos" in page.text("Map of the videos")) == (num_videos < 5)
+    assert ("at least 5 videos" in page.text("Embedding map")) == (num_videos < 5)
 
 
 GOOD = '{"video": "a.mp4", "label": "yoga", "predictions": [{"label": "yoga", "score": 0.5}]}\n'
@@ -388,8 +384,8 @@ def test_files_of_other_predictions_are_told(tmp_path):
     assert "a top-1 of 0.123 on 12 videos" in page.source
     assert "counts 2 videos that could not be read, bad_videos.jsonl names 0" in page.source
     assert "video_embeds.safetensors belongs to other predictions" in page.source
-    assert page.sections["Map of the videos"]["images"] == []
-    assert "No file says" in page.text("Settings")
+    assert page.sections["Embedding map"]["images"] == []
+    assert "were not saved" in page.text("Settings")
 
 
 def test_two_runs_side_by_side(tmp_path):
@@ -456,7 +452,7 @@ def test_report_of_an_evaluation(evaluated, tiny_folder, clip_folder, tmp_path):
     results = json.loads((evaluated / "eval_results.json").read_text())
     assert f"top-1 accuracy {percent(results['eval_top1'])}" in page.text("Results")
     assert 'class="notes"' not in page.source
-    (bad,) = page.rows("Videos that were not read")
+    (bad,) = page.rows("Unreadable videos")
     assert bad["video"].endswith("broken.mp4")
     settings = {row["setting"]: row["value"] for row in page.rows("Settings")}
     assert settings["model_name_or_path"] == str(tiny_folder) and settings["templates"] == "a {}"
@@ -489,7 +485,7 @@ def test_report_of_a_prediction_and_the_script(evaluated, tiny_folder, clip_fold
     labels = ["--candidate_labels", "red circle", "green square", "--templates", "a {}"]
     run_video_zeroshot.main([*options, "--report", "--videos", *videos, *labels])
     page = read_page(out / "report.html")
-    assert "gives no labels" in page.text("Results") and "classes to choose from 2" in page.text("Results")
+    assert "has no labels" in page.text("Results") and "classes 2" in page.text("Results")
     assert dict(row.values() for row in page.rows("Settings"))["templates"] == "a {}"
 
     capsys.readouterr()
