@@ -1,5 +1,8 @@
 """The confusion matrix and the most confused classes."""
 
+from functools import reduce
+from operator import add
+
 import numpy as np
 
 from ezclip.report import matrices
@@ -18,7 +21,7 @@ NUM_SAMPLES = 2  # for each direction of a confused pair
 
 def choose_classes(materials: list[Material]) -> tuple[np.ndarray, list[tuple[int, int]]]:
     """Return the classes of the matrix in their order, and the groups of [`order_classes`], the same for all runs."""
-    total = sum(one.counts for one in materials)
+    total = reduce(add, (one.counts for one in materials))
     num_videos = total.sum(axis=0) + total.sum(axis=1)
     used = np.flatnonzero(num_videos)
     if len(used) > MAX_CLASSES:
@@ -75,10 +78,11 @@ def confused_items(one: Material) -> list:
     pairs = most_confused(one.counts)
     if not pairs:
         return ["All predictions are correct."]
-    totals, rows = one.counts.sum(axis=1).tolist(), []
+    totals, rows = one.counts.sum(axis=1), []
     for pair in pairs:
         row = [one.name_of(pair.first), one.name_of(pair.second)]
-        for count, total in ((pair.forward, totals[pair.first]), (pair.backward, totals[pair.second])):
+        for count, index in ((pair.forward, pair.first), (pair.backward, pair.second)):
+            total = int(totals[index])
             row += [number(count), Cell(percent(count / total), count / total) if total else Cell("")]
         rows.append(row)
     columns = ["class", "predicted as", "videos", "fraction", "reverse", "reverse fraction"]

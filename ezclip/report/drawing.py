@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from typing import Any
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,7 +20,7 @@ DARK, MIDDLE, LIGHT = "#0b3c6f", "#5b8fbf", "#c3d7ea"
 # One hue with evenly decreasing lightness is readable in print and without colour vision. White is 0.
 SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", "#c3d7ea", "#5b8fbf", "#0b3c6f", "#04172e"])
 MARKERS = "osD^vP*X<>"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # class names can contain "$"
     "font.size": 9,
     "axes.spines.top": False,

@@ -5,9 +5,9 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
-from sklearn.preprocessing import normalize
 
 from ezclip.report.drawing import DPI, SHADES, drawing, new_figure
+from ezclip.report.ordering import row_fractions
 from ezclip.utils.fonts import Lettering
 
 
@@ -36,11 +36,11 @@ def draw_matrix(
             First position and position after the last of the groups to mark in a large matrix.
     """
     if len(counts) > MAX_NAMED:
-        return _draw_large(normalize(counts, norm="l1"), groups)
+        return _draw_large(row_fractions(counts), groups)
     side = 0.32 * len(counts)
     figure = new_figure(3.2 + side, 2.6 + side)
     axis = figure.subplots()
-    image = _draw_cells(axis, lettering, counts, normalize(counts, norm="l1"), classes)
+    image = _draw_cells(axis, lettering, counts, row_fractions(counts), classes)
     _draw_scale(figure.colorbar(image, ax=axis, shrink=0.7, pad=0.02))
     return figure
 
@@ -96,7 +96,7 @@ def draw_groups(
     lettering: Lettering, counts: np.ndarray, classes: np.ndarray, groups: list[tuple[int, int]]
 ) -> Figure:
     """Draw the groups of a matrix enlarged, with names and numbers; see [`draw_matrix`]."""
-    fractions = normalize(counts, norm="l1")
+    fractions = row_fractions(counts)
     columns = min(2, len(groups))
     rows = -(-len(groups) // columns)
     largest = max(end - start for start, end in groups)

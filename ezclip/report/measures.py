@@ -18,7 +18,7 @@ NUM_PAIRS = 10
 @dataclass
 class ClassAccuracy:
     """
-    The accuracy of one class.
+    The `accuracy` of one class and its Wilson's 95 % `interval`; NaN without videos.
 
     Args:
         index (`int`):
@@ -38,8 +38,8 @@ class ClassAccuracy:
 
     def __post_init__(self):
         total = self.num_videos  # 0 for a class that is only predicted
-        self.accuracy = self.num_hits / total if total else None
-        self.interval = accuracy_interval(np.arange(total) < self.num_hits) if total else None
+        self.accuracy = self.num_hits / total if total else np.nan
+        self.interval = accuracy_interval(np.arange(total) < self.num_hits) if total else [np.nan, np.nan]
 
 
 class ConfusedPair(NamedTuple):

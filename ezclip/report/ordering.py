@@ -1,9 +1,8 @@
 """Order classes so that confused classes are neighbours."""
 
 import numpy as np
-from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering, to_tree
+from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
-from sklearn.preprocessing import normalize
 
 
 MAX_GROUP = 12
@@ -26,7 +25,7 @@ def order_classes(counts: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int]]
     size = len(counts)
     if size < 3:
         return np.arange(size), []
-    fractions = normalize(counts, norm="l1")
+    fractions = row_fractions(counts)
     similarity = (fractions + fractions.T) / 2
     np.fill_diagonal(similarity, 0)
     distances = squareform(1 - similarity, checks=False)
@@ -36,12 +35,19 @@ def order_classes(counts: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int]]
     order = leaves_list(tree)
 
     confused = (counts - np.diag(np.diag(counts)))[np.ix_(order, order)]
-    found, waiting = [], [(to_tree(tree), 0)]
+    sizes = [1] * size + tree[:, 3].astype(int).tolist()  # of leaves, then of clusters; the root is last
+    found, waiting = [], [(len(sizes) - 1, 0)]
     while waiting:
         node, start = waiting.pop()
-        end = start + node.count
-        if node.count > MAX_GROUP:
-            waiting += [(node.left, start), (node.right, start + node.left.count)]
+        end = start + sizes[node]
+        if sizes[node] > MAX_GROUP:
+            left, right = tree[node - size, :2].astype(int)
+            waiting += [(left, start), (right, start + sizes[left])]
         elif inside := int(confused[start:end, start:end].sum()):
             found.append((-inside, start, end))
     return order, [(start, end) for _, start, end in sorted(found)[:NUM_GROUPS]]
+
+
+def row_fractions(counts: np.ndarray) -> np.ndarray:
+    """Divide each row by its sum, if that is not 0."""
+    return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
