@@ -1,4 +1,4 @@
-"""Reports: the figures on the page against arithmetic of their own, and that no name or file can break it."""
+"""Compare the numbers of a report with independent arithmetic, and check hostile names and broken files."""
 
 import base64
 import hashlib
@@ -32,7 +32,7 @@ SIX = ["archery", "making a cake", "yoga", "juggling", "playing guitar", "surfin
 
 
 class Page(HTMLParser):
-    """A report as read back: text, tables and pictures of each section."""
+    """Parse a report into text, tables and pictures of each section."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -91,7 +91,7 @@ class Page(HTMLParser):
 
 
 def read_page(path: Path) -> Page:
-    """A page, of which holds what does of all: it is whole, and refers to nothing outside."""
+    """Parse a page and check that it is complete and has no external references."""
     page = Page(path)
     assert all(address.startswith(("#", "data:image/")) for address in page.addresses), page.addresses
     assert [tag for tag, _ in page.tags].count("script") == 1
@@ -113,7 +113,7 @@ def read_page(path: Path) -> Page:
 
 
 def write_run(folder: Path, labels, predicted, scores, names=SIX, videos=None, settings=None, embeds=None) -> Path:
-    """The files of an evaluation; `predicted` `(n, k)` are class indices, the best first."""
+    """Write the files of an evaluation; `predicted` `(n, k)` are class indices, best first."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "predictions.jsonl", "w", encoding="utf-8") as file:
         for row, (label, ranked, own) in enumerate(zip(labels, predicted, scores)):
@@ -131,7 +131,7 @@ def write_run(folder: Path, labels, predicted, scores, names=SIX, videos=None, s
 
 
 def draw_run(num_classes: int, num_videos: int, k: int = 5, seed: int = 0, skill: float = 1.0):
-    """Labels, ranked classes and scores of a made model, which is right more often where it is sure."""
+    """Return labels, ranked classes and scores of a simulated model whose accuracy increases with its score."""
     rng = np.random.default_rng(seed)
     labels = np.arange(num_videos) % num_classes
     logits = rng.normal(size=(num_videos, num_classes))
@@ -142,7 +142,7 @@ def draw_run(num_classes: int, num_videos: int, k: int = 5, seed: int = 0, skill
 
 
 def wilson(hits: int, total: int) -> tuple[float, float]:
-    """Wilson's interval by its formula."""
+    """Return Wilson's 95 % interval by its formula."""
     z, p = 1.959963984540054, hits / total
     middle = (p + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
@@ -155,7 +155,7 @@ def percent(value: float) -> str:
 
 @pytest.fixture(scope="module")
 def six(tmp_path_factory):
-    """A run of 60 videos of six classes, with everything that there can be."""
+    """Report a run of 60 videos of six classes with all optional files."""
     labels, ranked, scores = draw_run(6, 60)
     embeds = np.eye(6)[labels] + np.random.default_rng(1).normal(size=(60, 6)) * 0.2
     folder = write_run(
@@ -176,7 +176,7 @@ def six(tmp_path_factory):
     return folder, read_page(path), labels, ranked, scores
 
 
-def test_figures_of_six_classes(six):
+def test_headline_accuracies(six):
     _, page, labels, ranked, _ = six
     hits = ranked[:, 0] == labels
     among = (ranked == labels[:, None]).any(axis=1)
@@ -186,10 +186,10 @@ def test_figures_of_six_classes(six):
         assert f"{name} {percent(found.mean())} ({percent(low)} to {percent(high)})" in text
     assert f"mean per-class top-1 {percent(np.mean([hits[labels == c].mean() for c in range(6)]))}" in text
     assert f"chance {percent(1 / 6)}" in text and "unreadable videos 1" in text
-    assert 'class="notes"' not in page.source  # eval_results.json says the same
+    assert 'class="notes"' not in page.source  # eval_results.json agrees
 
 
-def test_classes_pairs_and_calibration_of_six_classes(six):
+def test_classes_pairs_calibration(six):
     folder, page, labels, ranked, scores = six
     best = ranked[:, 0]
     rows = page.rows("Per-class accuracy")
@@ -237,14 +237,14 @@ def test_bad_videos_and_settings(six):
     }
 
 
-def test_confused_classes_stand_together_among_400(tmp_path):
+def test_confused_classes_are_neighbours(tmp_path):
     names = [f"class {number}" for number in range(400)]
     cliques = [[7, 120, 333, 250], [18, 399, 201]]
     labels = np.repeat(np.arange(400), 3)
     best = labels.copy()
     rng = np.random.default_rng(0)
-    astray = rng.choice(1200, 60, replace=False)
-    best[astray] = rng.integers(400, size=60)
+    stray = rng.choice(1200, 60, replace=False)
+    best[stray] = rng.integers(400, size=60)
     for clique in cliques:
         for place, index in enumerate(clique):
             best[labels == index] = [index, clique[place - 1], clique[(place + 1) % len(clique)]]
@@ -256,14 +256,14 @@ def test_confused_classes_stand_together_among_400(tmp_path):
     assert sorted(int(row["position"]) for row in rows) == list(range(1, 401))
     for clique in cliques:
         places = [int(rows[index]["position"]) for index in clique]
-        assert max(places) - min(places) < len(clique) + 2, places  # but for a class that strays there
+        assert max(places) - min(places) < len(clique) + 2, places  # one stray class is allowed
     assert {path.stem for path in (folder / "report_pictures").iterdir()} >= {"confusion_matrix", "confusion_groups"}
     groups = page.sections["Confusion matrix"]["images"][1]["alt"]
     assert all(f"class {index}" in groups for clique in cliques for index in clique)
     with Image.open(folder / "report_pictures" / "confusion_matrix.png") as picture:
-        assert min(picture.size) >= 3 * 400  # a class has three pixels at least
+        assert min(picture.size) >= 3 * 400  # at least three pixels per class
     assert "Sample frames are turned off." in page.text("Most confused classes")
-    assert "top-5" not in page.text("Results")  # a single label of each video is written
+    assert "top-5" not in page.text("Results")  # one prediction per video
 
 
 HOSTILE = [
@@ -290,12 +290,12 @@ def test_hostile_names(tmp_path):
     found = [row["class"] for row in page.rows("Per-class accuracy")]
     assert found == [" ".join(name.replace("\x07", "\ufffd").split()) for name in HOSTILE]
     assert "49" not in "".join(found)
-    assert "https://example.org/<b>0</b>.mp4" in page.text("Most confused classes")  # named, never fetched
+    assert "https://example.org/<b>0</b>.mp4" in page.text("Most confused classes")  # never fetched
     assert page.text("Most confused classes").count("the video does not exist.") == 18
     assert [row["setting"] for row in page.rows("Settings")] == ["<u>"]
 
 
-def test_predictions_alone_without_labels(tmp_path):
+def test_no_labels(tmp_path):
     _, ranked, scores = draw_run(6, 30, k=3)
     path = write_run(tmp_path / "run", [None] * 30, ranked, scores) / "predictions.jsonl"
     old = tmp_path / "out" / "report_pictures" / "confusion_matrix.png"
@@ -317,7 +317,7 @@ def test_predictions_alone_without_labels(tmp_path):
 def test_smallest_runs(num_videos, names, tmp_path):
     ranked = np.tile(np.arange(len(names))[::-1], (num_videos, 1))
     scores = np.tile(np.linspace(1, 0, len(names) + 1)[:-1], (num_videos, 1))
-    embeds = np.tile([1.0, 0.0], (num_videos, 1))  # all alike
+    embeds = np.tile([1.0, 0.0], (num_videos, 1))  # all equal
     folder = write_run(tmp_path / "run", [0] * num_videos, ranked, scores, names, settings={}, embeds=embeds)
     page = read_page(write_report(folder))
     assert f"top-1 accuracy {'100.0' if len(names) == 1 else '0.0'} %" in page.text("Results")
@@ -350,7 +350,7 @@ GOOD = '{"video": "a.mp4", "label": "yoga", "predictions": [{"label": "yoga", "s
         ("[" * 100_000 + "\n", "not JSON"),
     ],
 )
-def test_broken_lines_are_named(line, reason, tmp_path):
+def test_broken_lines(line, reason, tmp_path):
     (tmp_path / "predictions.jsonl").write_bytes((GOOD * 2 + line).encode("latin-1"))
     with pytest.raises(DataError, match="line 3") as caught:
         write_report(tmp_path)
@@ -374,7 +374,7 @@ def test_missing_and_empty_files(tmp_path):
         write_report([])
 
 
-def test_files_of_other_predictions_are_told(tmp_path):
+def test_files_of_other_predictions(tmp_path):
     labels, ranked, scores = draw_run(6, 12)
     folder = write_run(tmp_path / "run", labels, ranked, scores, settings={"seed": 1}, embeds=np.eye(12))
     (folder / "eval_results.json").write_text('{"eval_top1": 0.123, "eval_samples": 12, "eval_bad_videos": 2}')
@@ -388,23 +388,22 @@ def test_files_of_other_predictions_are_told(tmp_path):
     assert "were not saved" in page.text("Settings")
 
 
-def test_two_runs_side_by_side(tmp_path):
+def test_two_runs(tmp_path):
     folders, hits = [], []
     for number, (skill, used) in enumerate([(1.0, range(0, 50)), (0.2, range(10, 60))]):
         labels, ranked, scores = draw_run(6, 60, seed=number, skill=skill)
         rows, videos = list(used), [f"/nowhere/{row}.mp4" for row in used]
         settings = {"seed": 42, "skill": skill}
-        # Other classes at other numbers, as another run may have them
-        names = SIX if number == 0 else SIX[::-1]
-        order = slice(None) if number == 0 else slice(None, None, -1)
-        place = np.arange(6)[order]
-        own = (place[labels[rows]], place[ranked[rows]], scores[rows])
+        # The second run has the classes in another order
+        order = np.arange(6) if number == 0 else np.arange(6)[::-1]
+        own = (order[labels[rows]], order[ranked[rows]], scores[rows])
+        names = [SIX[index] for index in order]
         folders.append(write_run(tmp_path / str(number) / "out", *own, names, videos, settings))
         hits.append((ranked[:, 0] == labels)[10:50])
     page = read_page(write_report(folders, tmp_path / "both"))
     assert "Videos in all runs: 40" in page.text("Comparison")
     first, second = page.rows("Comparison", 0)
-    assert first["run"] == str(folders[0]) and second["run"] == str(folders[1])  # both are called out
+    assert first["run"] == str(folders[0]) and second["run"] == str(folders[1])  # both folders are named "out"
     for row, found in zip((first, second), hits):
         low, high = wilson(int(found.sum()), 40)
         assert row["top-1"] == f"{percent(found.mean())} ({percent(low)} to {percent(high)})"
@@ -426,7 +425,7 @@ def test_two_runs_side_by_side(tmp_path):
     assert {"class_differences", "confusion_matrix_1", "confusion_matrix_2"} <= pictures
 
 
-def test_runs_that_cannot_be_compared(tmp_path):
+def test_incomparable_runs(tmp_path):
     labels, ranked, scores = draw_run(6, 12)
     one = write_run(tmp_path / "one", labels, ranked, scores)
     other = write_run(tmp_path / "other", (labels + 1) % 6, ranked, scores)
@@ -447,7 +446,7 @@ def evaluated(tiny_folder, clip_folder, tmp_path_factory):
     return out
 
 
-def test_report_of_an_evaluation(evaluated, tiny_folder, clip_folder, tmp_path):
+def test_report_of_evaluation(evaluated, tiny_folder, clip_folder, tmp_path):
     page = read_page(evaluated / "report.html")
     results = json.loads((evaluated / "eval_results.json").read_text())
     assert f"top-1 accuracy {percent(results['eval_top1'])}" in page.text("Results")
@@ -469,7 +468,7 @@ def test_report_of_an_evaluation(evaluated, tiny_folder, clip_folder, tmp_path):
     embeds = load_file(evaluated / "video_embeds.safetensors")["video_embeds"]
     np.testing.assert_allclose(embeds, expected.numpy(), atol=1e-5)
 
-    # An evaluation without --report leaves nothing that is of the one before
+    # An evaluation without --report removes old files
     out = tmp_path / "again"
     out.mkdir()
     (out / "video_embeds.safetensors").write_bytes(b"old")
@@ -478,7 +477,7 @@ def test_report_of_an_evaluation(evaluated, tiny_folder, clip_folder, tmp_path):
     assert not (out / "video_embeds.safetensors").exists() and not (out / "report.html").exists()
 
 
-def test_report_of_a_prediction_and_the_script(evaluated, tiny_folder, clip_folder, tmp_path, capsys):
+def test_report_of_prediction(evaluated, tiny_folder, clip_folder, tmp_path, capsys):
     out = tmp_path / "predicted"
     options = ["--model_name_or_path", str(tiny_folder), "--use_cpu", "--output_dir", str(out), "--do_predict"]
     videos = [str(path) for path in sorted(clip_folder.glob("red_circle/*.mp4"))]
@@ -497,7 +496,7 @@ def test_report_of_a_prediction_and_the_script(evaluated, tiny_folder, clip_fold
         report_script.main([str(tmp_path / "none")])
 
 
-def test_what_is_missing_is_said_before_anything_runs(tiny_folder, clip_folder, tmp_path, monkeypatch):
+def test_missing_package(tiny_folder, clip_folder, tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("ezclip.report")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sklearn", None)
@@ -509,8 +508,8 @@ def test_what_is_missing_is_said_before_anything_runs(tiny_folder, clip_folder, 
         run_video_zeroshot.main([*options, "--report", "--validation_dir", str(clip_folder)])
 
 
-def test_report_needs_something_to_report_on(tmp_path, capsys):
+def test_report_option_without_evaluation(tmp_path, capsys):
     for options in (["--demo"], ["--do_train", "--model_name_or_path", "m"]):
         with pytest.raises(SystemExit):
             run_video_zeroshot.main([*options, "--report", "--output_dir", str(tmp_path)])
-        assert "--report is of what" in capsys.readouterr().err
+        assert "error: --report " in capsys.readouterr().err
