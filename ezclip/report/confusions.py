@@ -1,8 +1,5 @@
 """The confusion matrix and the most confused classes."""
 
-from functools import reduce
-from operator import add
-
 import numpy as np
 
 from ezclip.report import matrices
@@ -21,7 +18,7 @@ NUM_SAMPLES = 2  # for each direction of a confused pair
 
 def choose_classes(materials: list[Material]) -> tuple[np.ndarray, list[tuple[int, int]]]:
     """Return the classes of the matrix in their order, and the groups of [`order_classes`], the same for all runs."""
-    total = reduce(add, (one.counts for one in materials))
+    total = sum((one.counts for one in materials[1:]), materials[0].counts)
     num_videos = total.sum(axis=0) + total.sum(axis=1)
     used = np.flatnonzero(num_videos)
     if len(used) > MAX_CLASSES:

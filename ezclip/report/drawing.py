@@ -7,7 +7,6 @@ from functools import wraps
 from typing import Any
 
 import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from PIL import Image
@@ -30,6 +29,7 @@ STYLE: dict[Any, Any] = {
     "grid.color": "0.9",
     "grid.linewidth": 0.6,
     "legend.frameon": False,
+    "figure.constrained_layout.use": True,
     "savefig.facecolor": "white",
     "savefig.dpi": DPI,
 }
@@ -58,15 +58,8 @@ def drawing(draw: Callable[..., Figure]) -> Callable[..., bytes]:
     @wraps(draw)
     def draw_as_png(lettering: Lettering, *args, **kwargs) -> bytes:
         with matplotlib.rc_context({**STYLE, "font.family": lettering.families}):
-            content = io.BytesIO()
+            content = io.BytesIO()  # functions make a Figure without pyplot, which looks for a display
             draw(lettering, *args, **kwargs).savefig(content, format="png", metadata={"Software": None})
         return content.getvalue()
 
     return draw_as_png
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """Return a figure with a size in inches, without pyplot, which looks for a display."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

@@ -5,7 +5,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from ezclip.report.drawing import DARK, LIGHT, MARKERS, MIDDLE, drawing, new_figure
+from ezclip.report.drawing import DARK, LIGHT, MARKERS, MIDDLE, drawing
 from ezclip.utils.fonts import Lettering
 
 
@@ -61,7 +61,7 @@ def draw_map(
     """
     present, sizes = np.unique(classes, return_counts=True)
     is_marked = len(present) <= MAX_MARKED
-    figure = new_figure(8.5, 7)
+    figure = Figure(figsize=(8.5, 7))
     axis = figure.subplots()
     wrong = np.zeros(len(points), bool) if is_hit is None else ~is_hit
     size = float(np.clip(3500 / len(points), 6, 42))
@@ -81,13 +81,13 @@ def draw_map(
     figure.legend(loc="outside lower left", ncols=3, title=title if is_marked else None, alignment="left")
     if not is_marked:
         figure.draw_without_rendering()  # computes the positions of the names
-        _write_names(figure, axis, lettering, points, classes, present[np.argsort(-sizes, kind="stable")])
+        _write_names(axis, lettering, points, classes, present[np.argsort(-sizes, kind="stable")])
     return figure
 
 
-def _write_names(figure: Figure, axis, lettering: Lettering, points, classes, by_size):
+def _write_names(axis, lettering: Lettering, points, classes, by_size):
     """Write the names of the largest classes at their median videos if they do not overlap."""
-    taken, renderer = [], figure.canvas.get_renderer()
+    taken = []
     for index in by_size:
         if len(taken) == MAX_NAMED:
             break
@@ -103,7 +103,7 @@ def _write_names(figure: Figure, axis, lettering: Lettering, points, classes, by
             color=DARK,
             path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )
-        box = text.get_window_extent(renderer).padded(2)
+        box = text.get_window_extent().padded(2)
         is_inside = axis.bbox.fully_containsx(box.x0) and axis.bbox.fully_containsx(box.x1)
         if is_inside and not box.count_overlaps(taken):
             taken.append(box)

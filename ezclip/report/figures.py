@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ezclip.report.drawing import DARK, LIGHT, MARKERS, MIDDLE, drawing, new_figure
+from ezclip.report.drawing import DARK, LIGHT, MARKERS, MIDDLE, drawing
 from ezclip.report.measures import Calibration, ClassAccuracy
 from ezclip.utils.fonts import Lettering
 
@@ -28,10 +28,10 @@ def draw_class_accuracies(lettering: Lettering, classes: list[ClassAccuracy], me
     """
     ranked = sorted(classes, key=lambda one: (-one.accuracy, -one.num_videos, one.index))
     if len(ranked) <= MAX_NAMED:
-        figure = new_figure(7.5, 1.2 + 0.21 * len(ranked))
+        figure = Figure(figsize=(7.5, 1.2 + 0.21 * len(ranked)))
         _draw_rows(figure.subplots(), lettering, ranked, range(len(ranked)), mean)
         return figure
-    figure = new_figure(10, 1.3 + 0.21 * (NUM_WORST + NUM_BEST + 1))
+    figure = Figure(figsize=(10, 1.3 + 0.21 * (NUM_WORST + NUM_BEST + 1)))
     left, right = figure.subplots(1, 2, width_ratios=[1, 1])
     ranks = np.arange(len(ranked))
     accuracies, intervals = np.array([one.accuracy for one in ranked]), np.array([one.interval for one in ranked])
@@ -77,7 +77,7 @@ def _scale_accuracies(axis):
 @drawing
 def draw_calibration(lettering: Lettering, calibration: Calibration) -> Figure:
     """Draw accuracy over score, with the number of videos of each bin below."""
-    figure = new_figure(5.2, 6.6)
+    figure = Figure(figsize=(5.2, 6.6))
     top, bottom = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
     found = np.flatnonzero(calibration.counts)
     top.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="score = accuracy")
@@ -97,7 +97,7 @@ def draw_calibration(lettering: Lettering, calibration: Calibration) -> Figure:
 @drawing
 def draw_scores(lettering: Lettering, counts: np.ndarray) -> Figure:
     """Draw the count of videos with a best score in each of B bins of equal width."""
-    figure = new_figure(5.2, 2.6)
+    figure = Figure(figsize=(5.2, 2.6))
     _draw_counts(figure.subplots(), counts)
     return figure
 
@@ -112,7 +112,7 @@ def _draw_counts(axis, counts: np.ndarray):
 @drawing
 def draw_predicted(lettering: Lettering, classes: list[int], counts: list[int], num_others: int) -> Figure:
     """Draw the count of predictions of each class, in descending order."""
-    figure = new_figure(7.5, 1.2 + 0.21 * len(classes))
+    figure = Figure(figsize=(7.5, 1.2 + 0.21 * len(classes)))
     axis = figure.subplots()
     axis.barh(range(len(classes)), counts, color=MIDDLE, edgecolor=DARK, linewidth=0.8)
     _name_rows(axis, lettering, range(len(classes)), zip(classes, counts))
@@ -140,7 +140,7 @@ def draw_differences(
         num_videos (`list[int]`):
             Number of videos of each class.
     """
-    figure = new_figure(7.5, 1.4 + 0.16 * len(names) + 0.23 * len(classes))
+    figure = Figure(figsize=(7.5, 1.4 + 0.16 * len(names) + 0.23 * len(classes)))
     axis = figure.subplots()
     rows = range(len(classes))
     axis.hlines(rows, accuracies.min(axis=1), accuracies.max(axis=1), color="0.75", linewidth=2)

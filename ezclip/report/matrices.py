@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
-from ezclip.report.drawing import DPI, SHADES, drawing, new_figure
+from ezclip.report.drawing import DPI, SHADES, drawing
 from ezclip.report.ordering import row_fractions
 from ezclip.utils.fonts import Lettering
 
@@ -38,7 +38,7 @@ def draw_matrix(
     if len(counts) > MAX_NAMED:
         return _draw_large(row_fractions(counts), groups)
     side = 0.32 * len(counts)
-    figure = new_figure(3.2 + side, 2.6 + side)
+    figure = Figure(figsize=(3.2 + side, 2.6 + side))
     axis = figure.subplots()
     image = _draw_cells(axis, lettering, counts, row_fractions(counts), classes)
     _draw_scale(figure.colorbar(image, ax=axis, shrink=0.7, pad=0.02))
@@ -52,6 +52,7 @@ def _draw_large(fractions: np.ndarray, groups: list[tuple[int, int]]) -> Figure:
     side = size * max(1, round(PIXELS_OF_A_SIDE / size)) / DPI
     width, height = side + 2.2, side + 1.0
     figure = Figure(figsize=(width, height))
+    figure.set_layout_engine("none")
     axis = figure.add_axes((0.7 / width, 0.6 / height, side / width, side / height))
     shown = np.ma.masked_array(fractions, np.eye(size, dtype=bool))
     largest = next(step for step in SCALE_ENDS if step >= shown.max())
@@ -101,7 +102,7 @@ def draw_groups(
     rows = -(-len(groups) // columns)
     largest = max(end - start for start, end in groups)
     side = 1.9 + 0.29 * max(largest, 5)
-    figure = new_figure((side + 0.7) * columns, (side + 0.2) * rows)
+    figure = Figure(figsize=((side + 0.7) * columns, (side + 0.2) * rows))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for number, (axis, (start, end)) in enumerate(zip(axes, groups), 1):
         part = slice(start, end)

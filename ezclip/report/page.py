@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,6 +115,4 @@ def _data_uri(picture: Picture) -> str:
 
 def _printable(text: str) -> str:
     """Replace control characters, which HTML does not allow."""
-    return "".join(
-        letter if letter.isprintable() or letter in " \n\t" or ord(letter) > 159 else "\ufffd" for letter in text
-    )
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", text)
