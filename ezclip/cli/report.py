@@ -1,9 +1,9 @@
-"""Show what an evaluation found as one HTML file with pictures; several side by side.
+"""Write an HTML report of one or several evaluations.
 
     ezclip report out
     ezclip report with without --names "with prompts" "without" --output_dir comparison
 
-A run is a folder that run_video_zeroshot.py wrote with --do_eval or --do_predict, or a predictions.jsonl alone.
+A run is the output folder of `ezclip run` with --do_eval or --do_predict, or a predictions.jsonl file.
 """
 
 import argparse
@@ -18,14 +18,10 @@ def main(argv: list[str] | None = None):
         prog="ezclip report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder with predictions.jsonl, or that file")
-    parser.add_argument("--output_dir", help="folder for report.html and its pictures (default: that of a single run)")
-    parser.add_argument("--names", nargs="+", help="what to call the runs (default: as their folders)")
-    parser.add_argument(
-        "--no_sample_frames", action="store_true", help="show no frames of videos, which may not be for everyone"
-    )
-    parser.add_argument(
-        "--video_timeout", type=float, default=60.0, help="seconds after which reading a video is given up"
-    )
+    parser.add_argument("--output_dir", help="folder of the report (default: the run; required for several runs)")
+    parser.add_argument("--names", nargs="+", help="names of the runs (default: their folders)")
+    parser.add_argument("--no_sample_frames", action="store_true", help="show no frames of confused videos")
+    parser.add_argument("--video_timeout", type=float, default=60.0, help="time limit for one video, in seconds")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap and of the map")
     args = parser.parse_args(argv)
     try:

@@ -1,42 +1,42 @@
-"""Pictures of accuracies and scores."""
+"""Plots of accuracies and scores."""
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ezclip.report.drawing import DARK, LIGHT, MARKERS, MIDDLE, drawing, new_figure
+from ezclip.report.drawing import DARK, LIGHT, MARKERS, MIDDLE, drawing
 from ezclip.report.measures import Calibration, ClassAccuracy
 from ezclip.utils.fonts import Lettering
 
 
-MOST_NAMED = 60  # the largest number of classes with a named line each
+MAX_NAMED = 60  # classes that all have a named row
 NUM_WORST, NUM_BEST = 25, 10
 
 
 @drawing
 def draw_class_accuracies(lettering: Lettering, classes: list[ClassAccuracy], mean: float) -> Figure:
     """
-    Accuracies of classes with their intervals, the best on top: of many classes the ends by name, and a curve of all.
+    Draw accuracies with intervals, best class first. With many classes, draw a curve, and name only the two ends.
 
     Args:
         lettering ([`Lettering`]):
-            Writes the names.
+            Fonts and short forms of the class names.
         classes (`list[ClassAccuracy]`):
-            Those with videos.
+            Classes with videos.
         mean (`float`):
             Mean of their accuracies.
     """
     ranked = sorted(classes, key=lambda one: (-one.accuracy, -one.num_videos, one.index))
-    if len(ranked) <= MOST_NAMED:
-        figure = new_figure(7.5, 1.2 + 0.21 * len(ranked))
-        _draw_rows(figure.subplots(), lettering, ranked, list(range(len(ranked))), mean)
+    if len(ranked) <= MAX_NAMED:
+        figure = Figure(figsize=(7.5, 1.2 + 0.21 * len(ranked)))
+        _draw_rows(figure.subplots(), lettering, ranked, range(len(ranked)), mean)
         return figure
-    figure = new_figure(10, 1.3 + 0.21 * (NUM_WORST + NUM_BEST + 1))
+    figure = Figure(figsize=(10, 1.3 + 0.21 * (NUM_WORST + NUM_BEST + 1)))
     left, right = figure.subplots(1, 2, width_ratios=[1, 1])
-    places = np.arange(len(ranked))
+    ranks = np.arange(len(ranked))
     accuracies, intervals = np.array([one.accuracy for one in ranked]), np.array([one.interval for one in ranked])
-    left.fill_between(places, intervals[:, 0], intervals[:, 1], color=LIGHT, linewidth=0, label="95 % interval")
-    left.plot(places, accuracies, color=DARK, linewidth=1.6, label="accuracy")
+    left.fill_between(ranks, intervals[:, 0], intervals[:, 1], color=LIGHT, linewidth=0, label="95 % interval")
+    left.plot(ranks, accuracies, color=DARK, linewidth=1.6, label="accuracy")
     left.axhline(mean, color="black", linestyle="--", linewidth=1, label=f"mean {100 * mean:.1f} %")
     left.set(
         xlabel=f"{len(ranked)} classes, best first", ylabel="accuracy", xlim=(0, len(ranked) - 1), ylim=(-0.02, 1.02)
@@ -47,65 +47,57 @@ def draw_class_accuracies(lettering: Lettering, classes: list[ClassAccuracy], me
     rows = [*range(NUM_BEST), *range(NUM_BEST + 1, NUM_BEST + 1 + NUM_WORST)]
     _draw_rows(right, lettering, shown, rows, mean)
     right.axhline(NUM_BEST, color="0.6", linewidth=0.8, linestyle=":")
-    right.text(
-        0.5,
-        NUM_BEST,
-        f" {len(ranked) - len(shown)} classes between ",
-        ha="center",
-        va="center",
-        backgroundcolor="white",
-    )
+    text = f" {len(ranked) - len(shown)} classes between "
+    right.text(0.5, NUM_BEST, text, ha="center", va="center", backgroundcolor="white")
     return figure
 
 
-def _draw_rows(axis, lettering: Lettering, classes: list[ClassAccuracy], rows: list[int], mean: float):
-    accuracies, intervals = np.array([one.accuracy for one in classes]), np.array([one.interval for one in classes])
+def _draw_rows(axis, lettering: Lettering, classes: list[ClassAccuracy], rows, mean: float):
+    intervals = np.array([one.interval for one in classes])
     axis.hlines(rows, intervals[:, 0], intervals[:, 1], color=MIDDLE, linewidth=2.2)
-    axis.plot(accuracies, rows, "o", color=DARK, markersize=4.5)
+    axis.plot([one.accuracy for one in classes], rows, "o", color=DARK, markersize=4.5)
     axis.axvline(mean, color="black", linestyle="--", linewidth=1)
-    names = [f"{lettering.short(one.index)}  ({one.num_videos})" for one in classes]
-    axis.set_yticks(rows, names)
-    axis.set(xlim=(-0.02, 1.02), ylim=(max(rows) + 0.7, -0.7), xlabel="accuracy (class and its number of videos)")
-    axis.xaxis.set_major_formatter(PercentFormatter(1))
-    axis.grid(axis="x", color="0.9", linewidth=0.6)
-    axis.set_axisbelow(True)
+    _name_rows(axis, lettering, rows, [(one.index, one.num_videos) for one in classes])
+    _scale_accuracies(axis)
+
+
+def _name_rows(axis, lettering: Lettering, rows, classes):
+    """Label rows with the names of classes and their counts."""
+    axis.set_yticks(rows, [f"{lettering.short(index)}  ({count})" for index, count in classes])
+    axis.set_ylim(max(rows) + 0.7, -0.7)
     axis.tick_params(axis="y", length=0)
+
+
+def _scale_accuracies(axis):
+    axis.set(xlim=(-0.02, 1.02), xlabel="accuracy (class and its number of videos)")
+    axis.xaxis.set_major_formatter(PercentFormatter(1))
+    axis.grid(axis="x")
 
 
 @drawing
 def draw_calibration(lettering: Lettering, calibration: Calibration) -> Figure:
-    """Accuracy over score, with the number of videos of each bin below."""
-    figure = new_figure(5.2, 6.6)
+    """Draw accuracy over score, with the number of videos of each bin below."""
+    figure = Figure(figsize=(5.2, 6.6))
     top, bottom = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
     found = np.flatnonzero(calibration.counts)
     top.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="score = accuracy")
     accuracies, confidences = calibration.accuracies[found], calibration.confidences[found]
     errors = np.abs(calibration.intervals[found] - accuracies[:, None]).T
-    top.errorbar(
-        confidences,
-        accuracies,
-        errors,
-        fmt="o-",
-        color=DARK,
-        ecolor=MIDDLE,
-        elinewidth=2,
-        markersize=5,
-        label="videos of a bin",
-    )
+    style = {"color": DARK, "ecolor": MIDDLE, "elinewidth": 2, "markersize": 5}
+    top.errorbar(confidences, accuracies, errors, fmt="o-", label="videos of a bin", **style)
     top.set(ylabel="accuracy", xlim=(0, 1), ylim=(-0.02, 1.02))
-    figure.legend(loc="outside upper left", frameon=False, ncols=2)
-    _draw_counts(bottom, calibration.counts)
-    for axis in (top, bottom):
-        axis.grid(color="0.9", linewidth=0.6)
-        axis.set_axisbelow(True)
     top.yaxis.set_major_formatter(PercentFormatter(1))
+    top.grid()
+    figure.legend(loc="outside upper left", ncols=2)
+    _draw_counts(bottom, calibration.counts)
+    bottom.grid()
     return figure
 
 
 @drawing
 def draw_scores(lettering: Lettering, counts: np.ndarray) -> Figure:
     """Draw the count of videos with a best score in each of B bins of equal width."""
-    figure = new_figure(5.2, 2.6)
+    figure = Figure(figsize=(5.2, 2.6))
     _draw_counts(figure.subplots(), counts)
     return figure
 
@@ -120,18 +112,12 @@ def _draw_counts(axis, counts: np.ndarray):
 @drawing
 def draw_predicted(lettering: Lettering, classes: list[int], counts: list[int], num_others: int) -> Figure:
     """Draw the count of predictions of each class, in descending order."""
-    figure = new_figure(7.5, 1.2 + 0.21 * len(classes))
+    figure = Figure(figsize=(7.5, 1.2 + 0.21 * len(classes)))
     axis = figure.subplots()
     axis.barh(range(len(classes)), counts, color=MIDDLE, edgecolor=DARK, linewidth=0.8)
-    axis.set_yticks(
-        range(len(classes)), [f"{lettering.short(index)}  ({count})" for index, count in zip(classes, counts)]
-    )
-    axis.set(
-        ylim=(len(classes) - 0.3, -0.7),
-        xlabel="videos" + (f"; {num_others} more classes have fewer" if num_others else ""),
-    )
+    _name_rows(axis, lettering, range(len(classes)), zip(classes, counts))
+    axis.set_xlabel("videos" + (f"; {num_others} more classes have fewer" if num_others else ""))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.tick_params(axis="y", length=0)
     return figure
 
 
@@ -140,33 +126,29 @@ def draw_differences(
     lettering: Lettering, classes: list[int], accuracies: np.ndarray, names: list[str], num_videos: list[int]
 ) -> Figure:
     """
-    Accuracies of several runs on the same classes, a line for each class.
+    Draw accuracies of several runs on the same classes, one row for each class.
 
     Args:
         lettering ([`Lettering`]):
-            Writes the names.
+            Fonts and short forms of the class names.
         classes (`list[int]`):
-            N classes.
+            Indices of N classes.
         accuracies (`np.ndarray` of shape `(N, R)`):
-            Those of R runs.
+            Accuracies of R runs.
         names (`list[str]`):
-            What the runs are called.
+            Names of the runs.
         num_videos (`list[int]`):
-            Videos of the classes.
+            Number of videos of each class.
     """
-    figure = new_figure(7.5, 1.4 + 0.16 * len(names) + 0.23 * len(classes))
+    figure = Figure(figsize=(7.5, 1.4 + 0.16 * len(names) + 0.23 * len(classes)))
     axis = figure.subplots()
-    rows = np.arange(len(classes))
+    rows = range(len(classes))
     axis.hlines(rows, accuracies.min(axis=1), accuracies.max(axis=1), color="0.75", linewidth=2)
     for number, name in enumerate(names):
-        shade = {"color": DARK} if number % 2 == 0 else {"color": DARK, "markerfacecolor": "white"}
-        marker = MARKERS[number % len(MARKERS)]
-        axis.plot(accuracies[:, number], rows, marker, label=name, markersize=6, markeredgewidth=1.3, **shade)
-    axis.set_yticks(rows, [f"{lettering.short(index)}  ({count})" for index, count in zip(classes, num_videos)])
-    axis.set(xlim=(-0.03, 1.03), ylim=(len(classes) - 0.3, -0.7), xlabel="accuracy (class and its number of videos)")
-    axis.xaxis.set_major_formatter(PercentFormatter(1))
-    axis.grid(axis="x", color="0.9", linewidth=0.6)
-    axis.set_axisbelow(True)
-    axis.tick_params(axis="y", length=0)
-    figure.legend(loc="outside upper left", frameon=False, ncols=1)
+        face = DARK if number % 2 == 0 else "white"
+        style = {"color": DARK, "markerfacecolor": face, "markersize": 6, "markeredgewidth": 1.3}
+        axis.plot(accuracies[:, number], rows, MARKERS[number % len(MARKERS)], label=name, **style)
+    _name_rows(axis, lettering, rows, zip(classes, num_videos))
+    _scale_accuracies(axis)
+    figure.legend(loc="outside upper left", ncols=1)
     return figure

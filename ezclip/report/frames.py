@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 from PIL import Image
 
 from video_ezclip import VideoReadError, uniform_frame_indices
@@ -13,34 +12,35 @@ from video_ezclip import VideoReadError, uniform_frame_indices
 
 NUM_FRAMES = 3
 HEIGHT = 108
-WIDEST = 4  # times the height: what is wider is cut at both sides
+GAP = 3
+MAX_RATIO = 4  # width to height; both sides of wider frames are cut
 
 
 def read_strip(video: str, read: Callable) -> bytes:
     """
-    Frames of a video side by side, as JPEG.
+    Return frames of a video side by side, as JPEG.
 
     Args:
         video (`str`):
-            A file or folder of frames on this machine.
+            A local file or folder of frames.
         read (`Callable`):
-            Reads frames in the way of [`read_frames`].
+            Reads frames, with the arguments of [`read_frames`].
 
     Raises:
-        [`VideoReadError`]: if it is not there, or cannot be read.
+        [`VideoReadError`]: if the video does not exist or cannot be read.
     """
-    # Addresses are skipped: a report fetches nothing.
+    # A URL does not exist as a path: a report fetches nothing.
     if not os.path.exists(video):
-        raise VideoReadError(video, "is not here.", "Run this where the videos are, in the same folder.")
+        raise VideoReadError(video, "does not exist.", "Run the report where the videos are, in the same folder.")
     frames, _ = read(video, partial(uniform_frame_indices, num_frames=NUM_FRAMES))
     height, width = frames.shape[1:3]
-    cut = max(0, width - WIDEST * height) // 2
+    cut = max(0, width - MAX_RATIO * height) // 2
     frames = frames[:, :, cut : width - cut]
-    size = max(1, round(HEIGHT * frames.shape[2] / height)), HEIGHT
-    gap = np.full((HEIGHT, 3, 3), 255, np.uint8)
-    parts = []
-    for frame in frames:
-        parts += [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)), gap]
+    width = max(1, round(HEIGHT * frames.shape[2] / height))
+    strip = Image.new("RGB", ((width + GAP) * len(frames) - GAP, HEIGHT), "white")
+    for number, frame in enumerate(frames):
+        resized = Image.fromarray(frame).resize((width, HEIGHT), Image.Resampling.BICUBIC)
+        strip.paste(resized, ((width + GAP) * number, 0))
     content = io.BytesIO()
-    Image.fromarray(np.concatenate(parts[:-1], axis=1)).save(content, format="JPEG", quality=82)
+    strip.save(content, format="JPEG", quality=82)
     return content.getvalue()

@@ -3,16 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from scipy.sparse import csr_array
-
 from ezclip.report.drawing import Picture
-from ezclip.report.measures import ClassAccuracy, class_accuracies, confusion_counts
-from ezclip.report.page import Cell, Shown
+from ezclip.report.measures import class_accuracies, confusion_counts
+from ezclip.report.page import Cell
 from ezclip.report.reading import EvaluationRun
 from ezclip.utils.fonts import Lettering
 
 
-NO_LABELS = "predictions.jsonl gives no labels, so right and wrong predictions cannot be told apart."
+NO_LABELS = "predictions.jsonl has no labels, so this report has no accuracies."
 
 
 @dataclass
@@ -26,7 +24,7 @@ class Material:
         suffix (`str`):
             Suffix of the names of its pictures.
         lettering ([`Lettering`]):
-            Writes the names of classes in pictures.
+            Fonts and short forms of the class names.
         seed (`int`):
             Seed of the bootstrap and of the map.
         read (`Callable`, *optional*):
@@ -40,12 +38,12 @@ class Material:
     read: Callable | None
 
     def __post_init__(self):
-        self.counts: csr_array = confusion_counts(self.run)
-        self.classes: list[ClassAccuracy] = class_accuracies(self.run, self.counts)
+        self.counts = confusion_counts(self.run)
+        self.classes = class_accuracies(self.counts)
 
-    def make_picture(self, name: str, content: bytes, alt: str, caption: str) -> Shown:
-        """Return a picture with its caption."""
-        return Shown(Picture(name + self.suffix, content, alt, caption))
+    def draw(self, name: str, draw: Callable[..., bytes], *args, alt: str, caption: str = "") -> Picture:
+        """Return the picture that a function of `drawing` makes of `args`."""
+        return Picture(name + self.suffix, draw(self.lettering, *args), alt, caption)
 
     def name_of(self, index: int) -> Cell:
         """Return a cell with the name of a class."""
@@ -62,6 +60,6 @@ def number(value: int) -> Cell:
     return Cell(f"{value}", value)
 
 
-def count_of(number: int, noun: str = "video") -> str:
-    """Return a count of things in words."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+def count_of(number: int) -> str:
+    """Return "1 video" or "N videos"."""
+    return f"{number} video" + ("" if number == 1 else "s")

@@ -1,9 +1,10 @@
 """Numbers of a report: accuracies with their intervals, confusions, calibration."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy import sparse
 
 from ezclip.evaluation.metrics import mean_per_class
 from ezclip.evaluation.statistics import accuracy_interval, mean_per_class_interval
@@ -15,43 +16,34 @@ NUM_PAIRS = 10
 
 
 @dataclass
-class Figure:
-    """A headline: its name, its value, and the ends of its 95 % confidence interval where it has one (fractions)."""
-
-    name: str
-    value: float
-    interval: list[float] | None
-
-
-@dataclass
 class ClassAccuracy:
     """
-    One class of a report.
+    The `accuracy` of one class and its Wilson's 95 % `interval`; NaN without videos.
 
     Args:
         index (`int`):
-            Its number.
+            Index of the class.
         num_videos (`int`), num_hits (`int`), num_predicted (`int`):
-            Videos of the class, those of them that are right, and videos that were taken for it, rightly or wrongly.
-        accuracy (`float`, *optional*), interval (`list[float]`, *optional*):
-            Part of the videos that are right, with Wilson's 95 % interval; `None` for a class without a video.
-        mistaken_for (`int`, *optional*), num_mistaken (`int`):
-            The class that most of its wrong videos are taken for, and how many.
+            Number of its videos, of its correctly predicted videos, and of all videos that are predicted as the class.
+        confused_with (`int`), num_confused (`int`):
+            The most frequent wrong prediction for its videos, and the count; the count is 0 if there is none.
     """
 
     index: int
     num_videos: int
     num_hits: int
     num_predicted: int
-    accuracy: float | None
-    interval: list[float] | None
-    mistaken_for: int | None
-    num_mistaken: int
+    confused_with: int
+    num_confused: int
+
+    def __post_init__(self):
+        total = self.num_videos  # 0 for a class that is only predicted
+        self.accuracy = self.num_hits / total if total else np.nan
+        self.interval = accuracy_interval(np.arange(total) < self.num_hits) if total else [np.nan, np.nan]
 
 
-@dataclass
-class ConfusedPair:
-    """Two classes, and how many videos of the first are taken for the second, and of the second for the first."""
+class ConfusedPair(NamedTuple):
+    """Two classes, the videos of `first` predicted as `second`, and the videos of `second` predicted as `first`."""
 
     first: int
     second: int
@@ -62,17 +54,17 @@ class ConfusedPair:
 @dataclass
 class Calibration:
     """
-    How far scores can be taken for probabilities of being right.
+    The accuracy at different scores.
 
     Args:
         counts (`np.ndarray` of shape `(B,)`):
-            Videos whose best score is in each of B bins of equal width.
+            Number of videos with a best score in each of B bins of equal width.
         confidences (`np.ndarray` of shape `(B,)`), accuracies (`np.ndarray` of shape `(B,)`):
-            Mean of these scores, and part of the videos that are right; not a number in an empty bin.
+            Mean score and accuracy of each bin; NaN in an empty bin.
         intervals (`np.ndarray` of shape `(B, 2)`):
             Wilson's 95 % intervals of the accuracies.
         error (`float`):
-            Expected calibration error: the mean over videos of the distance between the two.
+            Expected calibration error: the mean over videos of the difference of the two.
         confidence (`float`), accuracy (`float`):
             Means over all videos.
     """
@@ -86,89 +78,62 @@ class Calibration:
     accuracy: float
 
 
-def headline_figures(run: EvaluationRun, seed: int = 0) -> list[Figure]:
-    """Top-1, top-k where it says something, and the mean over classes of top-1."""
+def headline_accuracies(run: EvaluationRun, seed: int = 0) -> list[tuple[str, float, list[float] | None]]:
+    """Return name, value and 95 % interval of top-1, of top-k if 1 < k < classes, and of mean per-class top-1."""
     if not len(run.known):
         return []
-    hits, labels, k = run.places == 0, run.labels[run.known], run.top_k
-    figures = [Figure("top-1 accuracy", float(hits.mean()), accuracy_interval(hits))]
-    if 1 < k < run.num_classes:
-        among = run.places < k
-        figures.append(Figure(f"top-{k} accuracy", float(among.mean()), accuracy_interval(among)))
+    found = []
+    for k in (1, run.top_k) if 1 < run.top_k < run.num_classes else (1,):
+        hits = run.places < k
+        found.append((f"top-{k} accuracy", float(hits.mean()), accuracy_interval(hits)))
+    hits, labels = run.places == 0, run.labels[run.known]
     mean = float(mean_per_class(hits, labels))
-    figures.append(Figure("mean of the classes' top-1", mean, mean_per_class_interval(hits, labels, seed)))
-    return figures
+    return [*found, ("mean per-class top-1", mean, mean_per_class_interval(hits, labels, seed))]
 
 
-def confusion_counts(run: EvaluationRun) -> csr_array:
+def confusion_counts(run: EvaluationRun) -> sparse.csr_array:
     """Count the videos of each class (rows) that are predicted as each class (columns): `(C, C)`."""
     size = len(run.class_names)
     cells = (run.labels[run.known], run.ranked[run.known, 0])
-    return csr_array((np.ones(len(run.known), dtype=np.int64), cells), shape=(size, size))
+    return sparse.csr_array((np.ones(len(run.known), dtype=np.int64), cells), shape=(size, size))
 
 
-def class_accuracies(run: EvaluationRun, counts: csr_array) -> list[ClassAccuracy]:
-    """Return the accuracy of every class that has videos, or was predicted for one that has, by number."""
-    num_videos, num_predicted = counts.sum(axis=1), counts.sum(axis=0)
-    found = []
-    for index in np.flatnonzero(num_videos + num_predicted).tolist():
-        start, end = counts.indptr[index : index + 2]
-        row = dict(zip(counts.indices[start:end].tolist(), counts.data[start:end].tolist()))
-        num_hits, total = row.pop(index, 0), int(num_videos[index])
-        accuracy = interval = mistaken_for = None
-        if total:
-            accuracy, interval = num_hits / total, accuracy_interval(np.arange(total) < num_hits)
-        if row:
-            mistaken_for = min(row, key=lambda other: (-row[other], other))
-        found.append(
-            ClassAccuracy(
-                index,
-                total,
-                num_hits,
-                int(num_predicted[index]),
-                accuracy,
-                interval,
-                mistaken_for,
-                row.get(mistaken_for, 0),
-            )
-        )
-    return found
+def class_accuracies(counts: sparse.csr_array) -> list[ClassAccuracy]:
+    """Return the accuracies of all classes that have videos or are predicted, ordered by index."""
+    num_videos, num_predicted, num_hits = counts.sum(axis=1), counts.sum(axis=0), counts.diagonal()
+    wrong = counts - sparse.diags_array(num_hits, dtype=counts.dtype)
+    confused_with = wrong.argmax(axis=1)
+    columns = num_videos, num_hits, num_predicted, confused_with, wrong.max(axis=1).toarray()
+    indices = np.flatnonzero(num_videos + num_predicted)
+    return [ClassAccuracy(*row) for row in zip(indices.tolist(), *(column[indices].tolist() for column in columns))]
 
 
-def most_confused(counts: csr_array, num_pairs: int = NUM_PAIRS) -> list[ConfusedPair]:
+def most_confused(counts: sparse.csr_array) -> list[ConfusedPair]:
     """Return the most confused pairs of classes, in descending order."""
-    coordinates, pairs = counts.tocoo(), {}
-    for row, column, count in zip(coordinates.row.tolist(), coordinates.col.tolist(), coordinates.data.tolist()):
-        if row != column:
-            pair = pairs.setdefault((min(row, column), max(row, column)), {})
-            pair[row, column] = count
-    best = sorted(pairs, key=lambda pair: (-sum(pairs[pair].values()), pair))[:num_pairs]
+    both = sparse.triu(counts + counts.T, k=1).tocoo()
+    best = np.lexsort((both.col, both.row, -both.data))[:NUM_PAIRS]
     found = []
-    for low, high in best:
-        forward, backward = (pairs[low, high].get(direction, 0) for direction in ((low, high), (high, low)))
-        if forward >= backward:
-            found.append(ConfusedPair(low, high, forward, backward))
-        else:
-            found.append(ConfusedPair(high, low, backward, forward))
+    for low, high in zip(both.row[best].tolist(), both.col[best].tolist()):
+        first, second = (low, high) if counts[low, high] >= counts[high, low] else (high, low)
+        found.append(ConfusedPair(first, second, int(counts[first, second]), int(counts[second, first])))
     return found
 
 
 def mistakes(run: EvaluationRun, label: int, predicted: int) -> list[int]:
-    """Videos of one class that are taken for another, by position, those of the highest score first."""
+    """Return the positions of the videos of one class that are predicted as another, highest score first."""
     found = np.flatnonzero((run.labels == label) & (run.ranked[:, 0] == predicted))
     return found[np.argsort(-run.scores[found, 0], kind="stable")].tolist()
 
 
-def calibrate(run: EvaluationRun, num_bins: int = NUM_BINS) -> Calibration:
-    """Calibrate the best scores of the videos whose class is known."""
+def calibrate(run: EvaluationRun) -> Calibration:
+    """Compare the best scores of the labelled videos with their accuracy."""
     scores, hits = np.clip(run.scores[run.known, 0], 0, 1), run.places == 0
-    bins = np.minimum((scores * num_bins).astype(int), num_bins - 1)
-    counts = np.bincount(bins, minlength=num_bins)
-    with np.errstate(invalid="ignore"):
-        confidences = np.bincount(bins, scores, num_bins) / counts
-        accuracies = np.bincount(bins, hits, num_bins) / counts
-    intervals = np.full((num_bins, 2), np.nan)
+    bins = np.minimum((scores * NUM_BINS).astype(int), NUM_BINS - 1)
+    counts, score_sums, num_hits = (np.bincount(bins, weights, NUM_BINS) for weights in (None, scores, hits))
+    intervals = np.full((NUM_BINS, 2), np.nan)
     for number in np.flatnonzero(counts):
         intervals[number] = accuracy_interval(hits[bins == number])
-    error = float(np.nansum(counts * np.abs(accuracies - confidences)) / len(scores))
+    with np.errstate(invalid="ignore"):
+        confidences, accuracies = score_sums / counts, num_hits / counts
+    error = float(np.abs(num_hits - score_sums).sum() / len(scores))
     return Calibration(counts, confidences, accuracies, intervals, error, float(scores.mean()), float(hits.mean()))

@@ -1,71 +1,53 @@
-"""An order of classes in which those that are confused stand together, and the groups that this makes."""
-
-from dataclasses import dataclass
+"""Order classes so that confused classes are neighbours."""
 
 import numpy as np
-from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering, to_tree
+from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
 
-LARGEST_GROUP = 12
+MAX_GROUP = 12
 NUM_GROUPS = 6
-# The best of all orders of a tree takes time with the cube of the classes: two seconds of these.
-LARGEST_OPTIMAL = 500
+MAX_OPTIMAL = 500  # classes in optimal order, which takes cubic time: 2 seconds for 500
 
 
-@dataclass
-class ClassOrder:
+def order_classes(counts: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int]]]:
     """
-    Classes in an order.
-
-    Args:
-        order (`np.ndarray` of shape `(C,)`):
-            Which class stands at each place.
-        groups (`list[tuple[int, int]]`):
-            Places, from and to (not included), of groups of at most 12 classes, most confusions inside them first.
-    """
-
-    order: np.ndarray
-    groups: list[tuple[int, int]]
-
-
-def order_classes(counts: np.ndarray) -> ClassOrder:
-    """
-    Order classes by hierarchical clustering: average linkage of what parts of two classes are taken for each other.
+    Order classes by hierarchical clustering: average linkage of the fractions of videos that two classes exchange.
 
     Args:
         counts (`np.ndarray` of shape `(C, C)`):
-            Videos of each class (rows) that are taken for each class (columns).
+            Number of videos of each class (rows) that are predicted as each class (columns).
+
+    Returns:
+        `tuple`: the classes in their order, `(C,)`; and the groups of at most 12 neighbours with the most confusions,
+        as first position and position after the last, most confusions first.
     """
     size = len(counts)
     if size < 3:
-        return ClassOrder(np.arange(size), [])
-    parts = row_parts(counts)
-    likeness = (parts + parts.T) / 2
-    np.fill_diagonal(likeness, 0)
-    distances = squareform(1 - likeness, checks=False)
+        return np.arange(size), []
+    fractions = row_fractions(counts)
+    similarity = (fractions + fractions.T) / 2
+    np.fill_diagonal(similarity, 0)
+    distances = squareform(1 - similarity, checks=False)
     tree = linkage(distances, "average")
-    if size <= LARGEST_OPTIMAL:
+    if size <= MAX_OPTIMAL:
         tree = optimal_leaf_ordering(tree, distances)
     order = leaves_list(tree)
-    places = np.empty(size, dtype=int)
-    places[order] = np.arange(size)
 
-    confused = counts - np.diag(np.diag(counts))
-    found, waiting = [], [to_tree(tree)]
+    confused = (counts - np.diag(np.diag(counts)))[np.ix_(order, order)]
+    sizes = [1] * size + tree[:, 3].astype(int).tolist()  # of leaves, then of clusters; the root is last
+    found, waiting = [], [(len(sizes) - 1, 0)]
     while waiting:
-        node = waiting.pop()
-        if node.count > LARGEST_GROUP:
-            waiting += [node.left, node.right]
-        elif node.count > 1:
-            members = node.pre_order()
-            inside, start = int(confused[np.ix_(members, members)].sum()), int(places[members].min())
-            if inside:
-                found.append((-inside, start, start + node.count))
-    return ClassOrder(order, [(start, end) for _, start, end in sorted(found)[:NUM_GROUPS]])
+        node, start = waiting.pop()
+        end = start + sizes[node]
+        if sizes[node] > MAX_GROUP:
+            left, right = tree[node - size, :2].astype(int)
+            waiting += [(left, start), (right, start + sizes[left])]
+        elif inside := int(confused[start:end, start:end].sum()):
+            found.append((-inside, start, end))
+    return order, [(start, end) for _, start, end in sorted(found)[:NUM_GROUPS]]
 
 
-def row_parts(counts: np.ndarray) -> np.ndarray:
-    """Rows of counts as parts of their sum; zeros where it is zero."""
-    sums = counts.sum(axis=1, keepdims=True)
-    return np.divide(counts, sums, out=np.zeros(counts.shape), where=sums > 0)
+def row_fractions(counts: np.ndarray) -> np.ndarray:
+    """Divide each row by its sum, if that is not 0."""
+    return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -1,5 +1,5 @@
 "use strict";
-// Sorts tables by a column, and filters long ones by what a row says. Without it the page shows the same.
+// Sort tables by a column, and filter the rows of long tables by their text. The page is complete without this script.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   table.querySelectorAll("thead th").forEach((head, column) => {

@@ -1,8 +1,9 @@
-"""What a report consists of, and the HTML of it: one file that refers to nothing outside."""
+"""The parts of a report, and its HTML: one file without references to other files."""
 
 import base64
 import hashlib
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -11,7 +12,7 @@ from ezclip.report.drawing import Picture
 
 
 FOLDER = Path(__file__).resolve().parent
-LONGEST_TEXT = 240  # of a cell, before it is folded
+MAX_TEXT = 240  # letters of a cell; the rest is folded
 
 
 @dataclass
@@ -21,13 +22,13 @@ class Cell:
 
     Args:
         text (`str`):
-            What it says.
+            Text of the cell.
         sort (`float`, *optional*):
-            What its column is sorted by, where it is a number.
+            Sort key of a number.
         bar (`tuple[float, float, float]`, *optional*):
-            An accuracy and the ends of its interval, from 0 to 1, to be drawn: low, value, high.
+            Low end, value and high end of an accuracy, from 0 to 1, drawn as a bar.
         is_name (`bool`, *optional*, defaults to `False`):
-            Whether the text is the name of a class or video, in a script and direction of its own.
+            Whether the text is a class or video name, which can have another script and direction.
     """
 
     text: str
@@ -38,7 +39,7 @@ class Cell:
 
 @dataclass
 class Table:
-    """Rows of cells under names of columns; `sortable` where readers may want another order."""
+    """A table; JavaScript can sort it if it is `sortable`."""
 
     columns: list[str]
     rows: list[list[Cell]]
@@ -49,41 +50,15 @@ class Table:
 
 @dataclass
 class Cards:
-    """Figures to be seen first: name, value, and what there is to say of it."""
+    """The main numbers: name, value and detail of each."""
 
     cards: list[tuple[str, str, str]]
     kind: str = "cards"
 
 
 @dataclass
-class Text:
-    """A paragraph."""
-
-    text: str
-    kind: str = "text"
-
-
-@dataclass
-class Shown:
-    """A picture."""
-
-    picture: Picture
-    kind: str = "picture"
-
-
-@dataclass
 class Samples:
-    """
-    Videos of a pair of classes.
-
-    Args:
-        first (`str`), second (`str`):
-            Names of the classes.
-        text (`str`):
-            How many are confused.
-        strips (`list[tuple[str, str, Picture | str]]`):
-            The name of each video, its prediction, and its frames or the reason why they are missing.
-    """
+    """Videos of two confused classes: the name of each, its prediction, and its frames or the error of reading."""
 
     first: str
     second: str
@@ -94,11 +69,15 @@ class Samples:
 
 @dataclass
 class Section:
-    """A section: a column of items for each run, or a single one without a name."""
+    """
+    A section with a column for each run, or one column without a name.
+
+    A column is a run's name and its items: [`Table`], [`Cards`], [`Picture`], [`Samples`], or `str` for a paragraph.
+    """
 
     title: str
     intro: str
-    columns: list[tuple[str | None, list]] = field(default_factory=list)
+    columns: list[tuple[str | None, list]]
 
     @property
     def anchor(self) -> str:
@@ -106,18 +85,8 @@ class Section:
         return self.title.lower().replace(" ", "-")
 
 
-def render(title: str, subtitle: str, notes: list[str], sections: list[Section], footer: str) -> str:
-    """
-    Return the page as HTML.
-
-    Args:
-        title (`str`), subtitle (`str`), footer (`str`):
-            What stands above and below.
-        notes (`list[str]`):
-            What readers must know first.
-        sections (`list[Section]`):
-            What stands between.
-    """
+def render(title: str, subtitle: str, notes: list[str], sections: list[Section]) -> str:
+    """Return the page as HTML. Warnings (`notes`) come first."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -133,20 +102,17 @@ def render(title: str, subtitle: str, notes: list[str], sections: list[Section],
         subtitle=subtitle,
         notes=notes,
         sections=sections,
-        footer=footer,
         style=(FOLDER / "page.css").read_text(encoding="utf-8"),
         script=script,
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        longest_text=LONGEST_TEXT,
+        max_text=MAX_TEXT,
     )
 
 
 def _data_uri(picture: Picture) -> str:
-    return f"data:image/{picture.kind};base64,{base64.b64encode(picture.content).decode()}"
+    return f"data:image/{picture.format};base64,{base64.b64encode(picture.content).decode()}"
 
 
 def _printable(text: str) -> str:
-    """HTML has no control characters."""
-    return "".join(
-        letter if letter.isprintable() or letter in " \n\t" or ord(letter) > 159 else "\ufffd" for letter in text
-    )
+    """Replace control characters, which HTML does not allow."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", text)

@@ -1,33 +1,43 @@
-"""The sections of a report, of one run or with a column for each of several."""
+"""The sections of a report, with a column for each run."""
 
 import json
 
 import numpy as np
 
 from ezclip.report import embedding_map, figures
-from ezclip.report.confusions import choose_order, confused_items, matrix_items
+from ezclip.report.confusions import choose_classes, confused_items, matrix_items
 from ezclip.report.material import NO_LABELS, Material, count_of, number, percent
-from ezclip.report.measures import NUM_BINS, ClassAccuracy, calibrate, headline_figures
-from ezclip.report.page import Cards, Cell, Section, Table, Text
-from ezclip.report.reading import NO_CLASS, EvaluationRun
+from ezclip.report.measures import NUM_BINS, calibrate, headline_accuracies
+from ezclip.report.page import Cards, Cell, Section, Table
+from ezclip.report.reading import NO_CLASS
 
 
-MOST_LISTED = 500  # bad videos
-NUM_PREDICTED = 40
+MAX_LISTED = 500  # bad videos
+MAX_PREDICTED = 40
+
+RESULTS_INTRO = (
+    "In brackets: 95 % confidence intervals. Wilson's for top-k; for the mean over classes a bootstrap over videos, "
+    "which gives none if all predictions are correct or all are wrong. Unreadable videos are not counted."
+)
+CLASSES_INTRO = "Intervals are Wilson's, 95 %. Few videos give a wide interval: the order of such classes says little."
+CALIBRATION_INTRO = (
+    "If scores are probabilities of being correct, the points are on the dashed line. Above the line, more videos are "
+    f"correct than the scores predict; below it, fewer. {NUM_BINS} bins of equal width; an empty bin has no point."
+)
 
 
 def make_sections(materials: list[Material]) -> list[Section]:
     """Return all sections, with a column for each run."""
-    matrix_classes, order = choose_order(materials)
-    places = {int(index): place for place, index in enumerate(matrix_classes[order.order], 1)}
+    matrix_classes, groups = choose_classes(materials)
+    positions = {index: position for position, index in enumerate(matrix_classes.tolist(), 1)}
     makers = [
-        ("Results", FIGURES_INTRO, _figures),
-        ("Accuracy of the classes", CLASSES_INTRO, lambda one: _accuracies(one, places)),
-        ("Confusion matrix", "", lambda one: matrix_items(one, matrix_classes, order)),
+        ("Results", RESULTS_INTRO, _results),
+        ("Per-class accuracy", CLASSES_INTRO, lambda one: _accuracies(one, positions)),
+        ("Confusion matrix", "", lambda one: matrix_items(one, matrix_classes, groups)),
         ("Most confused classes", "", confused_items),
         ("Calibration", CALIBRATION_INTRO, _calibration),
-        ("Map of the videos", "", _map),
-        ("Videos that were not read", "", _bad_videos),
+        ("Embedding map", "", _map),
+        ("Unreadable videos", "", _bad_videos),
         ("Settings", "", _settings),
     ]
     several = len(materials) > 1
@@ -37,42 +47,24 @@ def make_sections(materials: list[Material]) -> list[Section]:
     ]
 
 
-FIGURES_INTRO = (
-    "In brackets are 95 % confidence intervals: Wilson's; for the mean over classes bootstrapped over videos, and "
-    "none where all videos are right or none is. Videos that could not be read are not counted."
-)
-
-
-def _figures(one: Material) -> list:
-    run = one.run
-    cards = []
-    for figure in headline_figures(run, one.seed):
-        interval = figure.interval and f"({percent(figure.interval[0])} to {percent(figure.interval[1])})"
-        cards.append((figure.name, percent(figure.value), interval or ""))
-    counted = "" if len(run.known) == len(run.videos) else f"{len(run.known)} with a label"
-    cards.append(("videos", f"{len(run.videos)}", counted))
+def _results(one: Material) -> list:
+    run, cards = one.run, []
+    for name, value, interval in headline_accuracies(run, one.seed):
+        cards.append((name, percent(value), f"({percent(interval[0])} to {percent(interval[1])})" if interval else ""))
+    is_labelled = len(run.known) > 0
+    labelled = "" if len(run.known) == len(run.videos) else f"{len(run.known)} with a label"
+    cards.append(("videos", f"{len(run.videos)}", labelled))
     if run.has_all_classes:
-        chance = f"chance {percent(1 / run.num_classes)}" if len(run.known) else ""
-        cards.append(("classes to choose from", f"{run.num_classes}", chance))
+        chance = f"chance {percent(1 / run.num_classes)}" if is_labelled else ""
+        cards.append(("classes", f"{run.num_classes}", chance))
     else:
-        cards.append(("classes named", f"{run.num_classes}", "how many there were is not known"))
-    cards.append(("videos not read", f"{len(run.bad_videos)}", _partial(run)))
-    items = [Cards(cards)]
-    if not len(run.known):
-        items.append(Text(f"{NO_LABELS} Below is what the predictions themselves show."))
-    return items
+        cards.append(("classes in the predictions", f"{run.num_classes}", "total unknown"))
+    partial = f"{len(run.partial_videos)} partially read" if run.partial_videos else ""
+    cards.append(("unreadable videos", f"{len(run.bad_videos)}", partial))
+    return [Cards(cards)] if is_labelled else [Cards(cards), f"{NO_LABELS} It describes the predictions."]
 
 
-def _partial(run: EvaluationRun) -> str:
-    return f"{len(run.partial_videos)} read in part" if run.partial_videos else ""
-
-
-CLASSES_INTRO = (
-    "Intervals are Wilson's, of 95 %. A class with few videos has a wide one: the order of such classes says little."
-)
-
-
-def _accuracies(one: Material, places: dict[int, int]) -> list:
+def _accuracies(one: Material, positions: dict[int, int]) -> list:
     tested = [found for found in one.classes if found.num_videos]
     if not tested:
         return _predicted(one)
@@ -83,138 +75,115 @@ def _accuracies(one: Material, places: dict[int, int]) -> list:
         f"Accuracies of {len(tested)} classes with intervals; mean {percent(mean)}, highest {percent(best.accuracy)} "
         f"({names[best.index]}), lowest {percent(worst.accuracy)} ({names[worst.index]}). The table below has all."
     )
-    caption = f"Dashed: the mean of the classes, {percent(mean)}. After a name its number of videos."
-    picture = one.make_picture(
-        "class_accuracy", figures.draw_class_accuracies(one.lettering, tested, mean), alt, caption
-    )
-    columns = [
-        "no.",
-        "class",
-        "accuracy",
-        "right",
-        "videos",
-        "taken for it",
-        "mostly mistaken for",
-        "count",
-        "place in the matrix",
-    ]
+    caption = f"Dashed: the mean of the classes, {percent(mean)}. In brackets: number of videos."
+    columns = ["no.", "class", "accuracy", "correct", "videos", "predicted", "most confused with", "count", "position"]
     rows = []
     for found in one.classes:
-        has_videos = found.accuracy is not None
-        accuracy, bar = ("none", None) if not has_videos else (percent(found.accuracy), _bar(found))
+        accuracy = Cell("none", -1)
+        if found.num_videos:
+            low, high = found.interval
+            accuracy = Cell(percent(found.accuracy), found.accuracy, (low, found.accuracy, high))
         rows.append(
             [
                 number(found.index),
                 one.name_of(found.index),
-                Cell(accuracy, found.accuracy if has_videos else -1, bar),
+                accuracy,
                 number(found.num_hits),
                 number(found.num_videos),
                 number(found.num_predicted),
-                Cell("") if found.mistaken_for is None else one.name_of(found.mistaken_for),
-                number(found.num_mistaken),
-                number(places[found.index]) if found.index in places else Cell(""),
+                one.name_of(found.confused_with) if found.num_confused else Cell(""),
+                number(found.num_confused),
+                number(positions[found.index]) if found.index in positions else Cell(""),
             ]
         )
-    return [picture, Table(columns, rows, sortable=True)]
-
-
-def _bar(found: ClassAccuracy) -> tuple[float, float, float]:
-    return found.interval[0], found.accuracy, found.interval[1]
+    return [
+        one.draw("class_accuracy", figures.draw_class_accuracies, tested, mean, alt=alt, caption=caption),
+        Table(columns, rows, "Predicted: all videos with this prediction. Position: in the confusion matrix.", True),
+    ]
 
 
 def _predicted(one: Material) -> list:
-    """Return the section on predicted classes if no video has a label."""
+    """Count the predictions of each class if no video has a label."""
     counts = np.bincount(one.run.ranked[:, 0], minlength=len(one.run.class_names))
     classes = [index for index in np.argsort(-counts, kind="stable").tolist() if counts[index]]
-    top = classes[:NUM_PREDICTED]
-    content = figures.draw_predicted(one.lettering, top, counts[top].tolist(), len(classes) - len(top))
-    alt = f"Number of videos taken for each class; most, {counts[top[0]]}, for {one.run.class_names[top[0]]}."
+    top = classes[:MAX_PREDICTED]
+    shown = (top, counts[top].tolist(), len(classes) - len(top))
+    alt = f"Number of predictions of each class; the largest, {counts[top[0]]}, is {one.run.class_names[top[0]]}."
     rows = [[number(index), one.name_of(index), number(int(counts[index]))] for index in classes]
     return [
-        Text("How many videos are taken for each class, rightly or wrongly."),
-        one.make_picture("predicted_classes", content, alt, ""),
+        "The number of videos that are predicted as each class.",
+        one.draw("predicted_classes", figures.draw_predicted, *shown, alt=alt),
         Table(["no.", "class", "videos"], rows, sortable=True),
     ]
 
 
-CALIBRATION_INTRO = (
-    "Where the score of the best class can be taken for the probability that it is right, points lie on the dashed "
-    f"line; above it more videos are right than the scores say, below fewer. {NUM_BINS} bins of equal width; an "
-    "empty one has no point."
-)
-
-
 def _calibration(one: Material) -> list:
-    scores = np.clip(one.run.scores[:, 0], 0, 1)
     if not len(one.run.known):
+        scores = np.clip(one.run.scores[:, 0], 0, 1)
         counts = np.histogram(scores, NUM_BINS, (0, 1))[0]
         alt = f"Histogram of the best score of {len(scores)} videos; mean {scores.mean():.2f}."
-        picture = one.make_picture("scores", figures.draw_scores(one.lettering, counts), alt, "")
-        return [Text(f"{NO_LABELS} These are the scores of the best class, mean {percent(scores.mean())}."), picture]
+        text = f"{NO_LABELS} The mean score of the best class is {percent(scores.mean())}."
+        return [text, one.draw("scores", figures.draw_scores, counts, alt=alt)]
     found = calibrate(one.run)
-    difference = found.confidence - found.accuracy
-    leaning = "surer than it is right" if difference > 0 else "right more often than it is sure"
+    difference = 100 * (found.confidence - found.accuracy)
     text = (
         f"Expected calibration error {percent(found.error)}. The mean score is {percent(found.confidence)}, the "
-        f"accuracy {percent(found.accuracy)}: by {100 * abs(difference):.1f} points the model is {leaning}."
+        f"accuracy is {percent(found.accuracy)}: the model is {abs(difference):.1f} points "
+        f"{'overconfident' if difference > 0 else 'underconfident'}."
     )
     alt = f"Reliability diagram: accuracy over score in {int((found.counts > 0).sum())} bins. {text}"
-    caption = "Bars are 95 % intervals (Wilson); below, the number of videos of each bin."
-    return [
-        Text(text),
-        one.make_picture("calibration", figures.draw_calibration(one.lettering, found), alt, caption),
-    ]
+    caption = "Bars are 95 % intervals (Wilson). Below: number of videos in each bin."
+    return [text, one.draw("calibration", figures.draw_calibration, found, alt=alt, caption=caption)]
 
 
 def _map(one: Material) -> list:
-    embeds = one.run.video_embeds
-    if embeds is None:
-        return [Text("A map needs the embeddings of the videos, which `ezclip run` keeps with --do_eval --report.")]
-    if len(embeds) < embedding_map.LEAST_VIDEOS:
-        return [Text(f"A map needs at least {embedding_map.LEAST_VIDEOS} videos, and these are {len(embeds)}.")]
-    shown, places = embedding_map.project(embeds, one.seed)
-    labels, best = one.run.labels[shown], one.run.ranked[shown, 0]
-    is_labelled = labels != NO_CLASS
+    run = one.run
+    if run.video_embeds is None:
+        return ["The map needs the embeddings of the videos. `ezclip run --do_eval --report` saves them."]
+    if len(run.videos) < embedding_map.MIN_VIDEOS:
+        return [f"The map needs at least {embedding_map.MIN_VIDEOS} videos, got {len(run.videos)}."]
+    shown, points = embedding_map.project(run.video_embeds, one.seed)
+    classes, is_hit, title = run.ranked[shown, 0], None, "predicted class"
+    is_labelled = run.labels[shown] != NO_CLASS
     if is_labelled.any():
-        shown, places, classes, right = shown[is_labelled], places[is_labelled], labels[is_labelled], None
-        right = classes == best[is_labelled]
-        word = "class"
-    else:
-        classes, right, word = best, None, "taken for"
-    num_classes = len(np.unique(classes))
-    content = embedding_map.draw_map(one.lettering, places, classes, right, word)
-    of_all = "" if len(shown) == len(one.run.videos) else f" of {len(one.run.videos)}"
+        shown, points, predicted = shown[is_labelled], points[is_labelled], classes[is_labelled]
+        classes, title = run.labels[shown], "class"
+        is_hit = classes == predicted
+    num_classes, videos = len(np.unique(classes)), count_of(len(shown))
+    of_all = "" if len(shown) == len(run.videos) else f" of {len(run.videos)}"
     caption = (
-        f"{count_of(len(shown))}{of_all} by t-SNE of their embeddings: neighbours are alike; "
-        "distances between far groups and sizes of groups mean nothing."
+        f"{videos}{of_all} by t-SNE of their embeddings: neighbours are similar; distances between groups and sizes "
+        "of groups have no meaning."
     )
-    if num_classes > embedding_map.MOST_MARKED:
-        caption += f" Names stand at the middle of classes ({word}), as many as there is room for."
-    alt = f"Map of {count_of(len(shown))} of {num_classes} classes."
-    if right is not None:
-        caption += " A cross is a video that is taken for another class."
-        alt += f" {int((~right).sum())} are marked as wrong."
-    return [one.make_picture("embedding_map", content, alt, caption)]
+    if num_classes > embedding_map.MAX_MARKED:
+        caption += f" Names of the largest {title}es are at their median videos, if there is space."
+    alt = f"Map of {videos} of {num_classes} classes."
+    if is_hit is not None:
+        caption += " A cross is a wrong prediction."
+        alt += f" {int((~is_hit).sum())} are marked as wrong."
+    return [
+        one.draw("embedding_map", embedding_map.draw_map, points, classes, is_hit, title, alt=alt, caption=caption)
+    ]
 
 
 def _bad_videos(one: Material) -> list:
-    items, run = [], one.run
-    for videos, what in (
-        (run.bad_videos, "not read, which count for nothing above"),
-        (run.partial_videos, "read in part"),
+    items = []
+    for videos, state in (
+        (one.run.bad_videos, "unreadable, not counted above"),
+        (one.run.partial_videos, "partially read"),
     ):
         if videos:
-            more = f" The first {MOST_LISTED}:" if len(videos) > MOST_LISTED else ""
-            rows = [[Cell(video, is_name=True), Cell(reason)] for video, reason in videos[:MOST_LISTED]]
-            items.append(Table(["video", "reason"], rows, f"{count_of(len(videos))} {what}.{more}"))
-    return items or [Text("All videos were read, as far as the files say.")]
+            more = f" The first {MAX_LISTED}:" if len(videos) > MAX_LISTED else ""
+            rows = [[Cell(video, is_name=True), Cell(reason)] for video, reason in videos[:MAX_LISTED]]
+            items.append(Table(["video", "reason"], rows, f"{count_of(len(videos))} {state}.{more}"))
+    return items or ["No unreadable video is recorded."]
 
 
 def _settings(one: Material) -> list:
     rows = [[Cell(name), Cell(value)] for name, value in settings_as_text(one.run.settings).items()]
     if not rows:
-        return [Text("No file says how these predictions were made.")]
-    return [Text(f"Of {one.run.folder}."), Table(["setting", "value"], rows)]
+        return ["The settings of these predictions were not saved."]
+    return [f"Folder: {one.run.folder}.", Table(["setting", "value"], rows)]
 
 
 def settings_as_text(settings: dict, prefix: str = "") -> dict[str, str]:

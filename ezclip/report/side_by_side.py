@@ -10,7 +10,7 @@ from ezclip.evaluation.comparison import TOP_K, compare_ranks
 from ezclip.report import figures
 from ezclip.report.drawing import Picture
 from ezclip.report.material import Material, number, percent
-from ezclip.report.page import Cell, Section, Shown, Table, Text
+from ezclip.report.page import Cell, Section, Table
 from ezclip.report.reading import EvaluationRun
 from ezclip.report.sections import settings_as_text
 
@@ -29,7 +29,7 @@ def compare_section(materials: list[Material], seed: int = 0) -> Section:
     runs = [one.run for one in materials]
     positions = common_videos(runs)
     others = "; ".join(f"{run.name} {len(run.videos)}" for run in runs)
-    items = [Text(f"Videos in all runs: {len(positions[0])} ({others}).")]
+    items = [f"Videos in all runs: {len(positions[0])} ({others})."]
     if len(positions[0]):
         labels = _common_labels(runs, positions)
         items.append(_agreement(runs, positions))
@@ -93,13 +93,13 @@ def _common_labels(runs: list[EvaluationRun], positions: list[np.ndarray]) -> np
     return first
 
 
-def _agreement(runs: list[EvaluationRun], positions: list[np.ndarray]) -> Text:
+def _agreement(runs: list[EvaluationRun], positions: list[np.ndarray]) -> str:
     best = [run.ranked[own, 0] for run, own in zip(runs, positions)]
     parts = [
         f"{runs[first].name} and {runs[second].name} {percent(np.mean(best[first] == best[second]))}"
         for first, second in combinations(range(len(runs)), 2)
     ]
-    return Text(f"Of these videos the best class is the same for {'; '.join(parts)}.")
+    return f"Equal predictions on these videos: {'; '.join(parts)}."
 
 
 def _accuracies(runs: list[EvaluationRun], positions: list[np.ndarray], labels: np.ndarray, seed: int) -> list:
@@ -108,7 +108,7 @@ def _accuracies(runs: list[EvaluationRun], positions: list[np.ndarray], labels: 
         place = np.searchsorted(run.known, own)
         ranks[run.name] = np.where(run.places[place] < k, run.places[place], TOP_K)
     result = compare_ranks(ranks, labels, seed)
-    measures = {"top1": "top-1", "top5": f"top-{k}", "mean_class_top1": "mean of the classes' top-1"}
+    measures = {"top1": "top-1", "top5": f"top-{k}", "mean_class_top1": "mean per-class top-1"}
     if k == 1:
         del measures["top5"]
     rows = []
@@ -167,9 +167,7 @@ def _classes(materials: list[Material], positions: list[np.ndarray], labels: np.
             f"in {largest}."
         )
         which = "All classes" if len(top) == len(classes) else f"The {len(top)} classes"
-        items.append(
-            Shown(Picture("class_differences", content, alt, f"{which} whose accuracies differ, most first."))
-        )
+        items.append(Picture("class_differences", content, alt, f"{which} whose accuracies differ, most first."))
     columns = ["no.", "class", "videos", *names, "differ by (points)"]
     rows = []
     for place in np.argsort(-spreads, kind="stable").tolist():
@@ -180,13 +178,13 @@ def _classes(materials: list[Material], positions: list[np.ndarray], labels: np.
     return [*items, Table(columns, rows, "Accuracies of the classes on the same videos.", sortable=True)]
 
 
-def _settings(runs: list[EvaluationRun]) -> Table | Text:
+def _settings(runs: list[EvaluationRun]) -> Table | str:
     settings = [settings_as_text(run.settings) for run in runs]
     if not any(settings):
-        return Text("No file says with what settings the runs were made.")
+        return "The settings of the runs were not saved."
     names = dict.fromkeys(name for own in settings for name in own if name not in SETTINGS_LEFT_OUT)
     differing = [name for name in names if len({own.get(name) for own in settings}) > 1]
     if not differing:
-        return Text("All settings of the runs are the same.")
+        return "All settings of the runs are the same."
     rows = [[Cell(name), *(Cell(own.get(name, "not said")) for own in settings)] for name in differing]
     return Table(["setting", *(run.name for run in runs)], rows, "Settings that differ; all others are the same.")

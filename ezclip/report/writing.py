@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import DataError
+from ezclip.report.drawing import Picture
 from ezclip.report.material import Material
-from ezclip.report.page import Section, Shown, render
+from ezclip.report.page import Section, render
 from ezclip.report.reading import EvaluationRun, align_runs, read_run
 from ezclip.report.sections import make_sections
 from ezclip.report.side_by_side import compare_section
@@ -69,66 +70,58 @@ def write_report(
     """
     folders = [runs] if isinstance(runs, (str, Path)) else list(runs)
     if not folders:
-        raise ValueError("`runs` is empty: give at least one folder with a predictions.jsonl.")
+        raise ValueError("`runs` must have at least one folder with predictions.jsonl, got none.")
     if output_dir is None and len(folders) > 1:
         raise ValueError("`output_dir` must be given for several runs.")
     if names is not None and (len(names) != len(folders) or len(set(names)) < len(names)):
         raise ValueError(f"`names` must be {len(folders)} different names, one for each run, got {list(names)}.")
     found = [read_run(folder, name) for folder, name in zip(folders, names or [None] * len(folders))]
-    _tell_apart(found)
+    _make_names_unique(found)
     output_dir = Path(output_dir if output_dir is not None else found[0].folder)
 
     found = align_runs(found)
     lettering = Lettering(found[0].class_names)
     with IsolatedReader(video_timeout, allow_partial=True) as read:
         materials = [
-            Material(run, f"_{place}" if len(found) > 1 else "", lettering, seed, read if sample_frames else None)
-            for place, run in enumerate(found, 1)
+            Material(run, f"_{number}" if len(found) > 1 else "", lettering, seed, read if sample_frames else None)
+            for number, run in enumerate(found, 1)
         ]
         compared = [compare_section(materials, seed)] if len(found) > 1 else []
         first, *others = make_sections(materials)
     return _write(output_dir, found, [first, *compared, *others])
 
 
-def _tell_apart(runs: list[EvaluationRun]):
-    """Rename runs of one name by their folders, or number them."""
-    for name_of in (lambda place, run: str(run.folder), lambda place, run: f"{run.name} ({place})"):
+def _make_names_unique(runs: list[EvaluationRun]):
+    """Rename runs with equal names to their folders. Number them if these are equal too."""
+    for form in ("{run.folder}", "{run.name} ({number})"):
         counts = Counter(run.name for run in runs)
-        for place, run in enumerate(runs, 1):
+        for number, run in enumerate(runs, 1):
             if counts[run.name] > 1:
-                run.name = name_of(place, run)
+                run.name = form.format(run=run, number=number)
 
 
 def _write(output_dir: Path, runs: list[EvaluationRun], sections: list[Section]) -> Path:
-    several = len(runs) > 1
-    notes = [f"{run.name}: {note}" if several else note for run in runs for note in run.notes]
-    title = " and ".join(run.name for run in runs)
-    pictures = [
-        item.picture
-        for section in sections
-        for _, items in section.columns
-        for item in items
-        if isinstance(item, Shown)
-    ]
+    prefixes = [f"{run.name}: " if len(runs) > 1 else "" for run in runs]
     page = render(
-        f"Report: {title}",
-        "; ".join(f"{run.name}: {run.folder.resolve()}" if several else f"{run.folder.resolve()}" for run in runs),
-        notes,
+        f"Report: {' and '.join(run.name for run in runs)}",
+        "; ".join(f"{prefix}{run.folder.resolve()}" for prefix, run in zip(prefixes, runs)),
+        [f"{prefix}{note}" for prefix, run in zip(prefixes, runs) for note in run.notes],
         sections,
-        f"Written by ezclip. The pictures are in {PICTURES_NAME}/ too.",
     )
-    folder = output_dir / PICTURES_NAME
+    items = [item for section in sections for _, column in section.columns for item in column]
+    folder, path = output_dir / PICTURES_NAME, output_dir / REPORT_NAME
     try:
-        for name in PICTURES:  # remove pictures of an earlier report
-            for path in folder.glob(f"{name}*.png"):
-                path.unlink()
-        for picture in pictures:
-            with replacing(folder / f"{picture.name}.png") as temporary:
-                temporary.write_bytes(picture.content)
-        with replacing(output_dir / REPORT_NAME) as temporary:
+        for name in PICTURES:  # of an earlier report
+            for old in folder.glob(f"{name}*.png"):
+                old.unlink()
+        for picture in items:
+            if isinstance(picture, Picture):
+                with replacing(folder / f"{picture.name}.png") as temporary:
+                    temporary.write_bytes(picture.content)
+        with replacing(path) as temporary:
             temporary.write_text(page, encoding="utf-8")
     except OSError as error:
         raise DataError(
             f"The report cannot be written to {output_dir} ({error.strerror}). Give another folder."
         ) from error
-    return output_dir / REPORT_NAME
+    return path
