@@ -1,0 +1,78 @@
+"""What a result depends on is told by content."""
+
+import os
+import shutil
+
+import datasets
+import pytest
+from PIL import Image
+
+from ezclip import EZClipModel, EZClipProcessor
+from ezclip.data.sources import load_folder, load_hub_dataset
+from ezclip.errors import DataError
+from ezclip.evaluation.identity import describe_model, describe_result, describe_videos
+from ezclip.utils.settings import check_unchanged, find_differences
+
+
+@pytest.fixture
+def describe(tiny_folder):
+    model, processor = EZClipModel.from_pretrained(tiny_folder), EZClipProcessor.from_pretrained(tiny_folder)
+
+    def describe(split, change=None):
+        if change is not None:
+            change(model, processor)
+        return describe_result(describe_model(model), processor, None, {"test": split}, top_k=5)
+
+    return describe
+
+
+def test_each_change_is_named(describe, clip_folder, tmp_path):
+    shutil.copytree(clip_folder, tmp_path / "videos")
+    split = load_folder(tmp_path / "videos")
+    before = describe(split)
+    assert describe(split) == before
+
+    def change_weights(model, processor):
+        model.vision_model.embeddings.class_embedding.data[0] += 1  # frozen
+
+    assert [name for name, *_ in find_differences(before, describe(split, change_weights))] == ["weights"]
+    before = describe(split)
+
+    def change_pixels(model, processor):
+        processor.image_processor.image_mean = [0.0, 0.0, 0.0]
+
+    changed = [name for name, *_ in find_differences(before, describe(split, change_pixels))]
+    assert changed and all(name.startswith("processor.image_processor.image_mean") for name in changed)
+    before = describe(split)
+    path = split.videos["video"][0]
+    shutil.copyfile(split.videos["video"][1], path)
+    os.utime(path, (1, 1))
+    with pytest.raises(DataError, match=r"made with videos of test\.files .* now it is"):
+        check_unchanged(tmp_path, before, describe(split))
+
+
+def test_videos_as_bytes(clip_folder, tmp_path):
+    clips = sorted((clip_folder / "red_circle").iterdir())
+
+    def make(name, paths):
+        rows = [{"path": "clip.mp4", "bytes": path.read_bytes()} for path in paths]
+        folder = tmp_path / name
+        folder.mkdir()
+        features = datasets.Features({"video": datasets.Video(decode=False), "label": datasets.Value("string")})
+        content = {"video": rows, "label": ["red circle"] * len(rows)}
+        datasets.Dataset.from_dict(content, features).to_parquet(folder / "test.parquet")
+        return describe_videos(load_hub_dataset(str(folder), split="test"))
+
+    first, same, other = make("a", clips[:2]), make("b", clips[:2]), make("c", [clips[0], clips[2]])
+    assert first == same and first != other
+    assert [name for name, *_ in find_differences(first, other)] == ["files (size and time)"]
+
+
+def test_frame_folders(tmp_path):
+    frames = tmp_path / "videos" / "clap" / "a"
+    frames.mkdir(parents=True)
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(frames / f"{number}.png")
+    before = describe_videos(load_folder(tmp_path / "videos"))
+    Image.new("RGB", (9, 8)).save(frames / "1.png")
+    assert describe_videos(load_folder(tmp_path / "videos")) != before
