@@ -48,8 +48,6 @@ from ezclip.systems.loading import check_fit, digest_model
 from ezclip.systems.macs import count_macs
 from ezclip.training.checkpoints import check_settings
 from ezclip.utils.files import replacing, write_json
-from ezclip.utils.memory import return_freed_memory
-from video_ezclip import VideoReadError
 
 
 try:
@@ -59,7 +57,7 @@ except ImportError as error:  # scipy is optional
 
 from ezclip.cli.compare_options import CLASS_TEXT_OPTIONS, MODEL_OPTIONS, VIDEO_OPTIONS, parse_args, read_systems
 from ezclip.cli.compare_table import as_markdown
-from ezclip.cli.setup import make_accelerator, make_output_dir, make_reader
+from ezclip.cli.setup import make_reader, running
 from ezclip.utils.timing import compare, describe_machine, measure, summarize
 
 
@@ -114,29 +112,16 @@ class System:
 
 def main(argv: list[str] | None = None):
     """Run `ezclip compare`; exit with a message if the options, the data or a model cannot be used."""
-    path, data_args, args, compare_args = parse_args(argv)
-    accelerator = None
-    try:
-        output_dir = make_output_dir(args.output_dir)
-        accelerator = make_accelerator(args)
-        return_freed_memory()
-        compare_systems(path, data_args, args, compare_args.speed_rounds, accelerator, output_dir)
-    except (DataError, ModelError, VideoReadError) as error:
-        sys.exit(f"ezclip compare: {error}")
-    finally:
-        if accelerator is not None:
-            accelerator.end_training()
+    data_args, args, rest = parse_args(argv)
+    with running("compare", args) as accelerator:
+        compare_systems(rest.systems, data_args, args, rest.speed_rounds, accelerator)
 
 
 def compare_systems(
-    path: str,
-    data_args: DataArguments,
-    args: RunArguments,
-    speed_rounds: int,
-    accelerator: Accelerator,
-    output_dir: Path,
+    path: str, data_args: DataArguments, args: RunArguments, speed_rounds: int, accelerator: Accelerator
 ):
     """Check, evaluate and compare the systems of a file; write and print the comparison."""
+    output_dir = Path(args.output_dir)
     # 1. Check everything before the first evaluation
     read = make_reader(data_args)
     options = read_systems(path)
