@@ -65,12 +65,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[DataArguments, RunArgumen
 
 
 def read_systems(path: str) -> dict[str, dict]:
-    """
-    Read a file of systems. Return the options of each by its name.
-
-    Raises:
-        [`DataError`]: if the file or an option is not valid.
-    """
+    """Read a file of systems. Return the options of each by its name."""
     content = read_yaml(path)
     if not isinstance(content, dict) or not content:
         raise DataError(f"{path} must name systems, each with options such as model_name_or_path.")

@@ -17,7 +17,7 @@ from ezclip.cli.arguments import (
     RunArguments,
     explicit_options,
 )
-from ezclip.cli.plan import PlannedExperiment
+from ezclip.cli.plan import TRANSFORM_OPTIONS, PlannedExperiment
 from ezclip.constants import EVAL_RESULTS_NAME, EXPERIMENT_RESULTS_NAME, PREDICTIONS_NAME
 from ezclip.data.dataset import VideoDataset, describe_split, digest
 from ezclip.data.isolated_reader import IsolatedReader
@@ -38,24 +38,10 @@ from processing_ezclip import distinct_texts
 
 logger = logging.get_logger("ezclip")
 
-TRANSFORM_SETTINGS = ("horizontal_flip", "color_jitter", "grayscale")
-
 
 @dataclass
 class Runner:
-    """
-    Trainer and tester of models.
-
-    Args:
-        model_args ([`ModelArguments`]):
-            The model.
-        args ([`RunArguments`]):
-            The recipe and the output folder.
-        read ([`IsolatedReader`]):
-            Reader of videos.
-        accelerator (`Accelerator`):
-            Devices, processes, precision and trackers.
-    """
+    """Train and test models."""
 
     model_args: ModelArguments
     args: RunArguments
@@ -81,26 +67,19 @@ class Runner:
 
     @property
     def ensemble(self) -> str:
-        """Return how the prompts of a class are joined. Several texts of a class are one embedding already."""
+        """Return how the prompts of a class are joined. Several texts of a class always share one embedding."""
         return self.args.ensemble or "probability"
 
     def check(self, experiments: list[PlannedExperiment], predicted: list[str] | None = None):
         """
-        Check the texts of every class before the first step, and warn once about texts that are too long.
+        Check the texts of all classes, also of those to predict, and warn once about texts that are too long.
 
-        Args:
-            experiments (`list[PlannedExperiment]`):
-                The experiments.
-            predicted (`list[str]`, *optional*):
-                Classes to predict, besides those of the experiments.
-
-        Raises:
-            [`DataError`]: if a class has no text, or the texts or views cannot be made.
+        Raise a [`DataError`] if a class has no text, or the texts or views cannot be made.
         """
         tested, trained = [], []
         for experiment in experiments:
             try:
-                self.processor.get_sampler(num_clips=experiment.num_clips)
+                self.processor.get_sampler(num_clips=experiment.views["num_clips"])
             except ValueError as error:
                 raise DataError(str(error)) from error
             if predicted is not None:
@@ -123,7 +102,7 @@ class Runner:
             self.processor(text=distinct_texts(prompts), padding=False)
 
     def settings(self, experiment: PlannedExperiment) -> dict:
-        """Return what the results of an experiment depend on, as JSON gives it back."""
+        """Return the settings that decide the results of an experiment, in types of JSON."""
         splits = {"train": experiment.train, **experiment.tests}
         videos = {
             f"videos of {name}": describe_split(split, split.class_names)
@@ -137,7 +116,8 @@ class Runner:
             **self.args.settings(),
             **asdict(self.model_args),
             "model_name_or_path": _absolute(self.model_args.model_name_or_path),
-            **{name: getattr(experiment, name) for name in ("num_clips", "num_crops", *TRANSFORM_SETTINGS)},
+            **experiment.views,
+            **experiment.transform,
             "allow_partial": self.read.kwargs["allow_partial"],
             "seed": experiment.seed,
             "ensemble": self.ensemble,
@@ -151,17 +131,15 @@ class Runner:
         return json.loads(json.dumps(settings))
 
     def test_settings(self, experiment: PlannedExperiment, name: str) -> dict:
-        """Return the settings of a test for a reader of its predictions."""
-        texts, settings = experiment.test_texts[name], self.settings(experiment)
+        """Return the settings to write beside the predictions of a test."""
+        settings = self.settings(experiment)
         if experiment.train is None:
-            of_training = {*self.args.settings(), *TRANSFORM_SETTINGS, "texts of train"}
+            of_training = {*self.args.settings(), *TRANSFORM_OPTIONS, "texts of train"}
             settings = {key: value for key, value in settings.items() if key not in of_training}
         return settings | {
             "num_frames": self.processor.num_frames,
             "video_backend": self.read.kwargs["backend"],
-            "templates": texts.templates,
-            "include_label": texts.include_label,
-            "input_conditioning": texts.input_conditioning,
+            **experiment.test_texts[name].settings(),
             "top_k": self.args.top_k,
         }
 
@@ -173,14 +151,14 @@ class Runner:
             `tuple`: the metrics of each test, and the model (`None` if the experiment was finished before).
         """
         folder = Path(self.args.output_dir, experiment.name)
-        is_protocol = self.args.protocol is not None
-        if is_protocol and (folder / EXPERIMENT_RESULTS_NAME).is_file():
+        finished, is_protocol = folder / EXPERIMENT_RESULTS_NAME, self.args.protocol is not None
+        if is_protocol and finished.is_file():
             if self.args.resume_from_checkpoint != "latest":
                 raise DataError(
                     f"{folder} holds the results of an earlier run. Give --resume_from_checkpoint latest to resume "
                     "it, or another --output_dir."
                 )
-            saved = read_results(folder / EXPERIMENT_RESULTS_NAME)
+            saved = read_results(finished)
             check_settings(folder, saved["settings"], self.settings(experiment))
             logger.warning(f"{folder} is finished; it is not run again.")
             return saved["results"], None
@@ -211,9 +189,7 @@ class Runner:
         with raise_on_all_ranks(self.accelerator, folder):
             if is_protocol and self.accelerator.is_main_process:
                 save_draws(experiment, folder)
-                write_json(
-                    folder / EXPERIMENT_RESULTS_NAME, {"settings": self.settings(experiment), "results": results}
-                )
+                write_json(finished, {"settings": self.settings(experiment), "results": results})
         gc.collect()  # frees the optimizer before the next experiment makes its own
         return results, model
 
@@ -270,7 +246,7 @@ class Runner:
         model.to(self.accelerator.device).eval()
         split = experiment.tests[name]
         bank = experiment.test_texts[name].bank(model, self.processor, split.class_names)
-        views = {} if name == SINGLE_VIEW else {"num_clips": experiment.num_clips, "num_crops": experiment.num_crops}
+        views = {} if name == SINGLE_VIEW else experiment.views
         dataset = VideoDataset(split, self.processor, read=self.read, **views)
         return predict(
             model,
@@ -302,9 +278,7 @@ class Runner:
             self.processor,
             output_dir,
             {
-                "templates": texts.templates,
-                "include_label": texts.include_label,
-                "input_conditioning": texts.input_conditioning,
+                **texts.settings(),
                 "prompts": digest(texts.prompts(self.processor, class_names)),
                 "sampling": self.processor.sampling,
                 "tokenizer_name": self.model_args.tokenizer_name,
@@ -318,8 +292,7 @@ class Runner:
             ensemble=self.ensemble,
             top_k=self.args.top_k,
             strict=self.args.strict,
-            num_clips=experiment.num_clips,
-            num_crops=experiment.num_crops,
+            **experiment.views,
             read=self.read,
         )
         self.accelerator.print(
@@ -328,12 +301,7 @@ class Runner:
         )
 
     def print_summary(self, predictions: Predictions, folder: Path):
-        """
-        Print the results of a test.
-
-        Raises:
-            [`DataError`]: if no video could be read.
-        """
+        """Print the results of a test. Raise a [`DataError`] if no video could be read."""
         report = predictions.report
         if len(predictions.indices) == 0:
             raise DataError(
@@ -341,20 +309,13 @@ class Runner:
                 f"first: {next(iter(report.bad_videos.values()))}"
             )
         self.accelerator.print("\n".join(f"{name} = {value}" for name, value in predictions.metrics().items()))
-        if report.bad_videos:
-            self.accelerator.print(f"{len(report.bad_videos)} could not be read: {folder / 'bad_videos.jsonl'}")
-        if report.partial_videos:
-            self.accelerator.print(
-                f"{len(report.partial_videos)} were read in part: {folder / 'partial_videos.jsonl'}"
-            )
+        for kind, state in {"bad_videos": "could not be read", "partial_videos": "were read in part"}.items():
+            if videos := getattr(report, kind):
+                self.accelerator.print(f"{len(videos)} {state}: {folder / kind}.jsonl")
 
 
 def save_draws(experiment: PlannedExperiment, folder: Path):
-    """
-    Write the videos and classes of an experiment.
-
-    Videos with paths become a list and a label list that can be given again; others become names in a JSON lines file.
-    """
+    """Write the videos of an experiment: paths as a list with a label list, to give again; others as JSON lines."""
     for name, split in {"train": experiment.train, **experiment.tests}.items():
         if split is None:
             continue
@@ -369,12 +330,7 @@ def save_draws(experiment: PlannedExperiment, folder: Path):
 
 
 def read_results(path: Path) -> dict:
-    """
-    Read the settings and results of a finished experiment.
-
-    Raises:
-        [`DataError`]: if the file is damaged.
-    """
+    """Read the settings and results of a finished experiment. Raise a [`DataError`] if the file is damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return {"settings": dict(content["settings"]), "results": dict(content["results"])}
@@ -383,7 +339,7 @@ def read_results(path: Path) -> dict:
 
 
 def _absolute(name_or_path: str) -> str:
-    """Return one spelling for one folder."""
+    """Return the absolute path of a folder, or a name as it is."""
     return str(Path(name_or_path).resolve()) if Path(name_or_path).is_dir() else name_or_path
 
 

@@ -19,12 +19,7 @@ from video_ezclip import VideoReadError, require_backend
 
 
 def make_accelerator(args: RunArguments) -> Accelerator:
-    """
-    Return the accelerator of a run: device, processes, precision and trackers. Only the main process logs.
-
-    Raises:
-        [`ModelError`]: if the device does not have the precision.
-    """
+    """Return the accelerator of a run: device, processes, precision and trackers. Only the main process logs."""
     trackers = parse_trackers(args.report_to)
     try:
         accelerator = Accelerator(
