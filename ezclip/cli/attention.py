@@ -1,11 +1,11 @@
-"""Where a model looks in a video: frames, CLIP's attention below them and the model's below that.
+"""Draw where a model looks in a video: the frames, then the attention of CLIP, then the attention of the model.
 
     ezclip attention VIDEO --model_name_or_path FOLDER --labels archery yoga --output_dir maps
 
-writes `attention.png`; `attention.mp4`, the whole video under its maps; and for a model with temporal tokens
-`temporal_attention.png`, which frames they listen to, block by block. With `--labels` the maps show what speaks for
-each label, without them where the CLS token attends. CLIP is the model's own without what was added to it, or
-`--baseline`.
+The command writes `attention.png`, and `attention.mp4` with the maps on the whole video. For a model with temporal
+tokens it also writes `temporal_attention.png`, which shows in each block which frames the tokens attend to. With
+`--labels` the maps show the relevance for each label; without them, the attention of the CLS token. CLIP is the model
+without its added modules, or `--baseline`.
 """
 
 import argparse
@@ -35,16 +35,14 @@ def load_system(
     name_or_path: str, preset: str | None, tokenizer_name: str | None = None
 ) -> tuple[EZClipModel, EZClipProcessor]:
     """Load a model on the machine's device and its processor, and check that they fit."""
-    model, processor = (
-        load_model(name_or_path, preset=preset),
-        load_processor(name_or_path, tokenizer_name, None, preset),
-    )
+    model = load_model(name_or_path, preset=preset)
+    processor = load_processor(name_or_path, tokenizer_name, None, preset)
     check_fit(model, processor)
     return model.eval().to(PartialState().device), processor
 
 
 def load_baseline(name_or_path: str, tokenizer_name: str | None) -> tuple[EZClipModel, EZClipProcessor]:
-    """Load a system of this package, or a plain CLIP as such."""
+    """Load a system of this package, or a plain CLIP with the preset `clip`."""
     try:
         is_clip = isinstance(AutoConfig.from_pretrained(name_or_path), CLIPConfig)
     except (OSError, ValueError):
@@ -53,7 +51,7 @@ def load_baseline(name_or_path: str, tokenizer_name: str | None) -> tuple[EZClip
 
 
 def save_picture(picture: Image.Image, path: Path, description: str):
-    """Write a PNG with a text that says what is on it."""
+    """Write a PNG with a description in its metadata."""
     info = PngInfo()
     info.add_itxt("Description", description)
     with replacing(path) as temporary:
@@ -61,7 +59,7 @@ def save_picture(picture: Image.Image, path: Path, description: str):
 
 
 def write(attention: VideoAttention, video: str, output_dir: str | None, output_file: str | None) -> list[Path]:
-    """Write all pictures to a folder, or one of them to a file; the paths that were written."""
+    """Write all pictures to a folder, or one of them to a file. Return the written paths."""
     folder = Path(output_dir or "")
     wanted = {suffix: folder / f"attention{suffix}" for suffix in SUFFIXES}
     if output_file is not None:
@@ -85,23 +83,25 @@ def main(argv: list[str] | None = None):
     )
     parser.add_argument("video", metavar="VIDEO", help="path or URL of a video file, or a folder of frames")
     parser.add_argument("--model_name_or_path", required=True, help="folder, or name on the Hub")
-    parser.add_argument("--preset", choices=PRESETS, help="the system that plain CLIP weights are taken for")
-    parser.add_argument("--tokenizer_name", help="a tokenizer, if the model has none")
-    parser.add_argument("--baseline", help="folder or name of what stands above the model, if not its own CLIP")
+    parser.add_argument("--preset", choices=PRESETS, help="system to build from plain CLIP weights")
+    parser.add_argument("--tokenizer_name", help="tokenizer, if the model has none")
+    parser.add_argument("--baseline", help="model to compare with: folder or name (default: the CLIP of the model)")
     parser.add_argument(
         "--labels",
         nargs="+",
-        help=f"at most {MAX_LABELS} labels, with maps of their own; one argument is split at its commas",
+        help=f"at most {MAX_LABELS} labels, each with its own maps; one argument is split at commas",
     )
-    parser.add_argument("--templates", nargs="+", help="sentences with {} for the labels; the published 16 by default")
     parser.add_argument(
-        "--method", choices=METHODS, help="relevance, the default with labels; last, the default without, or rollout"
+        "--templates", nargs="+", help="sentences with {} for the labels (default: the 16 published ones)"
     )
-    parser.add_argument("--start", type=float, help="seconds: look at what is shown from then on")
-    parser.add_argument("--end", type=float, help="seconds: look at what is shown until then")
+    parser.add_argument(
+        "--method", choices=METHODS, help="relevance (default with labels), last (default without labels), or rollout"
+    )
+    parser.add_argument("--start", type=float, help="start of the part to look at, in seconds")
+    parser.add_argument("--end", type=float, help="end of the part to look at, in seconds")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--output_dir", help="folder for all pictures")
-    where.add_argument("--output_file", help="file for one of them: PNG, or MP4 for the video")
+    where.add_argument("--output_file", help="file for one picture: PNG, or MP4 for the video")
     parser.add_argument("--use_cpu", action="store_true", help="do not use an accelerator")
     args = parser.parse_args(argv)
     if args.output_file is not None and Path(args.output_file).suffix.lower() not in SUFFIXES:

@@ -67,10 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
     classes.add_argument("--templates", nargs="+", help="sentences with {} (default: the 16 published ones)")
     classes.add_argument("--class_descriptions", nargs="+", help="CSV or JSON files with texts for each class")
     classes.add_argument(
-        "--ensemble",
-        choices=ENSEMBLES,
-        default="probability",
-        help="how to combine texts (%(default)s)",
+        "--ensemble", choices=ENSEMBLES, default="probability", help="how to combine texts (%(default)s)"
     )
     search = parser.add_argument_group("search")
     search.add_argument("--window", type=float, default=2.0, help="length of a window in seconds (%(default)g)")
@@ -91,7 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def check_options(args: argparse.Namespace):
-    """Exit with a message for errors that would show only after the search, and for contradictions."""
+    """Raise for contradictions, and for errors that would show only after the search."""
     for path in args.output_file:
         check_output_file(path)
     draws = args.output_dir or any(Path(path).suffix.lower() in (".png", ".svg") for path in args.output_file)
@@ -107,9 +104,8 @@ def check_options(args: argparse.Namespace):
 
 
 def run(args: argparse.Namespace) -> int:
-    # Long videos allocate and free pixels for hours.
     """Search the video and write the timeline."""
-    return_freed_memory()
+    return_freed_memory()  # long videos allocate and free pixels for hours
     processor = load_processor(args.model_name_or_path, args.tokenizer_name, args.num_frames)
     model = load_model(args.model_name_or_path)
     check_fit(model, processor)
@@ -126,17 +122,12 @@ def run(args: argparse.Namespace) -> int:
 
 def class_options(args: argparse.Namespace) -> dict:
     """Return the options of the pipeline that choose the classes."""
-    typed = {
-        name: split_labels(labels)
-        for name in ("candidate_labels", "background_labels")
-        if (labels := getattr(args, name)) is not None
-    }
-    options = {
-        **typed,
-        "class_bank": args.class_bank,
-        "hypothesis_template": args.templates,
-        "descriptions": read_class_descriptions(args.class_descriptions) if args.class_descriptions else None,
-    }
+    options = {"class_bank": args.class_bank, "hypothesis_template": args.templates}
+    for name in ("candidate_labels", "background_labels"):
+        labels = getattr(args, name)
+        options[name] = None if labels is None else split_labels(labels)
+    if args.class_descriptions:
+        options["descriptions"] = read_class_descriptions(args.class_descriptions)
     if args.label_list:
         options["candidate_labels"] = read_label_list(args.label_list)
     return {name: value for name, value in options.items() if value is not None}
