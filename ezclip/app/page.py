@@ -209,7 +209,8 @@ class _RequestHandler:
             raise DataError(f"{NONE_OF_THESE!r} is the name for videos that fit no label. Remove it from the labels.")
         if not (stride >= SHORTEST_STRIDE and 0 < window <= LONGEST_WINDOW):
             raise DataError(
-                f"Windows are {LONGEST_WINDOW:g} seconds at most, and {SHORTEST_STRIDE} at least from one to the next."
+                f"The window must be above 0 and at most {LONGEST_WINDOW:g} seconds, the stride at least "
+                f"{SHORTEST_STRIDE}, got {window:g} and {stride:g}."
             )
         check_upload(video, self.settings.max_seconds)
         sentences = [line.strip() for line in (templates or "").splitlines() if line.strip()]
@@ -258,10 +259,12 @@ def read_labels(text: str | None) -> list[str]:
     """
     labels = list(dict.fromkeys(label.strip() for label in re.split(r"[,\n]", text or "") if label.strip()))
     if len(labels) > MAX_LABELS:
-        raise DataError(f"There are {len(labels)} labels, and {MAX_LABELS} are the most. Leave some out.")
+        raise DataError(f"There must be at most {MAX_LABELS} labels, got {len(labels)}. Leave some out.")
     for label in labels:
         if len(label) > MAX_CHARACTERS:
-            raise DataError(f"The label {label[:30]!r}… has {len(label)} characters; {MAX_CHARACTERS} are the most.")
+            raise DataError(
+                f"A label must have at most {MAX_CHARACTERS} characters, got {len(label)} in {label[:30]!r}…."
+            )
     return labels
 
 
