@@ -21,37 +21,27 @@ from ezclip.cli.demo import run_demo
 from ezclip.cli.experiments import Runner
 from ezclip.cli.hub_options import prepare_push, push_trained
 from ezclip.cli.plan import load_predict_source, plan_experiments
-from ezclip.cli.setup import import_write_report, make_accelerator, make_output_dir, make_reader
+from ezclip.cli.setup import make_reader, running
 from ezclip.constants import PROTOCOL_RESULTS_NAME
-from ezclip.errors import DataError, ModelError
+from ezclip.errors import DataError
 from ezclip.evaluation.protocols import as_markdown, summarize
 from ezclip.training.stop_signals import TrainingStopped
 from ezclip.utils.files import write_json
-from ezclip.utils.memory import return_freed_memory
-from video_ezclip import VideoReadError
 
 
 def main(argv: list[str] | None = None):
     """Run `ezclip run`; exit with a message if the options, the data or the model cannot be used."""
     model_args, data_args, args = parse_args(argv)
-    accelerator = None
-    try:
-        output_dir = make_output_dir(args.output_dir)
-        accelerator = make_accelerator(args)
+    with running("run", args) as accelerator:
         set_seed(args.seed)
-        return_freed_memory()
-        if args.demo:
-            run_demo(output_dir, accelerator, args.seed, args.dataloader_num_workers, args.num_seeds or 1)
-        else:
-            run(model_args, data_args, args, accelerator)
-    except (DataError, ModelError, VideoReadError) as error:
-        sys.exit(f"ezclip run: {error}")
-    except TrainingStopped as stopped:
-        print(f"ezclip run: {stopped}", file=sys.stderr)
-        sys.exit(stopped.exit_status)
-    finally:
-        if accelerator is not None:
-            accelerator.end_training()
+        try:
+            if args.demo:
+                run_demo(args.output_dir, accelerator, args.seed, args.dataloader_num_workers, args.num_seeds or 1)
+            else:
+                run(model_args, data_args, args, accelerator)
+        except TrainingStopped as stopped:
+            print(f"ezclip run: {stopped}", file=sys.stderr)
+            sys.exit(stopped.exit_status)
 
 
 def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments, accelerator: Accelerator):
@@ -63,7 +53,11 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
     with accelerator.main_process_first():
         experiments = plan_experiments(data_args, args)
         source = load_predict_source(data_args) if args.do_predict else None
-    write_report = import_write_report() if args.report else None
+    if args.report:
+        try:
+            from ezclip.report import write_report
+        except ImportError as error:
+            raise DataError(f"--report: {error}") from error
 
     # 2. Hub repository, processor, texts of all classes
     push_options = None
@@ -88,7 +82,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
         runner.predict(model, experiments[0], source, class_names)
 
     # 5. Report
-    if write_report is not None and accelerator.is_main_process:
+    if args.report and accelerator.is_main_process:
         folders = [output_dir / experiment.name / test for experiment in experiments for test in experiment.tests]
         for folder in folders if args.do_eval else [output_dir]:
             accelerator.print(write_report(folder, video_timeout=data_args.video_timeout))

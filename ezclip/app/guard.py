@@ -48,7 +48,7 @@ class Guard:
             return await PlainTextResponse("There is nothing here.", 404)(scope, receive, send)
         if scope["path"].rstrip("/") == UPLOAD:
             limit = self.max_upload_bytes + MAX_ENVELOPE_BYTES
-            what = f"The file is larger than {self.max_upload_bytes / 2**20:g} MB, the most that is taken."
+            what = f"The file is larger than {self.max_upload_bytes / 2**20:g} MB."
         else:
             limit, what = MAX_REQUEST_BYTES, "The request is too large."
         inside = _Request(scope, receive, send, limit)

@@ -50,24 +50,12 @@ CSS = """
 
 @dataclass(frozen=True)
 class AppSettings:
-    """
-    Limits and defaults of a page.
+    """Limits and defaults of a page."""
 
-    Args:
-        max_size_mb (`float`, *optional*, defaults to 100):
-            Largest file, in megabytes.
-        max_seconds (`float`, *optional*, defaults to 120):
-            Longest video, in seconds.
-        templates (`tuple[str, ...]`, *optional*):
-            Sentences with `{}` for the labels, by default the 16 published ones.
-        example_labels (`str`, *optional*):
-            Example in the field for labels.
-    """
-
-    max_size_mb: float = 100.0
-    max_seconds: float = 120.0
-    templates: tuple[str, ...] = ()
-    example_labels: str = "archery, making a cake, yoga"
+    max_size_mb: float = 100.0  # of a file
+    max_seconds: float = 120.0  # of a video
+    templates: tuple[str, ...] = ()  # sentences with `{}`; if empty, the 16 published ones
+    example_labels: str = "archery, making a cake, yoga"  # shown at the field for labels
 
     @property
     def max_bytes(self) -> int:
@@ -79,17 +67,10 @@ def make_page(
     classifier: ZeroShotVideoClassificationPipeline, settings: AppSettings, title: str, upload_folder: str
 ) -> gr.Blocks:
     """
-    Make the page. [`serve`] serves it.
+    Make the page for a pipeline, which answers one visitor at a time. [`serve`] serves the page.
 
-    Args:
-        classifier ([`ZeroShotVideoClassificationPipeline`]):
-            The pipeline. It answers one visitor at a time.
-        settings (`AppSettings`):
-            Limits and defaults of the page.
-        title (`str`):
-            Name of the model on the page.
-        upload_folder (`str`):
-            The value of `GRADIO_TEMP_DIR`, set before Gradio is imported. Videos outside it are refused.
+    `title` is the name of the model on the page. `upload_folder` is the value of `GRADIO_TEMP_DIR`, set before Gradio
+    is imported. The page refuses videos outside it.
     """
     handler = _RequestHandler(classifier, settings, upload_folder)
     page = gr.Blocks(title=f"ezclip: {title}", analytics_enabled=False)
@@ -126,20 +107,10 @@ def make_page(
 
 def serve(page: gr.Blocks, settings: AppSettings, upload_folder: str, **kwargs) -> str:
     """
-    Serve a page, from a thread, until `page.close()`.
+    Serve a page of [`make_page`] from a thread until `page.close()`. Return its address on this machine.
 
-    Args:
-        page (`gr.Blocks`):
-            The page of [`make_page`].
-        settings (`AppSettings`):
-            Limits and defaults of the page.
-        upload_folder (`str`):
-            As for [`make_page`]. Files outside it are not sent.
-        kwargs:
-            `server_name`, `server_port` and others of [`gr.Blocks.launch`].
-
-    Returns:
-        `str`: the address of the page on this machine.
+    The server sends no file outside `upload_folder`. `kwargs` are `server_name`, `server_port` and other arguments of
+    [`gr.Blocks.launch`].
     """
     guard = Middleware(Guard, upload_folder=upload_folder, max_upload_bytes=settings.max_bytes)
     fonts = ("system-ui", "sans-serif")
@@ -164,7 +135,7 @@ def serve(page: gr.Blocks, settings: AppSettings, upload_folder: str, **kwargs) 
 
 
 def _make_picture(label: str, name: str) -> gr.Image:
-    gr.Markdown(f"### {label}")  # the component's own label would lie over the picture
+    gr.Markdown(f"### {label}")  # the label of the component would cover the picture
     return gr.Image(
         label=label, show_label=False, format="png", interactive=False, buttons=["fullscreen"], elem_id=name
     )
@@ -206,15 +177,14 @@ def _make_inputs(settings: AppSettings) -> tuple:
 
 
 class _RequestHandler:
-    """Answers one request at a time, and stores nothing about visitors."""
+    """Answer one request at a time, and store nothing about visitors."""
 
     def __init__(self, classifier: ZeroShotVideoClassificationPipeline, settings: AppSettings, upload_folder: str):
         self.classifier, self.settings, self.upload_folder = classifier, settings, upload_folder
 
     def answer(self, upload, labels, background="", templates="", window=2.0, stride=1.0, partial=False):
-        """Yield each result as soon as it is there: scores, timeline, attention. The request may hold anything."""
-        # Nobody should take the earlier results for the answer.
-        yield EMPTY_OUTPUTS
+        """Yield scores, timeline and attention, each when it is ready. The arguments may be of any type."""
+        yield EMPTY_OUTPUTS  # removes the earlier results
         video = None
         try:
             video = find_upload(upload, self.upload_folder)
@@ -240,7 +210,8 @@ class _RequestHandler:
             raise DataError(f"{NONE_OF_THESE!r} is the name for videos that fit no label. Remove it from the labels.")
         if not (stride >= SHORTEST_STRIDE and 0 < window <= LONGEST_WINDOW):
             raise DataError(
-                f"Windows are {LONGEST_WINDOW:g} seconds at most, and {SHORTEST_STRIDE} at least from one to the next."
+                f"The window must be above 0 and at most {LONGEST_WINDOW:g} seconds, the stride at least "
+                f"{SHORTEST_STRIDE}, got {window:g} and {stride:g}."
             )
         check_upload(video, self.settings.max_seconds)
         sentences = [line.strip() for line in (templates or "").splitlines() if line.strip()]
@@ -289,10 +260,12 @@ def read_labels(text: str | None) -> list[str]:
     """
     labels = list(dict.fromkeys(label.strip() for label in re.split(r"[,\n]", text or "") if label.strip()))
     if len(labels) > MAX_LABELS:
-        raise DataError(f"There are {len(labels)} labels, and {MAX_LABELS} are the most. Leave some out.")
+        raise DataError(f"There must be at most {MAX_LABELS} labels, got {len(labels)}. Leave some out.")
     for label in labels:
         if len(label) > MAX_CHARACTERS:
-            raise DataError(f"The label {label[:30]!r}… has {len(label)} characters; {MAX_CHARACTERS} are the most.")
+            raise DataError(
+                f"A label must have at most {MAX_CHARACTERS} characters, got {len(label)} in {label[:30]!r}…."
+            )
     return labels
 
 

@@ -19,40 +19,18 @@ MAX_RATE = 240  # frames per second; limits the number of packets if the times a
 
 
 def find_upload(upload, folder: str) -> str:
-    """
-    Return the path of the upload that a request names.
-
-    Args:
-        upload (`dict`):
-            Gradio's data of a file, `{"path": …}`. A client may send anything.
-        folder (`str`):
-            Folder of uploads.
-
-    Returns:
-        `str`: its path.
-
-    Raises:
-        [`DataError`]: if there is no such upload.
-    """
+    """Return the path of an upload in `folder`. `upload` should be `{"path": …}`, but a client may send anything."""
     if upload is None:
-        raise DataError("There is no video: drop one, choose one, or record one.")
+        raise DataError("There is no video: drop, choose or record one.")
     path = upload.get("path") if isinstance(upload, dict) else None
     if not is_inside(path, folder) or not os.path.isfile(path):
-        raise DataError("The video is not here, or no longer: upload it again.")
+        raise DataError("The video was not found: upload it again.")
     return path
 
 
 def check_upload(path: str, max_seconds: float):
     """
-    Check an uploaded file without decoding it.
-
-    The length is computed from the packets, because a header can state anything.
-
-    Args:
-        path (`str`):
-            The uploaded file.
-        max_seconds (`float`):
-            Length of the longest allowed video, in seconds.
+    Check an uploaded file without decoding it. The packets give its length, because a header can state anything.
 
     Raises:
         [`VideoReadError`]: if it is not a video file in one of `FORMATS`.
@@ -65,18 +43,19 @@ def check_upload(path: str, max_seconds: float):
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoReadError(
             name,
-            "cannot be opened: it is damaged, incomplete, or of a kind that is not taken.",
-            f"Give a file that a player plays, of one of these kinds: {FORMATS_IN_WORDS}.",
+            "cannot be opened: it is damaged, incomplete, or of another format.",
+            f"Give a file that a player plays, in one of these formats: {FORMATS_IN_WORDS}.",
         ) from error
     with container:
         stream = container.streams.best("video")
         if stream is None or stream.codec_context is None:
-            raise VideoReadError(name, "has no video that FFmpeg can decode.", "Is it a sound file? Re-encode it.")
+            raise VideoReadError(
+                name, "has no video that FFmpeg can decode.", "Re-encode it, or give a file with video."
+            )
         height, width = stream.codec_context.height, stream.codec_context.width
         if height * width > MAX_PIXELS:
             raise DataError(
-                f"The video has frames of {width} x {height} pixels, and {MAX_PIXELS:,} pixels are the most that is "
-                "taken. Give it smaller."
+                f"A frame must have at most {MAX_PIXELS:,} pixels, got {width} x {height}. Make the video smaller."
             )
         _check_length(container, stream, max_seconds)
 
@@ -92,8 +71,8 @@ def _check_length(container, stream, max_seconds: float):
                 last = now
             if seconds > max_seconds or number > MAX_RATE * max_seconds:
                 raise DataError(
-                    f"The video is longer than {max_seconds:g} seconds, the most that is taken. Cut it, or run the "
-                    "program on a machine of yours with another limit."
+                    f"The video is longer than {max_seconds:g} seconds. Cut it, or run `ezclip app` yourself with "
+                    "another --max_seconds."
                 )
     except av.FFmpegError:
         return  # The decoder reports damage.
@@ -110,7 +89,7 @@ def remove_old_files(folder: str, seconds: float):
 
 
 def describe_error(error: Exception, path: str) -> str:
-    """Return a sentence about an error that names nothing of this machine."""
+    """Return a sentence about an error, without paths of this machine."""
     text = f"The video {error.reason} {error.remedy}" if isinstance(error, VideoReadError) else str(error)
     return without_folder(text, path)
 

@@ -61,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def check_options(args: argparse.Namespace):
-    """Exit with a message for errors that would show only after the model is loaded."""
+    """Raise for errors that would show only after the model is loaded."""
     for name in ("max_size_mb", "max_seconds"):
         if not 0.0 < (value := getattr(args, name)) < math.inf:
             raise DataError(f"--{name} must be a number above 0, got {value}.")

@@ -1,5 +1,6 @@
 """Options of `ezclip run`, and their checks before anything runs."""
 
+# ruff: noqa: RUF009 -- `option` returns a field, which dataclasses copy
 import math
 import sys
 from dataclasses import dataclass, field
@@ -20,159 +21,113 @@ from video_ezclip import BACKENDS
 
 MAX_SEED = 2**31  # numpy takes seeds up to 2**32 - 1; processes and repetitions add to the seed
 # Defaults that a preset changes, besides its model: the texts of TEAR and how they are joined
-PRESET_OPTIONS = {
-    "tear": {"templates": ["A video action of {}"], "include_label": True, "ensemble": "embedding"},
-}
+PRESET_OPTIONS = {"tear": {"templates": ["A video action of {}"], "include_label": True, "ensemble": "embedding"}}
+# Options that belong to one protocol
+PROTOCOL_OPTIONS = {"num_classes": "zero_shot", "eval_datasets": "zero_shot"}
+PROTOCOL_OPTIONS |= {"novel_list": "base_to_novel", "novel_label_list": "base_to_novel"}
+LEAST = {"per_device_eval_batch_size": 1, "dataloader_num_workers": 0, "top_k": 1, "seed": 0}
+LEAST |= {"per_device_train_batch_size": 1, "num_train_epochs": 1, "max_train_steps": 1, "logging_steps": 1}
+LEAST |= {"learning_rate": 0, "prompt_learning_rate": 0, "text_learning_rate": 0, "weight_decay": 0}
+LEAST |= {"head_learning_rate": 0, "micro_batch_size": 1, "eval_steps": 1, "save_steps": 1}
+LEAST |= {"save_total_limit": 1, "early_stopping_patience": 1, "num_seeds": 1}
+LEAST |= {"max_train_samples": 1, "max_eval_samples": 1, "num_classes": 2, "num_clips": 1}
+FRACTIONS = ("horizontal_flip", "color_jitter", "grayscale", "warmup_ratio")
 TEXT_CONFIG_FIELDS = ("drop_path_rate", "attention_dropout")
-VISION_CONFIG_FIELDS = (
-    *TEXT_CONFIG_FIELDS,
-    "num_frames",
-    "temporal_prompt",
-    "temporal_prompt_init_range",
-    "temporal_prompt_dropout",
-)
+VISION_CONFIG_FIELDS = (*TEXT_CONFIG_FIELDS, "num_frames", "temporal_prompt")
+VISION_CONFIG_FIELDS += ("temporal_prompt_init_range", "temporal_prompt_dropout")
+
+
+def option(default, help: str, **metadata):
+    """Return the field of an option."""
+    return field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclass
 class ModelArguments:
     """The model, and the options that turn plain CLIP into EZ-CLIP."""
 
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "EZ-CLIP or plain CLIP: a folder, or a name on the Hub."}
+    model_name_or_path: str | None = option(None, "EZ-CLIP or plain CLIP: a folder, or a name on the Hub.")
+    tokenizer_name: str | None = option(
+        None, "Tokenizer in place of the model's: a folder, a name, or CLIP's bpe_simple_vocab_16e6.txt.gz."
     )
-    tokenizer_name: str | None = field(
-        default=None,
-        metadata={
-            "help": "Tokenizer in place of the model's: a folder, a name, or CLIP's bpe_simple_vocab_16e6.txt.gz."
-        },
-    )
-    preset: str | None = field(
-        default=None, metadata={"help": "Published system to build from plain CLIP.", "choices": list(PRESETS)}
-    )
-    num_frames: int | None = field(default=None, metadata={"help": "Number of frames per clip."})
-    temporal_head: str | None = field(
-        default=None, metadata={"help": "Module that joins the frames of a clip.", "choices": list(TEMPORAL_HEADS)}
-    )
-    temporal_prompt: str | None = field(
-        default=None, metadata={"help": "Kind of temporal prompts.", "choices": list(TEMPORAL_PROMPTS)}
-    )
-    temporal_prompt_init_range: float | None = field(
-        default=None, metadata={"help": "Range r of new temporal prompts, drawn from U(-r, r)."}
-    )
-    temporal_prompt_dropout: float | None = field(
-        default=None, metadata={"help": "Dropout probability of temporal prompts."}
-    )
-    drop_path_rate: float | None = field(
-        default=None, metadata={"help": "Probability of stochastic depth, in both towers."}
-    )
-    attention_dropout: float | None = field(
-        default=None, metadata={"help": "Dropout probability of attention, in both towers."}
-    )
+    preset: str | None = option(None, "Published system to build from plain CLIP.", choices=list(PRESETS))
+    num_frames: int | None = option(None, "Number of frames per clip.")
+    temporal_head: str | None = option(None, "Module that joins the frames of a clip.", choices=list(TEMPORAL_HEADS))
+    temporal_prompt: str | None = option(None, "Kind of temporal prompts.", choices=list(TEMPORAL_PROMPTS))
+    temporal_prompt_init_range: float | None = option(None, "Range r of new temporal prompts, drawn from U(-r, r).")
+    temporal_prompt_dropout: float | None = option(None, "Dropout probability of temporal prompts.")
+    drop_path_rate: float | None = option(None, "Probability of stochastic depth, in both towers.")
+    attention_dropout: float | None = option(None, "Dropout probability of attention, in both towers.")
 
 
 @dataclass
 class DataArguments:
     """The videos, the classes, and how they are read."""
 
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "Data set with a column of videos: a name on the Hub, or a folder."}
+    dataset_name: str | None = option(None, "Data set with a column of videos: a name on the Hub, or a folder.")
+    dataset_config_name: str | None = option(None, "Configuration of the data set.")
+    train_split_name: str = option("train", "Split to train on.")
+    eval_split_name: str | None = option(
+        None, "Split to evaluate on. Defaults to the first of validation, test and train."
     )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
-    train_split_name: str = field(default="train", metadata={"help": "Split to train on."})
-    eval_split_name: str | None = field(
-        default=None, metadata={"help": "Split to evaluate on. Defaults to the first of validation, test and train."}
+    video_column_name: str | None = option(None, "Column of videos.")
+    label_column_name: str = option("label", "Column of labels.")
+    train_dir: str | None = option(None, "Folder of class folders to train on.")
+    validation_dir: str | None = option(None, "Folder of class folders to evaluate on.")
+    train_list: list[str] | None = option(
+        None, "List to train on, one `path num_frames id` per line. A --protocol takes several."
     )
-    video_column_name: str | None = field(default=None, metadata={"help": "Column of videos."})
-    label_column_name: str = field(default="label", metadata={"help": "Column of labels."})
-    train_dir: str | None = field(default=None, metadata={"help": "Folder of class folders to train on."})
-    validation_dir: str | None = field(default=None, metadata={"help": "Folder of class folders to evaluate on."})
-    train_list: list[str] | None = field(
-        default=None,
-        metadata={"help": "List to train on, one `path num_frames id` per line. A --protocol takes several."},
+    validation_list: list[str] | None = option(
+        None, "List to evaluate on. A --protocol takes several splits of one data set."
     )
-    validation_list: list[str] | None = field(
-        default=None, metadata={"help": "List to evaluate on. A --protocol takes several splits of one data set."}
+    label_list: str | None = option(None, "CSV of `id,name` for the lists.")
+    train_label_list: str | None = option(None, "CSV of `id,name` for --train_list, if its classes differ.")
+    novel_list: str | None = option(None, "List of novel classes, for --protocol base_to_novel.")
+    novel_label_list: str | None = option(None, "CSV of `id,name` for --novel_list.")
+    class_subset: list[str] | None = option(
+        None, "CSVs of `id,name`: evaluate only on these classes, once for each file."
     )
-    label_list: str | None = field(default=None, metadata={"help": "CSV of `id,name` for the lists."})
-    train_label_list: str | None = field(
-        default=None, metadata={"help": "CSV of `id,name` for --train_list, if its classes differ."}
+    num_classes: int | None = option(
+        None, "Number of classes to draw and evaluate on, with the seeds --seed, --seed + 1, … (--num_seeds)."
     )
-    novel_list: str | None = field(
-        default=None, metadata={"help": "List of novel classes, for --protocol base_to_novel."}
+    eval_datasets: str | None = option(
+        None,
+        "YAML file that maps names of data sets to their options, for --protocol zero_shot. In an option "
+        "file, the path is relative to that file.",
     )
-    novel_label_list: str | None = field(default=None, metadata={"help": "CSV of `id,name` for --novel_list."})
-    class_subset: list[str] | None = field(
-        default=None, metadata={"help": "CSVs of `id,name`: evaluate only on these classes, once for each file."}
+    list_root: str | None = option(
+        None, "Folder that the paths of lists, label lists and descriptions are relative to."
     )
-    num_classes: int | None = field(
-        default=None,
-        metadata={
-            "help": "Number of classes to draw and evaluate on, with the seeds --seed, --seed + 1, … (--num_seeds)."
-        },
+    video_root: str | None = option(None, "Folder that holds the videos of the lists.")
+    streaming: bool = option(False, "Stream the data set instead of downloading it first.")
+    videos: list[str] | None = option(None, "Videos to predict: files, folders of frames or URLs.")
+    candidate_labels: list[str] | None = option(
+        None, "Classes to predict, in place of the classes of the data. One argument is split at commas."
     )
-    eval_datasets: str | None = field(
-        default=None,
-        metadata={
-            "help": "YAML file that maps names of data sets to their options, for --protocol zero_shot. In an option "
-            "file, the path is relative to that file."
-        },
+    templates: list[str] | None = option(
+        None, "Prompts with {} for a name or description; or `published` (16, the default), or `tear` (16)."
     )
-    list_root: str | None = field(
-        default=None,
-        metadata={"help": "Folder that the paths of lists, label lists and descriptions are relative to."},
+    class_descriptions: list[str] | None = option(
+        None, "CSV or JSON files with one or several texts per class, in place of the names."
     )
-    video_root: str | None = field(default=None, metadata={"help": "Folder that holds the videos of the lists."})
-    streaming: bool = field(default=False, metadata={"help": "Stream the data set instead of downloading it first."})
-    videos: list[str] | None = field(
-        default=None, metadata={"help": "Videos to predict: files, folders of frames or URLs."}
+    include_label: bool | None = option(
+        None, "Use the name of a class as a text beside its descriptions.", nargs="?", const=True
     )
-    candidate_labels: list[str] | None = field(
-        default=None,
-        metadata={"help": "Classes to predict, in place of the classes of the data. One argument is split at commas."},
+    input_conditioning: bool = option(False, "Begin each description with the name of its class.")
+    video_backend: str = option(
+        "auto", "Library that decodes. `auto` takes the fastest exact one.", choices=list(BACKENDS)
     )
-    templates: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Prompts with {} for a name or description; or `published` (16, the default), or `tear` (16)."
-        },
+    video_timeout: float = option(60.0, "Seconds after which a video counts as unreadable.")
+    allow_partial: bool = option(False, "Use the part of damaged or incomplete videos that can be decoded.")
+    num_clips: int = option(1, "Clips per video in evaluation.")
+    num_crops: int = option(1, "Crops per clip in evaluation: 1 (the centre) or 3.", choices=[1, 3])
+    horizontal_flip: float = option(
+        0.5, "Probability that a training clip is mirrored. Give 0 if classes tell left from right."
     )
-    class_descriptions: list[str] | None = field(
-        default=None,
-        metadata={"help": "CSV or JSON files with one or several texts per class, in place of the names."},
-    )
-    include_label: bool | None = field(
-        default=None,
-        metadata={"help": "Use the name of a class as a text beside its descriptions.", "nargs": "?", "const": True},
-    )
-    input_conditioning: bool = field(
-        default=False, metadata={"help": "Begin each description with the name of its class."}
-    )
-    video_backend: str = field(
-        default="auto",
-        metadata={"help": "Library that decodes. `auto` takes the fastest exact one.", "choices": list(BACKENDS)},
-    )
-    video_timeout: float = field(default=60.0, metadata={"help": "Seconds after which a video counts as unreadable."})
-    allow_partial: bool = field(
-        default=False, metadata={"help": "Use the part of damaged or incomplete videos that can be decoded."}
-    )
-    num_clips: int = field(default=1, metadata={"help": "Clips per video in evaluation."})
-    num_crops: int = field(
-        default=1, metadata={"help": "Crops per clip in evaluation: 1 (the centre) or 3.", "choices": [1, 3]}
-    )
-    horizontal_flip: float = field(
-        default=0.5,
-        metadata={"help": "Probability that a training clip is mirrored. Give 0 if classes tell left from right."},
-    )
-    color_jitter: float = field(
-        default=0.8, metadata={"help": "Probability that the colours of a training clip change."}
-    )
-    grayscale: float = field(default=0.2, metadata={"help": "Probability that a training clip loses its colours."})
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Number of videos to train on: the first ones. Defaults to all."}
-    )
-    max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Number of videos to evaluate on: the first ones. Defaults to all."}
-    )
+    color_jitter: float = option(0.8, "Probability that the colours of a training clip change.")
+    grayscale: float = option(0.2, "Probability that a training clip loses its colours.")
+    max_train_samples: int | None = option(None, "Number of videos to train on: the first ones. Defaults to all.")
+    max_eval_samples: int | None = option(None, "Number of videos to evaluate on: the first ones. Defaults to all.")
 
     def __post_init__(self):
         if self.candidate_labels is not None:
@@ -186,76 +141,44 @@ class DataArguments:
 class RunArguments(TrainingRecipe):
     """The work to do, and its resources."""
 
-    output_dir: str | None = field(default=None, metadata={"help": "Folder for all results."})
-    do_train: bool = field(default=False, metadata={"help": "Train prompts and adapters."})
-    do_eval: bool = field(default=False, metadata={"help": "Evaluate: eval_results.json and predictions.jsonl."})
-    do_predict: bool = field(
-        default=False,
-        metadata={"help": "Predict: Parquet files on the way, predictions.jsonl at the end. A second run resumes."},
+    output_dir: str | None = option(None, "Folder for all results.")
+    do_train: bool = option(False, "Train prompts and adapters.")
+    do_eval: bool = option(False, "Evaluate: eval_results.json and predictions.jsonl.")
+    do_predict: bool = option(
+        False, "Predict: Parquet files on the way, predictions.jsonl at the end. A second run resumes."
     )
-    protocol: str | None = field(
-        default=None, metadata={"help": "Experiment of the papers to run.", "choices": list(PROTOCOLS)}
+    protocol: str | None = option(None, "Experiment of the papers to run.", choices=list(PROTOCOLS))
+    num_shots: list[int] | None = option(
+        None, "Videos per class to draw. Defaults to 16 for base_to_novel; few_shot then takes whole lists."
     )
-    num_shots: list[int] | None = field(
-        default=None,
-        metadata={
-            "help": "Videos per class to draw. Defaults to 16 for base_to_novel; few_shot then takes whole lists."
-        },
+    num_seeds: int | None = option(
+        None, "Repetitions, with the seeds --seed, --seed + 1, … Defaults to 3 if the protocol draws, else 1."
     )
-    num_seeds: int | None = field(
-        default=None,
-        metadata={
-            "help": "Repetitions, with the seeds --seed, --seed + 1, … Defaults to 3 if the protocol draws, else 1."
-        },
+    resume_from_checkpoint: str | None = option(None, "Checkpoint folder to resume from, or `latest`.")
+    save_trained_only: bool = option(False, "Save only prompts and adapters. They load on top of the base model.")
+    push_to_hub: bool = option(False, "Push the trained model with a card to the Hub at the end.")
+    hub_model_id: str | None = option(None, "Repository to push to. Defaults to the name of the output folder.")
+    hub_private_repo: bool = option(False, "Require a private repository.")
+    report_to: str = option("none", "Trackers, separated by commas: tensorboard, wandb, …; or `all`, or `none`.")
+    demo: bool = option(False, "Train and evaluate a tiny model on clips rendered here. --num_seeds repeats it.")
+    per_device_eval_batch_size: int = option(8, "Videos per process and batch.")
+    ensemble: str | None = option(
+        None, "How the prompts of a class are joined. Defaults to probability.", choices=list(ENSEMBLES)
     )
-    resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "Checkpoint folder to resume from, or `latest`."}
-    )
-    save_trained_only: bool = field(
-        default=False, metadata={"help": "Save only prompts and adapters. They load on top of the base model."}
-    )
-    push_to_hub: bool = field(
-        default=False, metadata={"help": "Push the trained model with a card to the Hub at the end."}
-    )
-    hub_model_id: str | None = field(
-        default=None, metadata={"help": "Repository to push to. Defaults to the name of the output folder."}
-    )
-    hub_private_repo: bool = field(default=False, metadata={"help": "Require a private repository."})
-    report_to: str = field(
-        default="none", metadata={"help": "Trackers, separated by commas: tensorboard, wandb, …; or `all`, or `none`."}
-    )
-    demo: bool = field(
-        default=False,
-        metadata={"help": "Train and evaluate a tiny model on clips rendered here. --num_seeds repeats it."},
-    )
-    per_device_eval_batch_size: int = field(default=8, metadata={"help": "Videos per process and batch."})
-    ensemble: str | None = field(
-        default=None,
-        metadata={
-            "help": "How the prompts of a class are joined. Defaults to probability.",
-            "choices": list(ENSEMBLES),
-        },
-    )
-    top_k: int = field(default=5, metadata={"help": "Number of labels written for each video."})
-    report: bool = field(
-        default=False, metadata={"help": "Write report.html, a page with pictures, for each evaluation or prediction."}
-    )
-    strict: bool = field(default=False, metadata={"help": "Stop at the first video that cannot be read."})
-    dataloader_num_workers: int = field(default=0, metadata={"help": "Number of decoding processes for each process."})
-    mixed_precision: str | None = field(
-        default=None, metadata={"help": "Precision of the computation.", "choices": ["no", "fp16", "bf16"]}
-    )
-    use_cpu: bool = field(default=False, metadata={"help": "Compute on the CPU."})
-    seed: int = field(default=42, metadata={"help": "Seed of all random numbers."})
+    top_k: int = option(5, "Number of labels written for each video.")
+    report: bool = option(False, "Write report.html, a page with pictures, for each evaluation or prediction.")
+    strict: bool = option(False, "Stop at the first video that cannot be read.")
+    dataloader_num_workers: int = option(0, "Number of decoding processes for each process.")
+    mixed_precision: str | None = option(None, "Precision of the computation.", choices=["no", "fp16", "bf16"])
+    use_cpu: bool = option(False, "Compute on the CPU.")
+    seed: int = option(42, "Seed of all random numbers.")
 
 
 def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArguments, RunArguments]:
     """
-    Parse the command line. The first argument may name an option file ([`find_option_file`]); the arguments after it
-    override its options.
+    Parse the command line; exit with a message if the options contradict each other.
 
-    Raises:
-        `SystemExit`: if the options contradict each other, with a message.
+    The first argument may name an option file ([`find_option_file`]). The arguments after it override its options.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     groups = (ModelArguments, DataArguments, RunArguments)
@@ -269,20 +192,32 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
         model_args, data_args, args = parser.parse_args_into_dataclasses(argv)
     except ValueError as error:
         parser.error(str(error))
-    check_numbers(parser, model_args, data_args, args)
-    if args.output_dir is None:
-        parser.error("--output_dir is needed: the folder for all results.")
+    check_values(parser, model_args, data_args, args)
     if args.push_to_hub and (args.demo or not args.do_train):
-        parser.error("--push_to_hub pushes what --do_train trains. `ezclip push` pushes any folder.")
+        parser.error("--push_to_hub needs --do_train. To push any folder, use `ezclip push`.")
     if not args.push_to_hub and (args.hub_model_id or args.hub_private_repo):
         parser.error("--hub_model_id and --hub_private_repo are for --push_to_hub.")
     if args.report and not (args.do_eval or args.do_predict or args.protocol):
-        parser.error("--report is of what --do_eval or --do_predict found. `ezclip report` reports on any folder.")
+        parser.error("--report needs --do_eval or --do_predict. To report on any folder, use `ezclip report`.")
     if args.demo:
         return model_args, data_args, args
-    if args.protocol is not None:
+    own_videos = data_args.validation_dir or data_args.validation_list
+    if args.protocol is None:
+        if args.num_shots or args.num_seeds:
+            parser.error("--num_shots and --num_seeds are for a --protocol.")
+    else:
         args.do_eval = True
-        check_protocol(parser, data_args, args)
+        if args.do_predict:
+            parser.error("--protocol evaluates: leave --do_predict out.")
+        if args.protocol in ("few_shot", "fully_supervised") and not args.do_train:
+            parser.error(f"--protocol {args.protocol} trains: add --do_train.")
+        if args.num_shots and (args.protocol in ("zero_shot", "fully_supervised") or data_args.novel_list):
+            parser.error("--num_shots is for few_shot, and for base_to_novel without --novel_list: leave it out.")
+        if data_args.eval_datasets and (own_videos or data_args.class_subset):
+            parser.error("--eval_datasets names all test videos: leave --validation_… and --class_subset out.")
+    for name, protocol in PROTOCOL_OPTIONS.items():
+        if getattr(data_args, name) is not None and args.protocol != protocol:
+            parser.error(f"--{name} is for --protocol {protocol}.")
     if not (args.do_train or args.do_eval or args.do_predict):
         parser.error("Nothing to do. Give --do_train, --do_eval or --do_predict, or try --demo.")
     if model_args.model_name_or_path is None:
@@ -296,28 +231,17 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
         parser.error("--videos needs --do_predict: add --do_predict.")
     if args.do_eval and args.do_predict:
         parser.error("--do_eval writes predictions too: leave --do_predict out.")
-    if args.protocol is None and (args.num_shots or args.num_seeds):
-        parser.error("--num_shots and --num_seeds are for a --protocol.")
-    if data_args.num_classes is not None and args.protocol != "zero_shot":
-        parser.error("--num_classes draws classes for --protocol zero_shot.")
-    if data_args.eval_datasets and args.protocol != "zero_shot":
-        parser.error("--eval_datasets is for --protocol zero_shot.")
-    if (data_args.novel_list or data_args.novel_label_list) and args.protocol != "base_to_novel":
-        parser.error("--novel_list is for --protocol base_to_novel.")
     if args.do_train and args.needs_best and args.eval_steps is None:
         parser.error("--load_best_model_at_end and --early_stopping_patience need --eval_steps.")
     if args.do_train and args.eval_steps is not None and not args.do_eval:
         parser.error("--eval_steps needs videos to evaluate on: add --do_eval, or a --protocol.")
-    if data_args.candidate_labels and not (args.do_predict or args.do_eval):
-        parser.error("--candidate_labels are for --do_predict.")
-    if args.do_eval and data_args.candidate_labels:
-        parser.error("--do_eval uses the classes of the data; --candidate_labels are for --do_predict.")
+    if data_args.candidate_labels and not args.do_predict:
+        parser.error("--candidate_labels are for --do_predict. --do_eval uses the classes of the data.")
     if data_args.streaming and not (args.do_predict and data_args.dataset_name):
         parser.error("--streaming is for --do_predict on a --dataset_name.")
     if data_args.streaming and data_args.max_eval_samples:
         parser.error("--streaming predicts the whole data set: leave --max_eval_samples out.")
-    own_videos = data_args.validation_dir or data_args.validation_list or data_args.videos
-    if data_args.dataset_name and own_videos and not args.do_train:
+    if data_args.dataset_name and (own_videos or data_args.videos) and not args.do_train:
         parser.error("--dataset_name and other videos are both given to evaluate: give one of them.")
     lists = (data_args.dataset_name, data_args.validation_list, data_args.train_list, data_args.eval_datasets)
     if data_args.label_list and not any(lists):
@@ -333,32 +257,16 @@ def fill_preset(preset: str | None, data_args: DataArguments, args: RunArguments
             setattr(group, name, value)
 
 
-def check_protocol(parser: HfArgumentParser, data_args: DataArguments, args: RunArguments):
-    """Exit with a message if an option does not fit the protocol."""
-    if args.do_predict:
-        parser.error("--protocol evaluates: leave --do_predict out.")
-    if args.protocol in ("few_shot", "fully_supervised") and not args.do_train:
-        parser.error(f"--protocol {args.protocol} trains: add --do_train.")
-    if args.num_shots and (args.protocol in ("zero_shot", "fully_supervised") or data_args.novel_list):
-        parser.error("--num_shots is for few_shot, and for base_to_novel without --novel_list: leave it out.")
-    own_videos = data_args.validation_dir or data_args.validation_list or data_args.class_subset
-    if data_args.eval_datasets and own_videos:
-        parser.error("--eval_datasets names all there is to test on: leave --validation_… and --class_subset out.")
-
-
-def check_numbers(parser: HfArgumentParser, model_args: ModelArguments, data_args: DataArguments, args: RunArguments):
-    """Exit with a message if a number is out of range."""
-    at_least = {"per_device_eval_batch_size": 1, "dataloader_num_workers": 0, "top_k": 1, "seed": 0}
-    at_least |= {"per_device_train_batch_size": 1, "num_train_epochs": 1, "max_train_steps": 1, "logging_steps": 1}
-    at_least |= {"learning_rate": 0, "prompt_learning_rate": 0, "text_learning_rate": 0, "weight_decay": 0}
-    at_least |= {"head_learning_rate": 0, "warmup_ratio": 0, "micro_batch_size": 1, "eval_steps": 1, "save_steps": 1}
-    at_least |= {"save_total_limit": 1, "early_stopping_patience": 1, "num_seeds": 1}
-    at_least |= {"max_train_samples": 1, "max_eval_samples": 1, "num_classes": 2, "num_clips": 1}
-    options = {**vars(data_args), **vars(args)}
-    for name, least in at_least.items():
-        value = options[name]
-        if value is not None and value < least:
-            parser.error(f"--{name} must be at least {least}, got {value}.")
+def check_values(parser: HfArgumentParser, model_args: ModelArguments, data_args: DataArguments, args: RunArguments):
+    """Exit with a message if a number is out of range, or there is no output folder."""
+    options = {**vars(model_args), **vars(data_args), **vars(args)}
+    for name, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            parser.error(f"--{name} must be a finite number, got {value}.")
+        if value is not None and name in LEAST and value < LEAST[name]:
+            parser.error(f"--{name} must be at least {LEAST[name]}, got {value}.")
+        if name in FRACTIONS and not 0 <= value <= 1:
+            parser.error(f"--{name} must be in [0, 1], got {value}.")
     if args.max_grad_norm is not None and args.max_grad_norm <= 0:
         parser.error(f"--max_grad_norm must be above 0, got {args.max_grad_norm}.")
     if args.seed > MAX_SEED:
@@ -367,15 +275,8 @@ def check_numbers(parser: HfArgumentParser, model_args: ModelArguments, data_arg
         parser.error(f"--num_shots must be at least 1, got {min(args.num_shots)}.")
     if not 0 < data_args.video_timeout <= TIMEOUT_MAX:
         parser.error(f"--video_timeout must be a number of seconds above 0, got {data_args.video_timeout}.")
-    for name in ("horizontal_flip", "color_jitter", "grayscale"):
-        if not 0 <= (value := getattr(data_args, name)) <= 1:
-            parser.error(f"--{name} must be a probability in [0, 1], got {value}.")
-    if args.warmup_ratio > 1:
-        parser.error(f"--warmup_ratio must be a fraction in [0, 1], got {args.warmup_ratio}.")
-    for group in (model_args, data_args, args):
-        for name, value in vars(group).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                parser.error(f"--{name} must be a finite number, got {value}.")
+    if args.output_dir is None:
+        parser.error("--output_dir is needed: the folder for all results.")
 
 
 def explicit_options(arguments, *names: str) -> dict:

@@ -70,6 +70,7 @@ IMAGES_PER_READ = 64
 MAX_SHOWN = 5
 
 Row = dict[str, str]
+open_table = partial(open, encoding="utf-8", errors="surrogateescape", newline="")  # file names need not be UTF-8
 
 
 @dataclass
@@ -142,12 +143,7 @@ def check_video(read: IsolatedReader, video) -> dict[str, object]:
 
 
 def check_whole(read: IsolatedReader, video, frames: np.ndarray, metadata: VideoFramesMetadata) -> str | None:
-    """
-    Decode all of a video and return the problem if the sampled `frames` differ from it.
-
-    Raises:
-        [`VideoReadError`]: if the video cannot be decoded as a whole.
-    """
+    """Decode all of a video, or raise a [`VideoReadError`]. Return the problem if the sampled `frames` differ."""
     total = metadata.total_num_frames
     if metadata.codec is None:  # a folder of frames; frame 0 is in each read because all must have its size
         for first in range(0, total, IMAGES_PER_READ):
@@ -197,7 +193,7 @@ def check_videos(
             if not is_stopped.is_set():
                 row = {"file": file, **source.state(file), **check_video(read, video)}
                 results.put((file, as_row(row, args.slow_seconds)))
-        except Exception as error:  # a bug ends the run: else it would wait for this row for ever
+        except Exception as error:  # a bug must end the run, which otherwise waits for this row for ever
             results.put(error)
         finally:
             idle.put(read)
@@ -241,20 +237,13 @@ def as_row(values: dict[str, object], slow_seconds: float) -> Row:
 
 
 def read_table(path: str) -> dict[str, Row]:
-    """
-    Read the complete rows of an earlier run by file; none if there is no table.
-
-    Raises:
-        [`DataError`]: if it cannot be read, or is another kind of file.
-    """
-    try:
-        with open_table(path, "r") as table:
-            text = table.read()
-        lines = list(csv.reader(io.StringIO(text, newline="")))
-    except FileNotFoundError:
+    """Read the complete rows of an earlier run by file; none if there is no table."""
+    if not os.path.exists(path):
         return {}
-    except OSError as error:
-        raise DataError(f"--output_file {path} cannot be read ({error.strerror}). Give another file.") from error
+    with naming_output_file(path, "read"), open_table(path, "r") as table:
+        text = table.read()
+    try:
+        lines = list(csv.reader(io.StringIO(text, newline="")))
     except csv.Error:
         lines = [[]]
     if lines and lines[0] != list(COLUMNS):
@@ -275,18 +264,13 @@ def write_table(path: str, rows: Iterable[Row]):
         os.replace(unfinished, path)
 
 
-def open_table(path: str, mode: str):
-    """Open a table whose file names need not be UTF-8."""
-    return open(path, mode, encoding="utf-8", errors="surrogateescape", newline="")
-
-
 @contextlib.contextmanager
-def naming_output_file(path: str):
+def naming_output_file(path: str, action: str = "written"):
     """Turn an `OSError` into a [`DataError`] that names `--output_file`."""
     try:
         yield
     except OSError as error:
-        raise DataError(f"--output_file {path} cannot be written ({error.strerror}). Give another file.") from error
+        raise DataError(f"--output_file {path} cannot be {action} ({error.strerror}). Give another file.") from error
 
 
 def is_unchanged(row: Row, state: dict[str, str]) -> bool:
@@ -323,7 +307,7 @@ def main(argv: list[str] | None = None) -> int:
     check_options(parser, args)
     try:
         return run(args)
-    except DataError as error:
+    except (DataError, ImportError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:
         print(f"\n{parser.prog}: stopped. Run the same command to continue {args.output_file}.", file=sys.stderr)
@@ -358,30 +342,22 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace):
-    """Exit with an error if a number is out of range, or an option does not belong to the source."""
+    """Exit with a message if a number is out of range, or an option does not fit the source."""
     if args.num_workers < 1:
         parser.error(f"--num_workers must be at least 1, got {args.num_workers}.")
     for name in ("video_timeout", "slow_seconds"):
         if not 0 < getattr(args, name) <= TIMEOUT_MAX:
             parser.error(f"--{name} must be a number of seconds above 0, got {getattr(args, name)}.")
-    if args.video_root and not args.video_list:
-        parser.error("--video_root needs --video_list.")
-    for name in ("dataset_config_name", "split_name", "video_column_name"):
-        if getattr(args, name) and not args.dataset_name:
-            parser.error(f"--{name} needs --dataset_name.")
+    needed = {"video_root": "video_list"}
+    needed |= dict.fromkeys(("dataset_config_name", "split_name", "video_column_name"), "dataset_name")
+    for name, source in needed.items():
+        if getattr(args, name) and not getattr(args, source):
+            parser.error(f"--{name} needs --{source}.")
 
 
 def run(args: argparse.Namespace) -> int:
-    """
-    Check the videos, write the table, and return 0 if all are readable, else 1.
-
-    Raises:
-        [`DataError`]: if there is nothing to check, or the table cannot be used.
-    """
-    try:
-        require_backend(args.video_backend)
-    except ImportError as error:
-        raise DataError(str(error)) from error
+    """Check the videos, write the table, and return 0 if all are readable, else 1."""
+    require_backend(args.video_backend)
     split = load_source(args)
     sources = list_sources(split.videos)
 

@@ -48,9 +48,7 @@ from ezclip.systems.loading import check_fit
 from ezclip.systems.macs import count_macs
 from ezclip.training.checkpoints import EXACTNESS_SETTINGS
 from ezclip.utils.files import replacing, write_json
-from ezclip.utils.memory import return_freed_memory
 from ezclip.utils.settings import check_unchanged
-from video_ezclip import VideoReadError
 
 
 try:
@@ -60,89 +58,62 @@ except ImportError as error:  # scipy is optional
 
 from ezclip.cli.compare_options import CLASS_TEXT_OPTIONS, MODEL_OPTIONS, VIDEO_OPTIONS, parse_args, read_systems
 from ezclip.cli.compare_table import as_markdown
-from ezclip.cli.setup import make_accelerator, make_output_dir, make_reader
+from ezclip.cli.setup import make_reader, running
 from ezclip.utils.timing import compare, describe_machine, measure, summarize
 
 
 @dataclass
-class System:
-    """
-    One of the compared systems.
+class System(Runner):
+    """One of the compared systems, with its evaluation."""
 
-    Args:
-        name (`str`):
-            Name of the system and its folder.
-        options (`dict`):
-            Options in the file.
-        runner ([`Runner`]):
-            Runner that evaluates it.
-        experiment ([`PlannedExperiment`]):
-            Its evaluation.
-        costs (`dict`, *optional*):
-            Parameters and multiply-accumulates, set by [`check_model`].
-    """
-
-    name: str
-    options: dict
-    runner: Runner
+    name: str  # also of its folder
+    options: dict  # of the file
     experiment: PlannedExperiment
-    costs: dict | None = None
+    costs: dict | None = None  # parameters and multiply-accumulates, set by `check_model`
 
     @property
     def model_key(self) -> str:
         """Return a key. Systems with the same key differ only in their texts."""
-        options = explicit_options(self.runner.model_args, *MODEL_OPTIONS)
+        options = explicit_options(self.model_args, *MODEL_OPTIONS)
         options.pop("tokenizer_name", None)
-        return json.dumps([options, self.runner.processor.num_frames], sort_keys=True)
+        return json.dumps([options, self.processor.num_frames], sort_keys=True)
 
 
 def main(argv: list[str] | None = None):
     """Run `ezclip compare`; exit with a message if the options, the data or a model cannot be used."""
-    path, data_args, args, compare_args = parse_args(argv)
-    accelerator = None
-    try:
-        output_dir = make_output_dir(args.output_dir)
-        accelerator = make_accelerator(args)
-        return_freed_memory()
-        compare_systems(path, data_args, args, compare_args.speed_rounds, accelerator, output_dir)
-    except (DataError, ModelError, VideoReadError) as error:
-        sys.exit(f"ezclip compare: {error}")
-    finally:
-        if accelerator is not None:
-            accelerator.end_training()
+    data_args, args, rest = parse_args(argv)
+    with running("compare", args) as accelerator:
+        compare_systems(rest.systems, data_args, args, rest.speed_rounds, accelerator)
 
 
 def compare_systems(
-    path: str,
-    data_args: DataArguments,
-    args: RunArguments,
-    speed_rounds: int,
-    accelerator: Accelerator,
-    output_dir: Path,
+    path: str, data_args: DataArguments, args: RunArguments, speed_rounds: int, accelerator: Accelerator
 ):
     """Check, evaluate and compare the systems of a file; write and print the comparison."""
+    output_dir = Path(args.output_dir)
     # 1. Check everything before the first evaluation
     read = make_reader(data_args)
     options = read_systems(path)
     with accelerator.main_process_first():
         split = one_of(load_eval_splits(in_list_root(data_args)), "--validation_list")
-    systems = []
+    systems, by_model = [], {}
     for name, system_options in options.items():
         with prefix_errors(name):
             systems.append(make_system(name, system_options, split, data_args, args, read, accelerator))
-    by_model = group_by_model(systems)
+        by_model.setdefault(systems[-1].model_key, []).append(systems[-1])
+    by_model = list(by_model.values())
     for group in by_model:
         set_seed(args.seed)
         check_model(group)
     for system in systems:
         if (finished := output_dir / system.name / EXPERIMENT_RESULTS_NAME).is_file():
             saved = read_results(finished)["settings"]
-            check_unchanged(finished.parent, saved, system.runner.settings(system.experiment), EXACTNESS_SETTINGS)
+            check_unchanged(finished.parent, saved, system.settings(system.experiment), EXACTNESS_SETTINGS)
 
     # 2. Evaluate
     results, ranks = {}, {}
     for system in systems:
-        results[system.name] = system.runner.run(system.experiment)[0][""]
+        results[system.name] = system.run(system.experiment)[0][""]
         if accelerator.is_main_process:
             ranks[system.name] = read_ranks(output_dir / system.name, split, results[system.name]["eval_samples"])
 
@@ -157,7 +128,14 @@ def compare_systems(
                 "options": system.options,
                 "eval_results": results[system.name],
             }
-        result["speed"] = describe_speed(accelerator, args.per_device_eval_batch_size, 0)
+        device = accelerator.device
+        is_gpu = device.type == "cuda"
+        result["speed"] = {
+            "rounds": 0,
+            "batch_size": args.per_device_eval_batch_size,
+            "device": torch.cuda.get_device_name(device) if is_gpu else f"{device}, {torch.get_num_threads()} threads",
+            "mixed_precision": accelerator.mixed_precision,
+        }
         result |= {
             "machine": describe_machine(),
             "options": explicit_options(data_args, *VIDEO_OPTIONS, *CLASS_TEXT_OPTIONS),
@@ -203,12 +181,7 @@ def make_system(
     read: IsolatedReader,
     accelerator: Accelerator,
 ) -> System:
-    """
-    Make a system and its experiment.
-
-    Raises:
-        [`DataError`]: if a class has no text. [`ModelError`]: if there is no processor.
-    """
+    """Make a system and its experiment, and check its texts."""
     texts = {option: options[option] for option in CLASS_TEXT_OPTIONS if option in options}
     data_args = dataclasses.replace(data_args, **texts)
     args = dataclasses.replace(args, ensemble=options.get("ensemble"))
@@ -219,40 +192,27 @@ def make_system(
     experiment = PlannedExperiment.complete(
         Experiment(name, args.seed, None, {"": split}), data_args, ClassTexts.from_options(in_list_root(data_args))
     )
-    runner = Runner(model_args, args, read, accelerator)
-    runner.check([experiment])
-    return System(name, options, runner, experiment)
-
-
-def group_by_model(systems: list[System]) -> list[list[System]]:
-    """Group the systems that have the same model."""
-    groups = {}
-    for system in systems:
-        groups.setdefault(system.model_key, []).append(system)
-    return list(groups.values())
+    system = System(model_args, args, read, accelerator, name, options, experiment)
+    system.check([experiment])
+    return system
 
 
 def check_model(group: list[System]):
-    """
-    Load the model of a group, check it against each processor, and set the costs of its systems.
-
-    Raises:
-        [`ModelError`]: if the model cannot be loaded or does not fit.
-    """
+    """Load the model of a group, check it against each processor, and set the weights and costs of its systems."""
     first = group[0]
     with prefix_errors(first.name):
-        model = first.runner.load_model()
+        model = first.load_model()
     for system in group:
         with prefix_errors(system.name):
-            check_fit(model, system.runner.processor)
+            check_fit(model, system.processor)
     costs = {
-        "num_frames": first.runner.processor.num_frames,
+        "num_frames": first.processor.num_frames,
         "num_parameters": model.num_parameters(),
         "num_trained_parameters": model.num_parameters(only_trainable=True),
-        "macs_per_clip": count_macs(model, first.runner.processor.num_frames),
+        "macs_per_clip": count_macs(model, first.processor.num_frames),
     }
     for system in group:
-        system.runner.model_description, system.costs = first.runner.model_description, costs
+        system.model_description, system.costs = first.model_description, costs
 
 
 # ---- Speed ----
@@ -283,10 +243,10 @@ def measure_speeds(
 
 def make_embedding(system: System, accelerator: Accelerator, batch_size: int) -> Callable[[], object]:
     """Return a function that embeds a batch of clips and waits for the result."""
-    model = system.runner.load_model().to(accelerator.device).eval()
+    model = system.load_model().to(accelerator.device).eval()
     vision = model.config.vision_config
     size = (vision.num_channels, vision.image_size, vision.image_size)
-    clips = torch.randn(batch_size, system.runner.processor.num_frames, *size, device=accelerator.device)
+    clips = torch.randn(batch_size, system.processor.num_frames, *size, device=accelerator.device)
 
     @torch.no_grad()
     def embed() -> torch.Tensor:
@@ -294,18 +254,6 @@ def make_embedding(system: System, accelerator: Accelerator, batch_size: int) ->
             return model.get_video_features(clips, output_last_hidden_state=False).pooler_output.cpu()
 
     return embed
-
-
-def describe_speed(accelerator: Accelerator, batch_size: int, rounds: int) -> dict:
-    """Describe how speed is measured."""
-    device = accelerator.device
-    is_gpu = device.type == "cuda"
-    return {
-        "rounds": rounds,
-        "batch_size": batch_size,
-        "device": torch.cuda.get_device_name(device) if is_gpu else f"{device}, {torch.get_num_threads()} threads",
-        "mixed_precision": accelerator.mixed_precision,
-    }
 
 
 if __name__ == "__main__":

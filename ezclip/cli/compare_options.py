@@ -1,17 +1,11 @@
 """Options of `ezclip compare`, and its file of systems."""
 
 import dataclasses
-from dataclasses import dataclass
+from argparse import Namespace
 
 from transformers import HfArgumentParser
 
-from ezclip.cli.arguments import (
-    DataArguments,
-    ModelArguments,
-    RunArguments,
-    check_numbers,
-    explicit_options,
-)
+from ezclip.cli.arguments import DataArguments, ModelArguments, RunArguments, check_values, explicit_options
 from ezclip.cli.option_files import parse_options
 from ezclip.errors import DataError
 from ezclip.evaluation.comparison import TOP_K
@@ -42,50 +36,36 @@ def pick_fields(of: type, names: tuple[str, ...]) -> type:
     return dataclasses.make_dataclass(of.__name__, [(field.name, field.type, own[field.name]) for field in picked])
 
 
-@dataclass
-class CompareArguments:
-    """Options of the comparison itself."""
+def parse_args(argv: list[str] | None = None) -> tuple[DataArguments, RunArguments, Namespace]:
+    """
+    Parse the command line; exit with a message if the options contradict each other.
 
-    speed_rounds: int = dataclasses.field(
-        default=15, metadata={"help": "Rounds of the speed measurement. 0 skips it."}
-    )
-
-
-def parse_args(argv: list[str] | None = None) -> tuple[str, DataArguments, RunArguments, CompareArguments]:
-    """Parse the command line; exit with a message if the options contradict each other."""
-    groups = (
-        pick_fields(DataArguments, VIDEO_OPTIONS + CLASS_TEXT_OPTIONS),
-        pick_fields(RunArguments, RUN_OPTIONS),
-        CompareArguments,
-    )
+    The namespace holds `systems`, a path, and `speed_rounds`.
+    """
+    groups = (pick_fields(DataArguments, VIDEO_OPTIONS + CLASS_TEXT_OPTIONS), pick_fields(RunArguments, RUN_OPTIONS))
     parser = HfArgumentParser(groups, prog="ezclip compare", description="Compare systems on the same videos.")
     parser.add_argument("systems", metavar="SYSTEMS.yaml", help="file that maps names of systems to their options")
+    help = "Rounds of the speed measurement. 0 skips it."
+    parser.add_argument("--speed_rounds", "--speed-rounds", type=int, default=15, help=help)
     try:
-        data_args, args, compare_args, rest = parser.parse_args_into_dataclasses(argv)
+        data_args, args, rest = parser.parse_args_into_dataclasses(argv)
     except ValueError as error:
         parser.error(str(error))
     data_args = DataArguments(**vars(data_args))
     # With a protocol and `latest`, the runner keeps finished systems.
     args = RunArguments(**vars(args), do_eval=True, protocol="zero_shot", resume_from_checkpoint="latest", top_k=TOP_K)
-    check_numbers(parser, ModelArguments(), data_args, args)
-    if args.output_dir is None:
-        parser.error("--output_dir is needed: the folder for all results.")
+    check_values(parser, ModelArguments(), data_args, args)
     if len(explicit_options(data_args, *SOURCE_OPTIONS)) != 1:
         parser.error(f"Give one of {', '.join(f'--{name}' for name in SOURCE_OPTIONS)}.")
     if data_args.label_list and data_args.validation_dir:
         parser.error("--label_list names the ids of a list or data set; class folders name themselves.")
-    if compare_args.speed_rounds < 0:
-        parser.error(f"--speed_rounds must be at least 0, got {compare_args.speed_rounds}.")
-    return rest.systems, data_args, args, compare_args
+    if rest.speed_rounds < 0:
+        parser.error(f"--speed_rounds must be at least 0, got {rest.speed_rounds}.")
+    return data_args, args, rest
 
 
 def read_systems(path: str) -> dict[str, dict]:
-    """
-    Read a file of systems. Return the options of each by its name.
-
-    Raises:
-        [`DataError`]: if the file or an option is not valid.
-    """
+    """Read a file of systems. Return the options of each by its name."""
     content = read_yaml(path)
     if not isinstance(content, dict) or not content:
         raise DataError(f"{path} must name systems, each with options such as model_name_or_path.")

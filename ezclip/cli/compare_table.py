@@ -47,12 +47,12 @@ def _describe_videos(result: dict) -> str:
     if compared == result["num_videos"]:
         return f"{text}; all systems read all of them."
     if all(system["num_read_videos"] == compared for system in systems.values()):
-        return f"{text}; compared on {compared}: the others no system could read."
+        return f"{text}; compared on {compared}: no system could read the others."
     read = "; ".join(
         f"{name} {system['num_read_videos']}, {100 * system['eval_results']['eval_top1']:.1f} % right"
         for name, system in systems.items()
     )
-    return f"{text}; compared on the {compared} that all systems could read. Each by itself read: {read}."
+    return f"{text}; compared on the {compared} that all systems could read. Read by each system: {read}."
 
 
 def _explain(result: dict) -> str:

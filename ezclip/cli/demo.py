@@ -73,19 +73,9 @@ def run_demo(
     """
     Run the demo. A seed takes about three minutes on two cores.
 
-    Args:
-        output_dir (`str` or `Path`):
-            Folder for `videos/`, the models `clip/`, `with_temporal_prompts/` and `without_temporal_prompts/` with
-            their predictions, and `demo_results.json`. With several seeds, each has its own folder (`seed42/`), and
-            `demo_results.json` summarizes them. A seed with results is not run again.
-        accelerator (`Accelerator`):
-            Device and processes.
-        seed (`int`, *optional*, defaults to 42):
-            Seed of clips, stills, weights and order.
-        num_workers (`int`, *optional*, defaults to 0):
-            Number of decoding processes.
-        num_seeds (`int`, *optional*, defaults to 1):
-            Number of runs, with `seed`, `seed + 1`, …
+    The output folder holds `videos/`, the models `clip/`, `with_temporal_prompts/` and `without_temporal_prompts/`
+    with their predictions, and `demo_results.json`. Several runs have the seeds `seed`, `seed + 1`, …, each in its own
+    folder (`seed42/`); `demo_results.json` summarizes them. A seed with results is not run again.
 
     Returns:
         `dict`: `chance`, `with_temporal_prompts` and `without_temporal_prompts`, each with the top-1 accuracies `base`
@@ -99,12 +89,9 @@ def run_demo(
     for number in range(seed, seed + num_seeds):
         folder = output_dir / f"seed{number}"
         results = read_results(folder / DEMO_RESULTS_NAME)
-        if results is not None:
-            accelerator.print(f"Seed {number} was run before: {folder / DEMO_RESULTS_NAME}")
-        else:
-            accelerator.print(f"Seed {number}")
-            results = run_seed(folder, accelerator, number, num_workers)
-        by_seed[folder.name] = results
+        state = "" if results is None else f" was run before: {folder / DEMO_RESULTS_NAME}"
+        accelerator.print(f"Seed {number}{state}")
+        by_seed[folder.name] = results or run_seed(folder, accelerator, number, num_workers)
     summary = over_seeds(by_seed)
     if accelerator.is_main_process:
         write_json(output_dir / DEMO_RESULTS_NAME, summary)
@@ -137,9 +124,8 @@ def run_seed(output_dir: Path, accelerator: Accelerator, seed: int, num_workers:
         accuracies = []
         for part in PARTS:
             bank = ClassBank.build(model, processor, splits[part].class_names, TEMPLATE)
-            desc = f"Evaluating {part}"
-            dataset = VideoDataset(splits[part], processor)
-            predictions = predict(model, bank, dataset, accelerator, batch_size=32, num_workers=num_workers, desc=desc)
+            options = {"batch_size": 32, "num_workers": num_workers, "desc": f"Evaluating {part}"}
+            predictions = predict(model, bank, VideoDataset(splits[part], processor), accelerator, **options)
             accuracies.append(predictions.metrics()["eval_top1"])
             if accelerator.is_main_process:
                 predictions.write(output_dir / name / part)
@@ -182,14 +168,13 @@ def over_seeds(by_seed: dict[str, dict]) -> dict:
 def as_table(results: dict) -> str:
     """Return results as a text table, one row for each model."""
     columns = ("base", "novel", "harmonic_mean")
-    cells = [[name.replace("_", " ") for name in columns]]
-    cells += [[as_percent(row[name]) for name in columns] for row in results.values()]
-    widths = [max(map(len, column)) + 3 for column in zip(*cells)]
-    names = ["top-1 accuracy", *(name.replace("_", " ") for name in results)]
-    return "\n".join(
-        f"{name:<26}" + "".join(f"{cell:>{width}}" for cell, width in zip(line, widths))
-        for name, line in zip(names, cells)
+    rows = [["top-1 accuracy", *columns]]
+    rows += [[model, *(as_percent(row[name]) for name in columns)] for model, row in results.items()]
+    widths = [max(map(len, column)) + 3 for column in zip(*rows)]
+    lines = (
+        f"{name:<26}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths[1:])) for name, *cells in rows
     )
+    return "\n".join(lines).replace("_", " ")
 
 
 def as_percent(value: float | dict) -> str:

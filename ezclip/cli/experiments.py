@@ -17,7 +17,7 @@ from ezclip.cli.arguments import (
     RunArguments,
     explicit_options,
 )
-from ezclip.cli.plan import PlannedExperiment
+from ezclip.cli.plan import TRANSFORM_OPTIONS, PlannedExperiment
 from ezclip.constants import EVAL_RESULTS_NAME, EXPERIMENT_RESULTS_NAME, PREDICTIONS_NAME
 from ezclip.data.dataset import VideoDataset, digest
 from ezclip.data.isolated_reader import IsolatedReader
@@ -40,24 +40,10 @@ from processing_ezclip import distinct_texts
 
 logger = logging.get_logger("ezclip")
 
-TRANSFORM_SETTINGS = ("horizontal_flip", "color_jitter", "grayscale")
-
 
 @dataclass
 class Runner:
-    """
-    Trainer and tester of models.
-
-    Args:
-        model_args ([`ModelArguments`]):
-            The model.
-        args ([`RunArguments`]):
-            The recipe and the output folder.
-        read ([`IsolatedReader`]):
-            Reader of videos.
-        accelerator (`Accelerator`):
-            Devices, processes, precision and trackers.
-    """
+    """Train and test models."""
 
     model_args: ModelArguments
     args: RunArguments
@@ -88,26 +74,19 @@ class Runner:
 
     @property
     def ensemble(self) -> str:
-        """Return how the prompts of a class are joined. Several texts of a class are one embedding already."""
+        """Return how the prompts of a class are joined. Several texts of a class always share one embedding."""
         return self.args.ensemble or "probability"
 
     def check(self, experiments: list[PlannedExperiment], predicted: list[str] | None = None):
         """
-        Check the texts of every class before the first step, and warn once about texts that are too long.
+        Check the texts of all classes, also of those to predict, and warn once about texts that are too long.
 
-        Args:
-            experiments (`list[PlannedExperiment]`):
-                The experiments.
-            predicted (`list[str]`, *optional*):
-                Classes to predict, besides those of the experiments.
-
-        Raises:
-            [`DataError`]: if a class has no text, or the texts or views cannot be made.
+        Raise a [`DataError`] if a class has no text, or the texts or views cannot be made.
         """
         tested, trained = [], []
         for experiment in experiments:
             try:
-                self.processor.get_sampler(num_clips=experiment.num_clips)
+                self.processor.get_sampler(num_clips=experiment.views["num_clips"])
             except ValueError as error:
                 raise DataError(str(error)) from error
             if predicted is not None:
@@ -133,14 +112,15 @@ class Runner:
         """Return what the results of an experiment depend on, equal on all processes, once a model is loaded."""
         texts = {"train": experiment.train_texts, **experiment.test_texts}
         splits = {"train": experiment.train, **experiment.tests}
-        options = {name: getattr(experiment, name) for name in ("seed", "num_clips", "num_crops", *TRANSFORM_SETTINGS)}
         settings = describe_result(
             self.model_description,
             self.processor,
             self.read,
             {name or "the test": split for name, split in splits.items()},
             **self.args.settings(),
-            **options,
+            seed=experiment.seed,
+            **experiment.views,
+            **experiment.transform,
             **{f"texts of {name or 'the test'}": digest(asdict(own)) for name, own in texts.items()},
             ensemble=self.ensemble,
             mixed_precision=self.accelerator.mixed_precision,
@@ -150,16 +130,14 @@ class Runner:
 
     def test_settings(self, experiment: PlannedExperiment, name: str, settings: dict) -> dict:
         """Return the settings of a test for a reader of its predictions."""
-        texts, settings = experiment.test_texts[name], {k: v for k, v in settings.items() if k != "model_config"}
+        settings = {k: v for k, v in settings.items() if k != "model_config"}
         if experiment.train is None:
-            of_training = {*self.args.settings(), *TRANSFORM_SETTINGS, "texts of train"}
+            of_training = {*self.args.settings(), *TRANSFORM_OPTIONS, "texts of train"}
             settings = {key: value for key, value in settings.items() if key not in of_training}
         return settings | {
             "model_name_or_path": self.model_args.model_name_or_path,
             "num_frames": self.processor.num_frames,
-            "templates": texts.templates,
-            "include_label": texts.include_label,
-            "input_conditioning": texts.input_conditioning,
+            **experiment.test_texts[name].settings(),
             "top_k": self.args.top_k,
         }
 
@@ -274,7 +252,7 @@ class Runner:
         model.to(self.accelerator.device).eval()
         split = experiment.tests[name]
         bank = experiment.test_texts[name].bank(model, self.processor, split.class_names)
-        views = {} if name == SINGLE_VIEW else {"num_clips": experiment.num_clips, "num_crops": experiment.num_crops}
+        views = {} if name == SINGLE_VIEW else experiment.views
         dataset = VideoDataset(split, self.processor, read=self.read, **views)
         return predict(
             model,
@@ -306,9 +284,7 @@ class Runner:
             self.processor,
             output_dir,
             {
-                "templates": texts.templates,
-                "include_label": texts.include_label,
-                "input_conditioning": texts.input_conditioning,
+                **texts.settings(),
                 "texts": digest(texts.prompts(self.processor, class_names)),
             },
             self.accelerator,
@@ -317,8 +293,7 @@ class Runner:
             ensemble=self.ensemble,
             top_k=self.args.top_k,
             strict=self.args.strict,
-            num_clips=experiment.num_clips,
-            num_crops=experiment.num_crops,
+            **experiment.views,
             read=self.read,
         )
         self.accelerator.print(
@@ -327,12 +302,7 @@ class Runner:
         )
 
     def print_summary(self, predictions: Predictions, folder: Path):
-        """
-        Print the results of a test.
-
-        Raises:
-            [`DataError`]: if no video could be read.
-        """
+        """Print the results of a test. Raise a [`DataError`] if no video could be read."""
         report = predictions.report
         if len(predictions.indices) == 0:
             raise DataError(
@@ -340,20 +310,13 @@ class Runner:
                 f"first: {next(iter(report.bad_videos.values()))}"
             )
         self.accelerator.print("\n".join(f"{name} = {value}" for name, value in predictions.metrics().items()))
-        if report.bad_videos:
-            self.accelerator.print(f"{len(report.bad_videos)} could not be read: {folder / 'bad_videos.jsonl'}")
-        if report.partial_videos:
-            self.accelerator.print(
-                f"{len(report.partial_videos)} were read in part: {folder / 'partial_videos.jsonl'}"
-            )
+        for kind, state in {"bad_videos": "could not be read", "partial_videos": "were read in part"}.items():
+            if videos := getattr(report, kind):
+                self.accelerator.print(f"{len(videos)} {state}: {folder / kind}.jsonl")
 
 
 def save_draws(experiment: PlannedExperiment, folder: Path):
-    """
-    Write the videos and classes of an experiment.
-
-    Videos with paths become a list and a label list that can be given again; others become names in a JSON lines file.
-    """
+    """Write the videos of an experiment: paths as a list with a label list, to give again; others as JSON lines."""
     for name, split in {"train": experiment.train, **experiment.tests}.items():
         if split is None:
             continue

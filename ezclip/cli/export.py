@@ -164,13 +164,10 @@ def max_difference(tower: Tower, embed: Callable[..., np.ndarray]) -> float:
 
 def export(tower: Tower, output_dir: Path, file_format: str) -> str:
     """
-    Write a tower to an existing folder, as `"onnx"` or `"torch_export"`, and compare the file with the tower.
+    Write a tower to an existing folder, and compare the file with the tower.
 
-    Returns:
-        `str`: a line with the file, its inputs and output, and the largest difference from the model.
-
-    Raises:
-        [`ModelError`]: if the difference is too large. The file is then deleted.
+    Return a line about file, inputs, output and difference. Raise a [`ModelError`] and write nothing if the difference
+    is too large.
     """
     name = f"{tower.name}{SUFFIXES[file_format]}"
     with tempfile.TemporaryDirectory(dir=output_dir, prefix=".") as folder, warnings.catch_warnings():
@@ -184,33 +181,19 @@ def export(tower: Tower, output_dir: Path, file_format: str) -> str:
             )
         for path in Path(folder).iterdir():  # large weights are a second file
             shutil.move(path, output_dir / path.name)
-    inputs = tower.inputs(1, torch.Generator())
-    shapes = {
-        key: ("batch", "length") if key in ("input_ids", "attention_mask") else ("batch", *value.shape[1:])
-        for key, value in inputs.items()
-    }
-    described = ", ".join(f"{key} ({', '.join(map(str, shape))})" for key, shape in shapes.items())
-    return f"{output_dir / name}: {described} -> {tower.output_name}, within {difference:.1e} of the model"
+    dynamic, described = tower.dynamic_shapes(), []
+    for key, value in tower.inputs(1, torch.Generator()).items():
+        sizes = [dynamic[key][i].__name__ if i in dynamic[key] else str(size) for i, size in enumerate(value.shape)]
+        described.append(f"{key} ({', '.join(sizes)})")
+    inputs = ", ".join(described)
+    return f"{output_dir / name}: {inputs} -> {tower.output_name}, within {difference:.1e} of the model"
 
 
 def export_model(
     name_or_path: str, output_dir: str | Path, file_format: str, num_frames: int | None = None
 ) -> list[str]:
     """
-    Export both towers of a model.
-
-    Args:
-        name_or_path (`str`):
-            A folder, or a name on the Hub.
-        output_dir (`str` or `Path`):
-            The folder to write.
-        file_format (`str`):
-            `"onnx"` or `"torch_export"`.
-        num_frames (`int`, *optional*):
-            Frames of a video, if the weights do not tell. Defaults to the model's.
-
-    Returns:
-        `list[str]`: a line for each file, see [`export`].
+    Export both towers of a model, as `"onnx"` or `"torch_export"`. Return a line for each file, see [`export`].
 
     Raises:
         [`ModelError`]: if a package is missing, `num_frames` does not fit, or a file differs from the model.
@@ -231,8 +214,8 @@ def export_model(
     return [export(tower, output_dir, file_format) for tower in towers]
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of `ezclip export`."""
+def main(argv: list[str] | None = None):
+    """Run `ezclip export` with the options `argv`, by default those of the process."""
     parser = argparse.ArgumentParser(
         prog="ezclip export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -240,12 +223,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output_dir", required=True, help="folder to write")
     parser.add_argument("--format", required=True, choices=SUFFIXES, help="file format")
     parser.add_argument("--num_frames", type=int, help="frames of a video, if the weights do not tell")
-    return parser
-
-
-def main(argv: list[str] | None = None):
-    """Run `ezclip export` with the options `argv`, by default those of the process."""
-    args = make_parser().parse_args(argv)
+    args = parser.parse_args(argv)
     try:
         print("\n".join(export_model(args.model, args.output_dir, args.format, args.num_frames)))
     except (ModelError, ValueError) as error:

@@ -17,15 +17,8 @@ def prepare_push(
     """
     Make the repository before training, and return the options of the push after it.
 
-    Args:
-        model_args ([`ModelArguments`]), data_args ([`DataArguments`]), args ([`RunArguments`]):
-            The options of the run.
-        num_experiments (`int`):
-            The number of models that the run trains.
-
-    Raises:
-        [`DataError`]: if the run trains several models.
-        [`ModelError`]: if the repository cannot be made, or the pushed model could not be loaded elsewhere.
+    Raise a [`DataError`] if the run trains several models, and a [`ModelError`] if the repository cannot be made or
+    another machine could not load the pushed model.
     """
     if num_experiments > 1:
         raise DataError(
@@ -55,12 +48,7 @@ def prepare_push(
 
 
 def push_trained(folder: Path, options: PushOptions) -> str:
-    """
-    Push a trained model and return the address of the commit.
-
-    Raises:
-        [`ModelError`]: if the push fails, with the command that repeats it.
-    """
+    """Push a trained model and return the address of the commit. An error names the command that repeats the push."""
     try:
         return push(folder, options).commit_url
     except ModelError as error:

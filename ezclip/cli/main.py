@@ -24,16 +24,7 @@ FIRST_ARGUMENTS = {"demo": ["--demo", "--output_dir", "demo"]}
 
 
 def main(argv: list[str] | None = None) -> int | None:
-    """
-    Run a subcommand of `ezclip`.
-
-    Args:
-        argv (`list[str]`, *optional*):
-            The subcommand and its arguments. Defaults to those of the process.
-
-    Returns:
-        `int`, *optional*: the exit status; `None` is success.
-    """
+    """Run a subcommand of `ezclip` and return its exit status. `None` is success."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())

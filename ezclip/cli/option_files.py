@@ -23,16 +23,7 @@ class _FileParser(HfArgumentParser):
 
 
 def find_option_file(name: str) -> Path:
-    """
-    Return the path of an option file.
-
-    Args:
-        name (`str`):
-            A path that ends in `.yaml`, or the bare name of a file that the package ships, such as `zero_shot`.
-
-    Raises:
-        [`DataError`]: if the package ships no such file.
-    """
+    """Return the path of an option file: a path that ends in `.yaml`, or the bare name of a file of the package."""
     if name.endswith(FILE_ENDINGS):
         return Path(name)
     shipped = Path(str(files("ezclip.configs")))
@@ -43,18 +34,7 @@ def find_option_file(name: str) -> Path:
 
 
 def read_options(path: Path, groups: Sequence[type]) -> dict[str, object]:
-    """
-    Read the options of a YAML file. The path of `eval_datasets` is relative to that file.
-
-    Args:
-        path (`Path`):
-            A mapping of options to values.
-        groups (`Sequence[type]`):
-            The dataclasses of the options.
-
-    Raises:
-        [`DataError`]: if the file cannot be read, or has an unknown option or a wrong value.
-    """
+    """Read a YAML file with options of the dataclasses. The path of `eval_datasets` is relative to that file."""
     content = read_yaml(path)
     datasets = content.pop("eval_datasets", None) if isinstance(content, dict) else None
     options = parse_options(content, groups, str(path))
@@ -69,18 +49,8 @@ def parse_options(
     """
     Parse a mapping of options as if they had been typed. An option without a value is left out.
 
-    Args:
-        content (`dict`):
-            Options and values.
-        groups (`Sequence[type]`):
-            The dataclasses of the options.
-        source (`str`):
-            The origin of the options, for messages.
-        names (`Sequence[str]`, *optional*):
-            The allowed options. Defaults to all.
-
-    Raises:
-        [`DataError`]: if `content` is no mapping, or has another option or a wrong value.
+    Raise a [`DataError`] that names `source` if `content` is no mapping, has an option that is not in the dataclasses
+    and `names` (default: all), or has a wrong value.
     """
     if not isinstance(content, dict):
         raise DataError(f"{source} must be a mapping, one `option: value` a line, got {type(content).__name__}.")

@@ -39,26 +39,14 @@ EVAL_DATASET_OPTIONS += ("input_conditioning", "max_eval_samples")
 # Descriptions are not inherited: they describe other classes.
 INHERITED_OPTIONS = ("list_root", "eval_split_name", "video_column_name", "label_column_name", "num_classes")
 INHERITED_OPTIONS += ("max_eval_samples", "templates", "include_label", "input_conditioning")
-
+TRANSFORM_OPTIONS = ("horizontal_flip", "color_jitter", "grayscale")
 # Words that stand for all templates of a paper
 TEMPLATE_SETS = {"published": TEMPLATES, "tear": TEAR_TEMPLATES}
 
 
 @dataclass
 class ClassTexts:
-    """
-    Texts that describe classes; see [`~EZClipProcessor.get_prompts`].
-
-    Args:
-        templates (`list[str]`, *optional*):
-            Sentences with `{}`. Defaults to the published ones, with descriptions to `"{}"`.
-        descriptions (`dict[str, list[str]]`, *optional*):
-            Texts for each class, in place of its name.
-        include_label (`bool`, *optional*, defaults to `False`):
-            Whether the name of a class is a text beside its descriptions.
-        input_conditioning (`bool`, *optional*, defaults to `False`):
-            Whether each description begins with the name of its class.
-    """
+    """Texts that describe classes: the arguments of [`~EZClipProcessor.get_prompts`]."""
 
     templates: list[str] | None = None
     descriptions: dict[str, list[str]] | None = None
@@ -79,52 +67,32 @@ class ClassTexts:
         )
 
     def prompts(self, processor: EZClipProcessor, class_names: list[str]) -> list[list[list[str]]]:
-        """
-        Write the prompts of classes: class, text, template.
-
-        Raises:
-            [`DataError`]: if two classes have one name, or a class has no text.
-        """
+        """Write the prompts of classes: class, text, template. Raise a [`DataError`] if a class has none."""
         check_have_words(class_names)
         if len(set(class_names)) < len(class_names):
             raise DataError(f"Class names must differ, got {class_names}.")
         try:
-            return processor.get_prompts(class_names, *self._settings)
+            return processor.get_prompts(class_names, *dataclasses.astuple(self))
         except ValueError as error:
             raise DataError(str(error)) from error
 
     def bank(self, model: EZClipModel, processor: EZClipProcessor, class_names: list[str]) -> ClassBank:
         """Embed the texts of `class_names`."""
-        return ClassBank.build(model, processor, class_names, *self._settings)
+        return ClassBank.build(model, processor, class_names, *dataclasses.astuple(self))
 
-    @property
-    def _settings(self) -> tuple:
-        return self.templates, self.descriptions, self.include_label, self.input_conditioning
+    def settings(self) -> dict:
+        """Return the options of the texts, without the descriptions."""
+        return {name: value for name, value in vars(self).items() if name != "descriptions"}
 
 
 @dataclass
 class PlannedExperiment(Experiment):
-    """
-    An experiment with all that a runner needs: no option is read after it.
+    """An experiment with all that a runner needs: no data option is read after it."""
 
-    Args:
-        train_texts ([`ClassTexts`]):
-            Texts of the training classes, and of classes to predict.
-        test_texts (`dict[str, ClassTexts]`):
-            Texts of each test, by its name.
-        num_clips (`int`), num_crops (`int`):
-            Views of a test video.
-        horizontal_flip (`float`), color_jitter (`float`), grayscale (`float`):
-            Probabilities of the training transform.
-    """
-
-    train_texts: ClassTexts
-    test_texts: dict[str, ClassTexts]
-    num_clips: int
-    num_crops: int
-    horizontal_flip: float
-    color_jitter: float
-    grayscale: float
+    train_texts: ClassTexts  # also of the classes to predict
+    test_texts: dict[str, ClassTexts]  # by the name of the test
+    views: dict[str, int]  # num_clips and num_crops of a test video
+    transform: dict[str, float]  # probabilities of the training transform
 
     @classmethod
     def complete(
@@ -137,29 +105,23 @@ class PlannedExperiment(Experiment):
         """Add texts, views and transform to the splits of a protocol. A test is named "DATASET" or "DATASET/SPLIT"."""
         by_dataset = texts_of_dataset or {}
         return cls(
-            experiment.name,
-            experiment.seed,
-            experiment.train,
-            experiment.tests,
-            train_texts,
-            {name: by_dataset.get(name.partition("/")[0], train_texts) for name in experiment.tests},
-            data_args.num_clips,
-            data_args.num_crops,
-            data_args.horizontal_flip,
-            data_args.color_jitter,
-            data_args.grayscale,
+            **vars(experiment),
+            train_texts=train_texts,
+            test_texts={name: by_dataset.get(name.partition("/")[0], train_texts) for name in experiment.tests},
+            views=explicit_options(data_args, "num_clips", "num_crops"),
+            transform=explicit_options(data_args, *TRANSFORM_OPTIONS),
         )
 
     def make_transform(self, processor: EZClipProcessor) -> TrainTransform:
         """Return the training transform; warn if it mirrors classes that tell left from right."""
         names = self.train.class_names
         sided = [name for name in names if {"left", "right"} & set(label_to_words(name).lower().split())]
-        if sided and self.horizontal_flip > 0:
+        if sided and self.transform["horizontal_flip"] > 0:
             logger.warning(
                 f"{len(sided)} classes tell left from right, for example {sided[0]!r}, and training mirrors clips. "
                 "Give --horizontal_flip 0."
             )
-        return TrainTransform(processor.crop_size, self.horizontal_flip, self.color_jitter, self.grayscale)
+        return TrainTransform(processor.crop_size, *self.transform.values())
 
 
 def plan_experiments(data_args: DataArguments, args: RunArguments) -> list[PlannedExperiment]:
@@ -168,29 +130,22 @@ def plan_experiments(data_args: DataArguments, args: RunArguments) -> list[Plann
 
     Returns:
         `list[PlannedExperiment]`: without a protocol one, named "", with a test named "" if there is one.
-
-    Raises:
-        [`DataError`]: if the data cannot be used.
     """
     data_args = in_list_root(data_args)
     texts, texts_of_dataset = ClassTexts.from_options(data_args), {}
     seeds = range(args.seed, args.seed + (args.num_seeds or 3))
-    if args.protocol is None:
-        train = one_of(load_train_splits(data_args), "--train_list") if args.do_train else None
-        tests = {"": one_of(load_eval_splits(data_args), "--validation_list")} if args.do_eval else {}
-        experiments = [Experiment("", args.seed, train, tests)]
-    elif args.protocol == "zero_shot":
-        train = one_of(load_train_splits(data_args), "--train_list") if args.do_train else None
-        datasets = {}
-        if data_args.eval_datasets:
-            for name, options in read_eval_datasets(data_args).items():
-                datasets[name] = load_eval_splits(options, seeds)
-                texts_of_dataset[name] = ClassTexts.from_options(options)
-        else:
-            datasets["test"] = load_eval_splits(data_args, seeds)
-        experiments = protocols.zero_shot(train, datasets, args.seed)
-    else:
+    if args.protocol not in (None, "zero_shot"):
         experiments = make_supervised_experiments(data_args, args, seeds)
+    else:
+        train = one_of(load_train_splits(data_args), "--train_list") if args.do_train else None
+        if args.protocol is None:
+            tests = {"": one_of(load_eval_splits(data_args), "--validation_list")} if args.do_eval else {}
+            experiments = [Experiment("", args.seed, train, tests)]
+        else:
+            datasets = read_eval_datasets(data_args) if data_args.eval_datasets else {"test": data_args}
+            texts_of_dataset = {name: ClassTexts.from_options(options) for name, options in datasets.items()}
+            splits = {name: load_eval_splits(options, seeds) for name, options in datasets.items()}
+            experiments = protocols.zero_shot(train, splits, args.seed)
     for experiment in experiments:
         for name, test in experiment.tests.items() if experiment.train is not None else ():
             if overlap := find_overlap(experiment.train, test):
@@ -259,38 +214,30 @@ def read_eval_datasets(data_args: DataArguments) -> dict[str, DataArguments]:
 
 
 def load_train_splits(data_args: DataArguments) -> list[VideoSplit]:
-    """Load the training videos of the one source that is given: a split for each list."""
-    source = one_source(data_args, "train_dir", "train_list")
-    label_list = data_args.train_label_list or data_args.label_list
-    splits = load_source(data_args, source, data_args.train_split_name, label_list, data_args.max_train_samples)
-    for split in splits:
-        require_labels(split, source_name(data_args, source), "training")
-    return splits
+    """Load the training videos: a split for each list."""
+    return load_splits(data_args, "train_dir", "train_list", purpose="training")
 
 
 def load_eval_splits(data_args: DataArguments, seeds: Iterable[int] = ()) -> list[VideoSplit]:
-    """Load the test videos of the one source that is given: a split for each list and subset of classes."""
-    source = one_source(data_args, "validation_dir", "validation_list")
-    splits = load_source(
-        data_args, source, data_args.eval_split_name, data_args.label_list, data_args.max_eval_samples
-    )
-    for split in splits:
-        require_labels(split, source_name(data_args, source), "evaluation")
+    """Load the test videos: a split for each list and subset of classes."""
+    splits = load_splits(data_args, "validation_dir", "validation_list", purpose="evaluation")
     if data_args.class_subset:
         subsets = [read_label_list(path) for path in data_args.class_subset]
         return [select_classes(split, names) for split in splits for names in subsets]
     if data_args.num_classes is not None:
-        drawn = [
-            (split, draw_classes(split.class_names, data_args.num_classes, seed)) for split in splits for seed in seeds
+        return [
+            select_classes(split, draw_classes(split.class_names, data_args.num_classes, seed))
+            for split in splits
+            for seed in seeds
         ]
-        return [select_classes(split, names) for split, names in drawn]
     return splits
 
 
 def load_predict_source(data_args: DataArguments) -> VideoSplit | StreamedVideos:
-    """Load the videos to predict from the one source that is given."""
-    data_args = in_list_root(data_args)
+    """Load the videos to predict."""
+    data_args, options = in_list_root(data_args), ("validation_dir", "validation_list", "videos")
     if data_args.streaming:
+        options = ()
         source = stream_hub_dataset(
             data_args.dataset_name,
             data_args.dataset_config_name,
@@ -299,35 +246,37 @@ def load_predict_source(data_args: DataArguments) -> VideoSplit | StreamedVideos
             data_args.label_column_name,
             data_args.label_list,
         )
-        name = data_args.dataset_name
     else:
-        option = one_source(data_args, "validation_dir", "validation_list", "videos")
-        name = source_name(data_args, option)
-        splits = load_source(
-            data_args, option, data_args.eval_split_name, data_args.label_list, data_args.max_eval_samples
-        )
-        source = one_of(splits, "--validation_list")
+        source = one_of(load_splits(data_args, *options), "--validation_list")
     if not (data_args.candidate_labels or source.class_names):
+        name = name_value(getattr(data_args, one_source(data_args, *options)))
         raise DataError(f"There are no classes in {name}. Give --candidate_labels.")
     return source
 
 
-def load_source(
-    data_args: DataArguments, source: str, split_name: str | None, label_list: str | None, max_samples: int | None
-) -> list[VideoSplit]:
-    """Load the videos of an option: a folder, files, a split of a data set, or several lists."""
-    value = getattr(data_args, source)
-    if source == "videos":
+def load_splits(data_args: DataArguments, *options: str, purpose: str | None = None) -> list[VideoSplit]:
+    """
+    Load the videos of one option, or of the data set: a folder, files, a split of the data set, or several lists.
+
+    Raise a [`DataError`] if there is no video, or if a video has no class and the purpose needs it.
+    """
+    option = one_source(data_args, *options)
+    value, label_list = getattr(data_args, option), data_args.label_list
+    split_name, max_samples = data_args.eval_split_name, data_args.max_eval_samples
+    if purpose == "training":
+        label_list = data_args.train_label_list or label_list
+        split_name, max_samples = data_args.train_split_name, data_args.max_train_samples
+    if option == "videos":
         if missing := [path for path in value if not (is_url(path) or os.path.exists(path))]:
             raise DataError(
                 f"--videos: {list_some(missing)} {'is' if len(missing) == 1 else 'are'} neither file nor folder of "
                 "frames nor URL. Mend the path, or leave it out."
             )
         splits = [load_files(value)]
-    elif source in ("train_dir", "validation_dir"):
+    elif option in ("train_dir", "validation_dir"):
         splits = [load_folder(value)]
-    elif source in ("train_list", "validation_list"):
-        part = "train" if source == "train_list" else "test"
+    elif option in ("train_list", "validation_list"):
+        part = "train" if option == "train_list" else "test"
         first_id = first_id_of_lists(data_args, label_list) if label_list is not None else None
         splits = [load_list(path, label_list, data_args.video_root, part, first_id) for path in value]
     else:
@@ -335,7 +284,9 @@ def load_source(
         splits = [load_hub_dataset(value, data_args.dataset_config_name, split_name, *columns, label_list)]
     splits = [split.select(max_samples) for split in splits]
     if any(len(split) == 0 for split in splits):
-        raise DataError(f"{source_name(data_args, source)} has no videos.")
+        raise DataError(f"{name_value(value)} has no videos.")
+    for split in splits if purpose is not None else ():
+        require_labels(split, name_value(value), purpose)
     return splits
 
 
@@ -350,9 +301,8 @@ def first_id_of_lists(data_args: DataArguments, label_list: str) -> int:
     return guess_first_id(lists, label_list)
 
 
-def source_name(data_args: DataArguments, source: str) -> str:
-    """Return the name of a source in messages."""
-    value = getattr(data_args, source)
+def name_value(value: str | list[str]) -> str:
+    """Return the value of an option as text."""
     return list_some(value) if isinstance(value, list) else value
 
 

@@ -18,8 +18,8 @@ from ezclip.hub.push import PushOptions, push
 from ezclip.hub.staging import stage
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of `ezclip push`."""
+def main(argv: list[str] | None = None):
+    """Run `ezclip push` with the options `argv`, by default those of the process."""
     parser = argparse.ArgumentParser(
         prog="ezclip push", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -56,12 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--overwrite_card", action="store_true", help="replace a README.md on the Hub even if a person wrote it"
     )
     parser.add_argument("--dry_run", metavar="FOLDER", help="push nothing; write the files of the push to this folder")
-    return parser
-
-
-def main(argv: list[str] | None = None):
-    """Run `ezclip push` with the options `argv`, by default those of the process."""
-    args = make_parser().parse_args(argv)
+    args = parser.parse_args(argv)
     facts = CardFacts(args.repo_id, args.license, args.base_model_name_or_path, args.dataset, args.eval_dataset)
     try:
         if args.dry_run is None:

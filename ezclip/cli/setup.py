@@ -1,7 +1,9 @@
-"""Devices, processes, output folder, reader and optional packages of a run."""
+"""Devices, processes, output folder and reader of a run."""
 
+import contextlib
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -12,16 +14,12 @@ from ezclip.cli.arguments import DataArguments, RunArguments
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import DataError, ModelError
 from ezclip.training.log import parse_trackers
-from video_ezclip import require_backend
+from ezclip.utils.memory import return_freed_memory
+from video_ezclip import VideoReadError, require_backend
 
 
 def make_accelerator(args: RunArguments) -> Accelerator:
-    """
-    Return the accelerator of a run: device, processes, precision and trackers. Only the main process logs.
-
-    Raises:
-        [`ModelError`]: if the device does not have the precision.
-    """
+    """Return the accelerator of a run: device, processes, precision and trackers. Only the main process logs."""
     trackers = parse_trackers(args.report_to)
     try:
         accelerator = Accelerator(
@@ -42,29 +40,32 @@ def make_accelerator(args: RunArguments) -> Accelerator:
     return accelerator
 
 
-def make_output_dir(path: str) -> Path:
-    """
-    Make the folder for results. This runs before the work, so that no result is lost.
-
-    Raises:
-        [`DataError`]: if the folder cannot be written.
-    """
+@contextlib.contextmanager
+def running(command: str, args: RunArguments) -> Iterator[Accelerator]:
+    """Make the output folder, yield the accelerator, and end its trackers; exit with a message for a known error."""
+    accelerator = None
     try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise DataError(f"--output_dir {path} cannot be made or written ({error.strerror}). Give another.") from error
-    return Path(path)
+        # An output folder that cannot be written must show before the work.
+        try:
+            Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=args.output_dir):
+                pass
+        except OSError as error:
+            raise DataError(
+                f"--output_dir {args.output_dir} cannot be made or written ({error.strerror}). Give another."
+            ) from error
+        accelerator = make_accelerator(args)
+        return_freed_memory()
+        yield accelerator
+    except (DataError, ModelError, VideoReadError) as error:
+        sys.exit(f"ezclip {command}: {error}")
+    finally:
+        if accelerator is not None:
+            accelerator.end_training()
 
 
 def make_reader(data_args: DataArguments) -> IsolatedReader:
-    """
-    Return the reader of a run's videos.
-
-    Raises:
-        [`DataError`]: if the video backend is not installed.
-    """
+    """Return the reader of a run's videos. Raise a [`DataError`] if the video backend is not installed."""
     try:
         require_backend(data_args.video_backend)
     except ImportError as error:
@@ -72,17 +73,3 @@ def make_reader(data_args: DataArguments) -> IsolatedReader:
     return IsolatedReader(
         data_args.video_timeout, backend=data_args.video_backend, allow_partial=data_args.allow_partial
     )
-
-
-def import_write_report() -> Callable[..., Path]:
-    """
-    Import [`write_report`] before the work, since a report needs packages of its own.
-
-    Raises:
-        [`DataError`]: if one of them is not installed.
-    """
-    try:
-        from ezclip.report import write_report
-    except ImportError as error:
-        raise DataError(f"--report: {error}") from error
-    return write_report

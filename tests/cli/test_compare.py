@@ -57,7 +57,7 @@ def test_holm():
     assert holm([0.6, 0.9]) == [1.0, 1.0] and holm([0.2]) == [0.2] and holm([]) == []
 
 
-def test_mean_per_class_against_a_loop():
+def test_mean_per_class():
     rng = np.random.default_rng(0)
     labels, scores = rng.integers(2, 9, 40), rng.random((40, 12))
     labels[labels == 5] = 6  # a class without videos does not count
@@ -85,14 +85,14 @@ def test_bootstrap_of_the_mean_per_class():
     assert mean_per_class_interval(np.ones(5, bool), np.arange(5)) is None
 
 
-def test_without_scipy_the_way_out_is_named(monkeypatch):
+def test_missing_scipy(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     monkeypatch.delitem(sys.modules, "ezclip.evaluation.statistics")
     with pytest.raises(ImportError, match=r"pip install 'ezclip\[compare\]'"):
         importlib.import_module("ezclip.evaluation.statistics")
 
 
-def test_systems_are_compared_on_the_videos_that_all_read():
+def test_compare_on_common_videos():
     labels = np.asarray([0, 0, 1, 1, 2, 2])
     ranks = {
         "a": np.asarray([0, 0, 0, 0, 1, UNREAD]),
@@ -111,7 +111,7 @@ def test_systems_are_compared_on_the_videos_that_all_read():
         compare_ranks({"a": np.asarray([0, UNREAD]), "b": np.asarray([UNREAD, 0])}, labels[:2])
 
 
-def test_table_says_what_each_system_read():
+def test_table_of_partly_read_videos():
     labels = np.asarray([0, 1, 1, 0])
     ranks = {"a": np.asarray([0, 0, 1, 0]), "b | c": np.asarray([0, 1, UNREAD, 0])}
     result = compare_ranks(ranks, labels) | {"num_views": 12, "speed": {"rounds": 0}}
@@ -210,7 +210,7 @@ def test_same_predictions_as_run(compared, systems, data, tmp_path, name):
         assert system[accuracy]["value"] == pytest.approx(expected[f"eval_{accuracy}"])
 
 
-def test_systems_differ_only_where_they_do(compared):
+def test_pairs_of_systems(compared):
     result = read_json(compared / "comparison.json")
     assert (result["num_videos"], result["num_compared_videos"], result["num_classes"]) == (6, 5, 2)
     pairs = {tuple(pair["systems"]): pair for pair in result["pairs"]}
@@ -243,7 +243,7 @@ def test_costs_and_speeds(compared, systems, tiny_folder):
 
 def test_table(compared):
     text = (compared / "comparison.md").read_text(encoding="utf-8")
-    assert text.startswith("6 videos, 2 classes; compared on 5: the others no system could read.")
+    assert text.startswith("6 videos, 2 classes; compared on 5: no system could read the others.")
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
     systems, pairs = rows[:6], rows[6:]
     assert [row[0] for row in systems[2:]] == ["tiny", "described", "CLIP", "tiny again"]

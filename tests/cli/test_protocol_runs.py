@@ -245,7 +245,7 @@ def test_command_line_overrides_file(options, data_set, tmp_path, capsys):
         ("protocol: zero_shot\neval_datasets: {d: 3}", "must name data sets"),
         ("protocol: few_shot", "--protocol few_shot trains: add --do_train"),
         ("protocol: base_to_novel\nvalidation_list: [test1.txt]", "add --do_train"),
-        ("protocol: zero_shot\neval_datasets: x.yaml\nvalidation_list: y", "names all there is to test on"),
+        ("protocol: zero_shot\neval_datasets: x.yaml\nvalidation_list: y", "--eval_datasets names all"),
         ("do_eval: true\nnovel_list: x.txt", "--novel_list is for --protocol base_to_novel"),
         ("do_train: true\neval_steps: 5", "add --do_eval, or a --protocol"),
         ("do_train: true\nearly_stopping_patience: 5", "need --eval_steps"),

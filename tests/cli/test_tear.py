@@ -113,7 +113,7 @@ def golden(tmp_path_factory, tokenizer):
 
 
 @pytest.mark.parametrize("name", ["v0", "v1", "v2", "v3", "v4", "v5"])
-def test_texts_and_tokens_are_the_published(golden, name):
+def test_published_texts_and_tokens(golden, name):
     variant = golden.variants[name]
     templates = TEAR_TEMPLATES if variant["use_templates"] else [TEMPLATE]
     prompts = golden.processor.get_prompts(**golden.settings(name))
@@ -192,7 +192,7 @@ def test_files_fit_the_draws_of_kinetics_600(subset):
     assert len(prompts) == 160 and min(map(len, prompts)) > 6
 
 
-def test_names_that_differ_in_case_and_blanks_match():
+def test_names_in_other_spellings():
     descriptions = read_descriptions("ucf101_description")
     (((text,),),) = EZClipProcessor().get_prompts(["HandstandPushups"], None, descriptions)
     assert descriptions["Hand Stand Pushups"] == [text]
@@ -206,7 +206,7 @@ def test_names_that_differ_in_case_and_blanks_match():
     assert descriptions["passing american football (in game)"] == [text]
 
 
-def test_classes_that_a_file_lacks_are_named():
+def test_missing_classes():
     labels = read_labels("k600")
     missing = ["playing dominoes", "playing poker", "beatboxing", "playing blackjack", "tying shoe laces"]
     missing += ["capoeira", "card stacking", "breakdancing"]
