@@ -191,7 +191,8 @@ class Runner:
         with raise_on_all_ranks(self.accelerator, folder):
             if is_protocol and self.accelerator.is_main_process:
                 save_draws(experiment, folder)
-                write_json(folder / EXPERIMENT_RESULTS_NAME, {"settings": settings, "results": results})
+                content = {"settings": settings, "results": results}
+                write_json(folder / EXPERIMENT_RESULTS_NAME, {**content, "digest": digest(content)})
         gc.collect()  # frees the optimizer before the next experiment makes its own
         return results, model
 
@@ -339,8 +340,8 @@ def read_results(path: Path) -> dict:
     """
     remedy = "Remove it to run its experiment again."
     content = read_json(path, remedy)
-    if not isinstance(content.get("settings"), dict) or not isinstance(content.get("results"), dict):
-        raise DataError(f"{path} is damaged: it must have settings and results. {remedy}")
+    if content.pop("digest", None) != digest(content):
+        raise DataError(f"{path} is damaged: it is not what was written. {remedy}")
     return content
 
 

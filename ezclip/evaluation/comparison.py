@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ezclip.constants import PREDICTIONS_NAME
+from ezclip.constants import EVAL_SETTINGS_NAME, PREDICTIONS_NAME
 from ezclip.data.sources import VideoSplit
 from ezclip.errors import DataError
 from ezclip.evaluation.metrics import mean_per_class
@@ -18,6 +18,7 @@ from ezclip.evaluation.statistics import (
     mcnemar,
     mean_per_class_interval,
 )
+from ezclip.utils.files import digest_file, read_json
 
 
 TOP_K = 5
@@ -48,6 +49,9 @@ def read_ranks(folder: str | Path, split: VideoSplit, num_read: int) -> np.ndarr
     positions = {row: position for position, row in enumerate(split.row_numbers)}
     ranks = np.full(len(names), UNREAD)
     try:
+        settings = read_json(path.with_name(EVAL_SETTINGS_NAME), f"Remove {folder}, and it is predicted again.")
+        if settings["predictions_sha256"] != digest_file(path):
+            raise ValueError("its digest is another")
         with open(path, encoding="utf-8") as file:
             for line in map(json.loads, file):
                 position = positions[line["row"]]  # names may repeat

@@ -1,6 +1,5 @@
 """Predict the videos of a split on any number of processes, measure the accuracy, and write the results."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from ezclip.data.dataset import ReadReport, VideoDataset, make_loader
 from ezclip.data.sources import VideoSplit
 from ezclip.errors import ModelError
 from ezclip.evaluation.metrics import accuracies_of, rank_labels
-from ezclip.utils.files import replacing, write_json
+from ezclip.utils.files import digest_file, replacing, write_json
 from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank
 
@@ -90,8 +89,7 @@ class Predictions:
                 ]
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         self.report.write(output_dir, self.split)
-        with open(output_dir / PREDICTIONS_NAME, "rb") as file:
-            digest = {"predictions_sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        digest = {"predictions_sha256": digest_file(output_dir / PREDICTIONS_NAME)}
         for name in (EVAL_SETTINGS_NAME, VIDEO_EMBEDS_NAME):
             (output_dir / name).unlink(missing_ok=True)
         if settings is not None:

@@ -55,7 +55,10 @@ class BestModel:
         """
         value = metrics.get(self.metric)
         if value is None and self.recipe.needs_best:
-            raise DataError(f"--metric_for_best_model must be one of {sorted(metrics)}, got {self.metric}.")
+            raise DataError(
+                f"The evaluation at step {state.global_step} has no {self.metric}, which --metric_for_best_model asks "
+                f"for; it has {', '.join(sorted(metrics))}. Check that its videos can be read: `ezclip check`."
+            )
         if value is None:
             return
         if state.best_metric is not None and value <= state.best_metric:
