@@ -27,15 +27,7 @@ POLL_SECONDS = 1  # longest time until a Ctrl-C is noticed
 
 @dataclass(frozen=True)
 class Answer:
-    """
-    The answer to a question.
-
-    Args:
-        text (`str`):
-            The text of the language model, or "".
-        problem (`str`, *optional*):
-            Why the answer is missing or incomplete.
-    """
+    """Hold the text of a language model, and why it is missing or incomplete."""
 
     text: str = ""
     problem: str | None = None
@@ -43,15 +35,9 @@ class Answer:
 
 class SeededSampling(LogitsProcessor):
     """
-    Logits processor that samples a token with one generator a row, so that rows do not depend on each other.
+    Sample each row with its own seed, so that rows do not depend on each other.
 
     `generate` itself samples with one generator for the whole batch.
-
-    Args:
-        seeds (`list[int]`):
-            A seed for each of the B rows.
-        temperature (`float`):
-            Divisor of the scores, above 0.
     """
 
     def __init__(self, seeds: list[int], temperature: float):
@@ -169,19 +155,6 @@ class TransformersModel:
         return Answer(text, None if is_whole else f"it was cut after {self.max_new_tokens} tokens")
 
 
-class BearerKey(requests.auth.AuthBase):
-    """A key for the header, or none. Given as `auth`, it keeps requests from taking a password from ~/.netrc."""
-
-    def __init__(self, key: str):
-        self.key = key
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Return the request with the key."""
-        if self.key:
-            request.headers["Authorization"] = f"Bearer {self.key}"
-        return request
-
-
 class PatientRetry(Retry):
     """Retries of urllib3 that warn if the server asks for a long wait."""
 
@@ -246,10 +219,16 @@ class Endpoint:
         key = os.environ.get("OPENAI_API_KEY", "").strip()
         if not (key.isascii() and key.isprintable()):
             raise ModelError("OPENAI_API_KEY must be printable ASCII, got other characters. Set it to the key alone.")
-        self.session.auth = BearerKey(key)
+
+        def add_key(request: requests.PreparedRequest) -> requests.PreparedRequest:
+            if key:
+                request.headers["Authorization"] = f"Bearer {key}"
+            return request
+
+        self.session.auth = add_key  # also without a key: else requests takes a password from ~/.netrc
         try:  # without retries, so that a wrong address fails at once; the answer does not matter
             self.session.get(f"{base_url}/models", timeout=timeout, allow_redirects=False)
-        except requests.RequestException as error:
+        except (requests.RequestException, ValueError) as error:
             raise ModelError(
                 f"--base_url {base_url} cannot be reached ({_shortened(error)}). Start the server, or correct the "
                 "address: it ends before /chat/completions."
