@@ -17,25 +17,12 @@ from ezclip.cli.demo import word_tokenizer
 from ezclip.errors import ModelError
 from ezclip.systems.loading import check_fit, load_model, load_processor
 from processing_ezclip import default_image_processor
-from tests.helpers import WORDS, make_clip, make_inputs, make_model
+from tests.helpers import VOCAB_SIZE, WORDS, edit_config, make_clip, make_inputs, make_model, train
 from tests.hub_server import TOKEN, LoopbackHub
-
-
-VOCAB_SIZE = len(word_tokenizer(WORDS))
 
 
 def is_trained(name):
     return "temporal_prompt" in name or "adapter" in name
-
-
-def train(model, seed=0):
-    """Change the weights that require gradients, as training does."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    return model
 
 
 def logits(model):
@@ -51,11 +38,6 @@ def assert_same_weights(actual, expected):
     assert [name for name in expected if not torch.equal(actual[name], expected[name])] == []
 
 
-def edit_config(folder, **fields):
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
-
-
 def edit_weights(folder, change, keep_record=True):
     """Rewrite `model.safetensors` after `change` of the dict of its tensors."""
     path = folder / "model.safetensors"
@@ -64,14 +46,6 @@ def edit_weights(folder, change, keep_record=True):
     tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
     change(tensors)
     save_file(tensors, path, metadata=metadata)
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    """A folder with a plain CLIP of random weights."""
-    folder = tmp_path_factory.mktemp("clip")
-    make_clip(folder, vocab_size=VOCAB_SIZE)
-    return folder
 
 
 @pytest.fixture(scope="module")

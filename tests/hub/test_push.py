@@ -27,9 +27,8 @@ from ezclip.systems.citations import CITATIONS, describe_system
 from ezclip.systems.loading import load_model, load_processor
 from ezclip.utils.synthetic_clips import write_video
 from processing_ezclip import default_image_processor
-from tests.helpers import ROOT, WORDS, make_clip, random_clip
+from tests.helpers import ROOT, VOCAB_SIZE, WORDS, edit_config, make_clip, random_clip, train
 from tests.hub_server import TOKEN, LoopbackHub, check_metadata
-from tests.test_checkpoint import VOCAB_SIZE, edit_config, train
 
 
 BASE = "org/clip"
@@ -68,14 +67,6 @@ def hub(clip, monkeypatch, tmp_path):
         connect(hub, monkeypatch)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         yield hub
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    """Return a folder with a plain CLIP of random weights."""
-    folder = tmp_path_factory.mktemp("clip")
-    make_clip(folder, vocab_size=VOCAB_SIZE)
-    return folder
 
 
 @pytest.fixture(scope="module")
