@@ -10,8 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 API = "/gradio_api"
 FILES = f"{API}/file="
 UPLOAD = f"{API}/upload"
-# Addresses that the browser and `gradio_client` use. Gradio's other addresses fetch other sites, record visitors, or
-# serve developers.
+# Addresses that the browser and `gradio_client` use. Gradio has others, to fetch other sites, to record visitors, and
+# for developers.
 PAGES = {"", "/config", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json", "/login_check"}
 PAGES |= {f"{API}/{name}" for name in ("upload", "upload_progress", "queue/join", "queue/data", "cancel", "reset")}
 PAGES |= {f"{API}/{name}" for name in ("info", "app_id", "startup-events", "theme.css", "login_check")}
@@ -23,14 +23,14 @@ MAX_ENVELOPE_BYTES = 2**20
 
 class Guard:
     """
-    ASGI middleware that refuses requests which the page does not need, before they reach Gradio.
+    Refuse requests that the page does not need, before they reach Gradio. It is an ASGI middleware.
 
     Gradio opens or fetches any file that a request names, for every component. The guard refuses requests that name a
     file which was not uploaded.
 
     Args:
         app (`ASGIApp`):
-            The application that answers the other requests.
+            The application for the other requests.
         upload_folder (`str`):
             Folder of uploads and results.
         max_upload_bytes (`int`):
@@ -45,28 +45,22 @@ class Guard:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         if scope["type"] != "http" or not self._is_served(scope["path"]):
-            return await PlainTextResponse("There is nothing here.", 404)(scope, receive, send)
-        if scope["path"].rstrip("/") == UPLOAD:
-            limit = self.max_upload_bytes + MAX_ENVELOPE_BYTES
-            what = f"The file is larger than {self.max_upload_bytes / 2**20:g} MB, the most that is taken."
-        else:
-            limit, what = MAX_REQUEST_BYTES, "The request is too large."
+            return await PlainTextResponse("Not found.", 404)(scope, receive, send)
+        is_upload = scope["path"].rstrip("/") == UPLOAD
+        limit = self.max_upload_bytes + MAX_ENVELOPE_BYTES if is_upload else MAX_REQUEST_BYTES
         inside = _Request(scope, receive, send, limit)
         try:
             if inside.content_length > limit:
                 raise _TooLargeError
-            if (
-                scope["method"] == "POST"
-                and limit == MAX_REQUEST_BYTES
-                and not self._names_uploads(await inside.read())
-            ):
-                return await PlainTextResponse("The request names a file that was not uploaded.", 400)(
-                    scope, receive, send
-                )
+            if scope["method"] == "POST" and not is_upload and not self._names_uploads(await inside.read()):
+                refusal = PlainTextResponse("The request names a file that was not uploaded.", 400)
+                return await refusal(scope, receive, send)
             await self.app(scope, inside.receive, inside.send)
         except _TooLargeError:
             if not inside.is_answered:
-                await PlainTextResponse(what, 413)(scope, receive, send)
+                largest_file = f"The file must have at most {self.max_upload_bytes / 2**20:g} MB."
+                text = largest_file if is_upload else "The request is too large."
+                await PlainTextResponse(text, 413)(scope, receive, send)
 
     def _is_served(self, path: str) -> bool:
         if path.startswith(FILES):
@@ -102,7 +96,7 @@ class _TooLargeError(Exception):
 
 
 class _Request:
-    """A request that is read up to a limit and can be read again."""
+    """Read a request up to a limit, and let the application read it again."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, limit: int):
         self._receive, self._send, self.limit = receive, send, limit

@@ -39,7 +39,7 @@ CSS = """
 #segments table {width: 100%; border-collapse: collapse}
 #segments caption {text-align: left}
 #segments th, #segments td {padding: 0.3rem 0.6rem; text-align: left; border-bottom: 1px solid; word-break: break-word}
-/* Letters in pictures stay large enough to read: on a phone, pictures are wider than it and move sideways. */
+/* On a phone, pictures are wider than the screen and scroll sideways, so that their letters stay readable. */
 @media (max-width: 640px) {
   #timeline .image-container, #attention .image-container {overflow-x: auto; contain: inline-size}
   #timeline .image-container button:has(img), #attention .image-container button:has(img) {width: 900px}
@@ -87,7 +87,7 @@ def make_page(
         settings (`AppSettings`):
             Limits and defaults of the page.
         title (`str`):
-            Name of the model on the page.
+            Title of the page: the name of the model.
         upload_folder (`str`):
             The value of `GRADIO_TEMP_DIR`, set before Gradio is imported. Videos outside it are refused.
     """
@@ -95,9 +95,9 @@ def make_page(
     page = gr.Blocks(title=f"ezclip: {title}", analytics_enabled=False)
     with page:
         gr.Markdown(
-            f"# What does the video show?\nGive a video and any labels; `{title}` says which label fits, when, and "
-            f"where it looks. At most {settings.max_seconds:g} seconds and {settings.max_size_mb:g} MB; videos are "
-            f"deleted after {KEPT_SECONDS // 60} minutes."
+            f"# What does the video show?\nGive a video and any labels. `{title}` shows which label fits, when, and "
+            f"where in the picture. The limit is {settings.max_seconds:g} seconds and {settings.max_size_mb:g} MB. "
+            f"Videos are deleted after {KEPT_SECONDS // 60} minutes."
         )
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
@@ -126,7 +126,7 @@ def make_page(
 
 def serve(page: gr.Blocks, settings: AppSettings, upload_folder: str, **kwargs) -> str:
     """
-    Serve a page, from a thread, until `page.close()`.
+    Serve a page, from a thread, until `page.close()`. Return its address on this machine.
 
     Args:
         page (`gr.Blocks`):
@@ -137,12 +137,8 @@ def serve(page: gr.Blocks, settings: AppSettings, upload_folder: str, **kwargs) 
             As for [`make_page`]. Files outside it are not sent.
         kwargs:
             `server_name`, `server_port` and others of [`gr.Blocks.launch`].
-
-    Returns:
-        `str`: the address of the page on this machine.
     """
     guard = Middleware(Guard, upload_folder=upload_folder, max_upload_bytes=settings.max_bytes)
-    fonts = ("system-ui", "sans-serif")
     page.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
     _, address, _ = page.launch(
         prevent_thread_lock=True,
@@ -155,7 +151,7 @@ def serve(page: gr.Blocks, settings: AppSettings, upload_folder: str, **kwargs) 
         pwa=False,
         footer_links=["gradio"],
         max_file_size=settings.max_bytes,
-        theme=gr.themes.Default(font=fonts, font_mono=("ui-monospace", "monospace")),
+        theme=gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")),
         css=CSS,
         app_kwargs={"middleware": [guard]},
         **kwargs,
@@ -179,7 +175,7 @@ def _make_inputs(settings: AppSettings) -> tuple:
         elem_id="video",
     )
     labels = gr.Textbox(
-        label="Labels, between commas or on lines of their own",
+        label="Labels, separated by commas or line breaks",
         info=f"For example: {settings.example_labels}",
         lines=3,
         max_length=MAX_LABELS * MAX_CHARACTERS,
@@ -187,40 +183,39 @@ def _make_inputs(settings: AppSettings) -> tuple:
     )
     with gr.Accordion("Options", open=False):
         background = gr.Textbox(
-            label="Background labels: what it may show besides them",
+            label="Background labels: what the video may show instead",
             info="For example: a person talking, an empty room",
             max_length=MAX_LABELS * MAX_CHARACTERS,
             elem_id="background",
         )
         templates = gr.Textbox(
-            label="Sentences with {} for the label, on lines of their own",
+            label="Templates with {} for the label, one on each line",
             info=f"By default: {' · '.join(settings.templates) or 'the 16 published ones'}",
             lines=2,
             max_length=MAX_LABELS * MAX_CHARACTERS,
             elem_id="templates",
         )
         window = gr.Slider(0.5, LONGEST_WINDOW, 2.0, step=0.25, label="Window of the timeline, in seconds")
-        stride = gr.Slider(SHORTEST_STRIDE, 10.0, 1.0, step=0.25, label="From window to window, in seconds")
-        partial = gr.Checkbox(label="Use what can be decoded of a damaged video (allow_partial)")
+        stride = gr.Slider(SHORTEST_STRIDE, 10.0, 1.0, step=0.25, label="Stride of the windows, in seconds")
+        partial = gr.Checkbox(label="Use the undamaged part of a damaged video (allow_partial)")
     return video, labels, background, templates, window, stride, partial
 
 
 class _RequestHandler:
-    """Answers one request at a time, and stores nothing about visitors."""
+    """Answer one request at a time, and store nothing about visitors."""
 
     def __init__(self, classifier: ZeroShotVideoClassificationPipeline, settings: AppSettings, upload_folder: str):
         self.classifier, self.settings, self.upload_folder = classifier, settings, upload_folder
 
     def answer(self, upload, labels, background="", templates="", window=2.0, stride=1.0, partial=False):
-        """Yield each result as soon as it is there: scores, timeline, attention. The request may hold anything."""
-        # Nobody should take the earlier results for the answer.
-        yield EMPTY_OUTPUTS
+        """Yield scores, timeline and attention, each as soon as it is computed. The inputs may be of any type."""
+        yield EMPTY_OUTPUTS  # remove the earlier results
         video = None
         try:
             video = find_upload(upload, self.upload_folder)
             texts, numbers = (labels, background, templates), (window, stride)
             if not all(isinstance(text, str | None) for text in texts):
-                raise DataError("Labels and sentences must be texts.")
+                raise DataError("Labels and templates must be texts.")
             if not all(isinstance(number, int | float) for number in numbers):
                 raise DataError("Window and stride must be numbers of seconds.")
             yield from self._steps(video, *texts, *numbers, partial is True)
@@ -235,12 +230,13 @@ class _RequestHandler:
     ) -> Iterator[list]:
         names, others = read_labels(labels), read_labels(background)
         if not names:
-            raise DataError("There are no labels: type some, between commas or on lines of their own.")
+            raise DataError("There are no labels. Type some, separated by commas or line breaks.")
         if others and NONE_OF_THESE in names:
-            raise DataError(f"{NONE_OF_THESE!r} is the name for videos that fit no label. Remove it from the labels.")
+            raise DataError(f"{NONE_OF_THESE!r} is the answer for background labels. Remove it from the labels.")
         if not (stride >= SHORTEST_STRIDE and 0 < window <= LONGEST_WINDOW):
             raise DataError(
-                f"Windows are {LONGEST_WINDOW:g} seconds at most, and {SHORTEST_STRIDE} at least from one to the next."
+                f"The window must be above 0 and at most {LONGEST_WINDOW:g} seconds, got {window:g}; the stride must "
+                f"be at least {SHORTEST_STRIDE} seconds, got {stride:g}."
             )
         check_upload(video, self.settings.max_seconds)
         sentences = [line.strip() for line in (templates or "").splitlines() if line.strip()]
@@ -250,49 +246,31 @@ class _RequestHandler:
         found = self.classifier(video, candidate_labels=names, backend="pyav", allow_partial=partial, **options)
         scores = {NONE_OF_THESE if one["label"] is None else one["label"]: one["score"] for one in found}
         yield [scores, *EMPTY_OUTPUTS[1:]]
-        timeline = find_segments(
-            self.classifier,
-            video,
-            names,
-            window=window,
-            stride=stride,
-            allow_partial=partial,
-            disable_tqdm=True,
-            **options,
-        )
+        options |= {"window": window, "stride": stride, "allow_partial": partial}
+        timeline = find_segments(self.classifier, video, names, disable_tqdm=True, **options)
         if timeline.problem:
-            text = f"Not all of the video: {without_folder(timeline.problem, video)}"
-            gr.Warning(html.escape(text, quote=False))
+            warning = f"Only a part of the video was read: {without_folder(timeline.problem, video)}"
+            gr.Warning(html.escape(warning, quote=False))
         table = _as_table(timeline)
         picture = gr.Image(value=_picture_of(timeline), alt_text=_timeline_in_words(timeline))
         yield [scores, table, picture, *EMPTY_OUTPUTS[3:]]
         best = [one["label"] for one in found if one["label"] is not None][:MAX_MAPS]
-        attention = look_at_video(
-            video,
-            self.classifier.model,
-            self.classifier.processor,
-            best,
-            templates=sentences,
-            backend="pyav",
-            allow_partial=partial,
-        )
+        model, processor = self.classifier.model, self.classifier.processor
+        options = {"templates": sentences, "backend": "pyav", "allow_partial": partial}
+        attention = look_at_video(video, model, processor, best, **options)
         words = without_folder(describe_attention(attention), video)
         yield [scores, table, picture, gr.Image(value=draw_attention(attention), alt_text=words), words]
 
 
 def read_labels(text: str | None) -> list[str]:
-    """
-    Split labels at commas and line ends, and remove repeated ones.
-
-    Raises:
-        [`DataError`]: if there are too many, or one is too long.
-    """
+    """Split labels at commas and line ends, and remove repeated ones. Raise [`DataError`] if they are too long."""
     labels = list(dict.fromkeys(label.strip() for label in re.split(r"[,\n]", text or "") if label.strip()))
     if len(labels) > MAX_LABELS:
-        raise DataError(f"There are {len(labels)} labels, and {MAX_LABELS} are the most. Leave some out.")
+        raise DataError(f"Give at most {MAX_LABELS} labels, got {len(labels)} labels.")
     for label in labels:
         if len(label) > MAX_CHARACTERS:
-            raise DataError(f"The label {label[:30]!r}… has {len(label)} characters; {MAX_CHARACTERS} are the most.")
+            shown = f"{label[:30]!r}… with {len(label)} characters"
+            raise DataError(f"A label must have at most {MAX_CHARACTERS} characters, got {shown}.")
     return labels
 
 
@@ -313,7 +291,7 @@ def _as_table(timeline: Timeline) -> str:
         for one in timeline.segments
     )
     heads = "".join(f'<th scope="col">{name}</th>' for name in ("from", "to", "label", "score"))
-    return f"<table><caption>What it shows when</caption><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    return f"<table><caption>Segments</caption><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
 
 
 def _timeline_in_words(timeline: Timeline) -> str:

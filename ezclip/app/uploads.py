@@ -20,39 +20,22 @@ MAX_RATE = 240  # frames per second; limits the number of packets if the times a
 
 def find_upload(upload, folder: str) -> str:
     """
-    Return the path of the upload that a request names.
-
-    Args:
-        upload (`dict`):
-            Gradio's data of a file, `{"path": …}`. A client may send anything.
-        folder (`str`):
-            Folder of uploads.
-
-    Returns:
-        `str`: its path.
+    Return the path of the upload in Gradio's data of a file, `{"path": …}`. A client may send anything.
 
     Raises:
-        [`DataError`]: if there is no such upload.
+        [`DataError`]: if there is no such upload in `folder`.
     """
     if upload is None:
         raise DataError("There is no video: drop one, choose one, or record one.")
     path = upload.get("path") if isinstance(upload, dict) else None
     if not is_inside(path, folder) or not os.path.isfile(path):
-        raise DataError("The video is not here, or no longer: upload it again.")
+        raise DataError("The server does not have the video, or has deleted it: upload it again.")
     return path
 
 
 def check_upload(path: str, max_seconds: float):
     """
-    Check an uploaded file without decoding it.
-
-    The length is computed from the packets, because a header can state anything.
-
-    Args:
-        path (`str`):
-            The uploaded file.
-        max_seconds (`float`):
-            Length of the longest allowed video, in seconds.
+    Check an uploaded file without decoding it. Its length is that of the packets, because a header can be wrong.
 
     Raises:
         [`VideoReadError`]: if it is not a video file in one of `FORMATS`.
@@ -65,8 +48,8 @@ def check_upload(path: str, max_seconds: float):
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoReadError(
             name,
-            "cannot be opened: it is damaged, incomplete, or of a kind that is not taken.",
-            f"Give a file that a player plays, of one of these kinds: {FORMATS_IN_WORDS}.",
+            "cannot be opened: it is damaged, incomplete, or in another format.",
+            f"Give a file that a player plays, in one of these formats: {FORMATS_IN_WORDS}.",
         ) from error
     with container:
         stream = container.streams.best("video")
@@ -75,8 +58,8 @@ def check_upload(path: str, max_seconds: float):
         height, width = stream.codec_context.height, stream.codec_context.width
         if height * width > MAX_PIXELS:
             raise DataError(
-                f"The video has frames of {width} x {height} pixels, and {MAX_PIXELS:,} pixels are the most that is "
-                "taken. Give it smaller."
+                f"The frames of the video must have at most {MAX_PIXELS:,} pixels, got {width} x {height}. Give a "
+                "smaller video."
             )
         _check_length(container, stream, max_seconds)
 
@@ -92,8 +75,8 @@ def _check_length(container, stream, max_seconds: float):
                 last = now
             if seconds > max_seconds or number > MAX_RATE * max_seconds:
                 raise DataError(
-                    f"The video is longer than {max_seconds:g} seconds, the most that is taken. Cut it, or run the "
-                    "program on a machine of yours with another limit."
+                    f"The video is longer than {max_seconds:g} seconds. Cut it, or run `ezclip app` on your own "
+                    "machine with a larger --max_seconds."
                 )
     except av.FFmpegError:
         return  # The decoder reports damage.
@@ -104,7 +87,7 @@ def remove_old_files(folder: str, seconds: float):
     for parent, _, names in os.walk(folder):
         for name in names:
             path = os.path.join(parent, name)
-            with contextlib.suppress(FileNotFoundError):  # another may remove it
+            with contextlib.suppress(FileNotFoundError):  # another process may remove it
                 if time.time() - os.lstat(path).st_ctime > seconds:
                     os.remove(path)
 

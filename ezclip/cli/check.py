@@ -68,13 +68,14 @@ COLUMNS = (
 SAMPLE = partial(uniform_frame_indices, num_frames=8)
 IMAGES_PER_READ = 64
 MAX_SHOWN = 5
+YES_OR_NO = {True: "yes", False: "no"}
 
 Row = dict[str, str]
 
 
 @dataclass
 class Source:
-    """A video to check."""
+    """Name a video to check by its row."""
 
     number: int  # its row of the dataset
     num_bytes: int | None  # its size, if the row holds the video itself and not a path
@@ -132,22 +133,17 @@ def check_video(read: IsolatedReader, video) -> dict[str, object]:
         problem, readable = f"{error.reason} {error.remedy}", "no"
         # Do not retry a missing video or one that takes too long.
         if error.backend is not None and time.perf_counter() - started < read.timeout:
-            with contextlib.suppress(Exception):  # the reason is already known
+            with contextlib.suppress(Exception):  # the first error is the reason
                 _, metadata = read(video, SAMPLE, in_sequence=True, allow_partial=True)
                 problem, readable = metadata.problem or problem, "partly"
-    except Exception as error:  # a bug must not cost the other videos
+    except Exception as error:  # a bug must not stop the check of the other videos
         problem, readable = f"fails with {type(error).__name__}: {error}. Please report it.", "no"
     row = {"readable": readable, "reason": problem, "seconds": seconds and round(seconds, 3)}
     return row if metadata is None else {**row, **describe(metadata)}
 
 
 def check_whole(read: IsolatedReader, video, frames: np.ndarray, metadata: VideoFramesMetadata) -> str | None:
-    """
-    Decode all of a video and return the problem if the sampled `frames` differ from it.
-
-    Raises:
-        [`VideoReadError`]: if the video cannot be decoded as a whole.
-    """
+    """Decode all of a video and return the problem if the sampled `frames` differ from it."""
     total = metadata.total_num_frames
     if metadata.codec is None:  # a folder of frames; frame 0 is in each read because all must have its size
         for first in range(0, total, IMAGES_PER_READ):
@@ -169,14 +165,10 @@ def describe(metadata: VideoFramesMetadata) -> dict[str, object]:
         "fps": metadata.fps and round(metadata.fps, 3),
         "frames": metadata.total_num_frames,
         "duration": metadata.duration and round(metadata.duration, 3),
-        "variable": metadata.variable_rate if metadata.variable_rate is None else _yes_or_no(metadata.variable_rate),
+        "variable": YES_OR_NO.get(metadata.variable_rate),
         "backend": metadata.video_backend,
         "access": metadata.access,
     }
-
-
-def _yes_or_no(value: bool) -> str:
-    return "yes" if value else "no"
 
 
 # ---- All of them ----
@@ -197,7 +189,7 @@ def check_videos(
             if not is_stopped.is_set():
                 row = {"file": file, **source.state(file), **check_video(read, video)}
                 results.put((file, as_row(row, args.slow_seconds)))
-        except Exception as error:  # a bug ends the run: else it would wait for this row for ever
+        except Exception as error:  # a bug ends the run, which would otherwise wait for this row forever
             results.put(error)
         finally:
             idle.put(read)
@@ -237,16 +229,11 @@ def check_videos(
 def as_row(values: dict[str, object], slow_seconds: float) -> Row:
     """Return a row as text, with `slow` filled in."""
     row = {column: "" if values.get(column) is None else str(values[column]) for column in COLUMNS}
-    return {**row, "slow": _yes_or_no(float(row["seconds"]) > slow_seconds) if row["seconds"] else ""}
+    return {**row, "slow": YES_OR_NO[float(row["seconds"]) > slow_seconds] if row["seconds"] else ""}
 
 
 def read_table(path: str) -> dict[str, Row]:
-    """
-    Read the complete rows of an earlier run by file; none if there is no table.
-
-    Raises:
-        [`DataError`]: if it cannot be read, or is another kind of file.
-    """
+    """Read the complete rows of an earlier run by file; none if there is no table."""
     try:
         with open_table(path, "r") as table:
             text = table.read()
@@ -298,11 +285,11 @@ def is_unchanged(row: Row, state: dict[str, str]) -> bool:
 def summarise(rows: list[Row], args: argparse.Namespace) -> str:
     """Return the counts and the first unreadable videos as text."""
     readable, access = (Counter(row[column] for row in rows) for column in ("readable", "access"))
-    counts = (
-        f"{readable['yes']} of {len(rows)} videos are readable, {readable['partly']} partly, {readable['no']} not."
-    )
     bad = [row for row in rows if row["readable"] != "yes"]
-    lines = [counts, *(f"  {row['file']!r}: {row['reason']}" for row in bad[:MAX_SHOWN])]
+    lines = [
+        f"{readable['yes']} of {len(rows)} videos are readable, {readable['partly']} partly, {readable['no']} not.",
+        *(f"  {row['file']!r}: {row['reason']}" for row in bad[:MAX_SHOWN]),
+    ]
     if len(bad) > MAX_SHOWN:
         lines.append(f"  and {len(bad) - MAX_SHOWN} more")
     slow, variable = (sum(row[column] == "yes" for row in rows) for column in ("slow", "variable"))
@@ -372,12 +359,7 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace):
 
 
 def run(args: argparse.Namespace) -> int:
-    """
-    Check the videos, write the table, and return 0 if all are readable, else 1.
-
-    Raises:
-        [`DataError`]: if there is nothing to check, or the table cannot be used.
-    """
+    """Check the videos, write the table, and return 0 if all are readable, else 1."""
     try:
         require_backend(args.video_backend)
     except ImportError as error:

@@ -2,9 +2,9 @@
 
     ezclip convert --checkpoint best.pt --output_dir ezclip-vit-base-patch16
 
-The keys of the file tell EZ-CLIP / T2L, ActionCLIP, ViFi-CLIP and OpenAI's CLIP apart. Sizes, number of frames and
-temporal modelling are read from the weights, as far as they tell. Each tensor of the file is used, or named as left
-out; each tensor of the model is set.
+The keys of the file tell EZ-CLIP / T2L, ActionCLIP, ViFi-CLIP and OpenAI's CLIP apart. The weights tell the sizes, the
+temporal modelling and, for most systems, the number of frames. Each tensor of the file is used, or listed as left out.
+Each tensor of the model is set.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--checkpoint", required=True, help="the published file")
     parser.add_argument("--output_dir", required=True, help="folder to write")
-    parser.add_argument("--num_frames", type=int, help="frames of a video, if the weights do not tell")
+    parser.add_argument("--num_frames", type=int, help="frames of a video, if the weights do not depend on it")
     parser.add_argument(
         "--base_model_name_or_path",
         help="for ViFi-CLIP, whose files lack the token embedding: the CLIP it was trained from (folder, Hub name, or "

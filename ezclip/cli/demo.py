@@ -1,7 +1,7 @@
 """Run `ezclip demo`: train and evaluate a tiny model without network or data.
 
 The demo renders clips to video files, trains a tiny CLIP from scratch on stills, trains EZ-CLIP on top of it, and
-evaluates it on classes that it has and has not seen move.
+evaluates it on classes in its training videos and on novel classes.
 
 A class is a colour, a shape and a direction. The path of a clip is symmetric about a random midpoint. Reversed, the
 frames of "left" are the frames of "right", so neither a single frame nor an average of frames tells them apart. One
@@ -71,21 +71,11 @@ def run_demo(
     output_dir: str | Path, accelerator: Accelerator, seed: int = 42, num_workers: int = 0, num_seeds: int = 1
 ) -> dict:
     """
-    Run the demo. A seed takes about three minutes on two cores.
+    Run the demo with `num_seeds` seeds, from `seed` up. A seed takes about three minutes on two cores.
 
-    Args:
-        output_dir (`str` or `Path`):
-            Folder for `videos/`, the models `clip/`, `with_temporal_prompts/` and `without_temporal_prompts/` with
-            their predictions, and `demo_results.json`. With several seeds, each has its own folder (`seed42/`), and
-            `demo_results.json` summarizes them. A seed with results is not run again.
-        accelerator (`Accelerator`):
-            Device and processes.
-        seed (`int`, *optional*, defaults to 42):
-            Seed of clips, stills, weights and order.
-        num_workers (`int`, *optional*, defaults to 0):
-            Number of decoding processes.
-        num_seeds (`int`, *optional*, defaults to 1):
-            Number of runs, with `seed`, `seed + 1`, …
+    `output_dir` gets `videos/`, the models `clip/`, `with_temporal_prompts/` and `without_temporal_prompts/` with
+    their predictions, and `demo_results.json`. With several seeds, each has its own folder (`seed42/`), and
+    `demo_results.json` summarizes them. A seed with results is not run again.
 
     Returns:
         `dict`: `chance`, `with_temporal_prompts` and `without_temporal_prompts`, each with the top-1 accuracies `base`
@@ -230,8 +220,7 @@ def pretrain_clip(folder: Path, seed: int, device: torch.device):
     tower = {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 4}
     vision_config = {**tower, "num_hidden_layers": 4, "image_size": IMAGE_SIZE, "patch_size": 16}
     text_config = {**tower, "num_hidden_layers": 2, "vocab_size": len(tokenizer), "max_position_embeddings": 16}
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        text_config[name] = getattr(tokenizer, name)
+    text_config |= {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = CLIPConfig(vision_config=vision_config, text_config=text_config, projection_dim=64)
     model = CLIPModel(config).to(device).train()
 
@@ -244,19 +233,13 @@ def pretrain_clip(folder: Path, seed: int, device: torch.device):
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(optimizer, PRETRAINING_STEPS // 20, PRETRAINING_STEPS)
-    for batch in tqdm(
-        islice(shuffled_batches(NUM_STILLS, 128), PRETRAINING_STEPS), "Training CLIP", PRETRAINING_STEPS
-    ):
-        outputs = model(
-            pixel_values=pixel_values[batch],
-            input_ids=texts.input_ids[labels[batch]],
-            attention_mask=texts.attention_mask[labels[batch]],
-        )
+    batches = islice(shuffled_batches(NUM_STILLS, 128), PRETRAINING_STEPS)
+    for batch in tqdm(batches, "Training CLIP", PRETRAINING_STEPS):
+        inputs = {name: texts[name][labels[batch]] for name in ("input_ids", "attention_mask")}
+        outputs = model(**inputs, pixel_values=pixel_values[batch])
         targets = similarity_targets(labels[batch]).to(device)
-        loss = sum(
-            torch.nn.functional.cross_entropy(logits, targets)
-            for logits in (outputs.logits_per_image, outputs.logits_per_text)
-        )
+        logits = (outputs.logits_per_image, outputs.logits_per_text)
+        loss = sum(torch.nn.functional.cross_entropy(values, targets) for values in logits)
         loss.backward()
         optimizer.step()
         schedule.step()

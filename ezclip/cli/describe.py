@@ -245,7 +245,7 @@ def make_parser() -> argparse.ArgumentParser:
     endpoint.add_argument("--num_requests", type=int, help=f"requests at a time ({ENDPOINT_OPTIONS['num_requests']})")
     endpoint.add_argument("--timeout", type=float, help=f"seconds to wait for data ({ENDPOINT_OPTIONS['timeout']:g})")
     endpoint.add_argument(
-        "--max_retries", type=int, help=f"attempts after a failed request ({ENDPOINT_OPTIONS['max_retries']})"
+        "--max_retries", type=int, help=f"retries of a failed request ({ENDPOINT_OPTIONS['max_retries']})"
     )
     return parser
 

@@ -225,7 +225,7 @@ def convert(checkpoint: Checkpoint, num_frames: int | None = None) -> EZClipMode
 def describe(model: EZClipModel, checkpoint: Checkpoint) -> str:
     """Describe a converted model in one line, and the entries of `checkpoint` that are left out in another."""
     config, vision_config = model.config, model.config.vision_config
-    frames = "frames" if config.fixed_num_frames else "frames (the weights do not tell)"
+    frames = "frames" if config.fixed_num_frames else "frames (not known from the weights)"
     parts = [
         f"{checkpoint.name}, {model.num_parameters():,} parameters",
         f"{vision_config.num_frames} {frames} of {vision_config.image_size} pixels",

@@ -27,7 +27,7 @@ HEAD_PREFIXES = {
 BLOCKS_PREFIX = "visual.transformer.resblocks."
 SHIFTED_BLOCK = rf"^({re.escape(BLOCKS_PREFIX)}\d+\.)net\."
 # Tensors that are left out, and the reason
-CLIP_NUMBERS = {name: "the shapes tell it" for name in ("input_resolution", "context_length", "vocab_size")}
+CLIP_NUMBERS = {name: "known from the shapes" for name in ("input_resolution", "context_length", "vocab_size")}
 CLASS_TEXTS = {"prompt_learner.complete_text_embeddings": "the class names it was trained on, embedded"}
 UNUSED_POSITIONS = {"frame_position_embeddings.weight": "this temporal head does not use it"}
 

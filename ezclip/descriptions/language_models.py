@@ -22,7 +22,7 @@ logger = logging.get_logger(__name__)
 
 MAX_FAILURES_IN_A_ROW = 5
 MIN_ANNOUNCED_WAIT = 10  # seconds; a shorter wait gives no warning
-POLL_SECONDS = 1  # longest time until a Ctrl-C is noticed
+POLL_SECONDS = 1  # longest time until Ctrl-C takes effect
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class TransformersModel:
         if self.temperature > 0:
             sampling = SeededSampling([question.seed(self.seed) for question in questions], self.temperature)
             options["logits_processor"] = LogitsProcessorList([sampling])
-        if not self.tokenizer.chat_template:  # after a blank line such a model begins another text
+        if not self.tokenizer.chat_template:  # such a model begins another text after a blank line
             options |= {"stop_strings": ["\n\n"], "tokenizer": self.tokenizer}
         try:
             output = self.model.generate(
@@ -185,8 +185,8 @@ class Endpoint:
         timeout (`float`):
             Seconds without data until a request fails.
         max_retries (`int`):
-            How often a request is repeated after 408, 429, 5xx or no answer. It waits as long as the server asks for,
-            or 0, 2, 4, 8 … seconds.
+            Number of retries after 408, 429, 5xx or no answer. A retry waits as long as the server asks for, or
+            0, 2, 4, 8 … seconds.
 
     Raises:
         [`ModelError`]: if the server cannot be reached.
@@ -280,9 +280,9 @@ class Endpoint:
             choice = response.json()["choices"][0]
             text, finish_reason = choice["message"]["content"], choice.get("finish_reason")
             if not isinstance(text, str | None):
-                raise TypeError("its content is no string")
+                raise TypeError("its content is not a string")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return Answer(problem=f"{status}, which is no chat completion")
+            return Answer(problem=f"{status}, which is not a chat completion")
         problems = {
             "length": f"it was cut after {self.max_new_tokens} tokens",
             "content_filter": "the server's content filter blocked it",

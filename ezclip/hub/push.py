@@ -101,7 +101,7 @@ def create_repository(repo_id: str, private: bool = False) -> str:
     """
     _check_token(repo_id)
     api = HfApi()
-    with hub_errors(f"{repo_id} cannot be made"):
+    with hub_errors(f"{repo_id} cannot be created"):
         repo_id = api.create_repo(repo_id, private=True if private else None, exist_ok=True).repo_id
         if private and not api.model_info(repo_id).private:
             raise ModelError(
@@ -165,7 +165,7 @@ def _explain(error: BaseException) -> str:
         )
     status, said = cause.response.status_code, first_line(cause.server_message or cause)
     if status == 401 and not isinstance(cause, RepositoryNotFoundError):
-        return f"the Hub does not know the token ({said}). Run `hf auth login`, or set HF_TOKEN to one that can write."
+        return f"the Hub rejects the token ({said}). Run `hf auth login`, or set HF_TOKEN to one that can write."
     if status in (401, 403):
         return f"the token does not permit that ({said}). Use a token that may write there, or another name."
     if status == 404:
@@ -173,7 +173,7 @@ def _explain(error: BaseException) -> str:
     if status in (409, 412):
         return f"something else is changing it ({said}). Push again."
     if status >= 500 or status == 429:
-        return f"the Hub has trouble ({status}: {said}). Push again later; files that have arrived are not sent again."
+        return f"the Hub has errors ({status}: {said}). Push again later; files that have arrived are not sent again."
     return f"the Hub refuses it ({status}: {said})."
 
 
@@ -190,7 +190,7 @@ def _full_name(repo_id: str) -> str:
     _check_token(repo_id)
     if "/" in repo_id:
         return repo_id
-    with hub_errors(f"{repo_id} cannot be made"):
+    with hub_errors(f"{repo_id} cannot be created"):
         return f"{HfApi().whoami()['name']}/{repo_id}"
 
 

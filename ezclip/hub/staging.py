@@ -21,7 +21,7 @@ from processing_ezclip import EZClipProcessor
 logger = logging.get_logger("ezclip")
 
 CARD_NAME = "README.md"
-# Here transformers writes the path that something was loaded from. Nothing reads it.
+# Under these keys transformers writes the path of the loaded file. Nothing reads it.
 ORIGIN_KEYS = ("_name_or_path", "name_or_path", "tokenizer_file", "special_tokens_map_file")
 VOCABULARY_NAMES = ("tokenizer.json", "vocab.json")  # a token in them may look like a path
 BASE_HINT = "Give the name of that model on the Hub (--base_model_name_or_path), or push the whole model (--whole)."

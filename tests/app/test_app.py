@@ -90,7 +90,7 @@ def ask(url: str, path, **kwargs) -> str:
     return call(url, {"path": upload(url, path), "meta": FILE}, **kwargs)
 
 
-def test_answers_are_those_of_the_pipeline_for_each_of_three_visitors(page, clips, answers):
+def test_three_visitors(page, clips, answers):
     gradio_client = pytest.importorskip("gradio_client")
     url, _ = page
 
@@ -117,13 +117,13 @@ def test_answers_are_those_of_the_pipeline_for_each_of_three_visitors(page, clip
         assert attention["alt_text"] == words
 
 
-def test_background_is_none_of_these(page, clips):
+def test_background_labels(page, clips):
     answer = ask(page[0], clips[0], labels="red circle", background="green square, <b>left</b>")
     assert "none of these" in answer and "event: complete" in answer
 
 
 @pytest.mark.parametrize("kind", ["garbage", "cut", "damaged", "playlist", "long"])
-def test_bad_videos_get_a_sentence(page, clips, tmp_path, kind):
+def test_bad_videos(page, clips, tmp_path, kind):
     path, content = tmp_path / "bad.mp4", bytearray(clips[0].read_bytes())
     if kind == "garbage":
         path.write_bytes(b"no video " * 100)
@@ -143,7 +143,7 @@ def test_bad_videos_get_a_sentence(page, clips, tmp_path, kind):
     assert str(page[1]) not in answer and "Traceback" not in answer and "event: complete" not in answer
 
 
-def test_what_is_missing_or_senseless_gets_a_sentence(page, clips):
+def test_bad_inputs(page, clips):
     url, _ = page
     assert "There is no video" in call(url, None)
     assert "There are no labels" in ask(url, clips[0], labels=" , \n")
@@ -151,7 +151,7 @@ def test_what_is_missing_or_senseless_gets_a_sentence(page, clips):
     assert "300 characters" in ask(url, clips[0], labels="a" * 300)
     assert "among the" in ask(url, clips[0], labels="red, blue", background="red")
     for options in ({"stride": 0.01}, {"window": 1e9}):
-        assert "Windows are 30 seconds at most" in ask(url, clips[0], **options)
+        assert "at most 30 seconds" in ask(url, clips[0], **options)
     assert "texts" in ask(url, clips[0], labels=7)
     assert "numbers" in ask(url, clips[0], window="2")
 
@@ -163,7 +163,7 @@ def endless_form():
         yield bytes(2**16)
 
 
-def test_large_files_are_refused_and_not_kept(page):
+def test_large_uploads(page):
     url, folder = page
     before = {path for path in folder.rglob("*") if path.is_file()}
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
@@ -172,7 +172,7 @@ def test_large_files_are_refused_and_not_kept(page):
     connection.putheader("Content-Type", "multipart/form-data; boundary=x")
     connection.endheaders()
     answer = connection.getresponse()  # before any of it is sent
-    assert answer.status == 413 and b"larger than 0.5 MB" in answer.read()
+    assert answer.status == 413 and b"0.5 MB" in answer.read()
     form = {"Content-Type": "multipart/form-data; boundary=x"}
     answer = requests.post(f"{url}/gradio_api/upload", data=endless_form(), headers=form, timeout=30)
     assert answer.status_code == 413
@@ -180,7 +180,7 @@ def test_large_files_are_refused_and_not_kept(page):
     assert requests.post(f"{url}/gradio_api/queue/join", data=b" " * 2**19, timeout=30).status_code == 413
 
 
-def test_old_files_are_removed_and_new_ones_are_not(page, clips):
+def test_remove_old_files(page, clips):
     from ezclip.app.uploads import remove_old_files
 
     path = Path(upload(page[0], clips[1]))
@@ -192,7 +192,7 @@ def test_old_files_are_removed_and_new_ones_are_not(page, clips):
     assert "upload it again" in answer
 
 
-def test_no_file_and_no_address_but_uploads(page, clips, loopback_server, tmp_path):
+def test_other_files_are_refused(page, clips, loopback_server, tmp_path):
     url, folder = page
     (tmp_path / "clip.mp4").write_bytes(clips[0].read_bytes())
     link = folder / "link.mp4"
@@ -230,7 +230,7 @@ def test_no_file_and_no_address_but_uploads(page, clips, loopback_server, tmp_pa
     assert requests.get(f"{url}/gradio_api/file={uploaded}", timeout=30).content == clips[0].read_bytes()
 
 
-def test_command_says_what_is_wrong(tmp_path, monkeypatch, capsys):
+def test_wrong_options(tmp_path, monkeypatch, capsys):
     pytest.importorskip("gradio", reason="the page needs gradio")
     monkeypatch.chdir(tmp_path)
     for argv, sentence in (

@@ -136,7 +136,7 @@ def test_actionclip_num_frames(tmp_path, capsys):
     """Only the head with a row for each frame tells the number of frames."""
     path = saved(published_actionclip(random_model("actionclip")), tmp_path / "model.pt")
     assert convert(path, tmp_path, "--model_only").config.vision_config.num_frames == 8
-    assert "8 frames (the weights do not tell)" in capsys.readouterr().out
+    assert "8 frames (not known from the weights)" in capsys.readouterr().out
     assert convert(path, tmp_path, "--model_only", "--num_frames", 16).config.vision_config.num_frames == 16
     with pytest.raises(SystemExit, match="as many positions as the text tower, 16, and `num_frames` is 17"):
         convert(path, tmp_path, "--model_only", "--num_frames", 17)
@@ -370,7 +370,7 @@ def test_plain_clip(tmp_path, capsys):
     assert "Leave out --base_model_name_or_path" in refused(path, tmp_path, "--base_model_name_or_path", path)
     assert_same(convert(path, tmp_path, "--model_only"), model)
     printed = capsys.readouterr().out
-    assert "CLIP, " in printed and "Left out: input_resolution (the shapes tell it)" in printed
+    assert "CLIP, " in printed and "Left out: input_resolution (known from the shapes)" in printed
 
 
 def test_resnet_is_refused(tmp_path):
