@@ -108,7 +108,7 @@ def test_load_dtype(trained, saved, tmp_path, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("saved_as", [torch.float32, None])
-def test_rounded_frozen_weights_are_the_same_base(clip, tmp_path, dtype, saved_as):
+def test_rounded_base(clip, tmp_path, dtype, saved_as):
     model = train(EZClipModel.from_pretrained(clip, dtype=dtype))
     model.to(saved_as or dtype).save_pretrained(tmp_path, trained_only=True, base_model_name_or_path=clip)
     for load_as in (torch.float32, torch.float16, torch.bfloat16):
@@ -155,7 +155,7 @@ def test_base_has_other_prompts(trained, saved, tmp_path):
         assert_same_weights(EZClipModel.from_pretrained(tmp_path / "no prompts"), model)
 
 
-def test_frozen_adapters_are_saved(clip, tmp_path):
+def test_save_frozen_adapters(clip, tmp_path):
     model = EZClipModel.from_pretrained(clip)
     for parameter in model.text_model.parameters():
         parameter.requires_grad_(False)
@@ -163,7 +163,7 @@ def test_frozen_adapters_are_saved(clip, tmp_path):
     assert_same_weights(EZClipModel.from_pretrained(tmp_path), model)
 
 
-def test_other_trained_weights_are_saved(clip, tmp_path):
+def test_save_other_weights(clip, tmp_path):
     model = EZClipModel.from_pretrained(clip)
     model.visual_projection.weight.requires_grad_(True)
     train(model).save_pretrained(tmp_path, trained_only=True, base_model_name_or_path=clip)
@@ -171,7 +171,7 @@ def test_other_trained_weights_are_saved(clip, tmp_path):
     assert_same_weights(EZClipModel.from_pretrained(tmp_path), model)
 
 
-def test_fully_trained_model_is_saved_whole(tmp_path):
+def test_save_fully_trained(tmp_path):
     model = make_model(freeze_backbone=False)
     model.save_pretrained(tmp_path, trained_only=True)
     assert_same_weights(EZClipModel.from_pretrained(tmp_path), model)
@@ -239,7 +239,7 @@ def test_wrong_base(saved, clip, tmp_path):
 
 @pytest.mark.parametrize("name", ["text_model.final_layer_norm.bias", "logit_scale"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_base_with_one_changed_weight(saved, clip, tmp_path, name, dtype):
+def test_changed_base(saved, clip, tmp_path, name, dtype):
     shutil.copytree(clip, tmp_path / "other")
     edit_weights(tmp_path / "other", lambda weights: weights[name].add_(0.1))
     with pytest.raises(ValueError, match=f"it has another {name}. Give the right base as `base_model_name_or_path`"):
@@ -357,7 +357,7 @@ def test_damaged_files(saved):
         ({"temporal_prompt": "none"}, "unexpected_keys", r"(.*temporal_prompt was saved and has no place){2}"),
     ],
 )
-def test_config_asks_for_other_weights(saved, vision_config, kind, message):
+def test_config_of_other_weights(saved, vision_config, kind, message):
     with pytest.raises(ValueError, match=f"does not fit the configuration asked for: .*{message}"):
         EZClipModel.from_pretrained(saved, vision_config=vision_config)
     options = {"ignore_mismatched_sizes": True, "output_loading_info": True}
@@ -373,7 +373,7 @@ def test_config_asks_for_other_weights(saved, vision_config, kind, message):
 @pytest.mark.parametrize(
     ("tower", "tower_class"), [("vision_model", EZClipVisionModel), ("text_model", EZClipTextModel)]
 )
-def test_tower_loads_from_trained_checkpoint(trained, saved, tower, tower_class, tmp_path, clip):
+def test_load_tower(trained, saved, tower, tower_class, tmp_path, clip):
     model, info = tower_class.from_pretrained(saved, output_loading_info=True)
     assert_same_weights(model, getattr(trained, tower))
     assert not info["missing_keys"] and not info["unexpected_keys"]

@@ -81,7 +81,7 @@ def _make_empty_folder(path: str) -> Path:
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ModelError(f"--dry_run {path} cannot be made ({error.strerror}). Give another folder.") from error
+        raise ModelError(f"--dry_run {path} cannot be created ({error.strerror}). Give another folder.") from error
     if any(Path(path).iterdir()):
         raise ModelError(f"--dry_run must be an empty folder, got {path} with files in it. Give another folder.")
     return Path(path)

@@ -231,8 +231,8 @@ def describe(model: EZClipModel, checkpoint: Checkpoint) -> str:
         f"{vision_config.num_frames} {frames} of {vision_config.image_size} pixels",
     ]
     if checkpoint.system == "ezclip":
-        parts.append(f"temporal prompts {vision_config.temporal_prompt}")
         parts += [
+            f"temporal prompts {vision_config.temporal_prompt}",
             _with_or_no(vision_config.use_temporal_adapter, "temporal adapter"),
             _with_or_no(vision_config.use_adapter, "vision adapter"),
             _with_or_no(config.text_config.use_adapter, "text adapter"),

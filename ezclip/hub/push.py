@@ -173,7 +173,7 @@ def _explain(error: BaseException) -> str:
     if status in (409, 412):
         return f"something else is changing it ({said}). Push again."
     if status >= 500 or status == 429:
-        return f"the Hub has errors ({status}: {said}). Push again later; files that have arrived are not sent again."
+        return f"the Hub fails ({status}: {said}). Push again later; files that have arrived are not sent again."
     return f"the Hub refuses it ({status}: {said})."
 
 

@@ -517,7 +517,7 @@ def test_wrong_options(tmp_path, capsys, argv, reason):
     assert "give --label_list" in capsys.readouterr().err
 
 
-def test_foreign_files_are_not_overwritten(tmp_path):
+def test_foreign_files(tmp_path):
     (tmp_path / "all.json").write_text('{"kick ball": ["mine"]}')
     with chat_server() as server, pytest.raises(SystemExit, match="has a all.json"):
         generate(tmp_path, *endpoint_options(server))

@@ -167,7 +167,7 @@ def check_answers(answers, models, folder):
 
 
 @pytest.mark.slow
-def test_load_elsewhere_and_offline(pushed, models):
+def test_load_elsewhere(pushed, models):
     hub, folder = pushed
     check_answers(run_elsewhere(ELSEWHERE, hub, folder), models, folder)
     fetched = hub.asked("GET", f"/{BASE}/resolve/.*{WEIGHTS}")
@@ -201,7 +201,7 @@ json.dump(errors, open(sys.argv[1], "w"))
 """
 
 
-def test_missing_dependency_is_named(pushed, models, tmp_path):
+def test_missing_dependency(pushed, models, tmp_path):
     hub, folder = pushed
     ignored = shutil.ignore_patterns(".*", "tests", "docs", "examples", "shared")
     shutil.copytree(ROOT, tmp_path / "clone", ignore=ignored)
@@ -276,7 +276,7 @@ def test_run_files_are_not_pushed(whole, tmp_path):
 # Whole model or trained weights alone
 
 
-def test_whole_from_trained_weights(hub, trained):
+def test_whole_from_trained(hub, trained):
     run("--model", trained, "--repo_id", "me/merged", "--whole")
     assert json.loads(hub.files("me/merged")["config.json"])["base_model_name_or_path"] is None
     assert len(hub.files("me/merged")[WEIGHTS]) > 2 * (trained / WEIGHTS).stat().st_size
@@ -288,7 +288,7 @@ def test_whole_from_trained_weights(hub, trained):
     assert card.data.base_model == BASE and "base_model_relation" not in card.data.to_dict()
 
 
-def test_trained_weights_from_whole_model(hub, whole, trained, tmp_path):
+def test_trained_from_whole(hub, whole, trained, tmp_path):
     arguments = ("--model", whole, "--repo_id", "me/part", "--trained_only")
     assert "does not say what it was trained from" in error_of(*arguments)
     run(*arguments, "--base_model_name_or_path", BASE)
@@ -298,7 +298,7 @@ def test_trained_weights_from_whole_model(hub, whole, trained, tmp_path):
     assert part.keys() == expected.keys() and all(torch.equal(part[name], expected[name]) for name in part)
 
 
-def test_fully_trained_model_has_no_base(hub, clip, tmp_path):
+def test_fully_trained_model(hub, clip, tmp_path):
     load_model(clip, preset="vificlip").save_pretrained(tmp_path / "all")
     EZClipProcessor(default_image_processor(32), word_tokenizer(WORDS)).save_pretrained(tmp_path / "all")
     arguments = ("--model", tmp_path / "all", "--repo_id", "me/all", "--trained_only")
@@ -439,13 +439,13 @@ def test_repeat_after_interruption(hub, whole):
         ("POST", "/repos/create", None, "the connection to the Hub failed"),
     ],
 )
-def test_refusal_is_one_sentence(hub, whole, method, path, status, message):
+def test_hub_errors(hub, whole, method, path, status, message):
     times = float("inf") if status is None else 1
     said = "Invalid credentials in Authorization header" if status == 401 else ""
     hub.fail(method, path, times=times, status=status, message=said)
     arguments = ("--model", whole, "--repo_id", "me/whole")
     said = error_of(*arguments)
-    assert re.search(f"me/whole cannot be (made|written): {message}", said) and len(said.splitlines()) == 1
+    assert re.search(f"me/whole cannot be (created|written): {message}", said) and len(said.splitlines()) == 1
     hub.failures.clear()
     run(*arguments)
     assert WEIGHTS in hub.files("me/whole")
@@ -672,7 +672,7 @@ def test_card_not_in_utf8(hub, whole, caplog):
     assert f"{whole / 'README.md'} must be text in UTF-8" in said
 
 
-def test_transformers_template_is_replaced(hub, whole):
+def test_transformers_card(hub, whole):
     hub.add("me/whole", {})
     template = str(create_and_tag_model_card("me/whole", tags=["video"])).encode()  # of any `push_to_hub`
     assert b"# Model Card for Model ID" in template
@@ -747,7 +747,7 @@ def test_push_after_training(hub, training, tmp_path, capsys):
     assert f"{hub.url}/me/new/commit/" in capsys.readouterr().out
 
 
-def test_repository_is_made_before_training(hub, training, tmp_path, monkeypatch):
+def test_repository_before_training(hub, training, tmp_path, monkeypatch):
     def refused(*more):
         with pytest.raises(SystemExit) as caught:
             run_video_zeroshot.main([*training, *more])
