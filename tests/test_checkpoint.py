@@ -1,4 +1,4 @@
-"""Checkpoints of trained weights: what they hold, their base, and what can be wrong with either."""
+"""Checkpoints of trained weights: content, base and errors."""
 
 import json
 import os
@@ -50,13 +50,13 @@ def edit_weights(folder, change, keep_record=True):
 
 @pytest.fixture(scope="module")
 def trained(clip):
-    """A trained model over that CLIP; no test changes it."""
+    """Return a trained model over the CLIP; no test changes it."""
     return train(load_model(clip, for_training=True)).eval()
 
 
 @pytest.fixture
 def saved(trained, tmp_path):
-    """A folder with the trained weights of that model."""
+    """Return a folder with the trained weights of that model."""
     folder = tmp_path / "saved"
     trained.save_pretrained(folder, trained_only=True)
     return folder
@@ -421,7 +421,7 @@ torch.save([m(**inputs).logits_per_video for m in (model, pushed, cached, saved)
 
 @pytest.fixture(scope="module")
 def elsewhere(trained, tmp_path_factory):
-    """Folder and Hub after a process without this package loaded, saved and pushed a saved folder."""
+    """Return the folder and the Hub after a process without this package loaded, saved and pushed a saved folder."""
     folder = tmp_path_factory.mktemp("elsewhere")
     trained.save_pretrained(folder / "saved", trained_only=True)
     inputs = make_inputs()

@@ -241,7 +241,7 @@ class _RequestHandler:
         check_upload(video, self.settings.max_seconds)
         sentences = [line.strip() for line in (templates or "").splitlines() if line.strip()]
         sentences = sentences or list(self.settings.templates) or None
-        options = {"hypothesis_template": sentences, "background_labels": others or None}
+        options: dict = {"hypothesis_template": sentences, "background_labels": others or None}
         options = {name: value for name, value in options.items() if value is not None}
         found = self.classifier(video, candidate_labels=names, backend="pyav", allow_partial=partial, **options)
         scores = {NONE_OF_THESE if one["label"] is None else one["label"]: one["score"] for one in found}
@@ -255,9 +255,15 @@ class _RequestHandler:
         picture = gr.Image(value=_picture_of(timeline), alt_text=_timeline_in_words(timeline))
         yield [scores, table, picture, *EMPTY_OUTPUTS[3:]]
         best = [one["label"] for one in found if one["label"] is not None][:MAX_MAPS]
-        model, processor = self.classifier.model, self.classifier.processor
-        options = {"templates": sentences, "backend": "pyav", "allow_partial": partial}
-        attention = look_at_video(video, model, processor, best, **options)
+        attention = look_at_video(
+            video,
+            self.classifier.model,
+            self.classifier.processor,
+            best,
+            templates=sentences,
+            backend="pyav",
+            allow_partial=partial,
+        )
         words = without_folder(describe_attention(attention), video)
         yield [scores, table, picture, gr.Image(value=draw_attention(attention), alt_text=words), words]
 

@@ -68,7 +68,7 @@ COLUMNS = (
 SAMPLE = partial(uniform_frame_indices, num_frames=8)
 IMAGES_PER_READ = 64
 MAX_SHOWN = 5
-YES_OR_NO = {True: "yes", False: "no"}
+YES_OR_NO: dict[bool | None, str] = {True: "yes", False: "no"}
 
 Row = dict[str, str]
 

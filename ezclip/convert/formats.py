@@ -26,6 +26,7 @@ HEAD_PREFIXES = {
 }
 BLOCKS_PREFIX = "visual.transformer.resblocks."
 SHIFTED_BLOCK = rf"^({re.escape(BLOCKS_PREFIX)}\d+\.)net\."
+EMBEDDING_KEY = "text_model.embeddings.token_embedding.weight"  # in an EZClipModel
 # Tensors that are left out, and the reason
 CLIP_NUMBERS = {name: "known from the shapes" for name in ("input_resolution", "context_length", "vocab_size")}
 CLASS_TEXTS = {"prompt_learner.complete_text_embeddings": "the class names it was trained on, embedded"}
@@ -221,7 +222,7 @@ def _read_vificlip(checkpoint: Checkpoint, base: str | Path | None):
     if Path(base).is_file():
         embedding = read_checkpoint(base).state_dict["token_embedding.weight"]
     else:
-        embedding = load_model(base, for_training=True).text_model.get_input_embeddings().weight.detach().float()
+        embedding = load_model(base, for_training=True).get_parameter(EMBEDDING_KEY).detach().float()
     width = len(checkpoint.state_dict["ln_final.weight"])
     if embedding.shape[1] != width:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""The page: right answers, sentences for what is wrong, nothing of the server to be had; and once in a browser."""
+"""Answers, errors and limits of the page, over HTTP and once in a browser."""
 
 import http.client
 import os
@@ -29,7 +29,7 @@ FILE = {"_type": "gradio.FileData"}
 
 @pytest.fixture(scope="module")
 def page(tiny_folder, tmp_path_factory):
-    """The address of a page, in a process of its own, and its folder for uploads."""
+    """Return the address of a page in its own process, and its folder of uploads."""
     pytest.importorskip("gradio", reason="the page needs gradio")
     folder = tmp_path_factory.mktemp("uploads")
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(folder), "NO_PROXY": "127.0.0.1"}
@@ -52,7 +52,7 @@ def page(tiny_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def answers(tiny_folder, clips):
-    """The pipeline's, clip by clip: label to score, the most likely first."""
+    """Return the answer of the pipeline to each clip: label to score, the most likely first."""
     classifier = ZeroShotVideoClassificationPipeline(
         model=load_model(tiny_folder), processor=load_processor(tiny_folder)
     )
@@ -62,7 +62,7 @@ def answers(tiny_folder, clips):
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    """Three clips of noise."""
+    """Return three clips of noise."""
     folder = tmp_path_factory.mktemp("clips")
     paths = [folder / f"{number}.mp4" for number in range(3)]
     for number, path in enumerate(paths):
@@ -78,7 +78,7 @@ def upload(url: str, path) -> str:
 
 
 def call(url: str, video, labels=TYPED, background="", window=0.5, stride=0.5, partial=False) -> str:
-    """What the page answers to a request: its events, as text."""
+    """Return the events of the answer to a request, as text."""
     data = [video, labels, background, "", window, stride, partial]
     answer = requests.post(f"{url}/gradio_api/call/classify", json={"data": data}, timeout=30)
     if answer.status_code != 200:
@@ -157,7 +157,7 @@ def test_bad_inputs(page, clips):
 
 
 def endless_form():
-    """The beginning of a form with a file, in pieces that tell no length."""
+    """Yield the beginning of a form with a file, without its length."""
     yield b'--x\r\nContent-Disposition: form-data; name="files"; filename="big.mp4"\r\n\r\n'
     for _ in range(64):
         yield bytes(2**16)

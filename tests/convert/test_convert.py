@@ -1,4 +1,4 @@
-"""`ezclip convert`: what it reads and what it refuses. tests/test_golden.py compares the numbers."""
+"""`ezclip convert`: accepted and refused files. tests/test_golden.py compares the numbers."""
 
 import argparse
 import collections
