@@ -13,7 +13,7 @@ from ezclip import EZClipModel, EZClipProcessor
 from ezclip.cli.demo import word_tokenizer
 from ezclip.utils.synthetic_clips import write_video
 from processing_ezclip import default_image_processor
-from tests.helpers import WORDS, random_clip, tiny_config
+from tests.helpers import VOCAB_SIZE, WORDS, make_clip, random_clip, tiny_config
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +32,14 @@ def tiny_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     model.save_pretrained(folder)
     EZClipProcessor(default_image_processor(32), tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    """Return a folder with a plain CLIP of random weights; no test changes it."""
+    folder = tmp_path_factory.mktemp("clip")
+    make_clip(folder, vocab_size=VOCAB_SIZE)
     return folder
 
 

@@ -11,6 +11,7 @@ from transformers import CLIPConfig, CLIPModel
 
 import run_video_zeroshot
 from ezclip import EZClipConfig, EZClipModel
+from ezclip.cli.demo import word_tokenizer
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +29,7 @@ def shared_path(*parts: str) -> Path:
 
 
 WORDS = ["a", "photo", "of", "red", "green", "blue", "circle", "square", "moving", "left", "right"]
+VOCAB_SIZE = len(word_tokenizer(WORDS))
 
 
 def tiny_config(vocab_size: int = 30, vision_config: dict | None = None, **kwargs) -> EZClipConfig:
@@ -78,6 +80,22 @@ def make_clip(folder, seed=0, vocab_size=30):
     clip = CLIPModel(CLIPConfig(**towers, projection_dim=16)).eval()
     clip.save_pretrained(folder)
     return clip
+
+
+def train(model, seed=0):
+    """Change the weights that require gradients, as training does."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return model
+
+
+def edit_config(folder, **fields):
+    """Change fields of a saved configuration."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
 # The clips of ../shared/clips whose action is known

@@ -1,4 +1,4 @@
-"""Checkpoints of trained weights: what they hold, their base, and what can be wrong with either."""
+"""Checkpoints of trained weights: content, base and errors."""
 
 import json
 import os
@@ -17,25 +17,12 @@ from ezclip.cli.demo import word_tokenizer
 from ezclip.errors import ModelError
 from ezclip.systems.loading import check_fit, load_model, load_processor
 from processing_ezclip import default_image_processor
-from tests.helpers import WORDS, make_clip, make_inputs, make_model
+from tests.helpers import VOCAB_SIZE, WORDS, edit_config, make_clip, make_inputs, make_model, train
 from tests.hub_server import TOKEN, LoopbackHub
-
-
-VOCAB_SIZE = len(word_tokenizer(WORDS))
 
 
 def is_trained(name):
     return "temporal_prompt" in name or "adapter" in name
-
-
-def train(model, seed=0):
-    """Change the weights that require gradients, as training does."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    return model
 
 
 def logits(model):
@@ -51,11 +38,6 @@ def assert_same_weights(actual, expected):
     assert [name for name in expected if not torch.equal(actual[name], expected[name])] == []
 
 
-def edit_config(folder, **fields):
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
-
-
 def edit_weights(folder, change, keep_record=True):
     """Rewrite `model.safetensors` after `change` of the dict of its tensors."""
     path = folder / "model.safetensors"
@@ -67,22 +49,14 @@ def edit_weights(folder, change, keep_record=True):
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    """A folder with a plain CLIP of random weights."""
-    folder = tmp_path_factory.mktemp("clip")
-    make_clip(folder, vocab_size=VOCAB_SIZE)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def trained(clip):
-    """A trained model over that CLIP; no test changes it."""
+    """Return a trained model over the CLIP; no test changes it."""
     return train(load_model(clip, for_training=True)).eval()
 
 
 @pytest.fixture
 def saved(trained, tmp_path):
-    """A folder with the trained weights of that model."""
+    """Return a folder with the trained weights of that model."""
     folder = tmp_path / "saved"
     trained.save_pretrained(folder, trained_only=True)
     return folder
@@ -134,7 +108,7 @@ def test_load_dtype(trained, saved, tmp_path, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("saved_as", [torch.float32, None])
-def test_rounded_frozen_weights_are_the_same_base(clip, tmp_path, dtype, saved_as):
+def test_rounded_base(clip, tmp_path, dtype, saved_as):
     model = train(EZClipModel.from_pretrained(clip, dtype=dtype))
     model.to(saved_as or dtype).save_pretrained(tmp_path, trained_only=True, base_model_name_or_path=clip)
     for load_as in (torch.float32, torch.float16, torch.bfloat16):
@@ -181,7 +155,7 @@ def test_base_has_other_prompts(trained, saved, tmp_path):
         assert_same_weights(EZClipModel.from_pretrained(tmp_path / "no prompts"), model)
 
 
-def test_frozen_adapters_are_saved(clip, tmp_path):
+def test_save_frozen_adapters(clip, tmp_path):
     model = EZClipModel.from_pretrained(clip)
     for parameter in model.text_model.parameters():
         parameter.requires_grad_(False)
@@ -189,7 +163,7 @@ def test_frozen_adapters_are_saved(clip, tmp_path):
     assert_same_weights(EZClipModel.from_pretrained(tmp_path), model)
 
 
-def test_other_trained_weights_are_saved(clip, tmp_path):
+def test_save_other_weights(clip, tmp_path):
     model = EZClipModel.from_pretrained(clip)
     model.visual_projection.weight.requires_grad_(True)
     train(model).save_pretrained(tmp_path, trained_only=True, base_model_name_or_path=clip)
@@ -197,7 +171,7 @@ def test_other_trained_weights_are_saved(clip, tmp_path):
     assert_same_weights(EZClipModel.from_pretrained(tmp_path), model)
 
 
-def test_fully_trained_model_is_saved_whole(tmp_path):
+def test_save_fully_trained(tmp_path):
     model = make_model(freeze_backbone=False)
     model.save_pretrained(tmp_path, trained_only=True)
     assert_same_weights(EZClipModel.from_pretrained(tmp_path), model)
@@ -265,7 +239,7 @@ def test_wrong_base(saved, clip, tmp_path):
 
 @pytest.mark.parametrize("name", ["text_model.final_layer_norm.bias", "logit_scale"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_base_with_one_changed_weight(saved, clip, tmp_path, name, dtype):
+def test_changed_base(saved, clip, tmp_path, name, dtype):
     shutil.copytree(clip, tmp_path / "other")
     edit_weights(tmp_path / "other", lambda weights: weights[name].add_(0.1))
     with pytest.raises(ValueError, match=f"it has another {name}. Give the right base as `base_model_name_or_path`"):
@@ -383,7 +357,7 @@ def test_damaged_files(saved):
         ({"temporal_prompt": "none"}, "unexpected_keys", r"(.*temporal_prompt was saved and has no place){2}"),
     ],
 )
-def test_config_asks_for_other_weights(saved, vision_config, kind, message):
+def test_config_of_other_weights(saved, vision_config, kind, message):
     with pytest.raises(ValueError, match=f"does not fit the configuration asked for: .*{message}"):
         EZClipModel.from_pretrained(saved, vision_config=vision_config)
     options = {"ignore_mismatched_sizes": True, "output_loading_info": True}
@@ -399,7 +373,7 @@ def test_config_asks_for_other_weights(saved, vision_config, kind, message):
 @pytest.mark.parametrize(
     ("tower", "tower_class"), [("vision_model", EZClipVisionModel), ("text_model", EZClipTextModel)]
 )
-def test_tower_loads_from_trained_checkpoint(trained, saved, tower, tower_class, tmp_path, clip):
+def test_load_tower(trained, saved, tower, tower_class, tmp_path, clip):
     model, info = tower_class.from_pretrained(saved, output_loading_info=True)
     assert_same_weights(model, getattr(trained, tower))
     assert not info["missing_keys"] and not info["unexpected_keys"]
@@ -447,7 +421,7 @@ torch.save([m(**inputs).logits_per_video for m in (model, pushed, cached, saved)
 
 @pytest.fixture(scope="module")
 def elsewhere(trained, tmp_path_factory):
-    """Folder and Hub after a process without this package loaded, saved and pushed a saved folder."""
+    """Return the folder and the Hub after a process without this package loaded, saved and pushed a saved folder."""
     folder = tmp_path_factory.mktemp("elsewhere")
     trained.save_pretrained(folder / "saved", trained_only=True)
     inputs = make_inputs()

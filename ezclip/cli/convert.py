@@ -2,9 +2,9 @@
 
     ezclip convert --checkpoint best.pt --output_dir ezclip-vit-base-patch16
 
-The keys of the file tell EZ-CLIP / T2L, ActionCLIP, ViFi-CLIP and OpenAI's CLIP apart. Sizes, number of frames and
-temporal modelling are read from the weights, as far as they tell. Each tensor of the file is used, or named as left
-out; each tensor of the model is set.
+The keys of the file tell EZ-CLIP / T2L, ActionCLIP, ViFi-CLIP and OpenAI's CLIP apart. The weights tell the sizes, the
+temporal modelling and, for most systems, the number of frames. Each tensor of the file is used, or listed as left out.
+Each tensor of the model is set.
 """
 
 import argparse
@@ -24,45 +24,19 @@ from processing_ezclip import EZClipProcessor, default_image_processor
 DEFAULT_TOKENIZER = "openai/clip-vit-base-patch16"
 
 
-def convert_checkpoint(
-    checkpoint: str | Path,
-    output_dir: str | Path,
-    num_frames: int | None = None,
-    base_model_name_or_path: str | None = None,
-    tokenizer: str | None = DEFAULT_TOKENIZER,
-) -> str:
-    """
-    Convert a published checkpoint to a folder with model and processor.
-
-    Args:
-        checkpoint (`str` or `Path`):
-            The published file.
-        output_dir (`str` or `Path`):
-            The folder to write.
-        num_frames (`int`, *optional*):
-            Frames of a video, if the weights do not tell.
-        base_model_name_or_path (`str`, *optional*):
-            The CLIP that ViFi-CLIP was trained from, see [`~ezclip.convert.read_checkpoint`].
-        tokenizer (`str`, *optional*, defaults to `"openai/clip-vit-base-patch16"`):
-            Hub name, folder or `bpe_simple_vocab_16e6.txt.gz`. `None` converts the weights without a processor.
-
-    Returns:
-        `str`: the recognised system and architecture, and the entries left out.
-
-    Raises:
-        [`ModelError`]: if the file cannot be converted, or the folder cannot be written.
-    """
-    output_dir = Path(output_dir)
-    clip_tokenizer = None if tokenizer is None else load_tokenizer(tokenizer)
-    original = read_checkpoint(checkpoint, base_model_name_or_path)
-    model = convert(original, num_frames)
+def convert_checkpoint(args: argparse.Namespace) -> str:
+    """Convert a published checkpoint to a folder with model and processor. Return a description of the model."""
+    output_dir, checkpoint = Path(args.output_dir), args.checkpoint
+    tokenizer = None if args.model_only else load_tokenizer(args.tokenizer)
+    original = read_checkpoint(checkpoint, args.base_model_name_or_path)
+    model = convert(original, args.num_frames)
     vision_config, vocab_size = model.config.vision_config, model.config.text_config.vocab_size
-    if clip_tokenizer is not None and len(clip_tokenizer) != vocab_size:
+    if tokenizer is not None and len(tokenizer) != vocab_size:
         raise ModelError(
-            f"The tokenizer of {tokenizer} has {len(clip_tokenizer)} tokens, {checkpoint} {vocab_size}. Give the "
+            f"The tokenizer of {args.tokenizer} has {len(tokenizer)} tokens, {checkpoint} {vocab_size}. Give the "
             "tokenizer it was trained with, or --model_only."
         )
-    if clip_tokenizer is None and (output_dir / PROCESSOR_NAME).exists():
+    if tokenizer is None and (output_dir / PROCESSOR_NAME).exists():
         raise ModelError(
             f"{output_dir} has the processor of another model, which --model_only would leave beside this one. Give "
             "another --output_dir."
@@ -70,11 +44,10 @@ def convert_checkpoint(
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(output_dir)
-        if clip_tokenizer is not None:
+        if tokenizer is not None:
             image_processor = default_image_processor(vision_config.image_size)
-            EZClipProcessor(image_processor, clip_tokenizer, num_frames=vision_config.num_frames).save_pretrained(
-                output_dir
-            )
+            processor = EZClipProcessor(image_processor, tokenizer, num_frames=vision_config.num_frames)
+            processor.save_pretrained(output_dir)
     except (OSError, SafetensorError) as error:
         raise ModelError(
             f"--output_dir {output_dir} cannot be written ({error}). It is incomplete. Give another folder."
@@ -89,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--checkpoint", required=True, help="the published file")
     parser.add_argument("--output_dir", required=True, help="folder to write")
-    parser.add_argument("--num_frames", type=int, help="frames of a video, if the weights do not tell")
+    parser.add_argument("--num_frames", type=int, help="frames of a video, if the weights do not depend on it")
     parser.add_argument(
         "--base_model_name_or_path",
         help="for ViFi-CLIP, whose files lack the token embedding: the CLIP it was trained from (folder, Hub name, or "
@@ -108,11 +81,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None):
     """Run `ezclip convert` with the options `argv`, by default those of the process."""
     args = make_parser().parse_args(argv)
-    tokenizer = None if args.model_only else args.tokenizer
     try:
-        description = convert_checkpoint(
-            args.checkpoint, args.output_dir, args.num_frames, args.base_model_name_or_path, tokenizer
-        )
+        description = convert_checkpoint(args)
     except ModelError as error:
         sys.exit(f"ezclip convert: {error}")
     print(f"{args.output_dir}: {description}")

@@ -14,10 +14,8 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Collection
 from pathlib import Path
 from threading import TIMEOUT_MAX
-from urllib.parse import urlsplit
 
 from tqdm.auto import tqdm
 
@@ -36,49 +34,34 @@ ENDPOINT_OPTIONS = {"num_requests": 8, "timeout": 300.0, "max_retries": 5}
 
 class Journal:
     """
-    A file with the accepted answers, a line of JSON each, from which an interrupted run goes on.
+    Keep the accepted answers in a file of JSON lines, from which an interrupted run goes on.
 
-    The first line holds the settings. Use it as a context manager, which opens and closes the file.
-
-    Args:
-        path (`str` or `Path`):
-            The file. Its folder is created.
-        settings (`dict`):
-            The JSON settings that the answers depend on.
+    The first line holds the settings that the answers depend on. A run goes on only with the same settings.
 
     Raises:
         [`DataError`]: if the file has other settings, is damaged, or cannot be read or written.
     """
 
-    def __init__(self, path: str | Path, settings: dict):
-        self.path, self.settings = Path(path), settings
+    def __init__(self, path: Path, settings: dict):
+        self.path = path
         self.texts: dict[tuple[str, str], list[str]] = {}  # by kind and class name
-
-    def __enter__(self) -> "Journal":
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "a+b")
-            self._file.seek(0)
-            content = self._file.read()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "a+b") as file:
+                file.seek(0)
+                content = file.read()
+                complete = content.rfind(b"\n") + 1
+                file.truncate(complete)  # a killed run may leave a part of a line
         except OSError as error:
-            raise DataError(f"{self.path} cannot be opened ({error.strerror}). Give another --output_dir.") from error
-        try:
-            complete = content.rfind(b"\n") + 1
-            self._file.truncate(complete)  # a killed run may leave a part of a line
-            lines = content[:complete].splitlines()
-            if lines:
-                self._check_settings(lines[0])
-                for number, line in enumerate(lines[1:], start=2):
-                    self._read(line, number)
+            raise DataError(f"{path} cannot be opened ({error.strerror}). Give another --output_dir.") from error
+        lines = content[:complete].splitlines()
+        if not lines:
+            self._write({"settings": settings})
+        for number, line in enumerate(lines, start=1):
+            if number == 1:
+                self._check_settings(line, settings)
             else:
-                self._write({"settings": self.settings})
-        except DataError:
-            self._file.close()
-            raise
-        return self
-
-    def __exit__(self, *_):
-        self._file.close()
+                self._read(line, number)
 
     def add(self, question: Question, texts: list[str]):
         """Write an accepted answer."""
@@ -87,27 +70,28 @@ class Journal:
 
     def _write(self, entry: dict):
         try:
-            self._file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
-            self._file.flush()
+            with open(self.path, "ab") as file:
+                file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
         except OSError as error:
             raise DataError(f"{self.path} cannot be written ({error.strerror}). Is the disk full?") from error
 
-    def _check_settings(self, line: bytes):
+    def _check_settings(self, line: bytes, settings: dict):
         try:
-            settings = json.loads(line)["settings"]
-            names = settings.keys() | self.settings.keys()
+            earlier = json.loads(line)["settings"]
+            names = sorted(earlier.keys() | settings.keys())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{self.path} must begin with the settings of a run. Give another --output_dir."
             ) from error
-        changed = sorted(name for name in names if settings.get(name) != self.settings.get(name))
+        changed = [
+            f"{name} {earlier.get(name)!r}, now {settings.get(name)!r}"
+            for name in names
+            if earlier.get(name) != settings.get(name)
+        ]
         if changed:
-            differences = ", ".join(
-                f"{name} {settings.get(name)!r}, now {self.settings.get(name)!r}" for name in changed
-            )
             raise DataError(
-                f"{self.path} holds answers of a run with other settings: {differences}. Give its settings, or "
-                "another --output_dir."
+                f"{self.path} holds answers of a run with other settings: {', '.join(changed)}. Give the earlier "
+                "settings, or another --output_dir."
             )
 
     def _read(self, line: bytes, number: int):
@@ -127,12 +111,7 @@ class Journal:
 def ask_all(
     backend: TransformersModel | Endpoint, questions: list[Question], journal: Journal, max_attempts: int
 ) -> list[Question]:
-    """
-    Ask each question until its answer is accepted, at most `max_attempts` times. Add accepted answers to the journal.
-
-    Returns:
-        `list[Question]`: the questions without an answer, each with its last problem.
-    """
+    """Ask each question until its answer is accepted. Return those that fail, each with its last problem."""
     order = {(question.kind, question.class_name): position for position, question in enumerate(questions)}
     with tqdm(desc="Asking", unit="answer", total=len(questions)) as bar:
         for _ in range(max_attempts):
@@ -153,12 +132,7 @@ def ask_all(
 
 
 def read_class_names(label_list: str | None, candidate_labels: list[str]) -> list[str]:
-    """
-    Return the class names of a label list, followed by `candidate_labels`.
-
-    Raises:
-        [`DataError`]: if the list cannot be read, or a name is unusable or repeated.
-    """
+    """Return the class names of a label list, followed by `candidate_labels`."""
     names = [*(read_label_list(label_list) if label_list is not None else []), *map(str.strip, candidate_labels)]
     by_key = {}
     for name in names:
@@ -170,16 +144,8 @@ def read_class_names(label_list: str | None, candidate_labels: list[str]) -> lis
     return names
 
 
-def write_texts(output_dir: Path, class_names: list[str], kinds: list[Kind], journal: Journal) -> dict[str, int]:
-    """
-    Write a file for each kind, and `all.json` if `kinds` has all of them.
-
-    Returns:
-        `dict[str, int]`: the names of the written files, with their number of classes.
-
-    Raises:
-        [`DataError`]: if a file cannot be written.
-    """
+def write_texts(output_dir: Path, class_names: list[str], kinds: list[Kind], journal: Journal):
+    """Write a file for each kind, and `all.json` if `kinds` has all of them."""
     contents = {
         kind.name: {name: texts for name in class_names if (texts := journal.texts.get((kind.name, name)))}
         for kind in kinds
@@ -188,71 +154,47 @@ def write_texts(output_dir: Path, class_names: list[str], kinds: list[Kind], jou
         # Leave out a class that lacks a kind, so that all classes have the same kinds of text.
         complete = [name for name in class_names if all(name in content for content in contents.values())]
         contents["all"] = {name: [text for kind in kinds for text in contents[kind.name][name]] for name in complete}
-    contents = {f"{name}.json": content for name, content in contents.items() if content}
-    try:
-        for name, content in contents.items():
-            write_json(output_dir / name, content)
-    except OSError as error:
-        raise DataError(
-            f"{output_dir} cannot be written ({error.strerror}). {journal.path.name} keeps the answers: run the same "
-            "command again to go on."
-        ) from error
-    return {name: len(content) for name, content in contents.items()}
+    for name, content in contents.items():
+        if content:
+            path = output_dir / f"{name}.json"
+            try:
+                write_json(path, content)
+            except OSError as error:
+                raise DataError(
+                    f"{path} cannot be written ({error.strerror}). {journal.path.name} keeps the answers: run the "
+                    "same command again to go on."
+                ) from error
+            print(f"{path}: {len(content)} of {len(class_names)} classes")
 
 
-def describe_classes(
-    class_names: list[str],
-    output_dir: str | Path,
-    load_backend: Callable[[], TransformersModel | Endpoint],
-    settings: dict,
-    kinds: Collection[str] = tuple(KINDS),
-    max_attempts: int = 4,
-) -> str | None:
-    """
-    Ask a language model for the texts of classes and write them to a folder.
-
-    Args:
-        class_names (`list[str]`):
-            The classes.
-        output_dir (`str` or `Path`):
-            The folder to write, or to go on with.
-        load_backend (`Callable`):
-            Function that loads the language model. It is called only if answers are missing.
-        settings (`dict`):
-            The JSON settings that the answers depend on. A run goes on only with the same settings.
-        kinds (`Collection[str]`, *optional*):
-            Names in `KINDS`. Defaults to all.
-        max_attempts (`int`, *optional*, defaults to 4):
-            Maximum number of attempts for each text.
-
-    Returns:
-        `str`, *optional*: the missing answers, each with its reason. `None` if all are written.
-
-    Raises:
-        [`DataError`]: if the folder belongs to another run or cannot be written.
-        [`ModelError`]: if the language model cannot be loaded or fails.
-    """
-    chosen = [kind for kind in KINDS.values() if kind.name in kinds]
-    output_dir = Path(output_dir)
+def describe_classes(args: argparse.Namespace) -> str | None:
+    """Ask for the texts that are missing and write the files. Return why answers are missing, or `None`."""
+    class_names = read_class_names(args.label_list, args.candidate_labels)
+    kinds = [kind for kind in KINDS.values() if kind.name in args.kinds]
+    output_dir = Path(args.output_dir)
     journal_path = output_dir / "journal.jsonl"
     for name in (*KINDS, "all"):
         if (output_dir / f"{name}.json").exists() and not journal_path.exists():
             raise DataError(
                 f"{output_dir} has a {name}.json that `ezclip describe` did not write. Give another --output_dir."
             )
-    with Journal(journal_path, settings) as journal:
-        questions = [Question(kind, name) for kind in chosen for name in class_names]
-        missing = [
-            question for question in questions if (question.kind.name, question.class_name) not in journal.texts
-        ]
-        if len(missing) < len(questions):
-            print(f"{journal_path} already has {len(questions) - len(missing)} of {len(questions)} answers.")
-        failed = ask_all(load_backend(), missing, journal, max_attempts) if missing else []
-        for name, count in write_texts(output_dir, class_names, chosen, journal).items():
-            print(f"{output_dir / name}: {count} of {len(class_names)} classes")
+    settings = {
+        "model": args.model_name_or_path or args.model,
+        "dtype": args.dtype,
+        "prompts": prompts_digest(),
+        "seed": args.seed,
+        "temperature": args.temperature,
+    }
+    journal = Journal(journal_path, settings)
+    questions = [Question(kind, name) for kind in kinds for name in class_names]
+    missing = [question for question in questions if (question.kind.name, question.class_name) not in journal.texts]
+    if len(missing) < len(questions):
+        print(f"{journal_path} already has {len(questions) - len(missing)} of {len(questions)} answers.")
+    failed = ask_all(load_backend(args), missing, journal, args.max_attempts) if missing else []
+    write_texts(output_dir, class_names, kinds, journal)
     if not failed:
         return None
-    lines = [f"{len(failed)} of {len(questions)} answers are missing (--max_attempts {max_attempts}):"]
+    lines = [f"{len(failed)} of {len(questions)} answers are missing (--max_attempts {args.max_attempts}):"]
     lines += [f"  {question.kind.name} of {question.class_name!r}: {question.problem}" for question in failed]
     lines.append("The files lack them. Run the same command with more --max_attempts to ask for them again.")
     return "\n".join(lines)
@@ -303,7 +245,7 @@ def make_parser() -> argparse.ArgumentParser:
     endpoint.add_argument("--num_requests", type=int, help=f"requests at a time ({ENDPOINT_OPTIONS['num_requests']})")
     endpoint.add_argument("--timeout", type=float, help=f"seconds to wait for data ({ENDPOINT_OPTIONS['timeout']:g})")
     endpoint.add_argument(
-        "--max_retries", type=int, help=f"attempts after a failed request ({ENDPOINT_OPTIONS['max_retries']})"
+        "--max_retries", type=int, help=f"retries of a failed request ({ENDPOINT_OPTIONS['max_retries']})"
     )
     return parser
 
@@ -325,21 +267,16 @@ def complete_options(parser: argparse.ArgumentParser, args: argparse.Namespace):
     if args.base_url is not None:
         if not args.model:
             parser.error("--base_url needs --model, the name of the model on the server.")
-        try:
-            address = urlsplit(args.base_url)
-            is_address = address.scheme in ("http", "https") and address.hostname and address.port != 0
-        except ValueError:
-            is_address = False
-        if not is_address:
+        if not args.base_url.lower().startswith(("http://", "https://")):
             parser.error(f"--base_url must be an address like http://127.0.0.1:8000/v1, got {args.base_url!r}.")
-    for name in ("max_attempts", "max_new_tokens", "batch_size", "num_requests"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name} must be at least 1, got {getattr(args, name)}.")
-    if args.max_retries is not None and args.max_retries < 0:
-        parser.error(f"--max_retries must be at least 0, got {args.max_retries}.")
+    minima = {"max_attempts": 1, "max_new_tokens": 1, "batch_size": 1, "num_requests": 1, "max_retries": 0}
+    for name, minimum in minima.items():
+        value = getattr(args, name)
+        if value is not None and value < minimum:
+            parser.error(f"--{name} must be at least {minimum}, got {value}.")
     if args.timeout is not None and not 0 < args.timeout <= TIMEOUT_MAX:
         parser.error(f"--timeout must be a number of seconds above 0, got {args.timeout}.")
-    if not (args.temperature >= 0 and math.isfinite(args.temperature)):
+    if not 0 <= args.temperature < math.inf:
         parser.error(f"--temperature must be 0 or more, got {args.temperature}.")
 
 
@@ -348,18 +285,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = make_parser()
     args = parser.parse_args(argv)
     complete_options(parser, args)
-    settings = {
-        "model": args.model_name_or_path or args.model,
-        "dtype": args.dtype,
-        "prompts": prompts_digest(),
-        "seed": args.seed,
-        "temperature": args.temperature,
-    }
     try:
-        class_names = read_class_names(args.label_list, args.candidate_labels)
-        missing = describe_classes(
-            class_names, args.output_dir, lambda: load_backend(args), settings, args.kinds, args.max_attempts
-        )
+        missing = describe_classes(args)
     except (DataError, ModelError) as error:
         sys.exit(f"ezclip describe: {error}")
     except KeyboardInterrupt:

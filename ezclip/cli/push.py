@@ -60,16 +60,8 @@ def main(argv: list[str] | None = None):
     facts = CardFacts(args.repo_id, args.license, args.base_model_name_or_path, args.dataset, args.eval_dataset)
     try:
         if args.dry_run is None:
-            options = PushOptions(
-                facts,
-                trained_only=args.trained_only,
-                private=args.private,
-                revision=args.revision,
-                create_pr=args.create_pr,
-                commit_message=args.commit_message,
-                overwrite_card=args.overwrite_card,
-            )
-            commit = push(args.model, options)
+            names = ("trained_only", "private", "revision", "create_pr", "commit_message", "overwrite_card")
+            commit = push(args.model, PushOptions(facts, **{name: getattr(args, name) for name in names}))
             print(commit.pr_url or commit.commit_url)
             return
         staged = stage(args.model, _make_empty_folder(args.dry_run), facts, args.trained_only)
@@ -84,7 +76,7 @@ def _make_empty_folder(path: str) -> Path:
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ModelError(f"--dry_run {path} cannot be made ({error.strerror}). Give another folder.") from error
+        raise ModelError(f"--dry_run {path} cannot be created ({error.strerror}). Give another folder.") from error
     if any(Path(path).iterdir()):
         raise ModelError(f"--dry_run must be an empty folder, got {path} with files in it. Give another folder.")
     return Path(path)

@@ -48,8 +48,7 @@ HEAD_RENAMES = (
     (r"\.mlp\.c_fc\.", ".linear1."),
     (r"\.mlp\.c_proj\.", ".linear2."),
 )
-
-
+HEAD_LAYERS = {"transformer": "transformer.resblocks.", "transformer_cls": "transformer.transformer_enc.layers."}
 PROMPTS_KEY = "visual.transformer.T_prompt_embeddings"
 TRANSPOSED_KEYS = ("visual.proj", "text_projection")
 
@@ -89,21 +88,25 @@ def infer_config(checkpoint: Checkpoint) -> EZClipConfig:
         "eos_token_id": vocab_size - 1,
         "projection_dim": projection_dim,
     }
-    head_fields = {}
+    fields = {}
     if checkpoint.system == "ezclip":
         vision_config.update(_adapter_fields(state_dict, "visual.transformer."), **_temporal_fields(state_dict))
         text_config.update(_adapter_fields(state_dict, "transformer."))
     elif checkpoint.system == "actionclip":
+        head = checkpoint.temporal_head
         vision_config["use_temporal_shift"] = checkpoint.use_temporal_shift
-        head_fields = _head_fields(checkpoint)
-        if checkpoint.temporal_head == "transformer_cls":
+        # The published code trained conv1d on scrambled frames.
+        fields = {"temporal_head": head, "conv1d_scrambles_frames": head == "conv1d"}
+        if head in HEAD_LAYERS:
+            fields["temporal_head_layers"] = _num_layers(checkpoint.head_state_dict, HEAD_LAYERS[head])
+        if head == "transformer_cls":
             vision_config["num_frames"] = checkpoint.head_state_dict["transformer.pos_embed"].shape[1] - 1
     return EZClipConfig.from_preset(
         checkpoint.system,
         vision_config=vision_config,
         text_config=text_config,
         projection_dim=projection_dim,
-        **head_fields,
+        **fields,
     )
 
 
@@ -130,16 +133,10 @@ def _temporal_fields(state_dict) -> dict:
     }
 
 
-def _head_fields(checkpoint: Checkpoint) -> dict:
-    """Return the config fields of ActionCLIP's temporal head."""
-    fields = {"temporal_head": checkpoint.temporal_head}
-    if checkpoint.temporal_head == "transformer":
-        fields["temporal_head_layers"] = _num_layers(checkpoint.head_state_dict, "transformer.resblocks.")
-    elif checkpoint.temporal_head == "transformer_cls":
-        fields["temporal_head_layers"] = _num_layers(checkpoint.head_state_dict, "transformer.transformer_enc.layers.")
-    elif checkpoint.temporal_head == "conv1d":
-        fields["conv1d_scrambles_frames"] = True  # as the published code trained it
-    return fields
+def _rename(name: str, renames: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in renames:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -159,9 +156,7 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.T
             for layer, prompt in enumerate(value):
                 converted[f"vision_model.encoder.layers.{layer}.temporal_prompt"] = prompt
             continue
-        name = key
-        for pattern, replacement in RENAMES:
-            name = re.sub(pattern, replacement, name)
+        name = _rename(key, RENAMES)
         if key in TRANSPOSED_KEYS:
             value = value.t()
         elif key == "visual.temporal_embedding":
@@ -176,12 +171,7 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.T
 
 def convert_head(head_state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Convert the weights of ActionCLIP's temporal head to the names of [`EZClipModel`]."""
-    converted = {}
-    for name, value in head_state_dict.items():
-        for pattern, replacement in HEAD_RENAMES:
-            name = re.sub(pattern, replacement, name)
-        converted[f"temporal_head.{name}"] = value
-    return converted
+    return {f"temporal_head.{_rename(name, HEAD_RENAMES)}": value for name, value in head_state_dict.items()}
 
 
 def convert(checkpoint: Checkpoint, num_frames: int | None = None) -> EZClipModel:
@@ -192,7 +182,7 @@ def convert(checkpoint: Checkpoint, num_frames: int | None = None) -> EZClipMode
         checkpoint (`Checkpoint`):
             The result of [`read_checkpoint`].
         num_frames (`int`, *optional*):
-            Frames of a video, for weights that do not tell. It must agree with weights that do.
+            Frames of a video. It must agree with the weights if they depend on it.
 
     Returns:
         [`EZClipModel`]: all weights are set, and each tensor of the checkpoint is used.
@@ -207,11 +197,11 @@ def convert(checkpoint: Checkpoint, num_frames: int | None = None) -> EZClipMode
         raise ModelError(f"{path} is not a checkpoint of {name}: it has no tensor {error.args[0]!r}.") from error
     except (ArithmeticError, IndexError, TypeError, ValueError) as error:
         raise ModelError(f"{path} is not a checkpoint of {name}: impossible shapes ({error}).") from error
-    vision_config = config.vision_config
-    if num_frames is not None and num_frames < 1:
-        raise ModelError(f"--num_frames must be at least 1, got {num_frames}.")
-    if num_frames is not None and num_frames != vision_config.num_frames:
-        if config.fixed_num_frames:
+    if num_frames is not None:
+        vision_config = config.vision_config
+        if num_frames < 1:
+            raise ModelError(f"--num_frames must be at least 1, got {num_frames}.")
+        if num_frames != vision_config.num_frames and config.fixed_num_frames:
             raise ModelError(
                 f"--num_frames must be {vision_config.num_frames} for {path}, whose temporal weights have a row for "
                 f"each frame, got {num_frames}. Leave the option out."
@@ -233,36 +223,28 @@ def convert(checkpoint: Checkpoint, num_frames: int | None = None) -> EZClipMode
 
 
 def describe(model: EZClipModel, checkpoint: Checkpoint) -> str:
-    """
-    Describe a converted model.
-
-    Args:
-        model ([`EZClipModel`]):
-            The result of [`convert`].
-        checkpoint (`Checkpoint`):
-            The checkpoint that it was converted from.
-
-    Returns:
-        `str`: a line with the recognised system and architecture, and a second one with the entries left out.
-    """
+    """Describe a converted model in one line, and the entries of `checkpoint` that are left out in another."""
     config, vision_config = model.config, model.config.vision_config
-    frames = "frames" if config.fixed_num_frames else "frames (the weights do not tell)"
+    frames = "frames" if config.fixed_num_frames else "frames (not known from the weights)"
     parts = [
         f"{checkpoint.name}, {model.num_parameters():,} parameters",
         f"{vision_config.num_frames} {frames} of {vision_config.image_size} pixels",
     ]
     if checkpoint.system == "ezclip":
-        parts.append(f"temporal prompts {vision_config.temporal_prompt}")
-        adapters = {
-            "temporal adapter": vision_config.use_temporal_adapter,
-            "vision adapter": vision_config.use_adapter,
-            "text adapter": config.text_config.use_adapter,
-        }
-        parts += [f"{'with' if present else 'no'} {name}" for name, present in adapters.items()]
+        parts += [
+            f"temporal prompts {vision_config.temporal_prompt}",
+            _with_or_no(vision_config.use_temporal_adapter, "temporal adapter"),
+            _with_or_no(vision_config.use_adapter, "vision adapter"),
+            _with_or_no(config.text_config.use_adapter, "text adapter"),
+        ]
     else:
         layers = f" of {config.temporal_head_layers} layers" if "transformer" in config.temporal_head else ""
         scrambled = " (frames scrambled, as published)" if config.conv1d_scrambles_frames else ""
         parts.append(f"temporal head {config.temporal_head}{layers}{scrambled}")
-        parts.append(f"{'with' if vision_config.use_temporal_shift else 'no'} temporal shift")
+        parts.append(_with_or_no(vision_config.use_temporal_shift, "temporal shift"))
     line = ", ".join(parts)
     return f"{line}\nLeft out: {', '.join(checkpoint.left_out)}" if checkpoint.left_out else line
+
+
+def _with_or_no(is_present: bool, name: str) -> str:
+    return f"{'with' if is_present else 'no'} {name}"

@@ -26,8 +26,9 @@ HEAD_PREFIXES = {
 }
 BLOCKS_PREFIX = "visual.transformer.resblocks."
 SHIFTED_BLOCK = rf"^({re.escape(BLOCKS_PREFIX)}\d+\.)net\."
+EMBEDDING_KEY = "text_model.embeddings.token_embedding.weight"  # in an EZClipModel
 # Tensors that are left out, and the reason
-CLIP_NUMBERS = {name: "the shapes tell it" for name in ("input_resolution", "context_length", "vocab_size")}
+CLIP_NUMBERS = {name: "known from the shapes" for name in ("input_resolution", "context_length", "vocab_size")}
 CLASS_TEXTS = {"prompt_learner.complete_text_embeddings": "the class names it was trained on, embedded"}
 UNUSED_POSITIONS = {"frame_position_embeddings.weight": "this temporal head does not use it"}
 
@@ -41,7 +42,7 @@ class Checkpoint:
         path (`str`):
             The file.
         system (`str`):
-            `"ezclip"`, `"actionclip"`, `"vificlip"` or `"clip"`. These are also names of presets.
+            `"ezclip"`, `"actionclip"`, `"vificlip"` or `"clip"`: the name of a preset.
         state_dict (`dict[str, torch.Tensor]`):
             The weights in float32, under the names of CLIP and EZ-CLIP.
         temporal_head (`str`, *optional*, defaults to `"mean"`):
@@ -51,7 +52,7 @@ class Checkpoint:
         use_temporal_shift (`bool`, *optional*, defaults to `False`):
             Whether the blocks shift channels over time.
         left_out (`list[str]`, *optional*):
-            Other entries of the file, with the reason why the model does not have them.
+            Other entries of the file, each with the reason why the model does not have it.
     """
 
     path: str
@@ -97,22 +98,25 @@ def read_checkpoint(path: str | Path, base_model_name_or_path: str | Path | None
     content = _load(path)
     weights_key = next((name for name in WEIGHTS_KEYS if isinstance(content, dict) and name in content), None)
     raw = _tensors(path, content if weights_key is None else content[weights_key])
-    checkpoint = Checkpoint(str(path), _recognise(raw, weights_key, HEAD_KEY in content), raw)
+    if weights_key == "model" or any(key.startswith("image_encoder.") for key in raw):
+        system = "vificlip"
+    elif HEAD_KEY in content:
+        system = "actionclip"
+    else:
+        system = "ezclip" if any(part in key for key in raw for part in EZCLIP_KEYS) else "clip"
+    checkpoint = Checkpoint(str(path), system, raw)
     if weights_key is not None:
         checkpoint.left_out += [str(name) for name in content if name not in (weights_key, HEAD_KEY)]
     if any(re.match(r"(visual|image_encoder)\.layer1\.", key) for key in raw):
         raise ModelError(f"{path} must have a vision transformer, got a CLIP with a ResNet. Give a ViT checkpoint.")
-    if checkpoint.system == "clip":
+    if base_model_name_or_path is not None and any(key.endswith("token_embedding.weight") for key in raw):
+        raise ModelError(f"{path} has a token embedding. Leave out --base_model_name_or_path.")
+    if system == "clip":
         checkpoint.leave_out(raw, CLIP_NUMBERS)
-    elif checkpoint.system == "actionclip":
+    elif system == "actionclip":
         _read_actionclip(checkpoint, content[HEAD_KEY])
-    elif checkpoint.system == "vificlip":
+    elif system == "vificlip":
         _read_vificlip(checkpoint, base_model_name_or_path)
-    if base_model_name_or_path is not None and checkpoint.system != "vificlip":
-        raise ModelError(
-            f"{path} is a checkpoint of {checkpoint.name}, which holds all its weights. Leave out "
-            "--base_model_name_or_path."
-        )
     for key in ("visual.conv1.weight", "token_embedding.weight"):
         if key not in checkpoint.state_dict:
             raise ModelError(
@@ -173,14 +177,6 @@ def _tensors(path: str | Path, state_dict) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _recognise(state_dict: dict[str, torch.Tensor], weights_key: str | None, has_head: bool) -> str:
-    if weights_key == "model" or any(key.startswith("image_encoder.") for key in state_dict):
-        return "vificlip"
-    if has_head:
-        return "actionclip"
-    return "ezclip" if any(part in key for key in state_dict for part in EZCLIP_KEYS) else "clip"
-
-
 def _read_actionclip(checkpoint: Checkpoint, head):
     blocks = [key for key in checkpoint.state_dict if key.startswith(BLOCKS_PREFIX)]
     shifted = [key for key in blocks if re.match(SHIFTED_BLOCK, key)]
@@ -212,20 +208,21 @@ def _read_vificlip(checkpoint: Checkpoint, base: str | Path | None):
         )
     class_texts = state_dict.get("prompt_learner.complete_text_embeddings")  # [C, L, D]
     checkpoint.leave_out(state_dict, CLASS_TEXTS)
-    renamed = {re.sub(r"^image_encoder\.", "visual.", key): value for key, value in state_dict.items()}
-    checkpoint.state_dict = {re.sub(r"^text_encoder\.", "", key): value for key, value in renamed.items()}
-    if "token_embedding.weight" in checkpoint.state_dict:
-        if base is not None:
-            raise ModelError(f"{path} has a token embedding. Leave out --base_model_name_or_path.")
-        return
-    if "ln_final.weight" not in checkpoint.state_dict:
-        return  # not a checkpoint; `read_checkpoint` says so
+    checkpoint.state_dict = {
+        re.sub(r"^text_encoder\.", "", re.sub(r"^image_encoder\.", "visual.", key)): value
+        for key, value in state_dict.items()
+    }
+    if "token_embedding.weight" in checkpoint.state_dict or "ln_final.weight" not in checkpoint.state_dict:
+        return  # complete, or not a checkpoint: `read_checkpoint` reports that
     if base is None:
         raise ModelError(
             f"{path} is a ViFi-CLIP checkpoint without the token embedding, which ViFi-CLIP does not train. Give the "
             "CLIP it was trained from as --base_model_name_or_path: a folder, a name on the Hub, or OpenAI's .pt file."
         )
-    embedding = _token_embedding(base)
+    if Path(base).is_file():
+        embedding = read_checkpoint(base).state_dict["token_embedding.weight"]
+    else:
+        embedding = load_model(base, for_training=True).get_parameter(EMBEDDING_KEY).detach().float()
     width = len(checkpoint.state_dict["ln_final.weight"])
     if embedding.shape[1] != width:
         raise ModelError(
@@ -240,9 +237,3 @@ def _read_vificlip(checkpoint: Checkpoint, base: str | Path | None):
             "was trained from."
         )
     checkpoint.state_dict["token_embedding.weight"] = embedding
-
-
-def _token_embedding(base: str | Path) -> torch.Tensor:
-    if Path(base).is_file():
-        return read_checkpoint(base).state_dict["token_embedding.weight"]
-    return load_model(base, for_training=True).text_model.get_input_embeddings().weight.detach().float()

@@ -54,11 +54,8 @@ def check_archive(path: str | Path) -> bool:
     """
     Raise if a part of a PyTorch zip file takes more memory than the file has bytes. No part is read.
 
-    PyTorch compresses only the program of TorchScript (`code/`), which is never read.
-
-    Args:
-        path (`str` or `Path`):
-            The file. A file of another format is not checked.
+    A file of another format is not checked. PyTorch compresses only the program of TorchScript (`code/`), which is
+    never read.
 
     Returns:
         `bool`: whether it is TorchScript, which `torch.load` up to PyTorch 2.5 runs even with `weights_only=True`.
@@ -91,10 +88,6 @@ def read_archive(path: str | Path) -> Any:
     """
     Read a zip file of `torch.save`, or the state dict in a file of `torch.jit.save`, on the CPU.
 
-    Args:
-        path (`str` or `Path`):
-            The file.
-
     Returns:
         The saved tensors, numbers, strings and containers. An object of any other class becomes a `dict` of its
         attributes, and the result of a function an empty `dict`.
@@ -118,7 +111,7 @@ def read_archive(path: str | Path) -> Any:
 
 
 class _Inert(dict):
-    """An object of any class, reduced to its attributes or the items of a dictionary."""
+    """Hold the attributes, or the dictionary items, of an object of any class."""
 
     def __init__(self, *args):
         super().__init__()
@@ -137,16 +130,6 @@ class _Uncallable(type):
         )
 
 
-def _replacement(name: str) -> type:
-    """
-    Return the replacement of a class or function that a pickle names.
-
-    An object that is created without a call and then gets its attributes (`NEWOBJ`, `BUILD`) may be of any class. A
-    call (`REDUCE`) must be one of `HARMLESS_CALLS`: the call of an enumeration looks like that of a command.
-    """
-    return _Inert if HARMLESS_CALLS.fullmatch(name) else _Uncallable(name, (_Inert,), {})
-
-
 class _InertUnpickler(pickle.Unpickler):
     def __init__(self, file, archive: zipfile.ZipFile, root: str):
         super().__init__(file)
@@ -156,33 +139,31 @@ class _InertUnpickler(pickle.Unpickler):
         known = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-            ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+            ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
         }
         # PyTorch writes pickles with module names of Python 2.
         module, name = NAME_MAPPING.get((module, name), (module, name))
         module = IMPORT_MAPPING.get(module, module)
         if module == "torch" and name in DTYPES:
             return DTYPES[name]
-        return known.get((module, name)) or _replacement(f"{module}.{name}")
+        if (module, name) in known:
+            return known[module, name]
+        # An object that is created without a call and then gets its attributes (`NEWOBJ`, `BUILD`) may be of any
+        # class. A call (`REDUCE`) must be harmless: the call of an enumeration looks like that of a command.
+        name = f"{module}.{name}"
+        return _Inert if HARMLESS_CALLS.fullmatch(name) else _Uncallable(name, (_Inert,), {})
 
     def persistent_load(self, pid):
         _, dtype, key, *_ = pid  # "storage", its type, its name, device, number of elements
         if (dtype, key) not in self.storages:  # several tensors may be views of one
             content = bytearray(self.archive.read(f"{self.root}data/{key}"))
-            self.storages[dtype, key] = (
-                torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
-            )
+            empty = torch.empty(0, dtype=dtype)
+            self.storages[dtype, key] = torch.frombuffer(content, dtype=dtype) if content else empty
         return self.storages[dtype, key]
 
 
-def _rebuild_tensor(
-    storage: torch.Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_
-) -> torch.Tensor:
+def _rebuild_tensor(storage: torch.Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_):
     return storage.as_strided(size, stride, offset)
-
-
-def _rebuild_parameter(tensor: torch.Tensor, *_) -> torch.Tensor:
-    return tensor
 
 
 def _state_dict(module: dict, prefix: str = "") -> dict[str, torch.Tensor]:

@@ -22,20 +22,12 @@ logger = logging.get_logger(__name__)
 
 MAX_FAILURES_IN_A_ROW = 5
 MIN_ANNOUNCED_WAIT = 10  # seconds; a shorter wait gives no warning
-POLL_SECONDS = 1  # longest time until a Ctrl-C is noticed
+POLL_SECONDS = 1  # longest time until Ctrl-C takes effect
 
 
 @dataclass(frozen=True)
 class Answer:
-    """
-    The answer to a question.
-
-    Args:
-        text (`str`):
-            The text of the language model, or "".
-        problem (`str`, *optional*):
-            Why the answer is missing or incomplete.
-    """
+    """Hold the text of a language model, and why it is missing or incomplete."""
 
     text: str = ""
     problem: str | None = None
@@ -43,15 +35,9 @@ class Answer:
 
 class SeededSampling(LogitsProcessor):
     """
-    Logits processor that samples a token with one generator a row, so that rows do not depend on each other.
+    Sample each row with its own seed, so that rows do not depend on each other.
 
     `generate` itself samples with one generator for the whole batch.
-
-    Args:
-        seeds (`list[int]`):
-            A seed for each of the B rows.
-        temperature (`float`):
-            Divisor of the scores, above 0.
     """
 
     def __init__(self, seeds: list[int], temperature: float):
@@ -143,7 +129,7 @@ class TransformersModel:
         if self.temperature > 0:
             sampling = SeededSampling([question.seed(self.seed) for question in questions], self.temperature)
             options["logits_processor"] = LogitsProcessorList([sampling])
-        if not self.tokenizer.chat_template:  # after a blank line such a model begins another text
+        if not self.tokenizer.chat_template:  # such a model begins another text after a blank line
             options |= {"stop_strings": ["\n\n"], "tokenizer": self.tokenizer}
         try:
             output = self.model.generate(
@@ -167,19 +153,6 @@ class TransformersModel:
             text, end, _ = text.partition("\n\n")
             text, is_whole = f"1.{text}", is_whole or bool(end)
         return Answer(text, None if is_whole else f"it was cut after {self.max_new_tokens} tokens")
-
-
-class BearerKey(requests.auth.AuthBase):
-    """A key for the header, or none. Given as `auth`, it keeps requests from taking a password from ~/.netrc."""
-
-    def __init__(self, key: str):
-        self.key = key
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Return the request with the key."""
-        if self.key:
-            request.headers["Authorization"] = f"Bearer {self.key}"
-        return request
 
 
 class PatientRetry(Retry):
@@ -212,8 +185,8 @@ class Endpoint:
         timeout (`float`):
             Seconds without data until a request fails.
         max_retries (`int`):
-            How often a request is repeated after 408, 429, 5xx or no answer. It waits as long as the server asks for,
-            or 0, 2, 4, 8 … seconds.
+            Number of retries after 408, 429, 5xx or no answer. A retry waits as long as the server asks for, or
+            0, 2, 4, 8 … seconds.
 
     Raises:
         [`ModelError`]: if the server cannot be reached.
@@ -246,10 +219,16 @@ class Endpoint:
         key = os.environ.get("OPENAI_API_KEY", "").strip()
         if not (key.isascii() and key.isprintable()):
             raise ModelError("OPENAI_API_KEY must be printable ASCII, got other characters. Set it to the key alone.")
-        self.session.auth = BearerKey(key)
+
+        def add_key(request: requests.PreparedRequest) -> requests.PreparedRequest:
+            if key:
+                request.headers["Authorization"] = f"Bearer {key}"
+            return request
+
+        self.session.auth = add_key  # also without a key: else requests takes a password from ~/.netrc
         try:  # without retries, so that a wrong address fails at once; the answer does not matter
             self.session.get(f"{base_url}/models", timeout=timeout, allow_redirects=False)
-        except requests.RequestException as error:
+        except (requests.RequestException, ValueError) as error:
             raise ModelError(
                 f"--base_url {base_url} cannot be reached ({_shortened(error)}). Start the server, or correct the "
                 "address: it ends before /chat/completions."
@@ -301,9 +280,9 @@ class Endpoint:
             choice = response.json()["choices"][0]
             text, finish_reason = choice["message"]["content"], choice.get("finish_reason")
             if not isinstance(text, str | None):
-                raise TypeError("its content is no string")
+                raise TypeError("its content is not a string")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return Answer(problem=f"{status}, which is no chat completion")
+            return Answer(problem=f"{status}, which is not a chat completion")
         problems = {
             "length": f"it was cut after {self.max_new_tokens} tokens",
             "content_filter": "the server's content filter blocked it",

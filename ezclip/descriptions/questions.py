@@ -1,4 +1,4 @@
-"""Ask for class texts in TEAR's three kinds, and check the answers of a language model."""
+"""Ask a language model for TEAR's three kinds of class texts, and check its answers."""
 
 import hashlib
 import json
@@ -175,12 +175,7 @@ class Question:
         return replace(self, attempt=self.attempt + 1, problem=problem, refused=refused)
 
     def read(self, answer: str) -> list[str]:
-        """
-        Return the texts of an answer.
-
-        Raises:
-            [`FormError`]: if the answer is not in the requested form.
-        """
+        """Return the texts of an answer. Raise [`FormError`] if it is not in the requested form."""
         texts = split_answer(answer)
         check_texts(texts, self.kind, self.label)
         return texts
@@ -234,12 +229,7 @@ def _clean(text: str) -> str:
 
 
 def check_texts(texts: list[str], kind: Kind, label: str):
-    """
-    Check the texts of an answer.
-
-    Raises:
-        [`FormError`]: if these are not texts of that kind for the label.
-    """
+    """Raise [`FormError`] if the texts of an answer do not fit the kind and the label."""
     minimum, maximum = kind.num_texts
     if not minimum <= len(texts) <= maximum:
         wanted = f"{minimum}" if minimum == maximum else f"{minimum} to {maximum}"

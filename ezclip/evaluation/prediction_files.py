@@ -263,7 +263,8 @@ class PredictionFolder:
                 raise ValueError("its rows have another digest")
             if len(rows) != self.part_size and not json.loads(metadata[b"is_last"]):
                 raise ValueError(f"it has {len(rows)} rows instead of {self.part_size}")
-        if data is not None and metadata[b"data"].decode() != data:
+            written_for = metadata[b"data"].decode()
+        if data not in (None, written_for):
             raise DataError(
                 f"{self.part_path(shard, part)} was predicted from other videos: the file of shard {shard} has "
                 "changed. Remove the parts of this shard, and run the same command to predict it again."

@@ -24,70 +24,35 @@ TRAIN_VIDEOS_KEY = "videos of train"  # only an experiment that trains has this 
 
 @dataclass
 class Outcome:
-    """
-    The result of one test.
+    """Hold the result of one test."""
 
-    Args:
-        dataset (`str`, *optional*):
-            Name of the data set, if it is known.
-        test (`str`):
-            Part of the data set: "split1", "base", "novel", …, or "".
-        metrics (`dict`):
-            The content of `eval_results.json`: `eval_top1` and, if they are known, `eval_top5` (fractions),
-            `eval_samples` and `eval_bad_videos`.
-    """
-
-    dataset: str | None
-    test: str
-    metrics: dict
+    dataset: str | None  # name of the data set, if it is known
+    test: str  # part of the data set: "split1", "base", "novel", …, or ""
+    metrics: dict  # as in `eval_results.json`; accuracies are fractions
 
 
 @dataclass
 class RunRecords:
-    """
-    The records of the training and the tests of a model. A field is `None` or empty if no file tells.
-
-    Args:
-        results (`list[Outcome]`):
-            Results of the tests.
-        protocol (`str`, *optional*):
-            The protocol of training and tests.
-        num_experiments (`int`):
-            Number of models of that protocol.
-        protocol_table (`str`, *optional*):
-            Markdown table over all models of the protocol, if there are several.
-        recipe (`dict`):
-            Options of the training.
-        steps (`int`, *optional*), epochs (`float`, *optional*):
-            Length of the training.
-        batch_size (`int`, *optional*):
-            Videos of a step over all processes, if `run_video_zeroshot.py` trained the model.
-        loss (`float`, *optional*):
-            The last logged loss.
-        runtime (`float`, *optional*), device (`str`, *optional*):
-            Seconds of the last run, and its device.
-        num_processes (`int`), bad_train_videos (`int`):
-            Number of processes, and of training videos that could not be read.
-    """
+    """Hold the records of the training and the tests of a model. A field is `None` or empty if no file has it."""
 
     results: list[Outcome] = field(default_factory=list)
     protocol: str | None = None
-    num_experiments: int = 0
-    protocol_table: str | None = None
-    recipe: dict = field(default_factory=dict)
+    num_experiments: int = 0  # models of that protocol
+    protocol_table: str | None = None  # in Markdown, over all models of the protocol if there are several
+    recipe: dict = field(default_factory=dict)  # options of the training
     steps: int | None = None
     epochs: float | None = None
-    batch_size: int | None = None
-    loss: float | None = None
-    runtime: float | None = None
+    batch_size: int | None = None  # videos in a step over all processes, if `run_video_zeroshot.py` trained the model
+    loss: float | None = None  # the last logged loss
+    runtime: float | None = None  # seconds of the last run
     device: str | None = None
     num_processes: int = 1
-    bad_train_videos: int = 0
+    bad_train_videos: int = 0  # training videos that could not be read
 
     @classmethod
     def read(cls, folder: str | Path, eval_dataset: str | None = None) -> "RunRecords":
         """
-        Read the records in a folder. Files of `transformers.Trainer` (`save_metrics`, `save_state`) tell less.
+        Read the records in a folder. Files of `transformers.Trainer` (`save_metrics`, `save_state`) hold fewer.
 
         Args:
             folder (`str` or `Path`):
@@ -99,7 +64,7 @@ class RunRecords:
             [`DataError`]: if a file is not one that training or evaluation wrote.
         """
         folder, records = Path(folder).resolve(), cls()
-        path = folder
+        path, batch_size = folder, None
         try:
             path = folder / EVAL_RESULTS_NAME
             if (metrics := _read_mapping(path)) is not None:
@@ -119,14 +84,12 @@ class RunRecords:
             path = folder / TRAINER_STATE_NAME
             if (content := _read_mapping(path)) is not None:
                 records.steps, records.epochs = int(content["global_step"]), content.get("epoch")
-                records.batch_size = content.get("train_batch_size")
+                batch_size = content.get("train_batch_size")
                 losses = [float(entry["loss"]) for entry in content["log_history"] if "loss" in entry]
                 records.loss = losses[-1] if losses else None
             path = folder / TRAIN_RESULTS_NAME
             if (content := _read_mapping(path)) is not None:
-                records._add_training(content)
-            else:
-                records.batch_size = None
+                records._add_training(content, batch_size)
             if not records.recipe and (checkpoint := last_checkpoint(folder)) is not None:
                 path = checkpoint / CHECKPOINT_SETTINGS_NAME
                 records.recipe = _read_mapping(path) or {}
@@ -147,16 +110,15 @@ class RunRecords:
         if self.num_experiments > 1:
             self.protocol_table = as_markdown(content)
 
-    def _add_training(self, content: dict):
-        performance = content.get("performance")
+    def _add_training(self, content: dict, batch_size: int | None):
+        # transformers' `Trainer` writes no "performance", and the batch size of one process.
+        performance = content if content.get("performance") is None else content["performance"]
         self.bad_train_videos = int(content.get("train_bad_videos", 0))
-        if performance is None:  # written by transformers' `Trainer`, whose batch size is that of one process
-            self.batch_size, performance = None, content
         self.num_processes, self.device = performance.get("num_processes", 1), performance.get("device")
         if (runtime := performance.get("train_runtime")) is not None:
             self.runtime = float(runtime)
-        if self.batch_size is not None:
-            self.batch_size *= self.num_processes
+        if batch_size is not None and performance is not content:
+            self.batch_size = batch_size * self.num_processes
         self.recipe = self.recipe or content.get("recipe", {})
 
 
@@ -165,7 +127,7 @@ def _read_mapping(path: Path) -> dict | None:
         return None
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
-        raise ValueError("it holds no mapping")
+        raise ValueError("it must hold a mapping")
     return content
 
 

@@ -21,8 +21,7 @@ from processing_ezclip import EZClipProcessor
 
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
-# The Hub knows no zero-shot video task. Other models that compare videos with texts (X-CLIP) have this one, and people
-# look for them by it. The task of our pipeline is a tag.
+# The Hub has no zero-shot video task. Similar models (X-CLIP) have this one. The task of our pipeline is a tag.
 PIPELINE_TAG = "video-classification"
 TAGS = ("video", PIPELINE_TASK, "action-recognition", "clip", "ezclip")
 REQUIREMENTS = '"transformers>=5.6.2" torch av safetensors pillow'
@@ -41,20 +40,20 @@ RECIPE_FIELDS = (
 @dataclass
 class CardFacts:
     """
-    What a card says that no file of a model holds.
+    Facts for a card that no file of a model holds.
 
     Args:
         repo_id (`str`):
             The repository. Its name stands in the code to copy.
         license (`str`, *optional*):
-            Licence of the weights, an identifier of the Hub.
+            Licence of the weights, as the Hub names it.
         base_model (`str`, *optional*):
             The model that training started from, a name on the Hub.
         train_datasets (`list[str]`, *optional*):
             The data sets of the training, names on the Hub.
         eval_dataset (`str`, *optional*):
-            The data set of `eval_results.json`, a name as on the Hub. Results of a data set without a name stand in
-            the text alone.
+            The data set of `eval_results.json`, a name on the Hub. Results of an unnamed data set are in the text, not
+            in the metadata.
     """
 
     repo_id: str
@@ -75,8 +74,8 @@ class CardFacts:
                 f"{self.repo_id!r} cannot be the name of a repository. Give USER/NAME or ORGANISATION/NAME, each of "
                 "letters, digits, -, _ and ., at most 96 characters, without -- and .. in them."
             )
-        for name in [*self.train_datasets, *([] if self.eval_dataset is None else [self.eval_dataset])]:
-            if not is_hub_name(name):
+        for name in [*self.train_datasets, self.eval_dataset]:
+            if name is not None and not is_hub_name(name):
                 raise ModelError(
                     f"{name!r} cannot be the name of a data set on the Hub. Give NAME or USER/NAME, each of letters, "
                     "digits, -, _ and ., or leave it out and write it into the card."
@@ -178,11 +177,7 @@ def make_card(
 
 
 def is_untouched(content: str) -> bool:
-    """
-    Return whether ezclip, or transformers from its template, wrote a card and nobody has changed it since.
-
-    A newer card may replace such a card.
-    """
+    """Return whether a card was generated, by ezclip or transformers, and not changed since. It may be replaced."""
     content = content.replace("\r\n", "\n")
     if (signature := SIGNATURE.search(content)) is not None:
         return signature[1] == _digest(content[: signature.start()])

@@ -39,7 +39,7 @@ class PushOptions:
 
     Args:
         facts ([`CardFacts`]):
-            The repository, and what its card says besides.
+            The repository, and facts for its card.
         trained_only (`bool`, *optional*):
             See [`stage`].
         private (`bool`, *optional*, defaults to `False`):
@@ -93,16 +93,7 @@ def push(folder: str | Path, options: PushOptions) -> CommitInfo:
 
 def create_repository(repo_id: str, private: bool = False) -> str:
     """
-    Create a repository if it does not exist.
-
-    Args:
-        repo_id (`str`):
-            Its name. The default namespace is the user's.
-        private (`bool`, *optional*, defaults to `False`):
-            Whether it must be private.
-
-    Returns:
-        `str`: its full name.
+    Create a repository if it does not exist. Return its full name.
 
     Raises:
         [`ModelError`]: if there is no token, the token does not permit it, the Hub cannot be reached, or the
@@ -110,7 +101,7 @@ def create_repository(repo_id: str, private: bool = False) -> str:
     """
     _check_token(repo_id)
     api = HfApi()
-    with hub_errors(f"{repo_id} cannot be made"):
+    with hub_errors(f"{repo_id} cannot be created"):
         repo_id = api.create_repo(repo_id, private=True if private else None, exist_ok=True).repo_id
         if private and not api.model_info(repo_id).private:
             raise ModelError(
@@ -121,17 +112,10 @@ def create_repository(repo_id: str, private: bool = False) -> str:
 
 
 def upload(staged: Path, options: PushOptions) -> CommitInfo:
-    """
-    Upload a folder that [`stage`] wrote to an existing repository.
-
-    Raises:
-        [`ModelError`]: if the upload fails.
-    """
+    """Upload a folder that [`stage`] wrote to an existing repository. Raise [`ModelError`] if it fails."""
     api, repo_id, revision = HfApi(), options.facts.repo_id, options.revision
     base = _base_of(staged)
-    default_message = (
-        "Upload EZClipModel" if base is None else f"Upload the weights of an EZClipModel trained from {base}"
-    )
+    message = "Upload EZClipModel" if base is None else f"Upload the weights of an EZClipModel trained from {base}"
     with hub_errors(f"{repo_id} cannot be written"):
         if revision is not None and not options.create_pr:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
@@ -142,59 +126,46 @@ def upload(staged: Path, options: PushOptions) -> CommitInfo:
             )
             ignored.append(CARD_NAME)
         # `upload_large_folder` would make several commits. The Hub knows by their hashes which files have arrived.
-        try:
-            return api.upload_folder(
-                repo_id=repo_id,
-                folder_path=staged,
-                commit_message=options.commit_message or default_message,
-                revision=revision,
-                create_pr=options.create_pr,
-                ignore_patterns=ignored,
-                delete_patterns=list(STALE_PATTERNS),
-            )
-        except ValueError as error:
-            if isinstance(error, HTTPError):
-                raise
-            said = " ".join(str(error).split())
-            raise ModelError(f"{repo_id} cannot be written: the Hub refuses the files ({said}).") from error
+        return api.upload_folder(
+            repo_id=repo_id,
+            folder_path=staged,
+            commit_message=options.commit_message or message,
+            revision=revision,
+            create_pr=options.create_pr,
+            ignore_patterns=ignored,
+            delete_patterns=list(STALE_PATTERNS),
+        )
 
 
 @contextmanager
 def hub_errors(what: str) -> Iterator[None]:
-    """
-    Turn the errors of `huggingface_hub` into a [`ModelError`] that says what to do.
-
-    Args:
-        what (`str`):
-            Beginning of the message: what failed.
-
-    Raises:
-        [`ModelError`]: for each error of the Hub or the connection.
-    """
+    """Turn the errors of `huggingface_hub` into a [`ModelError`] that begins with `what` and says what to do."""
     try:
         yield
+    except ModelError:
+        raise
     except OfflineModeIsEnabled as error:
         raise ModelError(f"{what}: HF_HUB_OFFLINE is set. Unset it to reach the Hub.") from error
     except (HTTPError, OSError, RuntimeError) as error:
         raise ModelError(f"{what}: {_explain(error)}") from error
+    except ValueError as error:
+        raise ModelError(f"{what}: the Hub refuses it ({' '.join(str(error).split())}).") from error
 
 
 def _explain(error: BaseException) -> str:
     """Return what an error of the Hub means and what to do."""
-    cause = error  # the error of the Hub may be the cause of one that says less
-    while cause is not None and not isinstance(cause, HfHubHTTPError):
-        cause = cause.__cause__
+    causes = [error]  # the error of the Hub may be the cause of one that says less
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    cause = next((cause for cause in causes if isinstance(cause, HfHubHTTPError)), None)
     if cause is None:
-        root = error
-        while root.__cause__ is not None:
-            root = root.__cause__
         return (
-            f"the connection to the Hub failed ({first_line(root)}). Push again later; files that have arrived "
+            f"the connection to the Hub failed ({first_line(causes[-1])}). Push again later; files that have arrived "
             "are not sent again."
         )
     status, said = cause.response.status_code, first_line(cause.server_message or cause)
     if status == 401 and not isinstance(cause, RepositoryNotFoundError):
-        return f"the Hub does not know the token ({said}). Run `hf auth login`, or set HF_TOKEN to one that can write."
+        return f"the Hub rejects the token ({said}). Run `hf auth login`, or set HF_TOKEN to one that can write."
     if status in (401, 403):
         return f"the token does not permit that ({said}). Use a token that may write there, or another name."
     if status == 404:
@@ -202,7 +173,7 @@ def _explain(error: BaseException) -> str:
     if status in (409, 412):
         return f"something else is changing it ({said}). Push again."
     if status >= 500 or status == 429:
-        return f"the Hub has trouble ({status}: {said}). Push again later; files that have arrived are not sent again."
+        return f"the Hub fails ({status}: {said}). Push again later; files that have arrived are not sent again."
     return f"the Hub refuses it ({status}: {said})."
 
 
@@ -219,7 +190,7 @@ def _full_name(repo_id: str) -> str:
     _check_token(repo_id)
     if "/" in repo_id:
         return repo_id
-    with hub_errors(f"{repo_id} cannot be made"):
+    with hub_errors(f"{repo_id} cannot be created"):
         return f"{HfApi().whoami()['name']}/{repo_id}"
 
 
@@ -231,25 +202,25 @@ def _check_card(card: Path):
     with hub_errors(f"The metadata of {CARD_NAME} cannot be checked"):
         try:
             ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).validate()
+        except HTTPError:
+            raise
         except (ValueError, YAMLError) as error:
-            if isinstance(error, HTTPError):
-                raise
-            said = " ".join(str(error).split())
             raise ModelError(
-                f"The Hub refuses the metadata of {CARD_NAME} ({said}). Give another licence or other data sets, or "
-                "correct the file if it is yours."
+                f"The Hub refuses the metadata of {CARD_NAME} ({' '.join(str(error).split())}). Give another licence "
+                "or other data sets, or correct the file if it is yours."
             ) from error
 
 
 def _check_base_on_hub(staged: Path):
     if (base := _base_of(staged)) is None:  # a whole model
         return
-    try:
-        info = HfApi().model_info(base)
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise ModelError(f"The base {base} is not on the Hub, or your token cannot read it. {BASE_HINT}") from error
-    except (HTTPError, OSError) as error:
-        raise ModelError(f"The base {base} cannot be looked up: {_explain(error)}") from error
+    with hub_errors(f"The base {base} cannot be looked up"):
+        try:
+            info = HfApi().model_info(base)
+        except (RepositoryNotFoundError, HFValidationError) as error:
+            raise ModelError(
+                f"The base {base} is not on the Hub, or your token cannot read it. {BASE_HINT}"
+            ) from error
     if info.private:
         logger.warning(f"The base {base} is private: only those who can read it can load the pushed weights.")
 

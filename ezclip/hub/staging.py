@@ -21,7 +21,7 @@ from processing_ezclip import EZClipProcessor
 logger = logging.get_logger("ezclip")
 
 CARD_NAME = "README.md"
-# transformers writes here where something was loaded from; nothing reads it
+# Under these keys transformers writes the path of the loaded file. Nothing reads it.
 ORIGIN_KEYS = ("_name_or_path", "name_or_path", "tokenizer_file", "special_tokens_map_file")
 VOCABULARY_NAMES = ("tokenizer.json", "vocab.json")  # a token in them may look like a path
 BASE_HINT = "Give the name of that model on the Hub (--base_model_name_or_path), or push the whole model (--whole)."
@@ -39,7 +39,7 @@ def stage(folder: str | Path, staged: str | Path, facts: CardFacts, trained_only
         staged (`str` or `Path`):
             The folder to write.
         facts ([`CardFacts`]):
-            What the card says besides. Its `base_model` is the base of trained weights that are pushed or merged.
+            Facts for the card. Its `base_model` is the base of trained weights that are pushed or merged.
         trained_only (`bool`, *optional*):
             Whether to push trained weights alone instead of the whole model. Defaults to the form of the folder.
 
@@ -73,20 +73,7 @@ def stage(folder: str | Path, staged: str | Path, facts: CardFacts, trained_only
 
 
 def check_base(base: str | Path | None, what: str, fix_hint: str = BASE_HINT):
-    """
-    Raise if others cannot load the base of trained weights.
-
-    Args:
-        base (`str` or `Path`, *optional*):
-            The base.
-        what (`str`):
-            Name of the trained weights in a message.
-        fix_hint (`str`, *optional*):
-            Advice at the end of a message. Defaults to the options of `ezclip push`.
-
-    Raises:
-        [`ModelError`]: if the base is unknown, or a folder on this machine.
-    """
+    """Raise if others cannot load the base of trained weights. `what` names the weights in the message."""
     if base is None:
         raise ModelError(f"{what} does not say what it was trained from. {fix_hint}")
     if _is_folder(base):
@@ -185,7 +172,7 @@ def _read_own_card(folder: Path) -> str | None:
 
 
 def _remove_local_paths(staged: Path):
-    """Remove from the JSON files where something was loaded from. Raise if another value is a path of this machine."""
+    """Remove the paths in `ORIGIN_KEYS` from the JSON files. Raise if another value is a path of this machine."""
     for path in sorted(staged.glob("*.json")):
         if path.name in VOCABULARY_NAMES:
             continue

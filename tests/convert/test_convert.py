@@ -1,4 +1,4 @@
-"""`ezclip convert`: what it reads and what it refuses. tests/test_golden.py compares the numbers."""
+"""`ezclip convert`: accepted and refused files. tests/test_golden.py compares the numbers."""
 
 import argparse
 import collections
@@ -136,7 +136,7 @@ def test_actionclip_num_frames(tmp_path, capsys):
     """Only the head with a row for each frame tells the number of frames."""
     path = saved(published_actionclip(random_model("actionclip")), tmp_path / "model.pt")
     assert convert(path, tmp_path, "--model_only").config.vision_config.num_frames == 8
-    assert "8 frames (the weights do not tell)" in capsys.readouterr().out
+    assert "8 frames (not known from the weights)" in capsys.readouterr().out
     assert convert(path, tmp_path, "--model_only", "--num_frames", 16).config.vision_config.num_frames == 16
     with pytest.raises(SystemExit, match="as many positions as the text tower, 16, and `num_frames` is 17"):
         convert(path, tmp_path, "--model_only", "--num_frames", 17)
@@ -212,7 +212,7 @@ def test_vificlip(tmp_path, capsys, clip_of, prefix):
     assert "ViFi-CLIP" in printed and "complete_text_embeddings (the class names" in printed
 
 
-def test_vificlip_with_openai_file_as_base(tmp_path):
+def test_vificlip_over_openai_file(tmp_path):
     model = random_model("vificlip")
     path = saved({"model": published_vificlip(model)}, tmp_path / "model.pth")
     base = saved(published_weights(model), tmp_path / "clip.pt")
@@ -271,7 +271,7 @@ def foreign_class(monkeypatch, **methods):
 
 
 @pytest.mark.parametrize("args", [("rm -rf",), ()])
-def test_foreign_call_is_refused(checkpoint, tmp_path, monkeypatch, args):
+def test_foreign_call(checkpoint, tmp_path, monkeypatch, args):
     path, model = checkpoint()
     with monkeypatch.context() as patch:
         run = foreign_class(patch, __reduce__=lambda self: (type(self), args), __init__=lambda self, *args: None)
@@ -280,7 +280,7 @@ def test_foreign_call_is_refused(checkpoint, tmp_path, monkeypatch, args):
     assert "its pickle calls `evilpkg.Run`" in said and "weights_only" not in said
 
 
-def test_foreign_object_is_inert(checkpoint, tmp_path, monkeypatch, capsys):
+def test_foreign_object(checkpoint, tmp_path, monkeypatch, capsys):
     path, model = checkpoint()
     with monkeypatch.context() as patch:
         state = foreign_class(patch)()
@@ -304,7 +304,7 @@ def test_foreign_object_is_inert(checkpoint, tmp_path, monkeypatch, capsys):
     ],
 )
 @pytest.mark.parametrize("place", ["beside", "instead"])
-def test_pickled_call_is_refused(checkpoint, tmp_path, monkeypatch, function, args, named, place):
+def test_pickled_call(checkpoint, tmp_path, monkeypatch, function, args, named, place):
     path, model = checkpoint()
     content = published_checkpoint(model)
     (content if place == "beside" else content["model_state_dict"])["visual.proj"] = Calls(function, *args)
@@ -333,7 +333,7 @@ def test_harmless_objects(checkpoint, tmp_path, capsys):
     assert all(name in left_out for name in extra)
 
 
-def test_old_files_with_objects_are_refused(checkpoint, tmp_path):
+def test_legacy_file_with_objects(checkpoint, tmp_path):
     path, model = checkpoint()
     content = {**published_checkpoint(model), "danger": RunsCode(tmp_path / "ran")}
     torch.save(content, path, _use_new_zipfile_serialization=False)
@@ -370,7 +370,7 @@ def test_plain_clip(tmp_path, capsys):
     assert "Leave out --base_model_name_or_path" in refused(path, tmp_path, "--base_model_name_or_path", path)
     assert_same(convert(path, tmp_path, "--model_only"), model)
     printed = capsys.readouterr().out
-    assert "CLIP, " in printed and "Left out: input_resolution (the shapes tell it)" in printed
+    assert "CLIP, " in printed and "Left out: input_resolution (known from the shapes)" in printed
 
 
 def test_resnet_is_refused(tmp_path):

@@ -367,7 +367,7 @@ def test_one_failing_question(tmp_path, capsys):
         ((404, {}, b'{"error": "no such model"}'), "answered 404.*no such model.*--model"),
         ((302, {"Location": "http://127.0.0.1:1/"}, b""), r"answered 302 \(Found\).*--base_url"),
         ((503, {}, b"overloaded"), r"5 requests in a row.*503 \(overloaded\).*same command again"),
-        ((200, {}, b"<html>"), "5 requests in a row.*no chat completion"),
+        ((200, {}, b"<html>"), "5 requests in a row.*not a chat completion"),
         (hang, "5 requests in a row.*does not answer.*timed out"),
     ],
     ids=["401", "404", "302", "503", "html", "hang"],
@@ -517,7 +517,7 @@ def test_wrong_options(tmp_path, capsys, argv, reason):
     assert "give --label_list" in capsys.readouterr().err
 
 
-def test_foreign_files_are_not_overwritten(tmp_path):
+def test_foreign_files(tmp_path):
     (tmp_path / "all.json").write_text('{"kick ball": ["mine"]}')
     with chat_server() as server, pytest.raises(SystemExit, match="has a all.json"):
         generate(tmp_path, *endpoint_options(server))

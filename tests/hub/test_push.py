@@ -27,9 +27,8 @@ from ezclip.systems.citations import CITATIONS, describe_system
 from ezclip.systems.loading import load_model, load_processor
 from ezclip.utils.synthetic_clips import write_video
 from processing_ezclip import default_image_processor
-from tests.helpers import ROOT, WORDS, make_clip, random_clip
+from tests.helpers import ROOT, VOCAB_SIZE, WORDS, edit_config, make_clip, random_clip, train
 from tests.hub_server import TOKEN, LoopbackHub, check_metadata
-from tests.test_checkpoint import VOCAB_SIZE, edit_config, train
 
 
 BASE = "org/clip"
@@ -68,14 +67,6 @@ def hub(clip, monkeypatch, tmp_path):
         connect(hub, monkeypatch)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         yield hub
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    """Return a folder with a plain CLIP of random weights."""
-    folder = tmp_path_factory.mktemp("clip")
-    make_clip(folder, vocab_size=VOCAB_SIZE)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +167,7 @@ def check_answers(answers, models, folder):
 
 
 @pytest.mark.slow
-def test_load_elsewhere_and_offline(pushed, models):
+def test_load_elsewhere(pushed, models):
     hub, folder = pushed
     check_answers(run_elsewhere(ELSEWHERE, hub, folder), models, folder)
     fetched = hub.asked("GET", f"/{BASE}/resolve/.*{WEIGHTS}")
@@ -210,7 +201,7 @@ json.dump(errors, open(sys.argv[1], "w"))
 """
 
 
-def test_missing_dependency_is_named(pushed, models, tmp_path):
+def test_missing_dependency(pushed, models, tmp_path):
     hub, folder = pushed
     ignored = shutil.ignore_patterns(".*", "tests", "docs", "examples", "shared")
     shutil.copytree(ROOT, tmp_path / "clone", ignore=ignored)
@@ -285,19 +276,19 @@ def test_run_files_are_not_pushed(whole, tmp_path):
 # Whole model or trained weights alone
 
 
-def test_whole_from_trained_weights(hub, trained):
+def test_whole_from_trained(hub, trained):
     run("--model", trained, "--repo_id", "me/merged", "--whole")
     assert json.loads(hub.files("me/merged")["config.json"])["base_model_name_or_path"] is None
     assert len(hub.files("me/merged")[WEIGHTS]) > 2 * (trained / WEIGHTS).stat().st_size
     card = ModelCard(hub.files("me/merged")["README.md"].decode())
-    assert not card.data.base_model and "- What it started from is not recorded." in card.text
+    assert not card.data.base_model and "- The starting weights are not recorded." in card.text
     edit_config(trained, base_model_name_or_path=BASE)
     run("--model", trained, "--repo_id", "me/merged", "--whole")
     card = ModelCard(hub.files("me/merged")["README.md"].decode())
     assert card.data.base_model == BASE and "base_model_relation" not in card.data.to_dict()
 
 
-def test_trained_weights_from_whole_model(hub, whole, trained, tmp_path):
+def test_trained_from_whole(hub, whole, trained, tmp_path):
     arguments = ("--model", whole, "--repo_id", "me/part", "--trained_only")
     assert "does not say what it was trained from" in error_of(*arguments)
     run(*arguments, "--base_model_name_or_path", BASE)
@@ -307,7 +298,7 @@ def test_trained_weights_from_whole_model(hub, whole, trained, tmp_path):
     assert part.keys() == expected.keys() and all(torch.equal(part[name], expected[name]) for name in part)
 
 
-def test_fully_trained_model_has_no_base(hub, clip, tmp_path):
+def test_fully_trained_model(hub, clip, tmp_path):
     load_model(clip, preset="vificlip").save_pretrained(tmp_path / "all")
     EZClipProcessor(default_image_processor(32), word_tokenizer(WORDS)).save_pretrained(tmp_path / "all")
     arguments = ("--model", tmp_path / "all", "--repo_id", "me/all", "--trained_only")
@@ -438,23 +429,23 @@ def test_repeat_after_interruption(hub, whole):
 @pytest.mark.parametrize(
     ("method", "path", "status", "message"),
     [
-        ("POST", "/commit/", 500, "the Hub has trouble .500"),
+        ("POST", "/commit/", 500, "the Hub fails .500"),
         ("POST", "/commit/", 409, "something else is changing it .*Push again"),
         ("POST", "/commit/", 412, "something else is changing it .*Push again"),
         ("POST", "/preupload/", 403, "the token does not permit that"),
-        ("POST", "/repos/create", 401, "the Hub does not know the token"),
+        ("POST", "/repos/create", 401, "the Hub rejects the token"),
         ("POST", "/repos/create", 402, "the Hub refuses it .402"),
         ("HEAD", "/README.md", None, "the connection to the Hub failed"),
         ("POST", "/repos/create", None, "the connection to the Hub failed"),
     ],
 )
-def test_refusal_is_one_sentence(hub, whole, method, path, status, message):
+def test_hub_errors(hub, whole, method, path, status, message):
     times = float("inf") if status is None else 1
     said = "Invalid credentials in Authorization header" if status == 401 else ""
     hub.fail(method, path, times=times, status=status, message=said)
     arguments = ("--model", whole, "--repo_id", "me/whole")
     said = error_of(*arguments)
-    assert re.search(f"me/whole cannot be (made|written): {message}", said) and len(said.splitlines()) == 1
+    assert re.search(f"me/whole cannot be (created|written): {message}", said) and len(said.splitlines()) == 1
     hub.failures.clear()
     run(*arguments)
     assert WEIGHTS in hub.files("me/whole")
@@ -466,9 +457,9 @@ def test_missing_permission(hub, whole, monkeypatch):
     for name in ("a/b/c", "me/--x", "me/ x", "me/x.git"):
         assert f"{name!r} cannot be the name of a repository" in error_of(*arguments, name)
     hub.fail("GET", "/whoami", status=401, message="Invalid credentials in Authorization header")
-    assert "x cannot be made: the Hub does not know the token" in error_of(*arguments, "x")
+    assert "x cannot be created: the Hub rejects the token" in error_of(*arguments, "x")
     monkeypatch.setenv("HF_TOKEN", "hf_unknown")
-    assert "the Hub does not know the token" in error_of(*arguments, "me/x")
+    assert "the Hub rejects the token" in error_of(*arguments, "me/x")
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nowhere")
     assert "There is no token to write me/x with" in error_of(*arguments, "me/x")
@@ -537,8 +528,8 @@ def test_card(pushed):
     assert whole.data.license == "mit" and trained.data.license is None
     assert whole.data.base_model is None and trained.data.base_model == BASE
     assert trained.data.base_model_relation == "adapter" and "holds the trained weights alone" in trained.text
-    unknown = "- How it was trained is not recorded.\n\n##"
-    assert f"## Training\n\n- What it started from is not recorded.\n{unknown}" in whole.text
+    unknown = "- The training is not recorded.\n\n##"
+    assert f"## Training\n\n- The starting weights are not recorded.\n{unknown}" in whole.text
     assert f"## Training\n\n- Started from {BASE}.\n{unknown}" in trained.text
     assert "The weights: mit." in whole.text and "The licence of the weights is not stated." in trained.text
     assert "the embeddings of 2 classes (red circle, green square). Without `candidate_labels`" in whole.text
@@ -560,7 +551,7 @@ def test_card_of_evaluated_model(whole, tmp_path):
     card, text = card_of(*arguments, tmp_path / "unnamed")
     assert card.data.eval_results is None  # an index has results of named data sets alone
     assert "| top-1 (%) | top-5 (%) | videos |\n| --- | --- | --- |\n| 62.5 | 87.5 | 1,600 |\n" in text
-    assert "Of which data set these videos are is not recorded." in text and "3 videos could not be read" in text
+    assert "The data set of these videos is not recorded." in text and "3 videos could not be read" in text
     card, text = card_of(*arguments, tmp_path / "named", "--eval_dataset", "UCF-101", "--dataset", "me/kinetics")
     results = {result.metric_name: result for result in card.data.eval_results}
     assert results["top-1 accuracy"].metric_value == 0.625 and results["top-5 accuracy"].metric_value == 0.875
@@ -621,7 +612,7 @@ def test_card_of_one_of_several_models(whole, tmp_path):
     write_json(out / "seed1" / "results.json", {"settings": {}, "results": results["seed1"]})
     _, text = card_of("--model", out / "seed1", "--repo_id", "me/x", "--dry_run", tmp_path / "look")
     assert "| test | top-1 (%) | videos |" in text and "| novel | 10.0 | 10 |" in text
-    assert "All 3 models of the protocol base_to_novel, of which this is one" in text
+    assert "one of 3 models of the protocol base_to_novel" in text
     assert "| mean | 80.0 ± 0.0 | 20.0 ± 10.0 | 32.0" in text
     shutil.copytree(whole, out / "unrelated")
     _, text = card_of("--model", out / "unrelated", "--repo_id", "me/x", "--dry_run", tmp_path / "other")
@@ -681,7 +672,7 @@ def test_card_not_in_utf8(hub, whole, caplog):
     assert f"{whole / 'README.md'} must be text in UTF-8" in said
 
 
-def test_transformers_template_is_replaced(hub, whole):
+def test_transformers_card(hub, whole):
     hub.add("me/whole", {})
     template = str(create_and_tag_model_card("me/whole", tags=["video"])).encode()  # of any `push_to_hub`
     assert b"# Model Card for Model ID" in template
@@ -756,7 +747,7 @@ def test_push_after_training(hub, training, tmp_path, capsys):
     assert f"{hub.url}/me/new/commit/" in capsys.readouterr().out
 
 
-def test_repository_is_made_before_training(hub, training, tmp_path, monkeypatch):
+def test_repository_before_training(hub, training, tmp_path, monkeypatch):
     def refused(*more):
         with pytest.raises(SystemExit) as caught:
             run_video_zeroshot.main([*training, *more])
@@ -769,7 +760,7 @@ def test_repository_is_made_before_training(hub, training, tmp_path, monkeypatch
     assert "Leave out --save_trained_only" in said and "--whole" not in said
     assert "cannot be the name" in refused("--hub_model_id", "a/b/c")
     assert "the token does not permit that" in refused("--hub_model_id", "org/new")
-    assert "cannot be made" in refused("--hub_model_id", "org/new")
+    assert "cannot be created" in refused("--hub_model_id", "org/new")
     assert not (tmp_path / "out" / WEIGHTS).exists() and not hub.repositories.keys() - {BASE}
 
 
