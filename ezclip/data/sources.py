@@ -318,8 +318,10 @@ def _read_labels(
     kind = getattr(feature, "dtype", "")
     if isinstance(feature, datasets.ClassLabel):
         class_names = names_of_classes(feature, class_names, name)
-        spellings = merge_spellings(Counter(class_names), name)
-        merged = list(dict.fromkeys(spellings.values()))
+        counts = Counter(dict.fromkeys(class_names, 0))
+        counts.update(class_names[value] for value in values if value not in (None, UNKNOWN_LABEL))
+        spellings = merge_spellings(counts, name)
+        merged = list(dict.fromkeys(spellings[class_name] for class_name in class_names))
         if len(merged) < len(class_names):
             ids = [merged.index(spellings[class_name]) for class_name in class_names]
             values = [value if value in (None, UNKNOWN_LABEL) else ids[value] for value in values]
