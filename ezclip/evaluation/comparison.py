@@ -49,9 +49,6 @@ def read_ranks(folder: str | Path, split: VideoSplit, num_read: int) -> np.ndarr
     positions = {row: position for position, row in enumerate(split.row_numbers)}
     ranks = np.full(len(names), UNREAD)
     try:
-        settings = read_json(path.with_name(EVAL_SETTINGS_NAME), f"Remove {folder}, and it is predicted again.")
-        if settings["predictions_sha256"] != digest_file(path):
-            raise ValueError("its digest is another")
         with open(path, encoding="utf-8") as file:
             for line in map(json.loads, file):
                 position = positions[line["row"]]  # names may repeat
@@ -61,6 +58,9 @@ def read_ranks(folder: str | Path, split: VideoSplit, num_read: int) -> np.ndarr
                 ranks[position] = ranked.index(labels[position]) if labels[position] in ranked else TOP_K
         if (num_lines := int((ranks != UNREAD).sum())) != num_read:
             raise ValueError(f"{num_lines} videos instead of {num_read}")
+        settings = read_json(path.with_name(EVAL_SETTINGS_NAME), f"Remove {folder}, and it is predicted again.")
+        if settings["predictions_sha256"] != digest_file(path):
+            raise ValueError("its digest is another")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path} is damaged or was changed ({error}). Remove {folder}, and it is predicted again."
