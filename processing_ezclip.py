@@ -183,6 +183,7 @@ class EZClipProcessor(ProcessorMixin):
         fps: float | None = None,
         backend: str = "auto",
         allow_partial: bool = False,
+        square_pixels: bool = False,
         do_normalize: bool = True,
         return_metadata: bool = False,
         return_tensors: str | None = None,
@@ -212,6 +213,8 @@ class EZClipProcessor(ProcessorMixin):
                 Rate at which to sample the whole video, instead of `num_frames`.
             backend (`str`, *optional*, defaults to `"auto"`), allow_partial (`bool`, *optional*, defaults to `False`):
                 The decoder of video files, and whether to accept a part of a damaged one, see [`read_frames`].
+            square_pixels (`bool`, *optional*, defaults to `False`):
+                Whether to scale the width of a file by its pixel aspect ratio, as a player does.
             do_normalize (`bool`, *optional*, defaults to `True`):
                 Whether to return float32 pixels. Otherwise `pixel_values` are uint8 `(…, T, H, W, 3)`, a quarter of
                 the size. Move them to the model's device and apply [`~EZClipProcessor.normalize`] there.
@@ -249,7 +252,14 @@ class EZClipProcessor(ProcessorMixin):
                 raise ValueError("`sample` and `fps` replace `num_frames` and `num_clips`: pass only one pair.")
             for video in videos:
                 frames, video_metadata = read_frames(
-                    video, sample, start=start, end=end, fps=fps, backend=backend, allow_partial=allow_partial
+                    video,
+                    sample,
+                    start=start,
+                    end=end,
+                    fps=fps,
+                    backend=backend,
+                    allow_partial=allow_partial,
+                    square_pixels=square_pixels,
                 )
                 clips.append(self.crop_frames(frames, num_clips, num_crops))
                 metadata.append(video_metadata)

@@ -461,6 +461,10 @@ def test_dynamic_quantisation(system):
     layer = quantised.vision_model.encoder.layers[0]
     assert isinstance(layer.mlp.fc1, torch.ao.nn.quantized.dynamic.Linear)
     assert_near(quantised, model, 0.99)
+    inputs = make_inputs()
+    outputs = quantised(**inputs)  # gradients are on
+    with torch.no_grad():
+        torch.testing.assert_close(outputs.logits_per_video, quantised(**inputs).logits_per_video)
 
 
 @each_system

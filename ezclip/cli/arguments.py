@@ -119,6 +119,7 @@ class DataArguments:
     )
     video_timeout: float = option(60.0, "Seconds after which a video counts as unreadable.")
     allow_partial: bool = option(False, "Use the part of damaged or incomplete videos that can be decoded.")
+    square_pixels: bool = option(False, "Scale the width of videos whose pixels are not square, as a player does.")
     num_clips: int = option(1, "Clips per video in evaluation.")
     num_crops: int = option(1, "Crops per clip in evaluation: 1 (the centre) or 3.", choices=[1, 3])
     horizontal_flip: float = option(

@@ -21,7 +21,7 @@ VIDEO_OPTIONS = (
     *SOURCE_OPTIONS,
     *("dataset_config_name", "eval_split_name", "video_column_name", "label_column_name"),
     *("label_list", "class_subset", "list_root", "video_root", "max_eval_samples"),
-    *("num_clips", "num_crops", "video_backend", "video_timeout", "allow_partial"),
+    *("num_clips", "num_crops", "video_backend", "video_timeout", "allow_partial", "square_pixels"),
 )
 RUN_OPTIONS = (
     *("output_dir", "per_device_eval_batch_size", "dataloader_num_workers"),

@@ -71,5 +71,8 @@ def make_reader(data_args: DataArguments) -> IsolatedReader:
     except ImportError as error:
         raise DataError(str(error)) from error
     return IsolatedReader(
-        data_args.video_timeout, backend=data_args.video_backend, allow_partial=data_args.allow_partial
+        data_args.video_timeout,
+        backend=data_args.video_backend,
+        allow_partial=data_args.allow_partial,
+        square_pixels=data_args.square_pixels,
     )

@@ -56,6 +56,7 @@ def describe_result(
             "processor": describe_processor(processor),
             "video_backend": reader.get("backend", "auto"),
             "allow_partial": reader.get("allow_partial", False),
+            "square_pixels": reader.get("square_pixels", False),
             **{f"videos of {name}": describe_videos(split) for name, split in videos.items() if split is not None},
             **options,
         }

@@ -160,11 +160,14 @@ def _match_labels(
 
 def align_runs(runs: list[EvaluationRun]) -> list[EvaluationRun]:
     """Return the runs with one list of classes for all of them."""
-    class_names = list(dict.fromkeys(name for run in runs for name in run.class_names))
-    index, aligned = {name: number for number, name in enumerate(class_names)}, []
+    spellings = {}
+    for name in (name for run in runs for name in run.class_names):
+        spellings.setdefault(label_key(name), name)
+    class_names, aligned = list(spellings.values()), []
+    index = {key: number for number, key in enumerate(spellings)}
     for run in runs:
         # Index -1 (no class, no label) selects the last entry.
-        numbers = np.array([*(index[name] for name in run.class_names), NO_CLASS])
+        numbers = np.array([*(index[label_key(name)] for name in run.class_names), NO_CLASS])
         changed = {"class_names": class_names, "labels": numbers[run.labels], "ranked": numbers[run.ranked]}
         aligned.append(replace(run, **changed))
     return aligned
