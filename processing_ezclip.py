@@ -283,6 +283,17 @@ class EZClipProcessor(ProcessorMixin):
             raise ValueError(f"`num_clips` must be 1 with `sampling='tear'`, got {num_clips}. Use 'uniform'.")
         return partial(tear_frame_indices, num_frames=num_frames)
 
+    def check_views(self, num_clips: int = 1, num_crops: int = 1):
+        """Raise `ValueError` if the processor cannot make these views of a video."""
+        self.get_sampler(num_clips=num_clips)
+        if num_crops not in (1, 3):
+            raise ValueError(f"`num_crops` must be 1 or 3, got {num_crops}.")
+        if num_crops != 1 and not self.use_published_crop:
+            raise ValueError(
+                f"`num_crops` must be 1 with the image processor of plain CLIP, got {num_crops}. A published system "
+                "has 3 (--preset vificlip, for one)."
+            )
+
     def frames_to_pixels(self, frames: np.ndarray, num_clips: int = 1, num_crops: int = 1) -> torch.FloatTensor:
         """Return [`~EZClipProcessor.crop_frames`], normalised: `(T, 3, H, W)`, or `(V, T, 3, H, W)` with V views."""
         return self.normalize(self.crop_frames(frames, num_clips, num_crops))
@@ -297,10 +308,9 @@ class EZClipProcessor(ProcessorMixin):
             `np.ndarray` of shape `(T, crop_height, crop_width, 3)`, or `(num_clips * num_crops, T, crop_height,
             crop_width, 3)` for several views, clip by clip: RGB frames, uint8.
         """
-        if num_crops not in (1, 3):
-            raise ValueError(f"`num_crops` must be 1 or 3, got {num_crops}.")
+        self.check_views(num_clips, num_crops)
         if not self.use_published_crop:
-            return self._crop_as_plain_clip(frames, num_clips, num_crops)
+            return self._crop_as_plain_clip(frames, num_clips)
         if not (self.image_processor.do_resize and self.image_processor.do_center_crop):
             hint = "To keep frames unchanged, set `size` and `crop_size` to theirs."
             raise ValueError(f"`do_resize` and `do_center_crop` of the image processor must be True. {hint}")
@@ -328,9 +338,7 @@ class EZClipProcessor(ProcessorMixin):
         views = np.stack(crops).reshape(num_crops, num_clips, -1, crop_height, crop_width, 3).swapaxes(0, 1)
         return views.reshape(num_clips * num_crops, -1, crop_height, crop_width, 3)
 
-    def _crop_as_plain_clip(self, frames: np.ndarray, num_clips: int, num_crops: int) -> np.ndarray:
-        if num_crops != 1:
-            raise ValueError(f"`num_crops` must be 1 with the image processor of plain CLIP, got {num_crops}.")
+    def _crop_as_plain_clip(self, frames: np.ndarray, num_clips: int) -> np.ndarray:
         images = [Image.fromarray(frame) for frame in frames]
         pixels = self.image_processor(images, do_rescale=False, do_normalize=False, return_tensors="np")
         frames = np.ascontiguousarray(np.moveaxis(pixels["pixel_values"], 1, -1).astype(np.uint8))

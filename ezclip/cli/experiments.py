@@ -86,7 +86,7 @@ class Runner:
         tested, trained = [], []
         for experiment in experiments:
             try:
-                self.processor.get_sampler(num_clips=experiment.views["num_clips"])
+                self.processor.check_views(**experiment.views)
             except ValueError as error:
                 raise DataError(str(error)) from error
             if predicted is not None:
