@@ -19,7 +19,7 @@ from ezclip.cli.arguments import (
 )
 from ezclip.cli.plan import TRANSFORM_OPTIONS, PlannedExperiment
 from ezclip.constants import EVAL_RESULTS_NAME, EXPERIMENT_RESULTS_NAME, PREDICTIONS_NAME
-from ezclip.data.dataset import VideoDataset, digest
+from ezclip.data.dataset import VideoDataset
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.data.sources import VideoSplit
 from ezclip.data.splits import save_split
@@ -32,6 +32,7 @@ from ezclip.evaluation.sharded_prediction import predict_shards
 from ezclip.systems.loading import check_fit, load_model, load_processor
 from ezclip.training.checkpoints import EXACTNESS_SETTINGS, last_checkpoint, raise_on_all_ranks
 from ezclip.training.loop import train
+from ezclip.utils.digests import digest
 from ezclip.utils.files import read_json, write_json
 from ezclip.utils.settings import check_unchanged
 from modeling_ezclip import EZClipModel

@@ -2,7 +2,6 @@ from .dataset import (
     ReadReport as ReadReport,
     VideoCollator as VideoCollator,
     VideoDataset as VideoDataset,
-    digest as digest,
     make_loader as make_loader,
 )
 from .isolated_reader import IsolatedReader as IsolatedReader

@@ -1,6 +1,5 @@
 """Datasets, batches and loaders for training and evaluation."""
 
-import hashlib
 import json
 import signal
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from accelerate.utils import gather_object
 from ezclip.data.sources import VideoSplit
 from ezclip.data.transforms import TrainTransform
 from ezclip.errors import DataError
+from ezclip.utils.digests import digest
 from ezclip.utils.memory import return_freed_memory
 from processing_ezclip import EZClipProcessor
 from video_ezclip import VideoReadError, random_frame_indices, read_frames
@@ -122,11 +122,6 @@ class VideoDataset(torch.utils.data.Dataset):
         frames, metadata = self.read(row["video"], sample)
         frames = self.processor.crop_frames(frames) if self.transform is None else self.transform(frames, rng)
         return {"text": text, "frames": torch.tensor(frames), "problem": metadata.problem}
-
-
-def digest(content) -> str:
-    """Return a short digest of anything that can be written as JSON."""
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 class VideoCollator:

@@ -18,7 +18,8 @@ from ezclip.evaluation.statistics import (
     mcnemar,
     mean_per_class_interval,
 )
-from ezclip.utils.files import digest_file, read_json
+from ezclip.utils.digests import digest_file
+from ezclip.utils.files import read_json
 
 
 TOP_K = 5

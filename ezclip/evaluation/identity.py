@@ -9,10 +9,10 @@ import pyarrow
 import pyarrow.compute
 import torch
 
-from ezclip.data.dataset import digest
 from ezclip.data.sources import VideoSplit
 from ezclip.data.streaming import StreamedVideos
 from ezclip.systems.loading import flatten_config
+from ezclip.utils.digests import digest, digest_tensors
 from ezclip.utils.settings import as_json
 from modeling_ezclip import EZClipModel
 from processing_ezclip import EZClipProcessor
@@ -69,12 +69,12 @@ def describe_model(model: EZClipModel, left_out: Container[str] = ()) -> dict:
 
     `left_out` are names of weights that were not loaded but follow the seed, see [`load_model`].
     """
-    content = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if name not in left_out and isinstance(tensor, torch.Tensor):
-            content.update(name.encode())
-            content.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return {"model_config": flatten_config(model.config), "weights": content.hexdigest()[:16]}
+    weights = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if name not in left_out and isinstance(tensor, torch.Tensor)  # quantised modules have other values too
+    }
+    return {"model_config": flatten_config(model.config), "weights": digest_tensors(weights)}
 
 
 def describe_processor(processor: EZClipProcessor) -> dict:

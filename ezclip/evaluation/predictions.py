@@ -15,7 +15,8 @@ from ezclip.data.dataset import ReadReport, VideoDataset, make_loader
 from ezclip.data.sources import VideoSplit
 from ezclip.errors import ModelError
 from ezclip.evaluation.metrics import accuracies_of, rank_labels
-from ezclip.utils.files import digest_file, replacing, write_json
+from ezclip.utils.digests import digest_file
+from ezclip.utils.files import replacing, write_json
 from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank
 

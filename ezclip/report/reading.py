@@ -1,6 +1,5 @@
 """Read and check the files of an evaluation."""
 
-import hashlib
 import json
 import math
 from collections import Counter
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from ezclip.constants import EVAL_RESULTS_NAME, EVAL_SETTINGS_NAME, PREDICTIONS_NAME, UNKNOWN_LABEL, VIDEO_EMBEDS_NAME
 from ezclip.errors import DataError
+from ezclip.utils.digests import digest_file
 from processing_ezclip import label_key
 
 
@@ -115,8 +115,7 @@ def read_run(path: str | Path, name: str | None = None) -> EvaluationRun:
         raise DataError(
             f"{path} is empty: no video was predicted. bad_videos.jsonl beside it says why, if it is there."
         )
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = digest_file(path)
 
     folder, notes = path.parent, []
     predicted = {name for line in lines for name, _ in line.ranked}

@@ -1,11 +1,9 @@
 """The weights of the best evaluation of a training, with a record of where they come from."""
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import SAFE_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
@@ -15,6 +13,7 @@ from transformers import TrainerState
 from ezclip.errors import DataError
 from ezclip.training.checkpoints import load_trained, raise_on_all_ranks, trained_weights
 from ezclip.training.recipe import TrainingRecipe
+from ezclip.utils.digests import digest_tensors
 from ezclip.utils.files import flush, replacing
 from modeling_ezclip import EZClipModel
 
@@ -69,7 +68,7 @@ class BestModel:
             if self.accelerator.is_main_process:
                 weights = trained_weights(model)
                 record = {"training": self.training, "step": state.global_step, "metric": self.metric, "value": value}
-                record["digest"] = _digest(weights)
+                record["digest"] = digest_tensors(weights)
                 with replacing(self.path) as partial:
                     save_file(weights, partial, metadata={RECORD_KEY: json.dumps(record)})
                     flush(partial)
@@ -121,7 +120,7 @@ class BestModel:
             with safe_open(path, framework="pt") as file:
                 record = json.loads((file.metadata() or {})[RECORD_KEY])
                 weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if record["digest"] != _digest(weights):
+            if record["digest"] != digest_tensors(weights):
                 return f"{path} is damaged."
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             return f"{path} is missing or damaged ({error})."
@@ -135,11 +134,3 @@ class BestModel:
 
 def _path(folder: Path) -> Path:
     return folder / "best_model" / SAFE_WEIGHTS_NAME
-
-
-def _digest(weights: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -17,7 +17,8 @@ from transformers.utils import logging
 from ezclip.constants import CHECKPOINT_SETTINGS_NAME, TRAINER_STATE_NAME
 from ezclip.data.dataset import ReadReport
 from ezclip.errors import DataError
-from ezclip.utils.files import digest_file, flush, read_json, write_json
+from ezclip.utils.digests import digest_file
+from ezclip.utils.files import flush, read_json, write_json
 from ezclip.utils.settings import as_json, check_unchanged
 from modeling_ezclip import EZClipModel
 from video_ezclip import VideoReadError

@@ -13,7 +13,7 @@ from torch.utils.data import DistributedSampler
 from transformers import TrainerState, get_cosine_schedule_with_warmup
 from transformers.utils import logging
 
-from ezclip.data.dataset import ReadReport, VideoDataset, digest, make_loader
+from ezclip.data.dataset import ReadReport, VideoDataset, make_loader
 from ezclip.errors import DataError, ModelError
 from ezclip.training.best_model import BestModel
 from ezclip.training.checkpoints import EXACTNESS_SETTINGS, Checkpoints, last_checkpoint
@@ -21,6 +21,7 @@ from ezclip.training.gradient_cache import backward
 from ezclip.training.log import TrainingLog
 from ezclip.training.recipe import TrainingRecipe
 from ezclip.training.stop_signals import StopSignals, TrainingStopped
+from ezclip.utils.digests import digest
 from modeling_ezclip import EZClipModel
 
 

@@ -1,6 +1,5 @@
 """Files that are written as a whole or not at all, and read with a check."""
 
-import hashlib
 import json
 import os
 from collections import Counter
@@ -57,12 +56,6 @@ def read_json(path: str | Path, remedy: str) -> dict:
     if not isinstance(content, dict):
         raise DataError(f"{path} is damaged: it must hold an object, got {type(content).__name__}. {remedy}")
     return content
-
-
-def digest_file(path: str | Path) -> str:
-    """Return the SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flush(path: Path):
