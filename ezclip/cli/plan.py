@@ -11,7 +11,7 @@ from transformers.utils import logging
 from checkpoint_ezclip import list_some
 from ezclip.cli.arguments import DataArguments, RunArguments, explicit_options
 from ezclip.cli.option_files import parse_options
-from ezclip.data.labels import check_have_words, read_class_descriptions, read_label_list
+from ezclip.data.labels import check_distinct, check_have_words, read_class_descriptions, read_label_list
 from ezclip.data.lists import guess_first_id
 from ezclip.data.sources import VideoSplit, load_files, load_folder, load_hub_dataset, load_list
 from ezclip.data.splits import draw_classes, find_overlap, select_classes
@@ -69,8 +69,7 @@ class ClassTexts:
     def prompts(self, processor: EZClipProcessor, class_names: list[str]) -> list[list[list[str]]]:
         """Write the prompts of classes: class, text, template. Raise a [`DataError`] if a class has none."""
         check_have_words(class_names)
-        if len(set(class_names)) < len(class_names):
-            raise DataError(f"Class names must differ, got {class_names}.")
+        check_distinct(class_names, "Class names must differ")
         try:
             return processor.get_prompts(class_names, *dataclasses.astuple(self))
         except ValueError as error:

@@ -54,7 +54,7 @@ def read_numbered_labels(path: str | Path) -> tuple[list[str], int]:
             f"{path}: ids must be {first_id} to N{'' if first_id else ' - 1'} without gaps; got {sorted(names)[:5]} … "
             f"for {len(names)} names" + (f", without {missing[:10]}." if missing else ".")
         )
-    _check_names(names.values(), path)
+    check_distinct(names.values(), path)
     return [names[i] for i in expected], first_id
 
 
@@ -97,6 +97,19 @@ def merge_spellings(counts: Counter, source: str | Path) -> dict[str, str]:
         listed = "; ".join(" = ".join(map(repr, names)) for names in merged[:10])
         logger.warning(f"{source}: {len(merged)} classes are spelled in several ways and merged: {listed}.")
     return {name: names[0] for names in spellings.values() for name in names}
+
+
+def check_distinct(names: Iterable[str], source: str | Path):
+    """
+    Raise if two names are one class: only case, blanks, underscores or punctuation differ.
+
+    Raises:
+        [`DataError`]: names the spellings.
+    """
+    names = list(names)
+    keys = Counter(map(label_key, names))
+    if repeated := [name for name in names if keys[label_key(name)] > 1]:
+        raise DataError(f"{source}: classes of the same name: {repeated[:10]}. Rename or remove one of each.")
 
 
 def check_have_words(names: Iterable[str]):
@@ -164,13 +177,6 @@ def _read_csv_descriptions(path: str | Path, text: str) -> list[tuple[str, list[
         raise DataError(f"{path} must have three columns: number, class name, description.")
     has_header = bool(rows) and not rows[0][0].strip().isdigit()
     return [(name, [description]) for _, name, description in rows[has_header:]]
-
-
-def _check_names(names, source):
-    keys = Counter(label_key(name) for name in names)
-    repeated = [name for name in names if keys[label_key(name)] > 1]
-    if repeated:
-        raise DataError(f"{source}: classes of the same name: {repeated[:10]}. Rename or remove one of each.")
 
 
 def _read_csv(path: str | Path, text: str) -> list[list[str]]:

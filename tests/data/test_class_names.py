@@ -13,7 +13,7 @@ from ezclip.data.streaming import stream_hub_dataset
 from ezclip.errors import DataError
 from ezclip.report.reading import read_run
 from processing_ezclip import label_key
-from tests.helpers import run
+from tests.helpers import error_of, run
 
 
 def save_labels(folder, values, feature):
@@ -62,6 +62,12 @@ def test_folders(clip_folder, tmp_path, caplog):
 def test_candidates_of_one_class_are_refused():
     with pytest.raises(ValueError, match="'red circle' and 'Red_Circle' are two spellings of one class"):
         ClassBank(["red circle", "clap", "Red_Circle"], torch.randn(1, 3, 4))
+
+
+def test_candidates_of_one_class_are_refused_by_the_command(clip_folder, tiny_folder, tmp_path, capsys):
+    data = ("--validation_dir", clip_folder, "--candidate_labels", "red circle, Red_Circle")
+    said = error_of(capsys, "--model_name_or_path", tiny_folder, "--do_predict", *data, "--output_dir", tmp_path)
+    assert "['red circle', 'Red_Circle']" in said
 
 
 def test_report_matches_spellings_and_counts_others_apart(clip_folder, tiny_folder, tmp_path):
