@@ -636,8 +636,9 @@ class VideoFile:
                     continue
                 if packet.is_corrupt and self.damaged_at is None:
                     self.damaged_at = len(self.pts)
-                self.count_packet(packet)
-                self.is_plain = self.is_plain and self.picture_check(bytes(packet), packet.is_keyframe)
+                content = bytes(packet)
+                self.count_packet(packet, content)
+                self.is_plain = self.is_plain and self.picture_check(content, packet.is_keyframe)
                 self.pts.append(packet.pts)
                 self.is_key.append(packet.is_keyframe)
                 self.has_hidden |= packet.is_discard
@@ -677,12 +678,12 @@ class VideoFile:
         is_steady = len(order) < 2 or bool((np.abs(intervals / np.median(intervals) - 1) < 0.5).all())
         return has_true_times and self.pts[0] == order[0] and is_steady
 
-    def count_packet(self, packet: av.Packet):
+    def count_packet(self, packet: av.Packet, content: bytes):
         """Count a packet for `num_shown`, and note whether it has an orientation. Call it in file order."""
         if packet.size == 0:
             return
         if not self.turns_frames:
-            self.turns_frames = self.picture_check.has_orientation(bytes(packet))
+            self.turns_frames = self.picture_check.has_orientation(content)
         if self._num_counted == 0 and not self._is_leading:
             if not packet.is_keyframe:
                 return

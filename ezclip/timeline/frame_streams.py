@@ -209,7 +209,7 @@ class _StreamedFile(VideoFile):
             if packet.is_corrupt and self.damaged_at is None:
                 self.damaged_at = self.num_packets
             self.num_packets += bool(packet.size)
-            self.count_packet(packet)
+            self.count_packet(packet, bytes(packet))
             if packet.pts is not None:
                 self.pts = [packet.pts]  # `damage` needs no more than one
             yield packet
