@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 
+from ezclip.data.identity import describe_videos
 from ezclip.data.sources import VideoSplit
 from ezclip.data.transforms import TrainTransform
 from ezclip.errors import DataError
@@ -83,8 +84,14 @@ class VideoDataset(torch.utils.data.Dataset):
         self.epoch = epoch
 
     def settings(self) -> dict:
-        """Return the options that the items depend on besides the videos. A checkpoint stores it."""
-        return {"seed": self.seed, "texts": digest(self.texts), "transform": repr(self.transform)}
+        """Return what the items depend on. A checkpoint stores it."""
+        return {
+            "seed": self.seed,
+            "videos of train": describe_videos(self.split),
+            "texts": digest(self.texts),
+            "num_frames": self.processor.num_frames,
+            "transform": repr(self.transform),
+        }
 
     def __getitem__(self, index: int) -> dict:
         bad_videos = []

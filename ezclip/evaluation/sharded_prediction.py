@@ -18,10 +18,11 @@ from tqdm.auto import tqdm
 
 from ezclip.constants import UNKNOWN_LABEL
 from ezclip.data.dataset import ReadReport, VideoDataset, make_loader
+from ezclip.data.identity import describe_shard
 from ezclip.data.sources import VideoSplit
 from ezclip.data.streaming import StreamedVideos, VideoRow
 from ezclip.errors import DataError
-from ezclip.evaluation.identity import describe_model, describe_result, describe_shard
+from ezclip.evaluation.identity import describe_model, describe_result
 from ezclip.evaluation.prediction_files import PredictionCounts, PredictionFolder, Progress
 from ezclip.evaluation.predictions import view_probabilities
 from modeling_ezclip import EZClipModel

@@ -127,13 +127,14 @@ class Checkpoints:
         """Raise on all processes if a file of a checkpoint is missing, or is not what was written."""
         problem = None
         if self.accelerator.is_main_process:
-            digests = read_json(path / DIGESTS_NAME, DAMAGED_REMEDY)
-            for name, digest in digests.items():
-                file = path / name
-                if not file.is_file() or digest_file(file) != digest:
-                    what = "not what was written" if file.exists() else "missing"
-                    problem = f"{path} is damaged: {name} is {what}. {DAMAGED_REMEDY}"
-                    break
+            try:
+                for name, digest in read_json(path / DIGESTS_NAME, DAMAGED_REMEDY).items():
+                    file = path / name
+                    if not file.is_file() or digest_file(file) != digest:
+                        what = "not what was written" if file.exists() else "missing"
+                        raise DataError(f"{path} is damaged: {name} is {what}. {DAMAGED_REMEDY}")
+            except DataError as error:  # the other processes wait below
+                problem = str(error)
         if problems := [other for other in gather_object([problem]) if other is not None]:
             raise DataError(problems[0])
 

@@ -168,7 +168,8 @@ def train(
 
     state, report, checkpoints, best = _make_state(recipe, num_steps), ReadReport(), None, None
     if output_dir is not None:
-        settings = {**recipe.settings(), **(settings or {}), **dataset.settings(), "max_steps": num_steps}
+        # The caller's come last: they are those of the main process.
+        settings = {**recipe.settings(), **dataset.settings(), **(settings or {}), "max_steps": num_steps}
         del settings["per_device_train_batch_size"]
         settings |= {"train_batch_size": batch_size, "num_processes": accelerator.num_processes}
         checkpoints = Checkpoints(accelerator, output_dir, settings, recipe.save_total_limit)

@@ -11,7 +11,6 @@ logger = logging.getLogger(__name__)
 
 MAX_NAMED = 10  # differences in a message
 MAX_LENGTH = 120  # characters of a value in a message
-REMEDY = "Restore it, or start in another --output_dir."
 
 
 def as_json(settings: dict) -> dict:
@@ -33,9 +32,7 @@ def find_differences(before, now, name: str = "") -> list[tuple[str, str, str]]:
     return [difference for place, *values in pairs for difference in find_differences(*values, place)]
 
 
-def check_unchanged(
-    path: Path, saved: dict, settings: dict, rounding_only: tuple[str, ...] = (), remedy: str = REMEDY
-):
+def check_unchanged(path: Path, saved: dict, settings: dict, rounding_only: tuple[str, ...] = ()):
     """
     Raise if the settings of a result differ from the current ones.
 
@@ -46,8 +43,6 @@ def check_unchanged(
             Saved and current settings, both as JSON returns them.
         rounding_only (`tuple[str, ...]`, *optional*):
             Settings that change only rounding and dropout masks: a difference is a warning.
-        remedy (`str`, *optional*):
-            What the user can do.
 
     Raises:
         [`DataError`]: names the settings that differ.
@@ -60,4 +55,4 @@ def check_unchanged(
     if texts:
         listed = "; ".join(list(texts.values())[:MAX_NAMED])
         rest = f"; and {len(texts) - MAX_NAMED} more" if len(texts) > MAX_NAMED else ""
-        raise DataError(f"{path} was made with {listed}{rest}. {remedy}")
+        raise DataError(f"{path} was made with {listed}{rest}. Restore it, or start in another --output_dir.")

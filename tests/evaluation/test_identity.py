@@ -8,9 +8,11 @@ import pytest
 from PIL import Image
 
 from ezclip import EZClipModel, EZClipProcessor
+from ezclip.data.dataset import VideoDataset
+from ezclip.data.identity import describe_videos
 from ezclip.data.sources import load_folder, load_hub_dataset
 from ezclip.errors import DataError
-from ezclip.evaluation.identity import describe_model, describe_result, describe_videos
+from ezclip.evaluation.identity import describe_model, describe_result
 from ezclip.utils.settings import check_unchanged, find_differences
 
 
@@ -76,3 +78,11 @@ def test_frame_folders(tmp_path):
     before = describe_videos(load_folder(tmp_path / "videos"))
     Image.new("RGB", (9, 8)).save(frames / "1.png")
     assert describe_videos(load_folder(tmp_path / "videos")) != before
+
+
+def test_settings_of_a_dataset_tell_its_videos(clip_folder, tiny_folder):
+    """`train` without the command compares them too."""
+    processor, split = EZClipProcessor.from_pretrained(tiny_folder), load_folder(clip_folder)
+    settings = [VideoDataset(own, processor).settings() for own in (split, split, split.select(2))]
+    assert settings[0] == settings[1]
+    assert {name.split(".")[0] for name, *_ in find_differences(settings[0], settings[2])} == {"videos of train"}
