@@ -23,7 +23,7 @@ from ezclip.data.labels import read_label_list
 from ezclip.descriptions.language_models import Endpoint, TransformersModel
 from ezclip.descriptions.questions import KINDS, FormError, Kind, Question, prompts_digest, without_thoughts
 from ezclip.errors import DataError, ModelError
-from ezclip.utils.files import write_json
+from ezclip.utils.files import as_json_line, write_json
 from processing_ezclip import label_key
 
 
@@ -71,7 +71,7 @@ class Journal:
     def _write(self, entry: dict):
         try:
             with open(self.path, "ab") as file:
-                file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+                file.write(as_json_line(entry).encode())
         except OSError as error:
             raise DataError(f"{self.path} cannot be written ({error.strerror}). Is the disk full?") from error
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from ezclip.systems.loading import check_fit, load_model, load_processor
 from ezclip.training.checkpoints import EXACTNESS_SETTINGS, last_checkpoint, raise_on_all_ranks
 from ezclip.training.loop import train
 from ezclip.utils.digests import digest
-from ezclip.utils.files import read_json, write_json
+from ezclip.utils.files import as_json_line, read_json, write_json
 from ezclip.utils.settings import check_unchanged
 from modeling_ezclip import EZClipModel
 from processing_ezclip import distinct_texts
@@ -329,7 +328,7 @@ def save_draws(experiment: PlannedExperiment, folder: Path):
             continue
         with open(place / "videos.jsonl", "w", encoding="utf-8") as file:
             for video, label in zip(split.videos["name"], split.videos["label"]):
-                file.write(json.dumps({"video": video, "label": split.class_names[label]}) + "\n")
+                file.write(as_json_line({"video": video, "label": split.class_names[label]}))
 
 
 def read_results(path: Path) -> dict:

@@ -1,6 +1,5 @@
 """Datasets, batches and loaders for training and evaluation."""
 
-import json
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from ezclip.data.sources import VideoSplit
 from ezclip.data.transforms import TrainTransform
 from ezclip.errors import DataError
 from ezclip.utils.digests import digest
+from ezclip.utils.files import as_json_line
 from ezclip.utils.memory import return_freed_memory
 from processing_ezclip import EZClipProcessor
 from video_ezclip import VideoReadError, random_frame_indices, read_frames
@@ -233,8 +233,8 @@ class ReadReport:
             path = Path(output_dir) / f"{prefix}{kind}_videos.jsonl"
             path.unlink(missing_ok=True)
             lines = [
-                json.dumps({"row": rows[index], "video": names[index], "reason": reason}, ensure_ascii=False)
+                as_json_line({"row": rows[index], "video": names[index], "reason": reason})
                 for index, reason in sorted(content.items())
             ]
             if lines:
-                path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+                path.write_text("".join(lines), encoding="utf-8", newline="\n")

@@ -20,7 +20,7 @@ import pyarrow
 import pyarrow.parquet
 
 from ezclip.errors import DataError
-from ezclip.utils.files import flush, read_json, replacing
+from ezclip.utils.files import as_json_line, flush, read_json, replacing
 from ezclip.utils.settings import as_json, check_unchanged
 
 
@@ -313,4 +313,4 @@ def _digest_rows(rows: list[dict]) -> str:
 
 
 def _write_line(file, line: dict):
-    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    file.write(as_json_line(line))

@@ -1,6 +1,5 @@
 """Predict the videos of a split on any number of processes, measure the accuracy, and write the results."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from ezclip.data.sources import VideoSplit
 from ezclip.errors import ModelError
 from ezclip.evaluation.metrics import accuracies_of, rank_labels
 from ezclip.utils.digests import digest_file
-from ezclip.utils.files import replacing, write_json
+from ezclip.utils.files import as_json_line, replacing, write_json
 from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank
 
@@ -88,7 +87,7 @@ class Predictions:
                     {"label": self.class_names[i], "score": float(scores[i])}
                     for i in np.argsort(-scores, kind="stable")[:top_k]
                 ]
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.write(as_json_line(line))
         self.report.write(output_dir, self.split)
         digest = {"predictions_sha256": digest_file(output_dir / PREDICTIONS_NAME)}
         for name in (EVAL_SETTINGS_NAME, VIDEO_EMBEDS_NAME):

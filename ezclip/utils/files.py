@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,6 +35,12 @@ def write_json(path: str | Path, content: dict):
     """Write `content` as indented JSON and replace the file at `path`."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def as_json_line(content: object) -> str:
+    """Return `content` as a line of JSON with its line feed, without other characters that may end a line."""
+    text = json.dumps(content, ensure_ascii=False)
+    return re.sub("[\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda match: f"\\u{ord(match.group()):04x}", text) + "\n"
 
 
 def read_json(path: str | Path, remedy: str) -> dict:
