@@ -21,15 +21,17 @@ from transformers.utils import cached_file
 try:
     from .checkpoint_ezclip import PUSH_OPTIONS
     from .configuration_ezclip import CLASS_BANK_NAME, PIPELINE_TASK, EZClipConfig
+    from .files_ezclip import VideoReadError
     from .processing_ezclip import distinct_texts, label_key, label_to_words
-    from .video_ezclip import VideoReadError, is_single_video
+    from .video_ezclip import is_single_video
 except ImportError:
     if __package__:  # in a remote-code folder, a missing dependency must keep its own message
         raise
     from checkpoint_ezclip import PUSH_OPTIONS
     from configuration_ezclip import CLASS_BANK_NAME, PIPELINE_TASK, EZClipConfig
+    from files_ezclip import VideoReadError
     from processing_ezclip import distinct_texts, label_key, label_to_words
-    from video_ezclip import VideoReadError, is_single_video
+    from video_ezclip import is_single_video
 
 
 ENSEMBLES = ("probability", "embedding")
@@ -38,7 +40,8 @@ CLASS_OPTIONS = (
     *("background_labels", "class_bank"),
 )
 SCORE_OPTIONS = ("ensemble", "top_k", "min_score")
-READ_OPTIONS = ("num_frames", "num_clips", "num_crops", "start", "end", "backend", "allow_partial")
+READ_OPTIONS = ("num_frames", "num_clips", "num_crops", "start", "end")
+READ_OPTIONS += ("backend", "allow_partial", "square_pixels", "limits")
 RUN_OPTIONS = ("batch_size", "num_workers")
 
 BATCH_SIZE = 512  # texts
@@ -489,7 +492,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
                 Number of labels to return for each video. Defaults to all.
             min_score (`float`, *optional*, defaults to 0):
                 Lowest score to return, in [0, 1]. A video without such a label gives an empty list.
-            num_frames, num_clips, num_crops, start, end, backend, allow_partial (*optional*):
+            num_frames, num_clips, num_crops, start, end, backend, allow_partial, square_pixels, limits (*optional*):
                 How videos are read, see [`EZClipProcessor`]. The scores of several views are averaged.
             batch_size (`int`, *optional*, defaults to 1), num_workers (`int`, *optional*, defaults to 0):
                 Videos embedded at a time, and processes that read them.

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from functools import partial
 
@@ -17,17 +17,34 @@ from transformers.utils import logging
 try:
     from .checkpoint_ezclip import HUB_OPTIONS
     from .configuration_ezclip import check_model_type, check_numbers, check_sizes, truncated_repr
-    from .video_ezclip import FrameSampler, is_single_video, read_frames, tear_frame_indices, uniform_frame_indices
+    from .files_ezclip import DEFAULT_LIMITS, ReadLimits, VideoReadError
+    from .video_ezclip import (
+        FrameSampler,
+        VideoFramesMetadata,
+        is_single_video,
+        read_frames,
+        tear_frame_indices,
+        uniform_frame_indices,
+    )
 except ImportError:
     if __package__:  # in a remote-code folder, a missing dependency must keep its own message
         raise
     from checkpoint_ezclip import HUB_OPTIONS
     from configuration_ezclip import check_model_type, check_numbers, check_sizes, truncated_repr
-    from video_ezclip import FrameSampler, is_single_video, read_frames, tear_frame_indices, uniform_frame_indices
+    from files_ezclip import DEFAULT_LIMITS, ReadLimits, VideoReadError
+    from video_ezclip import (
+        FrameSampler,
+        VideoFramesMetadata,
+        is_single_video,
+        read_frames,
+        tear_frame_indices,
+        uniform_frame_indices,
+    )
 
 
 logger = logging.get_logger(__name__)
 
+MAX_ASPECT_RATIO = 100  # of a frame
 SAMPLINGS = ("uniform", "tear")
 # The 16 templates of ActionCLIP and EZ-CLIP
 TEMPLATES = (
@@ -184,6 +201,7 @@ class EZClipProcessor(ProcessorMixin):
         backend: str = "auto",
         allow_partial: bool = False,
         square_pixels: bool = False,
+        limits: ReadLimits = DEFAULT_LIMITS,
         do_normalize: bool = True,
         return_metadata: bool = False,
         return_tensors: str | None = None,
@@ -215,6 +233,8 @@ class EZClipProcessor(ProcessorMixin):
                 The decoder of video files, and whether to accept a part of a damaged one, see [`read_frames`].
             square_pixels (`bool`, *optional*, defaults to `False`):
                 Whether to scale the width of a file by its pixel aspect ratio, as a player does.
+            limits ([`ReadLimits`], *optional*):
+                What reading a video may take, and where it may reach.
             do_normalize (`bool`, *optional*, defaults to `True`):
                 Whether to return float32 pixels. Otherwise `pixel_values` are uint8 `(…, T, H, W, 3)`, a quarter of
                 the size. Move them to the model's device and apply [`~EZClipProcessor.normalize`] there.
@@ -245,23 +265,16 @@ class EZClipProcessor(ProcessorMixin):
             videos = [videos] if is_single_video(videos) else videos
             if len(videos) == 0:
                 raise ValueError("`videos` must not be an empty list.")
+            options = {"start": start, "end": end, "fps": fps, "backend": backend, "allow_partial": allow_partial}
+            options |= {"square_pixels": square_pixels, "limits": limits}
             clips = []
             if sample is None and fps is None:
                 sample = self.get_sampler(num_frames, num_clips)
             elif num_frames is not None or num_clips != 1:
                 raise ValueError("`sample` and `fps` replace `num_frames` and `num_clips`: pass only one pair.")
             for video in videos:
-                frames, video_metadata = read_frames(
-                    video,
-                    sample,
-                    start=start,
-                    end=end,
-                    fps=fps,
-                    backend=backend,
-                    allow_partial=allow_partial,
-                    square_pixels=square_pixels,
-                )
-                clips.append(self.crop_frames(frames, num_clips, num_crops))
+                frames, video_metadata = self.read_clip(video, sample, num_clips, num_crops, **options)
+                clips.append(frames)
                 metadata.append(video_metadata)
             if len(set(counts := [len(clip) for clip in clips])) > 1:
                 raise ValueError(f"Videos of a batch must have equally many frames, got {counts}. Pass one by one.")
@@ -294,6 +307,42 @@ class EZClipProcessor(ProcessorMixin):
                 "has 3 (--preset vificlip, for one)."
             )
 
+    def read_clip(
+        self,
+        video,
+        sample: FrameSampler | None = None,
+        num_clips: int = 1,
+        num_crops: int = 1,
+        read: Callable = read_frames,
+        **options,
+    ) -> tuple[np.ndarray, VideoFramesMetadata]:
+        """
+        Read a video and crop its frames, each as soon as it is decoded.
+
+        Args:
+            video:
+                A video in any form that [`read_frames`] takes.
+            sample (`Callable[[int], Sequence[int]]`, *optional*), options:
+                The arguments of [`read_frames`] but `transform`.
+            num_clips (`int`, *optional*, defaults to 1), num_crops (`int`, *optional*, defaults to 1):
+                Views, as in [`~EZClipProcessor.crop_frames`].
+            read (`Callable`, *optional*):
+                [`read_frames`], or an `IsolatedReader`.
+
+        Returns:
+            `tuple[np.ndarray, VideoFramesMetadata]`: the frames as [`~EZClipProcessor.crop_frames`] returns them, and
+            the metadata of the video.
+
+        Raises:
+            [`VideoReadError`]: if the video cannot be read. `ValueError`: if these views cannot be made.
+        """
+        self.check_views(num_clips, num_crops)
+        if self.use_published_crop:
+            frames, metadata = read(video, sample, transform=self._resize_frame, **options)
+            return self.crop_frames(frames, num_clips, num_crops), metadata
+        frames, metadata = read(video, sample, transform=self._crop_frame_as_plain_clip, **options)
+        return frames if num_clips == 1 else frames.reshape(num_clips, -1, *frames.shape[1:]), metadata
+
     def frames_to_pixels(self, frames: np.ndarray, num_clips: int = 1, num_crops: int = 1) -> torch.FloatTensor:
         """Return [`~EZClipProcessor.crop_frames`], normalised: `(T, 3, H, W)`, or `(V, T, 3, H, W)` with V views."""
         return self.normalize(self.crop_frames(frames, num_clips, num_crops))
@@ -310,22 +359,11 @@ class EZClipProcessor(ProcessorMixin):
         """
         self.check_views(num_clips, num_crops)
         if not self.use_published_crop:
-            return self._crop_as_plain_clip(frames, num_clips)
-        if not (self.image_processor.do_resize and self.image_processor.do_center_crop):
-            hint = "To keep frames unchanged, set `size` and `crop_size` to theirs."
-            raise ValueError(f"`do_resize` and `do_center_crop` of the image processor must be True. {hint}")
-        short_side = self.image_processor.size.get("shortest_edge")
-        crop_height, crop_width = self.crop_size
-        if short_side is None or short_side < max(crop_height, crop_width):
-            raise ValueError(
-                f"`crop_size` of the image processor must fit into its `size['shortest_edge']`, {short_side}, got "
-                f"{crop_height} x {crop_width}. Change one of them."
-            )
+            frames = np.stack([self._crop_frame_as_plain_clip(frame) for frame in frames])
+            return frames if num_clips == 1 else frames.reshape(num_clips, -1, *frames.shape[1:])
+        frames = np.stack([self._resize_frame(frame) for frame in frames])
         height, width = frames.shape[1:3]
-        if min(height, width) != short_side:
-            height, width = (side * short_side // min(height, width) for side in (height, width))
-            images, resample = map(Image.fromarray, frames), self.image_processor.resample
-            frames = np.stack([np.asarray(image.resize((width, height), resample)) for image in images])
+        crop_height, crop_width = self.crop_size
         tops, lefts = [round((height - crop_height) / 2)], [round((width - crop_width) / 2)]
         if num_crops == 3 and width >= height:
             lefts = [0, *lefts, width - crop_width]
@@ -338,11 +376,30 @@ class EZClipProcessor(ProcessorMixin):
         views = np.stack(crops).reshape(num_crops, num_clips, -1, crop_height, crop_width, 3).swapaxes(0, 1)
         return views.reshape(num_clips * num_crops, -1, crop_height, crop_width, 3)
 
-    def _crop_as_plain_clip(self, frames: np.ndarray, num_clips: int) -> np.ndarray:
-        images = [Image.fromarray(frame) for frame in frames]
-        pixels = self.image_processor(images, do_rescale=False, do_normalize=False, return_tensors="np")
-        frames = np.ascontiguousarray(np.moveaxis(pixels["pixel_values"], 1, -1).astype(np.uint8))
-        return frames if num_clips == 1 else frames.reshape(num_clips, -1, *frames.shape[1:])
+    def _resize_frame(self, frame: np.ndarray) -> np.ndarray:
+        """Resize a frame (H, W, 3) to the published short side. A frame that has it already stays as it is."""
+        if not (self.image_processor.do_resize and self.image_processor.do_center_crop):
+            hint = "To keep frames unchanged, set `size` and `crop_size` to theirs."
+            raise ValueError(f"`do_resize` and `do_center_crop` of the image processor must be True. {hint}")
+        short_side = self.image_processor.size.get("shortest_edge")
+        crop_height, crop_width = self.crop_size
+        if short_side is None or short_side < max(crop_height, crop_width):
+            raise ValueError(
+                f"`crop_size` of the image processor must fit into its `size['shortest_edge']`, {short_side}, got "
+                f"{crop_height} x {crop_width}. Change one of them."
+            )
+        height, width = frame.shape[:2]
+        if min(height, width) == short_side:
+            return frame
+        _check_shape(height, width)
+        height, width = (side * short_side // min(height, width) for side in (height, width))
+        return np.asarray(Image.fromarray(frame).resize((width, height), self.image_processor.resample))
+
+    def _crop_frame_as_plain_clip(self, frame: np.ndarray) -> np.ndarray:
+        _check_shape(*frame.shape[:2])
+        image = Image.fromarray(frame)
+        pixels = self.image_processor(image, do_rescale=False, do_normalize=False, return_tensors="np")
+        return np.moveaxis(pixels["pixel_values"][0], 0, -1).astype(np.uint8)
 
     def normalize(self, frames: np.ndarray | torch.ByteTensor) -> torch.FloatTensor:
         """
@@ -471,6 +528,13 @@ def _match_descriptions(labels: list[str], descriptions: dict[str, str | list[st
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise ValueError(f"The description of {name!r} must be a text or a list of texts, got {texts!r}.")
     return [list(texts) for _, texts in found]
+
+
+def _check_shape(height: int, width: int):
+    """Raise if a frame is so long that resizing its short side would take very much memory."""
+    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+        reason = f"is {width} x {height} pixels, more than {MAX_ASPECT_RATIO} times as long as short."
+        raise VideoReadError("a frame", reason, "Cut it to the part that matters.")
 
 
 def _check_channels(image_processor):

@@ -42,6 +42,7 @@ setup(
     py_modules=[
         "checkpoint_ezclip",
         "configuration_ezclip",
+        "decoding_ezclip",
         "files_ezclip",
         "modeling_ezclip",
         "pipeline_ezclip",

@@ -15,11 +15,12 @@ import av
 import numpy as np
 import pytest
 
+from decoding_ezclip import require_backend
 from ezclip import VideoReadError
 from ezclip.data.isolated_reader import IsolatedReader
 from scripts.verify_decoding import compare, decode_in_sequence
 from tests.helpers import ROOT, SHARED, random_clip, shared_path
-from video_ezclip import read_frames, require_backend, uniform_frame_indices
+from video_ezclip import read_frames, uniform_frame_indices
 
 
 MANIFEST = SHARED / "clips" / "MANIFEST.json"
@@ -396,7 +397,7 @@ def test_any_order_and_repeats(tmp_path):
 
 def test_packets_not_kept(tmp_path, monkeypatch):
     encode(tmp_path / "a.mp4", "libx264", options=ENCODINGS["closed groups"][2])
-    monkeypatch.setattr("video_ezclip.MAX_KEPT_BYTES", 1000)
+    monkeypatch.setattr("decoding_ezclip.MAX_KEPT_BYTES", 1000)
     metadata = assert_equals_sequential(tmp_path / "a.mp4", "big")
     assert metadata.access == "index"
     content = io.BytesIO((tmp_path / "a.mp4").read_bytes())
@@ -512,7 +513,8 @@ import sys
 from functools import partial
 from pathlib import Path
 from ezclip.data.isolated_reader import IsolatedReader
-from video_ezclip import VideoReadError, read_frames, uniform_frame_indices
+from files_ezclip import VideoReadError
+from video_ezclip import read_frames, uniform_frame_indices
 
 def resident(pid):
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()

@@ -8,7 +8,7 @@ import av
 
 from ezclip.app.guard import is_inside
 from ezclip.errors import DataError
-from video_ezclip import VideoReadError
+from files_ezclip import VideoReadError
 
 
 # Allowed containers, by FFmpeg's names. Playlists are excluded because they name other files.

@@ -21,6 +21,7 @@ from configuration_ezclip import PRESETS
 from ezclip.attention.figures import draw_attention, draw_temporal_attention
 from ezclip.attention.overlay import write_overlay
 from ezclip.attention.video_attention import MAX_LABELS, METHODS, VideoAttention, describe_attention, look_at_video
+from ezclip.cli.limits import add_limits, read_limits
 from ezclip.data.labels import split_labels
 from ezclip.systems.loading import check_fit, load_model, load_processor
 from ezclip.utils.files import replacing
@@ -97,6 +98,7 @@ def main(argv: list[str] | None = None):
     where.add_argument("--output_dir", help="folder for all pictures")
     where.add_argument("--output_file", help="file for one picture: .png, or .mp4 for the video")
     parser.add_argument("--use_cpu", action="store_true", help="do not use an accelerator")
+    add_limits(parser)
     args = parser.parse_args(argv)
     if args.output_file is not None and Path(args.output_file).suffix.lower() not in SUFFIXES:
         parser.error(f"--output_file must end in {' or '.join(SUFFIXES)}, got {args.output_file!r}.")
@@ -113,6 +115,7 @@ def main(argv: list[str] | None = None):
             args.templates,
             start=args.start,
             end=args.end,
+            limits=read_limits(args),
         )
         print(describe_attention(attention))
         for path in write(attention, args.video, args.output_dir, args.output_file):

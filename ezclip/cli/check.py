@@ -33,17 +33,13 @@ import pyarrow
 import pyarrow.compute
 from tqdm.auto import tqdm
 
+from decoding_ezclip import BACKENDS, require_backend
+from ezclip.cli.limits import add_limits, read_limits
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.data.sources import VideoSplit, load_folder, load_hub_dataset, load_list
 from ezclip.errors import DataError
-from video_ezclip import (
-    BACKENDS,
-    VideoFramesMetadata,
-    VideoReadError,
-    local_path,
-    require_backend,
-    uniform_frame_indices,
-)
+from files_ezclip import VideoReadError, local_path
+from video_ezclip import VideoFramesMetadata, uniform_frame_indices
 
 
 COLUMNS = (
@@ -182,7 +178,8 @@ def check_videos(
     split: VideoSplit, sources: dict[str, Source], args: argparse.Namespace, progress: Callable[[str, Row], None]
 ):
     """Check videos, `args.num_workers` at a time, and call `progress` with the file and row of each."""
-    readers = [IsolatedReader(args.video_timeout, backend=args.video_backend) for _ in range(args.num_workers)]
+    options = {"backend": args.video_backend, "limits": read_limits(args)}
+    readers = [IsolatedReader(args.video_timeout, **options) for _ in range(args.num_workers)]
     idle, results, is_stopped = queue.SimpleQueue(), queue.SimpleQueue(), threading.Event()
     for reader in readers:
         idle.put(reader)
@@ -338,6 +335,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--slow_seconds", type=float, default=1.0, help="a video is slow if 8 frames take longer (%(default)g)"
     )
+    add_limits(parser)
     return parser
 
 

@@ -11,6 +11,7 @@ from ezclip.errors import DataError
 from ezclip.evaluation.comparison import TOP_K
 from ezclip.utils.files import check_folder_names
 from ezclip.utils.yaml_files import read_yaml
+from files_ezclip import ReadLimits
 
 
 MODEL_OPTIONS = tuple(field.name for field in dataclasses.fields(ModelArguments))
@@ -22,6 +23,7 @@ VIDEO_OPTIONS = (
     *("dataset_config_name", "eval_split_name", "video_column_name", "label_column_name"),
     *("label_list", "class_subset", "list_root", "video_root", "max_eval_samples"),
     *("num_clips", "num_crops", "video_backend", "video_timeout", "allow_partial", "square_pixels"),
+    *(field.name for field in dataclasses.fields(ReadLimits)),
 )
 RUN_OPTIONS = (
     *("output_dir", "per_device_eval_batch_size", "dataloader_num_workers"),

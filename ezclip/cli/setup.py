@@ -10,12 +10,14 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
 from transformers.utils import logging as transformers_logging
 
+from decoding_ezclip import require_backend
 from ezclip.cli.arguments import DataArguments, RunArguments
+from ezclip.cli.limits import read_limits
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import DataError, ModelError
 from ezclip.training.log import parse_trackers
 from ezclip.utils.memory import return_freed_memory
-from video_ezclip import VideoReadError, require_backend
+from files_ezclip import VideoReadError
 
 
 def make_accelerator(args: RunArguments) -> Accelerator:
@@ -75,4 +77,5 @@ def make_reader(data_args: DataArguments) -> IsolatedReader:
         backend=data_args.video_backend,
         allow_partial=data_args.allow_partial,
         square_pixels=data_args.square_pixels,
+        limits=read_limits(data_args),
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from ezclip.cli.limits import add_limits, read_limits
 from ezclip.data.labels import read_class_descriptions, read_label_list, split_labels
 from ezclip.errors import DataError, ModelError
 from ezclip.systems.loading import check_fit, load_model, load_processor
@@ -23,8 +24,8 @@ from ezclip.timeline.results import Timeline, as_clock, check_output_file
 from ezclip.timeline.search import find_segments
 from ezclip.training.stop_signals import StopSignals
 from ezclip.utils.memory import return_freed_memory
+from files_ezclip import VideoReadError
 from pipeline_ezclip import ENSEMBLES, ZeroShotVideoClassificationPipeline
-from video_ezclip import VideoReadError
 
 
 SEARCH_OPTIONS = ("window", "stride", "batch_size", "ensemble", "smoothing", "min_score", "min_duration")
@@ -81,6 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--allow_partial", action="store_true", help="continue with the readable part of a damaged file"
     )
+    add_limits(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--output_file", nargs="+", default=[], help="files to write; the suffix selects the format")
     output.add_argument("--output_dir", help="folder for timeline.json, .csv, .srt, .vtt and .png")
@@ -119,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
             **search,
             **class_options(args),
             allow_partial=args.allow_partial,
+            limits=read_limits(args),
             should_stop=lambda: bool(signals.received),
         )
     report(timeline, args)

@@ -17,8 +17,9 @@ from ezclip.errors import DataError
 from ezclip.utils.digests import digest
 from ezclip.utils.files import as_json_line
 from ezclip.utils.memory import return_freed_memory
+from files_ezclip import VideoReadError
 from processing_ezclip import EZClipProcessor
-from video_ezclip import VideoReadError, random_frame_indices, read_frames
+from video_ezclip import random_frame_indices, read_frames
 
 
 class VideoDataset(torch.utils.data.Dataset):
@@ -116,8 +117,8 @@ class VideoDataset(torch.utils.data.Dataset):
         return {"index": index, "label": row["label"], "frames": frames, **report}
 
     def _eval_item(self, row: dict) -> dict:
-        frames, metadata = self.read(row["video"], self.processor.get_sampler(num_clips=self.num_clips))
-        frames = self.processor.crop_frames(frames, self.num_clips, self.num_crops)
+        sample = self.processor.get_sampler(num_clips=self.num_clips)
+        frames, metadata = self.processor.read_clip(row["video"], sample, self.num_clips, self.num_crops, self.read)
         return {"frames": torch.tensor(frames), "problem": metadata.problem}
 
     def _train_item(self, row: dict, index: int) -> dict:
@@ -126,8 +127,10 @@ class VideoDataset(torch.utils.data.Dataset):
         texts = self.texts[row["label"]]
         text = texts[rng.integers(len(texts))]
         sample = partial(random_frame_indices, num_frames=self.processor.num_frames, seed=(*seed, 1))
-        frames, metadata = self.read(row["video"], sample)
-        frames = self.processor.crop_frames(frames) if self.transform is None else self.transform(frames, rng)
+        if self.transform is None:
+            frames, metadata = self.processor.read_clip(row["video"], sample, read=self.read)
+        else:
+            frames, metadata = self.read(row["video"], sample, transform=self.transform.draw(rng))
         return {"text": text, "frames": torch.tensor(frames), "problem": metadata.problem}
 
 

@@ -8,27 +8,32 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import psutil
 
 import video_ezclip
+from decoding_ezclip import Clip
 from ezclip.utils.memory import MMAP_THRESHOLD
-from video_ezclip import VideoFramesMetadata, VideoReadError, describe_video, read_frames
+from files_ezclip import DEFAULT_LIMITS, BoundedFile, VideoReadError, describe_video
+from video_ezclip import VideoFramesMetadata, read_frames
 
 
 START_TIMEOUT = 120.0  # seconds
+_NOTHING = object()  # instead of an item of the child
 TICK = 0.1  # seconds between two looks at the child
 KILLS = (-9, -15)  # exit statuses of SIGKILL and SIGTERM
 
 
 class IsolatedReader:
     """
-    [`read_frames`] in a child process, with a time limit.
+    [`read_frames`] in a child process, with a time limit and, on Linux, a share of memory.
 
-    The limit is on the child's own time: time while the machine sleeps, the child is stopped or waits for a processor
-    does not count. A video whose child is killed from outside is tried once more.
+    The time limit is on the child's own time: time while the machine sleeps, the child is stopped or waits for a
+    processor or for this process does not count. A video whose child is killed from outside is tried once more.
 
     Each calling process, such as a worker of a data loader, has its own child. The child starts with the first video,
     and again after a video that ended it.
@@ -36,8 +41,10 @@ class IsolatedReader:
     Args:
         timeout (`float`, *optional*, defaults to 60):
             Time limit for one video, in seconds.
+        max_memory (`int`, *optional*):
+            Bytes that the child may allocate. Other systems than Linux do not enforce it.
         kwargs:
-            Default arguments of [`read_frames`]: `backend`, `allow_partial` and others.
+            Default arguments of [`read_frames`]: `backend`, `allow_partial`, `limits` and others.
 
     Raises:
         `ValueError`: if `timeout` is not above 0.
@@ -54,62 +61,90 @@ class IsolatedReader:
 
     _child, _owner = None, None
 
-    def __init__(self, timeout: float = 60.0, **kwargs):
+    def __init__(self, timeout: float = 60.0, max_memory: int | None = None, **kwargs):
         if not 0 < timeout <= threading.TIMEOUT_MAX:
             raise ValueError(f"`timeout` must be a number of seconds above 0, got {timeout}.")
-        self.timeout, self.kwargs = timeout, kwargs
+        self.timeout, self.max_memory, self.kwargs = timeout, max_memory, kwargs
 
-    def __call__(self, video, sample=None, **kwargs) -> tuple[np.ndarray, VideoFramesMetadata]:
+    def __call__(self, video, sample=None, transform=None, **kwargs) -> tuple[np.ndarray, VideoFramesMetadata]:
         """
-        Read one video as [`read_frames`] does. The video and `sample` are pickled.
+        Read one video as [`read_frames`] does. The video and `sample` are pickled; `transform` is called here.
 
         Raises:
-            [`VideoReadError`]: if the video cannot be read, crashes the decoder, or exceeds the time limit.
-            `TypeError`: if the video or `sample` cannot be pickled.
+            [`VideoReadError`]: if the video cannot be read, crashes the decoder, or exceeds a limit. `TypeError`: if
+            the video or `sample` cannot be pickled.
         """
         kwargs = {**self.kwargs, **kwargs}
+        limits, name = kwargs.get("limits", DEFAULT_LIMITS), describe_video(video)
         if not isinstance(video, (str, os.PathLike, bytes, bytearray, dict)):
             if not hasattr(video, "read"):
-                return read_frames(video, sample, **kwargs)  # frames need no decoder
-            video = {"path": describe_video(video), "bytes": video.read()}
+                return read_frames(video, sample, transform=transform, **kwargs)  # frames need no decoder
+            video = {"path": name, "bytes": BoundedFile(video, name, limits).read_all()}
+        clip = Clip(name, transform, limits)
         try:
-            request = pickle.dumps((os.getcwd(), video, sample, kwargs))
+            return self._read(clip, video, sample, kwargs)
+        except _ReaderKilled:  # by the system, when memory is short, or by a person
+            clip.clear()
+            return self._read(clip, video, sample, kwargs)
+
+    def _read(self, clip: Clip, video, sample, kwargs: dict) -> tuple[np.ndarray, VideoFramesMetadata]:
+        for number, item in enumerate(self._ask(clip.name, None, video, sample, **kwargs)):
+            if isinstance(item, np.ndarray):
+                clip.size = None  # the child has compared the sizes
+                clip.add(number, item)
+            else:
+                numbers, metadata = item
+        return clip.frames(numbers), metadata
+
+    def stream(self, function: Callable[..., Iterator], video, *args, **kwargs) -> Iterator:
+        """
+        Yield what a generator function yields in the child for a video. All arguments and items are pickled.
+
+        Raises:
+            [`VideoReadError`]: as a call does; and the errors of the function.
+        """
+        return self._ask(describe_video(video), function, video, *args, **kwargs)
+
+    def _ask(self, name: str, function: Callable | None, *args, **kwargs) -> Iterator:
+        """Yield the items of the child's answer. End the child if it fails, or if not all items are taken."""
+        try:
+            request = pickle.dumps((os.getcwd(), function, args, kwargs))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise TypeError(
-                f"`sample` must be picklable, got {sample!r} ({error}). Give a function of an installed module, or a "
-                "`functools.partial` of one."
+                f"`sample` must be picklable, got {args[1:]!r} ({error}). Give a function of an installed module, or "
+                "a `functools.partial` of one."
             ) from error
-        answer, problem = self._ask(request)
-        if problem in map(_describe_crash, KILLS):  # by the system, when memory is short, or by a person
-            answer, problem = self._ask(request)
-        if problem is not None:
-            remedy = "raise the time limit" if problem.startswith("takes") else "re-encode it"
-            backend = kwargs.get("backend", "auto")
-            raise VideoReadError(describe_video(video), problem, f"Leave it out, or {remedy}.", backend)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    def _ask(self, request: bytes) -> tuple[object, str | None]:
-        """Return the child's answer, or the reason why there is none."""
-        child, answer = self._start(), None
+        child, seconds, is_complete = self._start(), self.timeout, False
         try:
-            with (
-                _time_limit(self.timeout, child) as is_late,
-                contextlib.suppress(OSError, EOFError, pickle.PickleError),
-            ):
-                pickle.dump(request, child.stdin)
-                child.stdin.flush()
-                answer = pickle.load(child.stdout)
-        finally:
-            if answer is None or is_late():
-                # A late answer would be taken for that of the next video.
-                exit_status = self._end(child)
-        if answer is not None:
-            return answer, None
-        if is_late():
-            return None, f"takes longer than {self.timeout:g} seconds to read."
-        return None, _describe_crash(exit_status)
+            while not is_complete:
+                item = _NOTHING
+                with _time_limit(seconds, child) as watch, contextlib.suppress(OSError, EOFError, pickle.PickleError):
+                    if request:
+                        pickle.dump(request, child.stdin)
+                        child.stdin.flush()
+                        request = b""
+                    item = pickle.load(child.stdout)
+                seconds -= watch.total
+                if watch.is_late or item is _NOTHING:
+                    break
+                is_complete = item is None or isinstance(item, Exception)
+                if isinstance(item, Exception):
+                    raise item
+                if not is_complete:
+                    yield item
+        except BaseException:
+            if not is_complete:
+                # What is left of the answer would be taken for that of the next video.
+                self._end(child)
+            raise
+        if is_complete:
+            return
+        status, backend = self._end(child), kwargs.get("backend", "auto")
+        if watch.is_late:
+            reason = f"takes longer than {self.timeout:g} seconds to read."
+            raise VideoReadError(name, reason, "Leave it out, or raise the time limit.", backend)
+        kind = _ReaderKilled if status in KILLS else VideoReadError
+        raise kind(name, _describe_crash(status), "Leave it out, or re-encode it.", backend)
 
     def close(self):
         """End the child."""
@@ -146,7 +181,7 @@ class IsolatedReader:
             self._owner = os.getpid()
             self._child = subprocess.Popen(
                 # Without -P a file "signal.py" in the working folder would be taken for Python's.
-                [sys.executable, "-P", str(program), str(modules)],
+                [sys.executable, "-P", str(program), str(modules), str(self.max_memory or 0)],
                 env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(MMAP_THRESHOLD)},  # as `return_freed_memory` does it
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -160,30 +195,40 @@ class IsolatedReader:
         return self._child
 
 
+class _ReaderKilled(VideoReadError):
+    """The child was killed from outside."""
+
+
 @contextlib.contextmanager
 def _time_limit(seconds: float, child: subprocess.Popen):
-    """Kill the child after `seconds` of its own time. Yields a function that returns whether that has happened."""
-    expired, done = threading.Event(), threading.Event()
+    """Kill the child after `seconds` of its own time. Yield a [`_Watch`] that counts it."""
+    watch, done = _Watch(), threading.Event()
 
-    def watch():
+    def count():
         with contextlib.suppress(psutil.Error):  # the child has ended
-            wait()
+            clock = _RunningTime(child.pid)
+            while not done.wait(min(TICK, max(seconds, 0.001))):
+                if clock.advance() >= seconds:
+                    watch.is_late = True
+                    child.kill()
+                    break
+            watch.total = clock.advance()
 
-    def wait():
-        clock = _RunningTime(child.pid)
-        while not done.wait(min(TICK, seconds)):
-            if clock.advance() >= seconds:
-                expired.set()
-                child.kill()
-                return
-
-    watcher = threading.Thread(target=watch, daemon=True)
+    watcher = threading.Thread(target=count, daemon=True)
     watcher.start()
     try:
-        yield expired.is_set
+        yield watch
     finally:
         done.set()
         watcher.join()
+
+
+@dataclass
+class _Watch:
+    """The seconds that a child took, and whether they were too many."""
+
+    total: float = 0.0
+    is_late: bool = False
 
 
 class _RunningTime:

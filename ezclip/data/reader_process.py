@@ -7,6 +7,8 @@ import select
 import signal
 import sys
 import threading
+from functools import partial
+from itertools import count
 
 
 def main():
@@ -15,8 +17,10 @@ def main():
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     sys.path.append(sys.argv[1])  # the folder of the root modules
-    from video_ezclip import read_frames
+    import video_ezclip  # noqa: F401  # before the first video, whose time is limited
 
+    if num_bytes := int(sys.argv[2]):
+        _limit_memory(num_bytes)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not mix with the answers
     answers.write(b"+")
@@ -29,13 +33,44 @@ def main():
         except EOFError:
             return
         try:
-            folder, video, sample, kwargs = pickle.loads(request)
+            folder, function, args, kwargs = pickle.loads(request)
             os.chdir(folder)  # relative paths are relative to the parent's working folder
-            answer = read_frames(video, sample, **kwargs)
+            if function is None:
+                items = [_read(partial(_send, answers), *args, **kwargs)]
+            else:
+                items = function(*args, **kwargs)
+            for item in items:
+                _send(answers, item)
+            answer = None
         except BaseException as error:
             answer = _as_exception(error)
-        pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
-        answers.flush()
+        _send(answers, answer)
+
+
+def _send(answers, item):
+    pickle.dump(item, answers, protocol=pickle.HIGHEST_PROTOCOL)
+    answers.flush()
+
+
+def _read(send, video, sample, **kwargs):
+    """Send each frame as soon as it is decoded. Return their numbers in the order of the clip, and the metadata."""
+    from video_ezclip import read_frames
+
+    counter = count()
+
+    def send_frame(image):
+        send(image)
+        return image[:1, :1, 0] * 0 + next(counter)
+
+    frames, metadata = read_frames(video, sample, transform=send_frame, **kwargs)
+    return frames.ravel().tolist(), metadata
+
+
+def _limit_memory(num_bytes: int):
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no limits
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, num_bytes))
 
 
 def _exit_with_parent():

@@ -1,5 +1,6 @@
 """Random crops, flips and colours for training, the same in all frames of a clip."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,15 +114,18 @@ class TrainTransform:
                 f"`frames` must be RGB frames (T, H, W, 3) of dtype uint8, got {frames.shape} of {frames.dtype}; "
                 "`read_frames` returns such."
             )
+        transform_frame = self.draw(rng)
+        return np.stack([transform_frame(frame) for frame in frames])
+
+    def draw(self, rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
+        """Draw the transform of a clip: a function from each of its frames `(H, W, 3)` to `(height, width, 3)`."""
         # Draw everything at every call, used or not: the settings must not change each other's draws.
         pair, position, flip, jitter, grey = rng.random(5)
-        rows, columns = self._crop(*frames.shape[1:3], pair, position)
         adjustments = self._draw_adjustments(rng)
 
-        height, width = self.size
-        transformed = np.empty((len(frames), height, width, 3), dtype=np.uint8)
-        for i, frame in enumerate(frames[:, rows, columns]):
-            image = Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR)
+        def transform_frame(frame: np.ndarray) -> np.ndarray:
+            rows, columns = self._crop(*frame.shape[:2], pair, position)
+            image = Image.fromarray(frame[rows, columns]).resize(self.size[::-1], Image.Resampling.BILINEAR)
             if flip < self.horizontal_flip_prob:
                 image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             if jitter < self.color_jitter_prob:
@@ -129,8 +133,9 @@ class TrainTransform:
                     image = _rotate_hue(image, change) if name == "hue" else ENHANCERS[name](image).enhance(1 + change)
             if grey < self.grayscale_prob:
                 image = image.convert("L").convert("RGB")
-            transformed[i] = np.asarray(image)
-        return transformed
+            return np.asarray(image)
+
+        return transform_frame
 
     def _crop(self, height: int, width: int, pair: float, position: float) -> tuple[slice, slice]:
         """Return the rows and columns of a crop; `pair` and `position` are drawn from [0, 1)."""

@@ -7,7 +7,8 @@ from functools import partial
 
 from PIL import Image
 
-from video_ezclip import VideoReadError, uniform_frame_indices
+from files_ezclip import VideoReadError
+from video_ezclip import uniform_frame_indices
 
 
 NUM_FRAMES = 3

@@ -7,19 +7,19 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 import av
-import fsspec
 import numpy as np
 
-from video_ezclip import (
-    FLAGGING_CODECS,
-    ToImage,
-    VideoFile,
+from decoding_ezclip import FLAGGING_CODECS, ToImage, VideoFile, error_message
+from files_ezclip import (
+    DEFAULT_LIMITS,
+    BoundedFile,
+    ReadLimits,
     VideoReadError,
     describe_video,
-    error_message,
     is_url,
     local_path,
     open_source,
+    open_url,
 )
 
 
@@ -79,6 +79,8 @@ class FrameStream:
             (Matroska, MPEG-TS, FLV, …).
         allow_partial (`bool`, *optional*, defaults to `False`):
             Whether to skip what cannot be decoded. `problem` then says what is missing.
+        limits ([`ReadLimits`], *optional*):
+            What reading may take, and where it may reach. Packets and fetched bytes are counted from frame to frame.
 
     Attributes:
         name (`str`):
@@ -94,13 +96,12 @@ class FrameStream:
         [`VideoReadError`]: if the file cannot be opened, or, during iteration, if it cannot be decoded.
     """
 
-    def __init__(self, video, allow_partial: bool = False):
+    def __init__(self, video, allow_partial: bool = False, limits: ReadLimits = DEFAULT_LIMITS):
         self.name, self.allow_partial = describe_video(video), allow_partial
         self.start, self.problem = 0.0, None
         with contextlib.ExitStack() as stack:
-            source = _open(video, self.name, stack)
-            self._is_seekable = not isinstance(source, _Pipe)
-            self._file = stack.enter_context(_StreamedFile(source, self.name, strict=not allow_partial))
+            source = _open(video, self.name, stack, limits)
+            self._file = stack.enter_context(_StreamedFile(source, self.name, not allow_partial, limits))
             self._report(self._file.damage())
             self._closing = stack.pop_all()
         self._clock = _Clock(self._file)
@@ -143,10 +144,12 @@ class FrameStream:
                 yield picture
                 done += 1
             return
+        except VideoReadError:
+            raise
         except Exception as error:  # a file may make FFmpeg or PyAV raise any type
             reason = f"cannot be decoded as a whole: {error_message(error)}, after {self.end:.1f} s."
             can_retry = isinstance(error, av.FFmpegError) and self._file.codec in FLAGGING_CODECS
-            if not (can_retry and self._is_seekable):
+            if not (can_retry and self._file.is_seekable):
                 raise VideoReadError(self.name, reason, PARTIAL_REMEDY, "pyav") from error
         # A strict decoder also rejects errors that do not affect the pictures. A tolerant one marks damaged pictures.
         self._file.strict = False
@@ -168,7 +171,7 @@ class FrameStream:
             self.problem = reason if self.problem is None else f"{self.problem} {reason}"
 
 
-def _open(video, name: str, stack: contextlib.ExitStack):
+def _open(video, name: str, stack: contextlib.ExitStack, limits: ReadLimits):
     """Return a path or an open file. `stack` closes a connection."""
     if isinstance(video, dict):
         video = video["bytes"] if video.get("bytes") is not None else video.get("path")
@@ -177,35 +180,28 @@ def _open(video, name: str, stack: contextlib.ExitStack):
     if isinstance(video, (str, os.PathLike)):
         video = local_path(os.fspath(video))
         if is_url(video):
-            try:
-                video = stack.enter_context(fsspec.open(video, "rb"))
-            except Exception as error:  # each file system has its own exception types
-                raise VideoReadError(name, f"cannot be fetched ({error}).", "Check the address.") from error
+            return stack.enter_context(open_url(video, name, limits))
     is_array = hasattr(video, "shape") and not isinstance(video, memoryview)
     if is_array or isinstance(video, (list, tuple)) or (isinstance(video, str) and os.path.isdir(video)):
         raise VideoReadError(name, "has no times of its frames.", "Give a video file.")
     if hasattr(video, "read") and not getattr(video, "seekable", lambda: False)():
-        return _Pipe(video)
-    return open_source(video, name)
-
-
-class _Pipe:
-    """A file object that can only be read forward."""
-
-    def __init__(self, file):
-        # `read1` returns the bytes that have arrived. `read` waits until it has as many as requested.
-        self.read = getattr(file, "read1", file.read)
+        return BoundedFile(video, name, limits)
+    return open_source(video, name, limits)
 
 
 class _StreamedFile(VideoFile):
-    """A file whose packets are counted and checked as they pass, and not kept. It may be a [`_Pipe`]."""
+    """A file whose packets are counted and checked as they pass, and not kept. It may be a pipe."""
+
+    @property
+    def is_seekable(self) -> bool:
+        return isinstance(self.source, str) or hasattr(self.source, "seek")
 
     def _open(self):
         super()._open()
         self.num_packets, self.pts, self.damaged_at, self.faults = 0, [], None, 0
 
     def _packets(self) -> Iterator[av.Packet]:
-        for packet in self.container.demux(self.stream):
+        for packet in self._demux():
             if packet.is_corrupt and self.damaged_at is None:
                 self.damaged_at = self.num_packets
             self.num_packets += bool(packet.size)
@@ -214,11 +210,19 @@ class _StreamedFile(VideoFile):
                 self.pts = [packet.pts]  # `damage` needs no more than one
             yield packet
 
+    def _decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
+        frames = super()._decode(packet)
+        if frames:  # A stream of any length is read as long as it gives frames.
+            self._num_demuxed = 0
+            if isinstance(self.source, BoundedFile):
+                self.source.num_bytes = 0
+        return frames
+
     def _cut(self) -> str | None:
-        return None if isinstance(self.source, _Pipe) else super()._cut()
+        return super()._cut() if self.is_seekable else None
 
     def _end(self) -> float:
-        if isinstance(self.source, _Pipe):
+        if not self.is_seekable:
             return math.inf
         seconds = float(self.timestamps(self.pts)[0])
         is_near_end = seconds > (self.container.duration or 0) / av.time_base - 1.0

@@ -1,18 +1,20 @@
 """Find the segments of a long video: sliding windows, their scores, and segments with one label each."""
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import DataError
-from ezclip.timeline.frame_streams import FrameStream
 from ezclip.timeline.results import Timeline, check_segment_options
-from ezclip.timeline.windows import Window, slide_windows
+from ezclip.timeline.windows import WindowClip, read_windows
+from files_ezclip import DEFAULT_LIMITS, ReadLimits, VideoReadError, describe_video
 from pipeline_ezclip import CLASS_OPTIONS, ENSEMBLES, ClassBank, take_class_options
-from video_ezclip import VideoReadError
 
 
 MIN_SECONDS = 0.01
@@ -33,6 +35,8 @@ def find_segments(
     min_score: float = 0.0,
     min_duration: float = 0.0,
     allow_partial: bool = False,
+    limits: ReadLimits = DEFAULT_LIMITS,
+    reader: IsolatedReader | None = None,
     disable_tqdm: bool = False,
     should_stop: Callable[[], bool] | None = None,
     **class_options,
@@ -70,6 +74,10 @@ def find_segments(
             neighbours.
         allow_partial (`bool`, *optional*, defaults to `False`):
             Whether to continue with the readable part of a damaged file. `Timeline.problem` then says what is missing.
+        limits ([`ReadLimits`], *optional*):
+            What reading may take, and where it may reach.
+        reader ([`IsolatedReader`], *optional*):
+            Reads the video in its child process, within its time limit. The default is this process.
         disable_tqdm (`bool`, *optional*, defaults to `False`):
             Whether to hide the progress bar.
         should_stop (`Callable[[], bool]`, *optional*):
@@ -111,21 +119,28 @@ def find_segments(
     bank, processor = classifier.class_choice.choose(chosen), classifier.processor
     settings = (window, stride, smoothing, min_score, min_duration)
     scored = _WindowScores(classifier.model, processor, bank, ensemble)
-    with FrameStream(video, allow_partial) as stream, _progress_bar(stream.duration, disable_tqdm) as bar:
-        windows = slide_windows(stream, window, stride, processor.get_sampler(), processor.crop_frames)
+    arguments = (window, stride, processor.get_sampler(), processor.crop_frames, allow_partial, limits)
+    read = read_windows if reader is None else partial(reader.stream, read_windows)
+    name, problem = describe_video(video), None
+    with contextlib.closing(read(video, *arguments)) as windows, _progress_bar(disable_tqdm) as bar:
         try:
             for number, one in enumerate(windows, start=1):
+                if one.duration is not None:
+                    bar.total, bar.bar_format = one.duration, BAR_FORMAT
+                if one.start is None:  # the end of the video
+                    bar.update(max(0.0, one.end - bar.n))
+                    problem = one.problem
+                    break
                 scored.add(one)
                 if number % batch_size == 0:
                     scored.score()
                     bar.update(max(0.0, one.end - bar.n))
                     if should_stop is not None and should_stop():
-                        return scored.timeline(stream.name, f"Stopped after {one.end:.1f} s.", settings)
+                        return scored.timeline(name, f"Stopped after {one.end:.1f} s.", settings)
         except VideoReadError as error:
-            error.timeline = scored.timeline(stream.name, f"{error.reason} {error.remedy}", settings)
+            error.timeline = scored.timeline(name, f"{error.reason} {error.remedy}", settings)
             raise
-        bar.update(max(0.0, stream.end - bar.n))
-        return scored.timeline(stream.name, stream.problem, settings)
+    return scored.timeline(name, problem, settings)
 
 
 class _WindowScores:
@@ -136,14 +151,14 @@ class _WindowScores:
         self.times: list[tuple[float, float]] = []
         self.rows: list[int] = []  # the row of scores of each window
         self.scores = [np.zeros((0, len(bank.labels)), dtype=np.float32)]
-        self.num_rows, self.last_numbers = 0, None
+        self.num_rows = 0
         self.waiting: list[np.ndarray] = []
 
-    def add(self, window: Window):
+    def add(self, window: WindowClip):
         """Add a window. A window with the same frames as the one before shares its scores."""
-        if window.numbers != self.last_numbers:
-            self.waiting.append(window.clip())
-            self.last_numbers, self.num_rows = window.numbers, self.num_rows + 1
+        if window.clip is not None:
+            self.waiting.append(window.clip)
+            self.num_rows += 1
         self.times.append((window.start, window.end))
         self.rows.append(self.num_rows - 1)
 
@@ -176,11 +191,5 @@ def _check_window_options(window: float, stride: float, batch_size: int, ensembl
         raise DataError(f"`ensemble` must be one of {ENSEMBLES}, got {ensemble!r}.")
 
 
-def _progress_bar(duration: float | None, disable: bool) -> tqdm:
-    return tqdm(
-        desc="Search",
-        total=duration,
-        unit=" s of video",
-        bar_format=BAR_FORMAT_OF_UNKNOWN if duration is None else BAR_FORMAT,
-        disable=disable,
-    )
+def _progress_bar(disable: bool) -> tqdm:
+    return tqdm(desc="Search", unit=" s of video", bar_format=BAR_FORMAT_OF_UNKNOWN, disable=disable)

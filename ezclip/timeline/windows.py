@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ezclip.timeline.frame_streams import FrameStream, StreamedFrame
+from files_ezclip import DEFAULT_LIMITS, ReadLimits
 from video_ezclip import ROUNDING, FrameSampler
 
 
@@ -44,6 +45,40 @@ class Window:
     def clip(self) -> np.ndarray:
         """Return the frames at the model's size: `(T, H, W, 3)`, uint8."""
         return np.stack([frame.cropped(self.crop) for frame in self.frames])
+
+
+@dataclass
+class WindowClip:
+    """What the model sees of a window; without times, the end of the video."""
+
+    start: float | None  # seconds
+    end: float
+    clip: np.ndarray | None  # frames (T, H, W, 3), uint8; None if they are those of the window before
+    duration: float | None = None  # of the video, as the file states it
+    problem: str | None = None  # at the end: what is missing
+
+
+def read_windows(
+    video,
+    window: float,
+    stride: float,
+    sample: FrameSampler,
+    crop: Crop,
+    allow_partial: bool = False,
+    limits: ReadLimits = DEFAULT_LIMITS,
+) -> Iterator[WindowClip]:
+    """
+    Yield the clips of all windows of a video, and then its end.
+
+    The arguments are those of [`FrameStream`] and [`slide_windows`]. An `IsolatedReader` runs this in its child.
+    """
+    numbers = None
+    with FrameStream(video, allow_partial, limits) as stream:
+        for one in slide_windows(stream, window, stride, sample, crop):
+            clip = None if one.numbers == numbers else one.clip()
+            numbers = one.numbers
+            yield WindowClip(one.start, one.end, clip, stream.duration)
+        yield WindowClip(None, stream.end, None, stream.duration, stream.problem)
 
 
 def slide_windows(
