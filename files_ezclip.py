@@ -96,10 +96,14 @@ class VideoReadError(ValueError):
         return f"{self.video}: {self.reason} {self.remedy}" + (f" (backend: {self.backend})" if self.backend else "")
 
 
-def limit_error(video: str, what: str, option: str, limits: ReadLimits) -> VideoReadError:
+class ReadLimitError(VideoReadError):
+    """Raised when reading a video would exceed one of its [`ReadLimits`]."""
+
+
+def limit_error(video: str, what: str, option: str, limits: ReadLimits) -> ReadLimitError:
     """Return the error of a video that exceeds a limit. `what` says by how much, `option` is the name of the limit."""
     reason = f"{what}; `{option}` is {getattr(limits, option):,}."
-    return VideoReadError(video, reason, f"Leave it out, or raise `{option}` if you trust it.")
+    return ReadLimitError(video, reason, f"Leave it out, or raise `{option}` if you trust it.")
 
 
 def memory_error(video: str) -> VideoReadError:

@@ -338,7 +338,7 @@ class EZClipProcessor(ProcessorMixin):
         """
         self.check_views(num_clips, num_crops)
         if self.use_published_crop:
-            frames, metadata = read(video, sample, transform=self._resize_frame, **options)
+            frames, metadata = read(video, sample, transform=self.resize_frame, **options)
             return self.crop_frames(frames, num_clips, num_crops), metadata
         frames, metadata = read(video, sample, transform=self._crop_frame_as_plain_clip, **options)
         return frames if num_clips == 1 else frames.reshape(num_clips, -1, *frames.shape[1:]), metadata
@@ -361,7 +361,7 @@ class EZClipProcessor(ProcessorMixin):
         if not self.use_published_crop:
             frames = np.stack([self._crop_frame_as_plain_clip(frame) for frame in frames])
             return frames if num_clips == 1 else frames.reshape(num_clips, -1, *frames.shape[1:])
-        frames = np.stack([self._resize_frame(frame) for frame in frames])
+        frames = np.stack([self.resize_frame(frame) for frame in frames])
         height, width = frames.shape[1:3]
         crop_height, crop_width = self.crop_size
         tops, lefts = [round((height - crop_height) / 2)], [round((width - crop_width) / 2)]
@@ -376,8 +376,14 @@ class EZClipProcessor(ProcessorMixin):
         views = np.stack(crops).reshape(num_crops, num_clips, -1, crop_height, crop_width, 3).swapaxes(0, 1)
         return views.reshape(num_clips * num_crops, -1, crop_height, crop_width, 3)
 
-    def _resize_frame(self, frame: np.ndarray) -> np.ndarray:
-        """Resize a frame (H, W, 3) to the published short side. A frame that has it already stays as it is."""
+    def resize_frame(self, frame: np.ndarray) -> np.ndarray:
+        """
+        Resize an RGB frame `(H, W, 3)`, uint8, to the published short side (bicubic).
+
+        A frame that has it stays as it is, and so do all frames of plain CLIP, which its image processor resizes.
+        """
+        if not self.use_published_crop:
+            return frame
         if not (self.image_processor.do_resize and self.image_processor.do_center_crop):
             hint = "To keep frames unchanged, set `size` and `crop_size` to theirs."
             raise ValueError(f"`do_resize` and `do_center_crop` of the image processor must be True. {hint}")

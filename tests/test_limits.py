@@ -95,7 +95,8 @@ def concat_list(tmp_path):
 
 def session(tmp_path):
     (tmp_path / "a.sdp").write_text(
-        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
+        "a=rtpmap:96 H264/90000\n"
     )
     return tmp_path / "a.sdp"
 
@@ -259,13 +260,16 @@ def test_share_of_memory(tmp_path):
 
 
 def test_wide_pixels(tmp_path):
-    path = tmp_path / "wide.mkv"
+    path = tmp_path / "wide.mp4"
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", 10)
+        stream = container.add_stream("mpeg4", 10)
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        stream.codec_context.sample_aspect_ratio = Fraction(30000, 1)
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
         container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 96, 3), np.uint8))))
         container.mux(stream.encode())
+    content = path.read_bytes()
+    start = content.index(b"pasp") + 4
+    path.write_bytes(content[:start] + struct.pack(">II", 30000, 1) + content[start + 8 :])
     assert read_frames(str(path))[0].shape == (1, 64, 96, 3)
     with pytest.raises(VideoReadError, match="`max_pixels`"):
         read_frames(str(path), square_pixels=True)

@@ -1,12 +1,17 @@
 """Limit a public page to known addresses, small requests and uploaded files."""
 
+import contextlib
+import ipaddress
 import json
 import os
+import re
+import socket
 
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 
+KEPT_SECONDS = 30 * 60  # of a file
 API = "/gradio_api"
 FILES = f"{API}/file="
 UPLOAD = f"{API}/upload"
@@ -19,6 +24,9 @@ FOLDERS = ("/assets/", "/static/", "/svelte/", f"{API}/heartbeat/", f"{API}/call
 MAX_REQUEST_BYTES = 2**18  # except uploads
 # Form data around an uploaded file. Gradio removes a file that is too large before this is used up.
 MAX_ENVELOPE_BYTES = 2**20
+MAX_FILES = 1000  # of all visitors
+# Headers from which Gradio would take the address for its links
+FORWARDING_HEADERS = (b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-for", b"x-gradio-server", b"forwarded")
 
 
 class Guard:
@@ -26,7 +34,8 @@ class Guard:
     ASGI middleware that refuses requests which the page does not need, before they reach Gradio.
 
     Gradio opens or fetches any file that a request names, for every component. The guard refuses requests that name a
-    file which was not uploaded.
+    file which was not uploaded. Gradio's links begin with the address that a request says it is for. The guard refuses
+    addresses that are not the page's.
 
     Args:
         app (`ASGIApp`):
@@ -35,10 +44,23 @@ class Guard:
             Folder of uploads and results.
         max_upload_bytes (`int`):
             Size of the largest upload, in bytes.
+        max_total_bytes (`int`):
+            Size of all uploads and results together, in bytes.
+        hosts (`tuple[str, ...]`, *optional*):
+            Names of this machine, beside its own and the address that a request arrives at; `"*"` is any name.
     """
 
-    def __init__(self, app: ASGIApp, upload_folder: str, max_upload_bytes: int):
+    def __init__(
+        self,
+        app: ASGIApp,
+        upload_folder: str,
+        max_upload_bytes: int,
+        max_total_bytes: int,
+        hosts: tuple[str, ...] = (),
+    ):
         self.app, self.folder, self.max_upload_bytes = app, upload_folder, max_upload_bytes
+        self.max_total_bytes, self.expected_bytes = max_total_bytes, 0  # of uploads on their way
+        self.hosts = {"localhost", socket.gethostname().lower(), *hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send):
         """Pass on a request that the page needs, and refuse any other."""
@@ -46,12 +68,22 @@ class Guard:
             return await self.app(scope, receive, send)
         if scope["type"] != "http" or not self._is_served(scope["path"]):
             return await PlainTextResponse("There is nothing here.", 404)(scope, receive, send)
-        if scope["path"].rstrip("/") == UPLOAD:
+        if not self._is_own_address(scope):
+            text = "The page is not at this address. Who runs it can name the address: `ezclip app --root_path`."
+            return await PlainTextResponse(text, 421)(scope, receive, send)
+        scope["headers"] = [header for header in scope["headers"] if header[0].lower() not in FORWARDING_HEADERS]
+        is_upload = scope["path"].rstrip("/") == UPLOAD
+        if is_upload:
             limit = self.max_upload_bytes + MAX_ENVELOPE_BYTES
             what = f"The file is larger than {self.max_upload_bytes / 2**20:g} MB."
         else:
             limit, what = MAX_REQUEST_BYTES, "The request is too large."
         inside = _Request(scope, receive, send, limit)
+        expected = min(inside.content_length or limit, limit) if is_upload else 0
+        if is_upload and not self._has_room(expected):
+            text = f"The page is full. Files are removed after {KEPT_SECONDS // 60} minutes: try again then."
+            return await PlainTextResponse(text, 503)(scope, receive, send)
+        self.expected_bytes += expected
         try:
             if inside.content_length > limit:
                 raise _TooLargeError
@@ -67,6 +99,29 @@ class Guard:
         except _TooLargeError:
             if not inside.is_answered:
                 await PlainTextResponse(what, 413)(scope, receive, send)
+        finally:
+            self.expected_bytes -= expected
+
+    def _is_own_address(self, scope: Scope) -> bool:
+        """Return whether a request is for an address of this page: any other name may be of somebody else."""
+        if "*" in self.hosts:
+            return True
+        name = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1").lower()
+        name = re.sub(r":\d*$", "", name).strip("[]")
+        own = scope.get("server") or ("",)
+        with contextlib.suppress(ValueError):
+            if ipaddress.ip_address(name).is_loopback:
+                return True
+        return name == own[0] or name in self.hosts
+
+    def _has_room(self, num_bytes: int) -> bool:
+        """Return whether a file of so many bytes fits beside what visitors have uploaded and what is on its way."""
+        sizes = []
+        for parent, _, names in os.walk(self.folder):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # another may remove it
+                    sizes.append(os.lstat(os.path.join(parent, name)).st_size)
+        return len(sizes) < MAX_FILES and sum(sizes) + self.expected_bytes + num_bytes <= self.max_total_bytes
 
     def _is_served(self, path: str) -> bool:
         if path.startswith(FILES):

@@ -1,11 +1,16 @@
 """Build and serve a Gradio page that classifies a video and shows scores, a timeline and attention maps."""
 
+import functools
 import html
 import json
 import logging
+import os
 import re
 import tempfile
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,25 +18,33 @@ import gradio as gr
 from PIL import Image
 from starlette.middleware import Middleware
 
-from ezclip.app.guard import Guard
-from ezclip.app.uploads import check_upload, describe_error, find_upload, without_folder
+from ezclip.app.guard import KEPT_SECONDS, Guard
+from ezclip.app.uploads import describe_error, find_upload, without_folder
 from ezclip.attention.figures import draw_attention
 from ezclip.attention.video_attention import describe_attention, look_at_video
+from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import DataError
 from ezclip.timeline.results import Timeline
 from ezclip.timeline.search import find_segments
+from files_ezclip import ReadLimits
 from pipeline_ezclip import ZeroShotVideoClassificationPipeline
+from processing_ezclip import TEMPLATES
 
 
 logger = logging.getLogger(__name__)
 
-MAX_LABELS, MAX_CHARACTERS = 200, 200
+MAX_LABELS, MAX_SENTENCES, MAX_CHARACTERS = 200, 32, 200
+MAX_TEXTS = 200 * 16  # labels times sentences
+MAX_WINDOWS = 600
 MAX_BARS = 10
 MAX_MAPS = 3  # labels whose maps are drawn
 MAX_WAITING = 32
+TICK = 0.25  # seconds between two looks for a visitor who has left
+MAX_FRAME_PIXELS = 4096 * 2304
+MAX_PACKET_RATE = 300  # packets of picture and sound in a second
+READER_BYTES = 2**31  # memory of the process that decodes
 EMPTY_OUTPUTS = [None, "", None, None, ""]  # scores, segments, timeline, attention, words
 SHORTEST_STRIDE, LONGEST_WINDOW = 0.25, 30.0  # seconds
-KEPT_SECONDS = 30 * 60
 NONE_OF_THESE = "none of these"
 CSS = """
 .gradio-container {max-width: 1500px !important; margin: auto}
@@ -54,6 +67,8 @@ class AppSettings:
 
     max_size_mb: float = 100.0  # of a file
     max_seconds: float = 120.0  # of a video
+    max_total_mb: float = 1000.0  # of all files
+    max_answer_seconds: float = 60.0  # to decode a video, and to search it
     templates: tuple[str, ...] = ()  # sentences with `{}`; if empty, the 16 published ones
     example_labels: str = "archery, making a cake, yoga"  # shown at the field for labels
 
@@ -61,6 +76,11 @@ class AppSettings:
     def max_bytes(self) -> int:
         """Return the size of the largest upload, in bytes."""
         return int(self.max_size_mb * 2**20)
+
+    @property
+    def read_limits(self) -> ReadLimits:
+        """Return what reading a video may take."""
+        return ReadLimits(max_pixels=MAX_FRAME_PIXELS, max_packets=int(MAX_PACKET_RATE * self.max_seconds) + 1)
 
 
 def make_page(
@@ -109,15 +129,24 @@ def serve(page: gr.Blocks, settings: AppSettings, upload_folder: str, **kwargs) 
     """
     Serve a page of [`make_page`] from a thread until `page.close()`. Return its address on this machine.
 
-    The server sends no file outside `upload_folder`. `kwargs` are `server_name`, `server_port` and other arguments of
-    [`gr.Blocks.launch`].
+    The server sends no file outside `upload_folder`. `kwargs` are `server_name`, `server_port`, `root_path` and other
+    arguments of [`gr.Blocks.launch`].
     """
-    guard = Middleware(Guard, upload_folder=upload_folder, max_upload_bytes=settings.max_bytes)
+    # With the address of the page, Gradio does not take it from requests.
+    root_path = kwargs.get("root_path") or os.environ.get("GRADIO_ROOT_PATH") or ""
+    guard = Middleware(
+        Guard,
+        upload_folder=upload_folder,
+        max_upload_bytes=settings.max_bytes,
+        max_total_bytes=int(settings.max_total_mb * 2**20),
+        hosts=("*",) if root_path.startswith(("http://", "https://")) else (str(kwargs.get("server_name")),),
+    )
     fonts = ("system-ui", "sans-serif")
     page.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
     _, address, _ = page.launch(
         prevent_thread_lock=True,
         share=False,
+        quiet=True,  # it would advise to share
         show_error=False,
         enable_monitoring=False,
         run_history=False,
@@ -177,10 +206,21 @@ def _make_inputs(settings: AppSettings) -> tuple:
 
 
 class _RequestHandler:
-    """Answer one request at a time, and store nothing about visitors."""
+    """
+    Answer one request at a time, and store nothing about visitors.
+
+    Videos are decoded in a child process. Gradio closes the generator of an answer when its visitor leaves.
+    """
 
     def __init__(self, classifier: ZeroShotVideoClassificationPipeline, settings: AppSettings, upload_folder: str):
         self.classifier, self.settings, self.upload_folder = classifier, settings, upload_folder
+        self.reader = IsolatedReader(
+            settings.max_answer_seconds, READER_BYTES, backend="pyav", limits=settings.read_limits
+        )
+
+    def close(self):
+        """End the process that decodes."""
+        self.reader.close()
 
     def answer(self, upload, labels, background="", templates="", window=2.0, stride=1.0, partial=False):
         """Yield scores, timeline and attention, each when it is ready. The arguments may be of any type."""
@@ -213,24 +253,34 @@ class _RequestHandler:
                 f"The window must be above 0 and at most {LONGEST_WINDOW:g} seconds, the stride at least "
                 f"{SHORTEST_STRIDE}, got {window:g} and {stride:g}."
             )
-        check_upload(video, self.settings.max_seconds)
-        sentences = [line.strip() for line in (templates or "").splitlines() if line.strip()]
-        sentences = sentences or list(self.settings.templates) or None
+        sentences = read_sentences(templates) or list(self.settings.templates) or None
+        num_texts = (len(names) + len(others)) * len(sentences or TEMPLATES)
+        if num_texts > MAX_TEXTS:
+            raise DataError(f"Labels times sentences must be at most {MAX_TEXTS}, got {num_texts}. Leave some out.")
         options = {"hypothesis_template": sentences, "background_labels": others or None}
         options = {name: value for name, value in options.items() if value is not None}
-        found = self.classifier(video, candidate_labels=names, backend="pyav", allow_partial=partial, **options)
+        deadline = time.monotonic() + self.settings.max_answer_seconds
+        processor = self.classifier.processor
+        clip = self.reader(video, processor.get_sampler(), processor.resize_frame, allow_partial=partial)
+        check_length(clip[1].duration, stride, self.settings.max_seconds)
+        found = self.classifier(clip[0], candidate_labels=names, **options)
         scores = {NONE_OF_THESE if one["label"] is None else one["label"]: one["score"] for one in found}
         yield [scores, *EMPTY_OUTPUTS[1:]]
-        timeline = find_segments(
+        search = functools.partial(
+            find_segments,
             self.classifier,
             video,
             names,
             window=window,
             stride=stride,
+            batch_size=2,  # so that it stops soon
             allow_partial=partial,
+            limits=self.settings.read_limits,
+            reader=self.reader,
             disable_tqdm=True,
             **options,
         )
+        timeline = yield from self._until_done(search, deadline)
         if timeline.problem:
             text = f"Not all of the video: {without_folder(timeline.problem, video)}"
             gr.Warning(html.escape(text, quote=False))
@@ -239,16 +289,58 @@ class _RequestHandler:
         yield [scores, table, picture, *EMPTY_OUTPUTS[3:]]
         best = [one["label"] for one in found if one["label"] is not None][:MAX_MAPS]
         attention = look_at_video(
-            video,
+            os.path.basename(video),
             self.classifier.model,
-            self.classifier.processor,
+            processor,
             best,
             templates=sentences,
-            backend="pyav",
-            allow_partial=partial,
+            read=lambda *_: clip,
         )
-        words = without_folder(describe_attention(attention), video)
+        words = describe_attention(attention)
         yield [scores, table, picture, gr.Image(value=draw_attention(attention), alt_text=words), words]
+
+    def _until_done(self, search: Callable[..., Timeline], deadline: float) -> Iterator[list]:
+        """
+        Search in a thread, and yield unchanged outputs until it is done. Return the timeline.
+
+        The search stops at the deadline, and when Gradio closes this generator because the visitor has left.
+        """
+        has_left = threading.Event()
+        with ThreadPoolExecutor(1) as thread:
+            task = thread.submit(search, should_stop=lambda: has_left.is_set() or time.monotonic() > deadline)
+            try:
+                while not wait([task], timeout=TICK).done:
+                    yield [gr.skip()] * len(EMPTY_OUTPUTS)
+            finally:
+                has_left.set()
+                if not task.done():
+                    self.reader.close()  # ends a decoding that hangs
+        return task.result()
+
+
+def check_length(seconds: float, stride: float, max_seconds: float):
+    """Raise [`DataError`] if a video is too long, or has too many windows."""
+    if seconds > max_seconds:
+        raise DataError(
+            f"The video is longer than {max_seconds:g} seconds. Cut it, or run `ezclip app` yourself with another "
+            "--max_seconds."
+        )
+    if seconds / stride > MAX_WINDOWS:
+        raise DataError(
+            f"The timeline must have at most {MAX_WINDOWS} windows, got {seconds / stride:.0f}. Give a longer stride."
+        )
+
+
+def read_sentences(text: str | None) -> list[str]:
+    """
+    Split sentences at line ends.
+
+    Raises:
+        [`DataError`]: if there are too many, or one is too long.
+    """
+    sentences = [line.strip() for line in (text or "").splitlines() if line.strip()]
+    check_texts(sentences, "sentence", MAX_SENTENCES)
+    return sentences
 
 
 def read_labels(text: str | None) -> list[str]:
@@ -259,14 +351,19 @@ def read_labels(text: str | None) -> list[str]:
         [`DataError`]: if there are too many, or one is too long.
     """
     labels = list(dict.fromkeys(label.strip() for label in re.split(r"[,\n]", text or "") if label.strip()))
-    if len(labels) > MAX_LABELS:
-        raise DataError(f"There must be at most {MAX_LABELS} labels, got {len(labels)}. Leave some out.")
-    for label in labels:
-        if len(label) > MAX_CHARACTERS:
-            raise DataError(
-                f"A label must have at most {MAX_CHARACTERS} characters, got {len(label)} in {label[:30]!r}…."
-            )
+    check_texts(labels, "label", MAX_LABELS)
     return labels
+
+
+def check_texts(texts: list[str], kind: str, limit: int):
+    """Raise [`DataError`] if there are too many texts, or one is too long."""
+    if len(texts) > limit:
+        raise DataError(f"There must be at most {limit} {kind}s, got {len(texts)}. Leave some out.")
+    for text in texts:
+        if len(text) > MAX_CHARACTERS:
+            raise DataError(
+                f"A {kind} must have at most {MAX_CHARACTERS} characters, got {len(text)} in {text[:30]!r}…."
+            )
 
 
 def _picture_of(timeline: Timeline) -> Image.Image:

@@ -1,6 +1,6 @@
 """Compute attention maps of a video for a model, its baseline and each label."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -110,6 +110,7 @@ def look_at_video(
     method: str | None = None,
     baseline: tuple[EZClipModel, EZClipProcessor] | None = None,
     templates: str | Sequence[str] | None = None,
+    read: Callable = read_frames,
     **read_options,
 ) -> VideoAttention:
     """
@@ -132,8 +133,10 @@ def look_at_video(
             [`plain_clip`]; plain CLIP models have no default baseline.
         templates (`str` or `Sequence[str]`, *optional*):
             Sentences with `{}` for the labels, see [`EZClipProcessor.get_prompts`].
+        read (`Callable`, *optional*):
+            [`read_frames`], or an `IsolatedReader`.
         read_options:
-            `start`, `end`, `backend`, `allow_partial`: see [`EZClipProcessor`].
+            `start`, `end`, `backend`, `allow_partial`, `limits`: see [`EZClipProcessor`].
 
     Raises:
         [`VideoReadError`]: if the video cannot be read.
@@ -144,7 +147,7 @@ def look_at_video(
     labels = [labels] if isinstance(labels, str) else list(labels or ())
     method = method or ("relevance" if labels else "last")
     _check_request(labels, method)
-    frames, metadata = read_frames(video, processor.get_sampler(), **read_options)
+    frames, metadata = read(video, processor.get_sampler(), **read_options)
     named = [("model", model, processor)]
     if baseline is not None:
         config = baseline[0].config

@@ -23,6 +23,7 @@ from pipeline_ezclip import ZeroShotVideoClassificationPipeline
 
 
 DEMO_MODEL = "demo/with_temporal_prompts"
+LIMITS = ("max_size_mb", "max_seconds", "max_total_mb", "max_answer_seconds")
 DEMO_LABELS = "red cross moving left, red cross moving right"
 
 
@@ -53,8 +54,17 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--max_size_mb", type=float, default=100.0, help="largest file, in MB (%(default)g)")
     parser.add_argument("--max_seconds", type=float, default=120.0, help="longest video, in seconds (%(default)g)")
+    parser.add_argument("--max_total_mb", type=float, default=1000.0, help="all files together, in MB (%(default)g)")
     parser.add_argument(
-        "--server_name", help="address to listen at; 0.0.0.0 is every one (default: this machine only)"
+        "--max_answer_seconds", type=float, default=60.0, help="time to decode and search a video (%(default)g)"
+    )
+    parser.add_argument(
+        "--server_name",
+        help="address to listen at; 0.0.0.0 is open to every machine that can reach this one, without a password "
+        "(default: this machine only)",
+    )
+    parser.add_argument(
+        "--root_path", help="address of the page for visitors, if it is another: behind a proxy, https://example.org"
     )
     parser.add_argument("--server_port", type=int, help="port to listen at (default: the first free one from 7860)")
     return parser
@@ -62,7 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def check_options(args: argparse.Namespace):
     """Raise for errors that would show only after the model is loaded."""
-    for name in ("max_size_mb", "max_seconds"):
+    for name in LIMITS:
         if not 0.0 < (value := getattr(args, name)) < math.inf:
             raise DataError(f"--{name} must be a number above 0, got {value}.")
     for package in ("gradio", "matplotlib"):
@@ -73,6 +83,12 @@ def check_options(args: argparse.Namespace):
             f"There is no {DEMO_MODEL}. Make it, without a network, with `ezclip demo "
             "--output_dir demo`, or give another model with --model_name_or_path."
         )
+
+
+def is_open(server_name: str | None) -> bool:
+    """Return whether other machines can reach a server at this address."""
+    name = server_name or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    return name != "localhost" and not name.startswith("127.") and name != "::1"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,14 +103,23 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="ezclip-app-", dir=os.environ.get("GRADIO_TEMP_DIR")) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         # Gradio reads its environment when it is imported.
-        from ezclip.app.page import KEPT_SECONDS, AppSettings, make_page, serve
+        from ezclip.app.guard import KEPT_SECONDS
+        from ezclip.app.page import AppSettings, make_page, serve
         from ezclip.app.uploads import remove_old_files
 
-        settings = AppSettings(args.max_size_mb, args.max_seconds, templates, **labels)
+        limits = {name: getattr(args, name) for name in LIMITS}
+        settings = AppSettings(**limits, templates=templates, **labels)
         page = make_page(classifier, settings, Path(name).name, folder)
         with StopSignals() as signals:
-            address = serve(page, settings, folder, server_name=args.server_name, server_port=args.server_port)
+            where = {name: getattr(args, name) for name in ("server_name", "server_port", "root_path")}
+            address = serve(page, settings, folder, **where)
             print(f"The page is at {address}. Ctrl-C ends it.", flush=True)
+            if is_open(args.server_name):
+                print(
+                    f"It listens at {args.server_name}: everyone who can reach this machine can use it and upload "
+                    "files, without a password. Leave --server_name out to keep it to this machine.",
+                    flush=True,
+                )
             while not signals.received:
                 time.sleep(0.2)
                 # Uploads and pictures, and what is left of uploads that broke off

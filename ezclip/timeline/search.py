@@ -130,7 +130,7 @@ def find_segments(
                 if one.start is None:  # the end of the video
                     bar.update(max(0.0, one.end - bar.n))
                     problem = one.problem
-                    break
+                    continue
                 scored.add(one)
                 if number % batch_size == 0:
                     scored.score()

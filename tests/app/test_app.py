@@ -1,5 +1,6 @@
 """`ezclip app`: its answers, its errors, its protection of files, and the page in a browser."""
 
+import contextlib
 import http.client
 import os
 import re
@@ -10,6 +11,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 
@@ -23,7 +25,7 @@ from tests.helpers import ROOT, random_clip
 LABELS = ["red circle", "green square", "blue circle"]
 TYPED = "red circle, green square\nblue circle"
 CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if os.path.exists(path)), None)
-OPTIONS = ["--max_size_mb", "0.5", "--max_seconds", "5", "--templates", "a {}", "a photo of {}"]
+OPTIONS = ["--max_size_mb", "0.5", "--max_total_mb", "4", "--max_seconds", "5", "--templates", "a {}", "a photo of {}"]
 FILE = {"_type": "gradio.FileData"}
 
 
@@ -43,6 +45,7 @@ def page(tiny_folder, tmp_path_factory):
             break
     else:
         pytest.fail(f"no page: {lines}")
+    assert "share" not in "".join(lines)
     threading.Thread(target=process.stdout.read, daemon=True).start()
     yield found[1], folder
     process.send_signal(signal.SIGTERM)
@@ -77,9 +80,9 @@ def upload(url: str, path) -> str:
     return answer.json()[0]
 
 
-def call(url: str, video, labels=TYPED, background="", window=0.5, stride=0.5, partial=False) -> str:
+def call(url, video, labels=TYPED, background="", window=0.5, stride=0.5, partial=False, sentences="") -> str:
     """What the page answers to a request: its events, as text."""
-    data = [video, labels, background, "", window, stride, partial]
+    data = [video, labels, background, sentences, window, stride, partial]
     answer = requests.post(f"{url}/gradio_api/call/classify", json={"data": data}, timeout=30)
     if answer.status_code != 200:
         return f"{answer.status_code} {answer.text}"
@@ -137,9 +140,9 @@ def test_bad_videos(page, clips, tmp_path, kind):
         path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{clips[1]}\n#EXT-X-ENDLIST\n")
     else:
         write_video(path, random_clip(5, num_frames=48, height=32, width=32))
-    sentence = {"damaged": "cannot be decoded", "long": "longer than 5 seconds"}.get(kind, "cannot be opened")
+    sentences = {"cut": "is cut off", "damaged": "cannot be decoded", "long": "is longer than 5 seconds"}
     answer = ask(page[0], path)
-    assert f"The video is {sentence}" in answer or f"The video {sentence}" in answer
+    assert f"The video {sentences.get(kind, 'is not a video file')}" in answer
     assert str(page[1]) not in answer and "Traceback" not in answer and "event: complete" not in answer
 
 
@@ -152,6 +155,11 @@ def test_bad_inputs(page, clips):
     assert "among the" in ask(url, clips[0], labels="red, blue", background="red")
     for options in ({"stride": 0.01}, {"window": 1e9}):
         assert "at most 30 seconds" in ask(url, clips[0], **options)
+    assert "at most 32 sentences, got 3000" in ask(url, clips[0], sentences="a {}\n" * 3000)
+    assert "sentence must have at most 200 characters" in ask(url, clips[0], sentences="{} a" * 100)
+    many = ",".join(f"a{number}" for number in range(150))
+    sentences = "\n".join(f"{number} {{}}" for number in range(30))
+    assert "must be at most 3200, got 4500" in ask(url, clips[0], labels=many, sentences=sentences)
     assert "texts" in ask(url, clips[0], labels=7)
     assert "numbers" in ask(url, clips[0], window="2")
 
@@ -178,6 +186,88 @@ def test_large_files(page):
     assert answer.status_code == 413
     assert {path for path in folder.rglob("*") if path.is_file()} == before
     assert requests.post(f"{url}/gradio_api/queue/join", data=b" " * 2**19, timeout=30).status_code == 413
+
+
+def test_room_for_all_uploads(page, clips):
+    url, (large,) = page[0], [folder / "large" for folder in page[1].glob("ezclip-app-*")]
+    with open(large, "wb") as file:
+        file.truncate(4 * 2**20)
+    with open(clips[0], "rb") as file:
+        answer = requests.post(f"{url}/gradio_api/upload", files={"files": ("a.mp4", file)}, timeout=30)
+    assert answer.status_code == 503 and "try again" in answer.text
+    large.unlink()
+    upload(url, clips[0])
+
+
+def test_links_do_not_follow_requests(page):
+    url, _ = page
+    for name in ("evil.example", "evil.example:7860", "6.6.6.6", "[2001:db8::1]:80"):
+        answer = requests.get(f"{url}/config", headers={"Host": name}, timeout=30)
+        assert answer.status_code == 421 and name not in answer.text
+    forwarded = ("X-Forwarded-Host", "X-Forwarded-Proto", "X-Gradio-Server", "Forwarded")
+    answer = requests.get(f"{url}/config", headers=dict.fromkeys(forwarded, "https://evil.example"), timeout=30)
+    assert answer.json()["root"] == url and "evil" not in answer.text
+    port = url.rpartition(":")[2]
+    for name in (f"localhost:{port}", f"127.0.0.1:{port}"):
+        assert requests.get(f"{url}/config", headers={"Host": name}, timeout=30).json()["root"] == f"http://{name}"
+
+
+def test_full_queue_answers_at_once(page, clips):
+    url, _ = page
+    body = {"data": [None, TYPED, "", "", 0.5, 0.5, False]}
+    with ThreadPoolExecutor(16) as visitors:
+        ask_one = lambda _: requests.post(f"{url}/gradio_api/call/classify", json=body, timeout=30)  # noqa: E731
+        answers = list(visitors.map(ask_one, range(200)))
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert refused and all("Queue is full" in answer.text for answer in refused)
+    for answer in answers:  # leave the queue empty
+        if answer.status_code == 200:
+            requests.get(f"{url}/gradio_api/call/classify/{answer.json()['event_id']}", timeout=60)
+
+
+@pytest.fixture
+def handler(tiny_folder, tmp_path, monkeypatch):
+    pytest.importorskip("gradio", reason="the page needs gradio")
+    from ezclip.app.page import AppSettings, _RequestHandler
+
+    classifier = ZeroShotVideoClassificationPipeline(
+        model=load_model(tiny_folder), processor=load_processor(tiny_folder)
+    )
+    with contextlib.closing(_RequestHandler(classifier, AppSettings(templates=("a {}",)), str(tmp_path))) as handler:
+        yield handler
+
+
+def test_work_ends_when_a_visitor_leaves(handler, tmp_path):
+    write_video(tmp_path / "a.mp4", random_clip(0, num_frames=900))
+    write_video(tmp_path / "b.mp4", random_clip(1))
+    answer = handler.answer({"path": str(tmp_path / "a.mp4")}, TYPED, window=0.5, stride=0.25)
+    outputs = [next(answer), next(answer), next(answer)]
+    assert outputs[1][0] and outputs[2] != outputs[1]  # the scores, and the search goes on
+    answer.close()
+    assert not any("ThreadPool" in thread.name for thread in threading.enumerate())
+    *_, last = handler.answer({"path": str(tmp_path / "b.mp4")}, TYPED, window=0.5, stride=0.25)
+    assert last[-1].startswith("8 frames of b.mp4")
+
+
+def test_videos_are_decoded_in_another_process(handler, tmp_path):
+    write_video(tmp_path / "a.mp4", random_clip(0))
+    before = set(psutil.Process().children())
+    list(handler.answer({"path": str(tmp_path / "a.mp4")}, TYPED, window=0.5, stride=0.25))
+    (child,) = set(psutil.Process().children()) - before
+    child.kill()
+    *_, last = handler.answer({"path": str(tmp_path / "a.mp4")}, TYPED, window=0.5, stride=0.25)
+    assert last[-1].startswith("8 frames of a.mp4")
+
+
+@pytest.mark.slow
+def test_open_address_is_explained(tiny_folder):
+    pytest.importorskip("gradio", reason="the page needs gradio")
+    command = [sys.executable, str(ROOT / "scripts" / "app.py"), "--model_name_or_path", str(tiny_folder)]
+    process = subprocess.Popen([*command, "--server_name", "0.0.0.0"], stdout=subprocess.PIPE, text=True)
+    lines = [process.stdout.readline() for _ in range(2)]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    assert "everyone who can reach this machine can use it and upload files, without a password" in lines[1]
 
 
 def test_remove_old_files(page, clips):
@@ -280,7 +370,7 @@ def test_page_in_a_browser(page, clips, answers, tmp_path):
             assert tab.locator("#timeline img").count() == tab.locator("#attention img").count() == 1
         tab = visit()
         give(tab, bad)
-        tab.get_by_text("The video cannot be opened").wait_for()
+        tab.get_by_text("The video is cut off").wait_for()
         tab = visit()
         before = sum(path.is_file() for path in folder.rglob("*"))
         tab.locator("#video input[type=file]").first.set_input_files(big)
