@@ -136,7 +136,7 @@ def _load(path: str | Path):
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path} must be a complete file of torch.save or torch.jit.save (PyTorch 0.4 or later), got a "
-            "damaged one or another format. Copy it again, or ask its author for the weights, saved by a current PyTorch."
+            "damaged one or another format. Copy it again, or ask its author for weights saved by a current PyTorch."
         ) from error
 
 
