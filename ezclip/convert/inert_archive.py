@@ -58,7 +58,7 @@ LITERALS = {
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 # An operation makes at most about so many bytes of objects, besides its argument.
 OPERATION_BYTES = 256
-# Any pickle may take so much memory. A CLIP of 300 tensors has 12,000 operations, with optimizer three times as many.
+# Any pickle may take so much memory. A CLIP of 300 tensors has 9,000 operations, with optimizer three times as many.
 MIN_PICKLE_MEMORY = 2**26
 LEGACY_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
