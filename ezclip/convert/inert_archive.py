@@ -1,36 +1,44 @@
-"""Read the tensors of PyTorch's zip files, even beside objects of any class, without running code in them.
+"""Read the tensors of PyTorch's files, even beside objects of any class, without running code in them.
 
 `torch.load(weights_only=True)` refuses two kinds of published checkpoints: OpenAI's CLIP, which is TorchScript, and
 those that hold the training's configuration as an object (ViFi-CLIP's yacs node). `torch.jit.load` and ordinary
-unpickling read them, but run their code: PyTorch advises to treat a TorchScript file as a program. Both kinds are a
-zip with a pickle and the bytes of the tensors. The unpickler below reads it: it knows tensors and dictionaries, and
-makes an inert object of everything else. It refuses a pickle that calls anything but constructors of data (a system
-function, another package's class), although it would not run the call: no checkpoint needs one. A file that unpacks to
-more bytes than it has is refused too.
+unpickling read them, but run their code: PyTorch advises to treat a TorchScript file as a program. All files hold a
+pickle and the bytes of the tensors, in a zip file or, before PyTorch 1.6, one after the other. The unpickler below
+reads them: it knows tensors and dictionaries, and makes an inert object of everything else. It refuses a pickle that
+calls anything but constructors of data (a system function, another package's class), although it would not run the
+call: no checkpoint needs one.
+
+A file must not take more memory or time than its size allows, whatever it claims. Each byte of a tensor is read once.
+The operations of a pickle are counted, because each can make an object that is larger than the operation.
 """
 
 import pickle
+import pickletools
 import re
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from configuration_ezclip import truncated_repr
+
 
 DTYPES = {
-    "BFloat16Storage": torch.bfloat16,
-    "BoolStorage": torch.bool,
-    "ByteStorage": torch.uint8,
-    "CharStorage": torch.int8,
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "IntStorage": torch.int32,
-    "LongStorage": torch.int64,
-    "ShortStorage": torch.int16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.BoolStorage": torch.bool,
+    "torch.ByteStorage": torch.uint8,
+    "torch.CharStorage": torch.int8,
+    "torch.DoubleStorage": torch.float64,
+    "torch.FloatStorage": torch.float32,
+    "torch.HalfStorage": torch.float16,
+    "torch.IntStorage": torch.int32,
+    "torch.LongStorage": torch.int64,
+    "torch.ShortStorage": torch.int16,
 }
 # Calls in pickles of data: containers, dates, paths and numbers of the standard library, arrays of NumPy and PyTorch
 HARMLESS_CALLS = re.compile(
@@ -42,136 +50,317 @@ HARMLESS_CALLS = re.compile(
     r"|torch\._utils\._rebuild_\w+|torch\.jit\._pickle\.\w+|torch\.(device|dtype|Size)"
     r"|torch\.serialization\._get_layout|torch\.storage\.\w+"
 )
-# The pickle of a checkpoint has about a hundred bytes a tensor. In memory it can take sixty times its size.
-MAX_PICKLE_BYTES = 2**26
+# Operations of a pickle that push their argument
+LITERALS = {
+    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINSTRING", "SHORT_BINSTRING"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+}
+CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+# An operation makes at most about so many bytes of objects, besides its argument.
+OPERATION_BYTES = 256
+# Any pickle may take so much memory. A CLIP of 300 tensors has 9,000 operations, with optimizer three times as many.
+MIN_PICKLE_MEMORY = 2**26
+LEGACY_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+LEGACY_VERSION = 1001
 
 
 class ArchiveRefused(pickle.UnpicklingError):
     """A file calls something other than data, or would take more memory than a checkpoint of its size."""
 
 
-def check_archive(path: str | Path) -> bool:
-    """
-    Raise if a part of a PyTorch zip file takes more memory than the file has bytes. No part is read.
-
-    A file of another format is not checked. PyTorch compresses only the program of TorchScript (`code/`), which is
-    never read.
-
-    Returns:
-        `bool`: whether it is TorchScript, which `torch.load` up to PyTorch 2.5 runs even with `weights_only=True`.
-
-    Raises:
-        [`ArchiveRefused`]: if a part is compressed or too large.
-        `pickle.UnpicklingError`: if the file is a damaged zip file.
-    """
-    with open(path, "rb") as file:
-        if file.read(2) != b"PK":
-            return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = [entry for entry in archive.infolist() if "/code/" not in f"/{entry.filename}"]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise pickle.UnpicklingError(f"{path} is a damaged zip file: {error!r}") from error
-    for entry in entries:
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise ArchiveRefused(f"its `{entry.filename}` is compressed, which PyTorch never does.")
-        if entry.filename.endswith(".pkl") and entry.file_size > MAX_PICKLE_BYTES:
-            raise ArchiveRefused(
-                f"its `{entry.filename}` must have at most {MAX_PICKLE_BYTES:,} bytes, got {entry.file_size:,}."
-            )
-    if sum(entry.file_size for entry in entries) > Path(path).stat().st_size:
-        raise ArchiveRefused("its parts claim to be larger than the whole.")
-    return any(entry.filename.rpartition("/")[2] == "constants.pkl" for entry in entries)
-
-
 def read_archive(path: str | Path) -> Any:
     """
-    Read a zip file of `torch.save`, or the state dict in a file of `torch.jit.save`, on the CPU.
+    Read a file of `torch.save`, or the state dict in a file of `torch.jit.save`, on the CPU.
 
     Returns:
-        The saved tensors, numbers, strings and containers. An object of any other class becomes a `dict` of its
-        attributes, and the result of a function an empty `dict`.
+        The saved tensors, numbers, strings and containers. A set becomes a `list`, and an object of any other class
+        a `dict` of its attributes. The result of a function, and a tensor that is not dense and real, become an empty
+        `dict`.
 
     Raises:
-        [`ArchiveRefused`]: if the file calls something other than data; also see [`check_archive`].
-        `pickle.UnpicklingError`: if the file is not such an archive, or is damaged.
+        [`ArchiveRefused`]: if the file calls something other than data, or claims more than it holds.
+        `pickle.UnpicklingError`: if the file is not such a file, or is damaged.
     """
-    check_archive(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            root = next(name for name in names if name.endswith("/data.pkl")).removesuffix("data.pkl")
-            with archive.open(f"{root}data.pkl") as file:
-                content = _InertUnpickler(file, archive, root).load()
-        return _state_dict(content) if f"{root}constants.pkl" in names else content
+        with open(path, "rb") as file:
+            num_bytes, head = Path(path).stat().st_size, file.read(32)
+            file.seek(0)
+            if head.startswith(b"PK"):
+                return _read_zip(file, num_bytes)
+            if LEGACY_MAGIC_NUMBER.to_bytes(10, "little") in head:
+                return _read_legacy(file, num_bytes)
     except ArchiveRefused:
         raise
-    except Exception as error:  # a damaged pickle can raise any exception
-        raise pickle.UnpicklingError(f"{path} is not a readable archive of PyTorch: {error!r}") from error
+    except Exception as error:  # a damaged file can raise any exception
+        raise pickle.UnpicklingError(f"{path} is not a readable file of PyTorch: {error!r:.200}") from error
+    raise pickle.UnpicklingError(f"{path} has another format.")
+
+
+def _read_zip(file: BufferedReader, num_bytes: int) -> Any:
+    with zipfile.ZipFile(file) as archive:
+        parts = _check_parts(archive.infolist(), num_bytes)
+        root = next(name for name in parts if name.endswith("/data.pkl")).removesuffix("data.pkl")
+        if f"{root}byteorder" in parts and archive.read(parts[f"{root}byteorder"]) != b"little":
+            raise ArchiveRefused("its tensors must be little-endian.")
+
+        def load_storage(key: str, size: int) -> bytearray:
+            part = parts[f"{root}data/{key}"]
+            if part.file_size != size:
+                raise ArchiveRefused(f"its `{part.filename}` must have {size:,} bytes, got {part.file_size:,}.")
+            return bytearray(archive.read(part))
+
+        unpickler = _InertUnpickler(load_storage, num_bytes)
+        content = unpickler.load(archive.read(parts[f"{root}data.pkl"]))
+    return _state_dict(content, num_bytes) if f"{root}constants.pkl" in parts else content
+
+
+def _check_parts(entries: list[zipfile.ZipInfo], num_bytes: int) -> dict[str, zipfile.ZipInfo]:
+    """
+    Return the parts of a zip file by name. Raise if they take more memory than the file has bytes.
+
+    PyTorch compresses only the program of TorchScript (`code/`), which is never read.
+    """
+    parts, end = {}, 0
+    for entry in sorted(entries, key=lambda entry: entry.header_offset):
+        if "/code/" in f"/{entry.filename}":
+            continue
+        name = truncated_repr(entry.filename)
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+            raise ArchiveRefused(f"its part {name} is compressed, which PyTorch never does.")
+        if entry.filename in parts:
+            raise ArchiveRefused(f"it has two parts {name}.")
+        if entry.header_offset < end:
+            raise ArchiveRefused(f"its part {name} overlaps another part.")
+        end = entry.header_offset + entry.file_size
+        if end > num_bytes:
+            raise ArchiveRefused(f"its part {name} claims to be larger than the whole.")
+        if entry.CRC == 0:  # `torch.serialization.set_crc32_options(False)` writes no checksums
+            del entry.CRC
+        parts[entry.filename] = entry
+    return parts
+
+
+@dataclass
+class _BoundedReader:
+    """Read a file. A read never allocates more than the size of the file."""
+
+    file: BufferedReader
+    num_bytes: int
+
+    def read(self, size: int) -> bytes:
+        return self.file.read(min(size, self.num_bytes))
+
+    def readline(self) -> bytes:
+        return self.file.readline()
+
+
+def _read_legacy(file: BufferedReader, num_bytes: int) -> Any:
+    """Read five pickles (the fourth is the content), then for each storage its number of elements and its bytes."""
+    buffers, num_left = {}, num_bytes
+
+    def allocate_storage(key: str, size: int) -> bytearray:
+        nonlocal num_left
+        num_left -= size
+        if num_left < 0:
+            raise ArchiveRefused("its tensors claim to be larger than the whole.")
+        buffers[key] = bytearray(size)
+        return buffers[key]
+
+    reader, unpickler = _BoundedReader(file, num_bytes), _InertUnpickler(allocate_storage, num_bytes)
+    magic_number, version, system = (unpickler.load(reader) for _ in range(3))
+    if (magic_number, version, system["little_endian"]) != (LEGACY_MAGIC_NUMBER, LEGACY_VERSION, True):
+        raise ArchiveRefused("its tensors must be little-endian, in the format of PyTorch 0.4 or later.")
+    content, keys = unpickler.load(reader), unpickler.load(reader)
+    if not all(isinstance(key, str) for key in keys) or sorted(keys) != sorted(buffers):
+        raise ArchiveRefused("it must hold the bytes of exactly the tensors in its pickle.")
+    for key in keys:
+        num_elements = int.from_bytes(file.read(8), "little")
+        if num_elements != len(unpickler.storages[key]) or file.readinto(buffers[key]) != len(buffers[key]):
+            raise ArchiveRefused(f"its storage {truncated_repr(key)} must have as many bytes as its pickle says.")
+    return content
 
 
 class _Inert(dict):
     """Hold the attributes, or the dictionary items, of an object of any class."""
 
-    def __init__(self, *args):
-        super().__init__()
-
-    def __setstate__(self, state):
-        if isinstance(state, dict):
-            self.update(state)
+    __slots__ = ()
 
 
-class _Uncallable(type):
-    """Metaclass of classes that a pickle may name as the class of an object, but must not call."""
+@dataclass(frozen=True)
+class _Global:
+    """Name a class or a function without importing it."""
 
-    def __call__(cls, *args, **kwargs):
+    name: str
+
+
+class _InertUnpickler:
+    """
+    Read pickles of data. Objects are inert.
+
+    Args:
+        load_storage (`Callable[[str, int], bytearray]`):
+            Return the bytes of a storage, from its name and its number of bytes.
+        num_bytes (`int`):
+            The size of the file, which limits the number of operations.
+    """
+
+    def __init__(self, load_storage: Callable[[str, int], bytearray], num_bytes: int):
+        self.load_storage = load_storage
+        self.num_operations = (num_bytes + MIN_PICKLE_MEMORY) // OPERATION_BYTES
+        self.storages: dict[str, torch.Tensor] = {}
+
+    def load(self, data) -> Any:
+        """Read one pickle."""
+        stack, marks, memo = [], [], {}
+
+        def pop_mark() -> list:
+            start = marks.pop()
+            items = stack[start:]
+            del stack[start:]
+            return items
+
+        for opcode, arg, _ in pickletools.genops(data):
+            self._count(1)
+            name = opcode.name
+            if name in LITERALS:
+                stack.append(arg)
+            elif name in CONSTANTS:
+                stack.append(CONSTANTS[name])
+            elif name in ("BINPUT", "LONG_BINPUT"):
+                memo[arg] = stack[-1]
+            elif name == "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            elif name in ("BINGET", "LONG_BINGET"):
+                stack.append(memo[arg])
+            elif name == "MARK":
+                marks.append(len(stack))
+            elif name in ("TUPLE", "FROZENSET"):
+                stack.append(tuple(pop_mark()))
+            elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+                size = int(name[-1])
+                stack[-size:] = [tuple(stack[-size:])]
+            elif name == "EMPTY_DICT":
+                stack.append({})
+            elif name in ("EMPTY_LIST", "EMPTY_SET"):
+                stack.append([])
+            elif name == "APPEND":
+                _extend(stack[-2], [stack.pop()])
+            elif name in ("APPENDS", "ADDITEMS"):
+                items = pop_mark()
+                _extend(stack[-1], items)
+            elif name == "SETITEM":
+                value, key = stack.pop(), stack.pop()
+                _update(stack[-1], [key], [value])
+            elif name == "SETITEMS":
+                items = pop_mark()
+                _update(stack[-1], items[::2], items[1::2])
+            elif name == "GLOBAL":
+                stack.append(_find_global(*str(arg).split(" ", 1)))
+            elif name == "STACK_GLOBAL":
+                name, module = stack.pop(), stack.pop()
+                stack.append(_find_global(module, name))
+            elif name == "REDUCE":
+                args, function = stack.pop(), stack.pop()
+                stack.append(_call(function, args))
+            elif name in ("NEWOBJ", "NEWOBJ_EX"):
+                # An object that is created without a call and then gets its attributes may be of any class. A call
+                # must be harmless: the call of an enumeration looks like that of a command.
+                del stack[-2 if name == "NEWOBJ" else -3 :]
+                stack.append(_Inert())
+            elif name == "BUILD":
+                state = stack.pop()
+                if isinstance(stack[-1], _Inert) and isinstance(state, dict):
+                    self._count(len(state))
+                    stack[-1].update(state)
+            elif name == "BINPERSID":
+                stack.append(self._load_persistent(stack.pop()))
+            elif name not in ("PROTO", "FRAME", "STOP"):
+                raise ArchiveRefused(f"its pickle has the operation {name}, which PyTorch never writes.")
+        return stack.pop()
+
+    def _count(self, num_operations: int):
+        self.num_operations -= num_operations
+        if self.num_operations < 0:
+            raise ArchiveRefused("its pickle has more operations than that of a checkpoint of its size.")
+
+    def _load_persistent(self, pid) -> Any:
+        match pid:
+            case ("module", cls, _, _):
+                return cls
+            # The last is the part that is viewed: `None` in each file of PyTorch 0.4 or later
+            case ("storage", torch.dtype() as dtype, str(key), _, int(num_elements), *view) if view in ([], [None]):
+                if key not in self.storages:  # several tensors may be views of one
+                    content = self.load_storage(key, num_elements * dtype.itemsize)
+                    self.storages[key] = (
+                        torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+                    )
+                storage = self.storages[key]
+                if (storage.dtype, len(storage)) != (dtype, num_elements):
+                    raise ArchiveRefused(f"its storage {truncated_repr(key)} has two types or sizes.")
+                return storage
+            case ("storage", _Global(), *_):  # of complex or quantized numbers
+                return _Inert()
+        raise ArchiveRefused("its pickle refers to an object outside of it that is not a tensor's storage.")
+
+
+def _find_global(module: str, name: str) -> Any:
+    # PyTorch writes pickles with module names of Python 2.
+    module, name = NAME_MAPPING.get((module, name), (module, name))
+    name = f"{IMPORT_MAPPING.get(module, module)}.{name}"
+    return DTYPES.get(name, _Global(name))
+
+
+def _call(function: _Global, args: Iterable) -> Any:
+    if function.name in KNOWN_CALLS:
+        return KNOWN_CALLS[function.name](*args)
+    if not HARMLESS_CALLS.fullmatch(function.name):
         raise ArchiveRefused(
-            f"its pickle calls `{cls.__name__}`, which no checkpoint needs and which could run code. No code was run."
+            f"its pickle calls `{function.name[:200]}`, which no checkpoint needs and which could run code. No code "
+            "was run."
         )
+    return _Inert()
 
 
-class _InertUnpickler(pickle.Unpickler):
-    def __init__(self, file, archive: zipfile.ZipFile, root: str):
-        super().__init__(file)
-        self.archive, self.root, self.storages = archive, root, {}
-
-    def find_class(self, module: str, name: str):
-        known = {
-            ("collections", "OrderedDict"): OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-            ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-        }
-        # PyTorch writes pickles with module names of Python 2.
-        module, name = NAME_MAPPING.get((module, name), (module, name))
-        module = IMPORT_MAPPING.get(module, module)
-        if module == "torch" and name in DTYPES:
-            return DTYPES[name]
-        if (module, name) in known:
-            return known[module, name]
-        # An object that is created without a call and then gets its attributes (`NEWOBJ`, `BUILD`) may be of any
-        # class. A call (`REDUCE`) must be harmless: the call of an enumeration looks like that of a command.
-        name = f"{module}.{name}"
-        return _Inert if HARMLESS_CALLS.fullmatch(name) else _Uncallable(name, (_Inert,), {})
-
-    def persistent_load(self, pid):
-        _, dtype, key, *_ = pid  # "storage", its type, its name, device, number of elements
-        if (dtype, key) not in self.storages:  # several tensors may be views of one
-            content = bytearray(self.archive.read(f"{self.root}data/{key}"))
-            empty = torch.empty(0, dtype=dtype)
-            self.storages[dtype, key] = torch.frombuffer(content, dtype=dtype) if content else empty
-        return self.storages[dtype, key]
+def _rebuild_tensor(storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_) -> Any:
+    return storage.as_strided(size, stride, offset) if isinstance(storage, torch.Tensor) else _Inert()
 
 
-def _rebuild_tensor(storage: torch.Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_):
-    return storage.as_strided(size, stride, offset)
+KNOWN_CALLS = {
+    "collections.OrderedDict": lambda *_: {},
+    "torch._utils._rebuild_tensor": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+    "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
+    "torch._tensor._rebuild_from_type_v2": lambda function, cls, args, state: _call(function, args),
+}
 
 
-def _state_dict(module: dict, prefix: str = "") -> dict[str, torch.Tensor]:
-    """Return the tensors of a TorchScript module and its submodules by name."""
-    tensors = {}
-    for name, value in module.items():
-        if isinstance(value, torch.Tensor):
-            tensors[f"{prefix}{name}"] = value
-        elif isinstance(value, _Inert):
-            tensors.update(_state_dict(value, f"{prefix}{name}."))
+def _extend(target: Any, items: list):
+    if isinstance(target, list):
+        target.extend(items)
+
+
+def _update(target: Any, keys: list, values: list):
+    if isinstance(target, dict):
+        target.update(zip(map(_key, keys), values))
+
+
+def _key(key: Any) -> Any:
+    """Replace a key that is not a string or a small number, because hashing a nested tuple can take forever."""
+    return key if isinstance(key, str) or (isinstance(key, int) and key.bit_length() <= 32) else object()
+
+
+def _state_dict(module: dict, num_bytes: int) -> dict[str, torch.Tensor]:
+    """Return the tensors of a TorchScript module and its submodules by name. Raise if they are more than the file."""
+    tensors, modules = {}, [("", module)]
+    for prefix, module in modules:
+        for key, value in module.items():
+            name = f"{prefix}{key}"
+            num_bytes -= 100 + len(name)  # modules can share submodules, or hold themselves
+            if num_bytes < 0:
+                raise ArchiveRefused("its modules hold each other more often than the file has bytes.")
+            if isinstance(value, torch.Tensor):
+                tensors[name] = value
+            elif isinstance(value, _Inert):
+                modules.append((f"{name}.", value))
     return tensors
