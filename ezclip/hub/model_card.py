@@ -192,7 +192,7 @@ def is_untouched(content: str) -> bool:
         return False
     try:
         card = ModelCard(content, ignore_metadata_errors=True)
-    except (ValueError, YAMLError):
+    except (ValueError, YAMLError, RecursionError):
         return False
     lines, template = (
         [line.strip() for line in text.splitlines() if line.strip() and TRANSFORMERS_SENTENCE not in line]

@@ -209,7 +209,7 @@ def _check_card(card: Path):
             ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).validate()
         except HTTPError:
             raise
-        except (ValueError, YAMLError) as error:
+        except (ValueError, YAMLError, RecursionError) as error:
             said = without_token(" ".join(str(error).split()))
             raise ModelError(
                 f"The Hub refuses the metadata of {CARD_NAME} ({said}). Give another licence or other data sets, or "

@@ -236,6 +236,15 @@ def test_forged_json(whole, tmp_path, name):  # noqa: F811
             assert content == '{"a": 1e999999}' or (name.startswith("processor") and content in ("{}",)), content[:20]
 
 
+def test_forged_card(hub, whole, caplog):  # noqa: F811
+    card = f"---\na: {'[' * 5000}\n---\nThis model card has been automatically generated.\n"
+    hub.add("me/x", {"README.md": card.encode()})
+    run("--model", whole, "--repo_id", "me/x")
+    assert "README.md of me/x was written or changed by hand and stays" in caplog.text
+    (whole / "README.md").write_text(card)
+    assert "The Hub refuses the metadata of README.md" in error_of("--model", whole, "--repo_id", "me/x")
+
+
 @pytest.mark.parametrize(
     "fields",
     [
