@@ -99,12 +99,12 @@ def as_markdown(comparisons: list[Comparison]) -> str:
     read, unread = [], []
     for c in comparisons:
         if c.metadata is None:
-            unread.append([f"`{c.file}`", str(c.reason), f"{c.seconds:.3f}"])
+            unread.append([c.file, str(c.reason), f"{c.seconds:.3f}"])
             continue
         m = c.metadata
         rate = f"{m.fps:.4g}{', variable' if m.variable_rate else ''}" if m.fps else ""
         counts = [f"{m.width}x{m.height}", str(m.total_num_frames), rate, str(m.access), str(c.single_frames)]
-        read.append([f"`{c.file}`", str(m.codec), *counts, "; ".join(c.differing) or "none"])
+        read.append([c.file, str(m.codec), *counts, "; ".join(c.differing) or "none"])
     tables = as_markdown_table(header, read), as_markdown_table(["file", "`VideoReadError`", "seconds"], unread)
     return "\n\n".join(tables) + "\n"
 

@@ -19,6 +19,7 @@ from threading import TIMEOUT_MAX
 
 from tqdm.auto import tqdm
 
+from configuration_ezclip import truncated_repr
 from ezclip.data.labels import read_label_list
 from ezclip.descriptions.language_models import Endpoint, TransformersModel
 from ezclip.descriptions.questions import KINDS, FormError, Kind, Question, prompts_digest, without_thoughts
@@ -79,12 +80,14 @@ class Journal:
         try:
             earlier = json.loads(line)["settings"]
             names = sorted(earlier.keys() | settings.keys())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if not all(map(str.isidentifier, names)):
+                raise ValueError("its settings have other names")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{self.path} must begin with the settings of a run. Give another --output_dir."
             ) from error
         changed = [
-            f"{name} {earlier.get(name)!r}, now {settings.get(name)!r}"
+            f"{name} {truncated_repr(earlier.get(name))}, now {truncated_repr(settings.get(name))}"
             for name in names
             if earlier.get(name) != settings.get(name)
         ]
@@ -100,7 +103,7 @@ class Journal:
             kind, class_name, texts = entry["kind"], entry["class"], entry["texts"]
             if not (isinstance(texts, list) and all(isinstance(text, str) for text in [kind, class_name, *texts])):
                 raise ValueError("its entries have other types")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(
                 f"Line {number} of {self.path} is damaged ({error}). Remove that line to ask again, or give another "
                 "--output_dir."
@@ -243,7 +246,7 @@ def make_parser() -> argparse.ArgumentParser:
     endpoint = parser.add_argument_group("with --base_url")
     endpoint.add_argument("--model", help="name of the model on the server")
     endpoint.add_argument("--num_requests", type=int, help=f"requests at a time ({ENDPOINT_OPTIONS['num_requests']})")
-    endpoint.add_argument("--timeout", type=float, help=f"seconds to wait for data ({ENDPOINT_OPTIONS['timeout']:g})")
+    endpoint.add_argument("--timeout", type=float, help=f"seconds for an answer ({ENDPOINT_OPTIONS['timeout']:g})")
     endpoint.add_argument(
         "--max_retries", type=int, help=f"retries of a failed request ({ENDPOINT_OPTIONS['max_retries']})"
     )

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from ezclip.errors import DataError, ModelError
+from ezclip.hub.messages import without_token
 from ezclip.hub.model_card import CardFacts
 from ezclip.hub.push import PushOptions, push
 from ezclip.hub.staging import stage
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None):
         if args.dry_run is None:
             names = ("trained_only", "private", "revision", "create_pr", "commit_message", "overwrite_card")
             commit = push(args.model, PushOptions(facts, **{name: getattr(args, name) for name in names}))
-            print(commit.pr_url or commit.commit_url)
+            print(without_token(commit.pr_url or commit.commit_url))
             return
         staged = stage(args.model, _make_empty_folder(args.dry_run), facts, args.trained_only)
     except (DataError, ModelError) as error:

@@ -1,25 +1,36 @@
 """Ask a language model of transformers, or an endpoint with OpenAI's protocol."""
 
+import http.client
+import io
+import json
+import logging as python_logging
 import multiprocessing
 import os
 import random
+import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.pool import IMapIterator, ThreadPool
+from typing import Any
+from urllib.parse import quote
 
 import requests
 import torch
 from requests.adapters import HTTPAdapter, Retry
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, LogitsProcessorList
 from transformers.utils import logging
-from urllib3.exceptions import InvalidHeader
+from urllib3 import Timeout
+from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError, ResponseError
 
 from ezclip.descriptions.questions import Question
 from ezclip.errors import ModelError
+from files_ezclip import mask_secrets, printable
 
 
 logger = logging.get_logger(__name__)
 
+MAX_ANSWER_BYTES = 2**20  # of an answer of a server, headers included
 MAX_FAILURES_IN_A_ROW = 5
 MIN_ANNOUNCED_WAIT = 10  # seconds; a shorter wait gives no warning
 POLL_SECONDS = 1  # longest time until Ctrl-C takes effect
@@ -156,17 +167,88 @@ class TransformersModel:
 
 
 class PatientRetry(Retry):
-    """Retries of urllib3 that warn if the server asks for a long wait."""
+    """Retries of urllib3 that warn if the server asks for a long wait, and give up beyond `backoff_max` seconds."""
+
+    def parse_retry_after(self, retry_after: str) -> float:
+        """Return the seconds in the header, or 0 if it is invalid."""
+        try:
+            return super().parse_retry_after(retry_after)
+        except (InvalidHeader, ValueError, OverflowError):
+            return 0
 
     def get_retry_after(self, response) -> float | None:
         """Return the seconds that the server asks to wait, if any."""
-        try:
-            seconds = super().get_retry_after(response)
-        except InvalidHeader:
-            return None
+        seconds = super().get_retry_after(response)
         if seconds is not None and seconds > MIN_ANNOUNCED_WAIT:
             logger.warning(f"The server answered {response.status} and asks to wait for {seconds:.0f} s.")
         return seconds
+
+    def increment(
+        self, method=None, url=None, response=None, error=None, _pool: Any = None, _stacktrace=None
+    ) -> Retry:
+        """Return the retries that are left. Raise if there are none, or the wait is too long."""
+        wait = response.headers.get("Retry-After") if response is not None else None
+        if wait is not None and self.parse_retry_after(wait) > self.backoff_max:
+            raise MaxRetryError(_pool, url, ResponseError("the server asks for too long a wait"))
+        retries = super().increment(method, url, response, error, _pool, _stacktrace)
+        if response is not None:
+            response.close()  # else urllib3 reads the rest of it
+        return retries
+
+
+class BoundedSocketFile(io.RawIOBase):
+    """Read an answer from a socket, up to `MAX_ANSWER_BYTES` and within the timeout of the socket in all."""
+
+    def __init__(self, sock, file: io.RawIOBase):
+        self.sock, self.file = sock, file
+        self.deadline, self.num_bytes = time.monotonic() + sock.gettimeout(), 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer) -> int | None:
+        """Read some bytes. Raise `OSError` beyond one of the limits."""
+        seconds = self.deadline - time.monotonic()
+        if seconds <= 0:
+            raise TimeoutError("timed out")
+        self.sock.settimeout(seconds)
+        count = self.file.readinto(buffer)
+        self.num_bytes += count or 0
+        if self.num_bytes > MAX_ANSWER_BYTES:
+            raise OSError(f"the answer has more than {MAX_ANSWER_BYTES:,} bytes")
+        return count
+
+    def close(self):
+        """Close the file of the socket."""
+        self.file.close()
+        super().close()
+
+
+class BoundedResponse(http.client.HTTPResponse):
+    """An answer whose status, headers and body are read through a [`BoundedSocketFile`]."""
+
+    def __init__(self, sock, *args, **kwargs):
+        super().__init__(sock, *args, **kwargs)
+        self.fp = io.BufferedReader(BoundedSocketFile(sock, self.fp.detach()))
+
+
+class BoundedAdapter(HTTPAdapter):
+    """Connections, also those of a proxy, that read a [`BoundedResponse`]."""
+
+    def get_connection_with_tls_context(self, request, verify, proxies=None, cert=None):
+        """Return the connections of an address."""
+        pool: Any = super().get_connection_with_tls_context(request, verify, proxies, cert)
+        if pool.ConnectionCls.response_class is not BoundedResponse:
+            pool.ConnectionCls = type("BoundedConnection", (pool.ConnectionCls,), {"response_class": BoundedResponse})
+        return pool
+
+
+class DirectSession(requests.Session):
+    """A session that does not read where a redirect leads to."""
+
+    def get_redirect_target(self, resp) -> None:
+        """Return None."""
 
 
 class Endpoint:
@@ -183,10 +265,10 @@ class Endpoint:
         num_requests (`int`):
             Number of requests at a time.
         timeout (`float`):
-            Seconds without data until a request fails.
+            Seconds for an answer, from the connection to its last byte. An answer that takes longer fails.
         max_retries (`int`):
             Number of retries after 408, 429, 5xx or no answer. A retry waits as long as the server asks for, or
-            0, 2, 4, 8 … seconds.
+            0, 2, 4, 8 … seconds. A request fails if the server asks for more than `timeout` and 10 s.
 
     Raises:
         [`ModelError`]: if the server cannot be reached.
@@ -206,19 +288,25 @@ class Endpoint:
         base_url = base_url.rstrip("/")
         self.url, self.model = f"{base_url}/chat/completions", model
         self.seed, self.temperature, self.max_new_tokens = seed, temperature, max_new_tokens
-        self.num_requests, self.timeout = num_requests, timeout
+        self.num_requests = num_requests
+        self.timeout: Any = Timeout(total=timeout)  # the types of requests lack it
         retries = PatientRetry(
             max_retries,
             backoff_factor=1,
             backoff_jitter=1,
+            backoff_max=max(timeout, MIN_ANNOUNCED_WAIT),
             status_forcelist=(408, 429, 500, 502, 503, 504),
             allowed_methods=None,
             raise_on_status=False,
         )
-        self.session = requests.Session()
+        # urllib3 logs lines that a server sent. They may hold the key.
+        python_logging.getLogger("urllib3").setLevel(python_logging.ERROR)
+        self.session = DirectSession()
+        self.session.headers["Accept-Encoding"] = "identity"  # a body is not decompressed
         key = os.environ.get("OPENAI_API_KEY", "").strip()
         if not (key.isascii() and key.isprintable()):
             raise ModelError("OPENAI_API_KEY must be printable ASCII, got other characters. Set it to the key alone.")
+        self.key = _pattern_of_key(key) if key else None
 
         def add_key(request: requests.PreparedRequest) -> requests.PreparedRequest:
             if key:
@@ -226,15 +314,25 @@ class Endpoint:
             return request
 
         self.session.auth = add_key  # also without a key: else requests takes a password from ~/.netrc
-        try:  # without retries, so that a wrong address fails at once; the answer does not matter
-            self.session.get(f"{base_url}/models", timeout=timeout, allow_redirects=False)
-        except (requests.RequestException, ValueError) as error:
+        # First without retries, so that a wrong address fails at once. The answer does not matter.
+        self._mount(BoundedAdapter())
+        try:
+            self.session.get(f"{base_url}/models", timeout=self.timeout, stream=True).close()
+        except (requests.RequestException, HTTPError, ValueError) as error:
             raise ModelError(
-                f"--base_url {base_url} cannot be reached ({_shortened(error)}). Start the server, or correct the "
+                f"--base_url {base_url} cannot be reached ({self._shown(error)}). Start the server, or correct the "
                 "address: it ends before /chat/completions."
-            ) from error
+            ) from None  # a traceback of the cause may hold the key
+        self._mount(BoundedAdapter(pool_maxsize=num_requests, max_retries=retries))
+
+    def _mount(self, adapter: HTTPAdapter):
         for scheme in ("http://", "https://"):
-            self.session.mount(scheme, HTTPAdapter(pool_maxsize=num_requests, max_retries=retries))
+            self.session.mount(scheme, adapter)
+
+    def _shown(self, text: object) -> str:
+        """Return a text of the server in one short line without the key."""
+        text = str(text)
+        return _shortened(text if self.key is None else self.key.sub("***", text))
 
     def ask(self, questions: list[Question]) -> Iterator[tuple[Question, Answer]]:
         """
@@ -265,29 +363,41 @@ class Endpoint:
             "seed": question.seed(self.seed),
         }
         try:
-            response = self.session.post(self.url, json=body, timeout=self.timeout, allow_redirects=False)
-        except requests.RequestException as error:
-            return Answer(problem=f"the server does not answer ({_shortened(error)})")
-        status = f"the server answered {response.status_code} ({_shortened(response.text) or response.reason})"
+            with self.session.post(self.url, json=body, timeout=self.timeout, stream=True) as response:
+                content = b"".join(response.raw.stream(decode_content=False))
+        except (requests.RequestException, HTTPError, ValueError) as error:
+            return Answer(problem=f"the server does not answer ({self._shown(error)})")
+        said = self._shown(content.decode(errors="replace")) or self._shown(response.reason)
+        status = f"the server answered {response.status_code} ({said})"
         if 300 <= response.status_code < 400 or response.status_code in (401, 402, 403, 404, 405):
             raise ModelError(
                 f"{self.url}: {status}. Check --base_url (the address before /chat/completions), --model (a name that "
                 "the server has) and the key in the environment variable OPENAI_API_KEY."
             )
         if not response.ok:
-            return Answer(problem=status)
+            wait = response.headers.get("Retry-After")
+            return Answer(problem=status if wait is None else f"{status}, Retry-After: {self._shown(wait)}")
         try:
-            choice = response.json()["choices"][0]
+            choice = json.loads(content)["choices"][0]
             text, finish_reason = choice["message"]["content"], choice.get("finish_reason")
             if not isinstance(text, str | None):
                 raise TypeError("its content is not a string")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return Answer(problem=f"{status}, which is not a chat completion")
-        problems = {
-            "length": f"it was cut after {self.max_new_tokens} tokens",
-            "content_filter": "the server's content filter blocked it",
-        }
-        return Answer(text or "", problems.get(finish_reason) or (None if text else "it is empty"))
+        if not text:
+            return Answer(problem="it is empty")
+        if self.key is not None and self.key.search(text):
+            return Answer(problem="it holds the key in OPENAI_API_KEY")
+        if finish_reason == "length":
+            return Answer(text, f"it was cut after {self.max_new_tokens} tokens")
+        return Answer(text, "the server's content filter blocked it" if finish_reason == "content_filter" else None)
+
+
+def _pattern_of_key(key: str) -> re.Pattern:
+    r"""Return a pattern for a key as it is, in JSON (`\/`) and in a URL. A short one, as "none", is a whole word."""
+    in_json = r"\\?".join(map(re.escape, key))
+    pattern = f"{in_json}|{re.escape(quote(key, safe=''))}"
+    return re.compile(pattern if len(key) >= 8 else rf"(?<![A-Za-z0-9])(?:{pattern})(?![A-Za-z0-9])")
 
 
 def _interruptible(results: IMapIterator) -> Iterator:
@@ -302,5 +412,6 @@ def _interruptible(results: IMapIterator) -> Iterator:
         yield result
 
 
-def _shortened(value) -> str:
-    return " ".join(str(value).split())[:300]
+def _shortened(value: object) -> str:
+    text = printable(" ".join(str(value).split()))
+    return mask_secrets(text[:1000])[:300]  # secrets are masked in a text of bounded length: it takes long

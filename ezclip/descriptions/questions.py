@@ -85,6 +85,7 @@ KINDS = {
     )
 }
 MAX_CHARACTERS_PER_WORD = 8  # a limit for scripts without blanks between words
+MAX_CHARACTERS = 100_000  # of an answer with remarks; to take a longer one apart could take minutes
 MAX_QUOTED = 1000  # characters of a refused answer in the next request
 
 REQUEST = """\
@@ -194,15 +195,17 @@ def split_answer(answer: str) -> list[str]:
     A line directly below a numbered line continues it. Other lines beside numbered ones are remarks.
 
     Raises:
-        [`FormError`]: if the JSON is invalid, or not an array of strings.
+        [`FormError`]: if the answer is too long, or its JSON is invalid or not an array of strings.
     """
+    if len(answer) > MAX_CHARACTERS:
+        raise FormError(f"it has {len(answer):,} characters, at most {MAX_CHARACTERS:,} are allowed")
     if fenced := re.search(r"```\w*\n(.*?)```", answer, re.DOTALL):
         answer = fenced.group(1)
     answer = answer.strip()
     if answer.startswith("["):
         try:
             texts, _ = json.JSONDecoder().raw_decode(answer)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise FormError(f"it begins like JSON but is invalid ({error})") from error
         if not all(isinstance(text, str) for text in texts):
             raise FormError("it is a JSON array with other items than strings")

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ezclip.constants import (
     CHECKPOINT_SETTINGS_NAME,
@@ -72,7 +73,7 @@ class RunRecords:
             path = folder / EXPERIMENT_RESULTS_NAME
             if (content := _read_mapping(path)) is not None:
                 if TRAIN_VIDEOS_KEY in content["settings"]:
-                    records.recipe = content["settings"]
+                    records.recipe = dict(content["settings"])
                 records.results = _outcomes(
                     (eval_dataset, test, metrics) for test, metrics in content["results"].items()
                 )
@@ -83,8 +84,9 @@ class RunRecords:
                     break
             path = folder / TRAINER_STATE_NAME
             if (content := _read_mapping(path)) is not None:
-                records.steps, records.epochs = int(content["global_step"]), content.get("epoch")
-                batch_size = content.get("train_batch_size")
+                records.steps = int(content["global_step"])
+                records.epochs = _read_number(content.get("epoch"), float)
+                batch_size = _read_number(content.get("train_batch_size"), int)
                 losses = [float(entry["loss"]) for entry in content["log_history"] if "loss" in entry]
                 records.loss = losses[-1] if losses else None
             path = folder / TRAIN_RESULTS_NAME
@@ -93,9 +95,10 @@ class RunRecords:
             if not records.recipe and (checkpoint := last_checkpoint(folder)) is not None:
                 path = checkpoint / CHECKPOINT_SETTINGS_NAME
                 records.recipe = _read_mapping(path) or {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            said = " ".join(str(error).split())
             raise DataError(
-                f"{path} is not what training and evaluation write ({type(error).__name__}: {error}). Run them again, "
+                f"{path} is not what training and evaluation write ({type(error).__name__}: {said}). Run them again, "
                 "or remove the file; the model card then leaves it out."
             ) from error
         return records
@@ -114,12 +117,16 @@ class RunRecords:
         # transformers' `Trainer` writes no "performance", and the batch size of one process.
         performance = content if content.get("performance") is None else content["performance"]
         self.bad_train_videos = int(content.get("train_bad_videos", 0))
-        self.num_processes, self.device = performance.get("num_processes", 1), performance.get("device")
-        if (runtime := performance.get("train_runtime")) is not None:
-            self.runtime = float(runtime)
+        self.num_processes, device = int(performance.get("num_processes", 1)), performance.get("device")
+        self.device = None if device is None else str(device)
+        self.runtime = _read_number(performance.get("train_runtime"), float)
         if batch_size is not None and performance is not content:
             self.batch_size = batch_size * self.num_processes
-        self.recipe = self.recipe or content.get("recipe", {})
+        self.recipe = self.recipe or dict(content.get("recipe", {}))
+
+
+def _read_number(value: object, kind: type) -> Any:
+    return None if value is None else kind(value)
 
 
 def _read_mapping(path: Path) -> dict | None:

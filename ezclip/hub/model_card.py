@@ -14,7 +14,8 @@ from configuration_ezclip import PIPELINE_TASK
 from ezclip.errors import DataError, ModelError
 from ezclip.hub.card_records import Outcome, RunRecords
 from ezclip.systems.citations import describe_system
-from ezclip.utils.tables import as_markdown_table
+from ezclip.utils.tables import as_markdown_table, escape_markdown
+from files_ezclip import printable
 from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank
 from processing_ezclip import EZClipProcessor
@@ -158,6 +159,7 @@ def make_card(
         facts=facts,
         records=records,
         bank=bank,
+        labels=[escape_markdown(label) for label in bank.labels[:5]] if bank is not None else [],
         config=model.config,
         vision=model.config.vision_config,
         num_frames=processor.num_frames,
@@ -167,7 +169,12 @@ def make_card(
         trained_only=trained_only,
         requirements=REQUIREMENTS,
         task=PIPELINE_TASK,
-        recipe=[f"{key} {records.recipe[key]}" for key in RECIPE_FIELDS if records.recipe.get(key) is not None],
+        escape=escape_markdown,
+        recipe=[
+            f"{key} {escape_markdown(str(records.recipe[key]))}"
+            for key in RECIPE_FIELDS
+            if records.recipe.get(key) is not None
+        ],
         results_table=_results_table(records.results) if records.results else "",
         num_bad_videos=sum(result.metrics.get("eval_bad_videos", 0) for result in records.results),
     )
@@ -185,7 +192,7 @@ def is_untouched(content: str) -> bool:
         return False
     try:
         card = ModelCard(content, ignore_metadata_errors=True)
-    except (ValueError, YAMLError):
+    except (ValueError, YAMLError, RecursionError):
         return False
     lines, template = (
         [line.strip() for line in text.splitlines() if line.strip() and TRANSFORMERS_SENTENCE not in line]
@@ -206,7 +213,7 @@ def _eval_results(records: RunRecords) -> list[EvalResult]:
             task_name="Zero-Shot Video Classification",
             dataset_type=result.dataset,
             dataset_name=result.dataset,
-            dataset_split=result.test or None,
+            dataset_split=printable(" ".join(result.test.split())) or None,
             metric_type="accuracy",
             metric_name=f"{label} accuracy",
             metric_value=round(result.metrics[key], 6),

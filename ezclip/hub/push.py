@@ -22,6 +22,7 @@ from yaml import YAMLError
 
 from configuration_ezclip import CLASS_BANK_NAME
 from ezclip.errors import ModelError, first_line
+from ezclip.hub.messages import masked_logs, without_token
 from ezclip.hub.model_card import CardFacts, is_untouched
 from ezclip.hub.staging import BASE_HINT, CARD_NAME, stage
 
@@ -83,6 +84,7 @@ def push(folder: str | Path, options: PushOptions) -> CommitInfo:
     """
     options.facts.check()
     facts = replace(options.facts, repo_id=_full_name(options.facts.repo_id))
+    facts.check()  # the Hub gave the user's name
     with tempfile.TemporaryDirectory(prefix="ezclip-push-") as staged:
         stage(folder, staged, facts, options.trained_only)
         _check_base_on_hub(Path(staged))
@@ -141,15 +143,18 @@ def upload(staged: Path, options: PushOptions) -> CommitInfo:
 def hub_errors(what: str) -> Iterator[None]:
     """Turn the errors of `huggingface_hub` into a [`ModelError`] that begins with `what` and says what to do."""
     try:
-        yield
+        with masked_logs():
+            yield
     except ModelError:
         raise
     except OfflineModeIsEnabled as error:
         raise ModelError(f"{what}: HF_HUB_OFFLINE is set. Unset it to reach the Hub.") from error
     except (HTTPError, OSError, RuntimeError) as error:
-        raise ModelError(f"{what}: {_explain(error)}") from error
+        raise ModelError(without_token(f"{what}: {_explain(error)}")) from error
     except ValueError as error:
-        raise ModelError(f"{what}: the Hub refuses it ({' '.join(str(error).split())}).") from error
+        raise ModelError(without_token(f"{what}: the Hub refuses it ({' '.join(str(error).split())}).")) from error
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ModelError(without_token(f"{what}: the Hub's answer cannot be understood ({error!r}).")) from error
 
 
 def _explain(error: BaseException) -> str:
@@ -191,7 +196,7 @@ def _full_name(repo_id: str) -> str:
     if "/" in repo_id:
         return repo_id
     with hub_errors(f"{repo_id} cannot be created"):
-        return f"{HfApi().whoami()['name']}/{repo_id}"
+        return without_token(f"{HfApi().whoami()['name']}/{repo_id}")
 
 
 def _base_of(staged: Path) -> str | None:
@@ -204,10 +209,11 @@ def _check_card(card: Path):
             ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).validate()
         except HTTPError:
             raise
-        except (ValueError, YAMLError) as error:
+        except (ValueError, YAMLError, RecursionError) as error:
+            said = without_token(" ".join(str(error).split()))
             raise ModelError(
-                f"The Hub refuses the metadata of {CARD_NAME} ({' '.join(str(error).split())}). Give another licence "
-                "or other data sets, or correct the file if it is yours."
+                f"The Hub refuses the metadata of {CARD_NAME} ({said}). Give another licence or other data sets, or "
+                "correct the file if it is yours."
             ) from error
 
 

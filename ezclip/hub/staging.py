@@ -1,16 +1,19 @@
 """Write the files that a push uploads: those that loading a model needs, and a card."""
 
+import inspect
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from transformers.utils import logging
 
-from checkpoint_ezclip import TrainedCheckpoint
-from configuration_ezclip import CLASS_BANK_NAME
+from checkpoint_ezclip import TrainedCheckpoint, list_some
+from configuration_ezclip import CLASS_BANK_NAME, EZClipConfig
 from ezclip.errors import ModelError
+from ezclip.hub.messages import masked_logs, without_token
 from ezclip.hub.model_card import CardFacts, is_hub_name, is_untouched, make_card
 from ezclip.systems.loading import check_fit, explain_processor, load_model
 from modeling_ezclip import EZClipModel
@@ -24,6 +27,10 @@ CARD_NAME = "README.md"
 # Under these keys transformers writes the path of the loaded file. Nothing reads it.
 ORIGIN_KEYS = ("_name_or_path", "name_or_path", "tokenizer_file", "special_tokens_map_file")
 VOCABULARY_NAMES = ("tokenizer.json", "vocab.json")  # a token in them may look like a path
+# Fields that `save_pretrained` writes beside those of a class
+SAVED_FIELDS = ("auto_map", "processor_class", "quantization_config")
+# What a damaged or forged file in a model's folder raises
+FILE_ERRORS = (OSError, ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)
 BASE_HINT = "Give the name of that model on the Hub (--base_model_name_or_path), or push the whole model (--whole)."
 
 
@@ -58,10 +65,12 @@ def stage(folder: str | Path, staged: str | Path, facts: CardFacts, trained_only
             f"--model must be the folder of a model, got {folder}, which has no config.json. Give a folder that "
             "training, `ezclip convert` or `save_pretrained` wrote."
         )
-    model, base, is_part = _save_model(folder, staged, trained_only, facts.base_model)
-    processor = _save_processor(folder, staged, model)
+    with masked_logs():  # a base is downloaded
+        model, base, is_part = _save_model(folder, staged, trained_only, facts.base_model)
+        processor = _save_processor(folder, staged, model)
     bank = _copy_bank(folder, staged, model)
     _remove_local_paths(staged)
+    _remove_unknown_fields(staged, processor)
     if (card := _read_own_card(folder)) is not None:
         logger.warning(f"{folder / CARD_NAME} was written or changed by hand and is pushed as it is.")
     else:
@@ -90,8 +99,8 @@ def _save_model(
     """Load a model and save it. Return the model, its base, and whether the saved weights need the base."""
     try:
         source = TrainedCheckpoint.find(folder)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} cannot be loaded: {error}") from error
+    except FILE_ERRORS as error:
+        raise _unusable(folder, "cannot be loaded", error) from error
     known = base if source is None else base or source.base
     if trained_only is None:
         trained_only = source is not None
@@ -102,7 +111,7 @@ def _save_model(
             f"--base_model_name_or_path must be a name on the Hub for a whole model, got {base}: it is for the card "
             "alone. Give the name of the model that training started from, or leave the option out."
         )
-    model = load_model(folder) if source is None else _load(folder, base_model_name_or_path=known)
+    model = _load(folder, load_model) if source is None else _load(folder, base_model_name_or_path=known)
     if trained_only and source is not None:
         # The saved weights decide what was trained; this configuration may freeze other ones.
         for name, parameter in model.named_parameters():
@@ -111,8 +120,8 @@ def _save_model(
         options = {"trained_only": True, "base_model_name_or_path": known} if trained_only else {}
         model.save_pretrained(staged, **options)
         written = TrainedCheckpoint.find(staged)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} cannot be saved for the push: {error}") from error
+    except FILE_ERRORS as error:
+        raise _unusable(folder, "cannot be saved for the push", error) from error
     if written is None:
         return model, known, False
     if source is not None:
@@ -123,21 +132,28 @@ def _save_model(
     return model, known, True
 
 
-def _load(folder: Path, **kwargs) -> EZClipModel:
+def _load(folder: Path, load: Callable = EZClipModel.from_pretrained, **kwargs) -> EZClipModel:
     try:
-        return EZClipModel.from_pretrained(folder, **kwargs)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} cannot be loaded: {error}") from error
+        return load(folder, **kwargs)
+    except ModelError:
+        raise
+    except FILE_ERRORS as error:
+        raise _unusable(folder, "cannot be loaded", error) from error
+
+
+def _unusable(folder: Path, what: str, error: Exception) -> ModelError:
+    said = " ".join(str(error).split()) or type(error).__name__
+    return ModelError(f"{folder} {what}: {without_token(said)}")
 
 
 def _save_processor(folder: Path, staged: Path, model: EZClipModel) -> EZClipProcessor:
     try:
         processor = EZClipProcessor.from_pretrained(folder)
-    except (OSError, ValueError, TypeError) as error:
+    except FILE_ERRORS as error:
         raise ModelError(
-            f"{folder} has no processor ({explain_processor(error)}). Nobody can use the model without one. "
-            "Save the processor there too (`EZClipProcessor.save_pretrained`), or run `ezclip convert` again with "
-            "--tokenizer."
+            f"{folder} has no processor ({without_token(explain_processor(error))}). Nobody can use the model "
+            "without one. Save the processor there too (`EZClipProcessor.save_pretrained`), or run `ezclip convert` "
+            "again with --tokenizer."
         ) from error
     check_fit(model, processor)
     processor.save_pretrained(staged)
@@ -150,8 +166,8 @@ def _copy_bank(folder: Path, staged: Path, model: EZClipModel) -> ClassBank | No
     try:
         bank = ClassBank.from_pretrained(folder)
         bank.check_model(model)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} cannot be pushed with its {CLASS_BANK_NAME}: {error}") from error
+    except FILE_ERRORS as error:
+        raise _unusable(folder, f"cannot be pushed with its {CLASS_BANK_NAME}", error) from error
     shutil.copyfile(folder / CLASS_BANK_NAME, staged / CLASS_BANK_NAME)
     return bank
 
@@ -197,6 +213,41 @@ def _without_local_paths(value, file: str, name: str = ""):
             "model's folder, or give a name that others can load."
         )
     return value
+
+
+def _remove_unknown_fields(staged: Path, processor: EZClipProcessor):
+    """Remove from the configurations what their classes do not know, and name it: it may be private."""
+    image_processor = type(processor.image_processor)
+    nested = {
+        "config.json": (EZClipConfig, EZClipConfig.sub_configs),
+        "processor_config.json": (EZClipProcessor, {"image_processor": image_processor}),
+        "preprocessor_config.json": (image_processor, {}),
+    }
+    removed = []
+    for name, (own_class, part_classes) in nested.items():
+        path = staged / name
+        if not path.is_file():
+            continue
+        content = json.loads(path.read_text(encoding="utf-8"))
+        parts = [("", own_class, content)]
+        parts += [(f"{key}.", part_class, content.get(key)) for key, part_class in part_classes.items()]
+        unknown = []
+        for prefix, part_class, part in parts:
+            for key in (part or {}).keys() - _known_fields(part_class):
+                del part[key]
+                unknown.append(f"{prefix}{key} of {name}")
+        if unknown:
+            path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            removed += sorted(unknown)
+    if removed:
+        logger.warning(without_token(f"Fields that no class knows are not pushed: {list_some(removed)}."))
+
+
+def _known_fields(part_class: type) -> set[str]:
+    """Return the fields of a configuration or processor class, and those that it writes."""
+    declared = getattr(part_class, "valid_kwargs", part_class).__annotations__  # of an image processor
+    fields = getattr(part_class, "__dataclass_fields__", declared)
+    return {*inspect.signature(part_class).parameters, *fields, *part_class().to_dict(), *SAVED_FIELDS}
 
 
 def _is_local_path(value) -> bool:

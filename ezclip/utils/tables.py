@@ -1,11 +1,24 @@
 """Tables as text."""
 
+import re
 from collections.abc import Iterable
+
+from files_ezclip import printable
+
+
+# What has a meaning within a line. Emphasis by _ is only beside a blank or a sign: base_to_novel has none. Links need
+# no brackets: http://, www. and @ are enough.
+MARKUP = re.compile(r"[\\`*\[\]<>~|&#$@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
+
+
+def escape_markdown(text: str) -> str:
+    """Return a text as Markdown within a line: it makes no links, images, HTML, code, formulas, cells or new lines."""
+    return MARKUP.sub(r"\\\g<0>", printable(" ".join(text.split())))
 
 
 def as_markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table. Vertical bars in cells are escaped."""
-    cells = [[cell.replace("|", r"\|") for cell in row] for row in (header, ["---"] * len(header), *rows)]
+    """Return a Markdown table. The rows are plain text, see [`escape_markdown`]; the header is Markdown."""
+    cells = [header, ["---"] * len(header), *(map(escape_markdown, row) for row in rows)]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
