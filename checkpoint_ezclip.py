@@ -226,7 +226,8 @@ class TrainedCheckpoint:
 
         Raises:
             `OSError`: if its file of weights is missing or damaged.
-            `ValueError`: if its configuration names a base and its file holds a whole model.
+            `ValueError`: if its configuration names a base and its file holds a whole model, or an index of weights
+            names a file of another folder.
         """
         name, file_name = str(name_or_path), weights_name(variant)
         try:

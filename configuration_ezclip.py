@@ -492,7 +492,7 @@ class EZClipConfig(_CheckedConfig, PretrainedConfig):
             raise ValueError(f"`preset` must be one of {tuple(PRESETS)}, got {name!r}.")
         for tower, config in (("text_config", text_config), ("vision_config", vision_config)):
             model_type = config.get("model_type") if isinstance(config, dict) else getattr(config, "model_type", None)
-            if (model_type or "").startswith("ezclip"):
+            if str(model_type).startswith("ezclip"):
                 raise ValueError(
                     f"`{tower}` must be a `dict` of fields or the tower of a plain CLIP with the preset {name!r}, "
                     f"got a complete {model_type!r} configuration."

@@ -104,6 +104,22 @@ def test_clip_config_with_wrong_type(tmp_path):
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize("fields", [{"num_labels": HUGE}, {"num_labels": "2"}, {"id2label": [1]}])
+@pytest.mark.parametrize("tower", ["text_config", "vision_config"])
+def test_forged_tower_of_clip(tmp_path, tower, fields):
+    make_clip(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    edit_config(tmp_path, **{tower: {**content[tower], **fields}})
+    check_refused(tmp_path, *MODEL)
+    edit_config(tmp_path, **{tower: {**content[tower], "model_type": 3}})
+    load_model(tmp_path, for_training=True)  # a tower's type is not read
+
+
+def test_whole_number_as_logit_scale(tmp_path):
+    make_model(logit_scale_init_value=0).save_pretrained(tmp_path)
+    assert EZClipModel.from_pretrained(tmp_path).logit_scale.is_floating_point()
+
+
 def test_unknown_activation(tmp_path):
     make_clip(tmp_path)
     content = json.loads((tmp_path / "config.json").read_text())
