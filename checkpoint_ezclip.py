@@ -30,6 +30,11 @@ PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "cre
 # As in transformers' own calls of `cached_file` for optional files
 MAY_BE_ABSENT = {"_raise_exceptions_for_gated_repo": False, "_raise_exceptions_for_missing_entries": False}
 MAX_LISTED = 20  # items in a message
+# A model may have as many new weights as its files hold, and so many more: tiny models have large added parts.
+MAX_NEW_WEIGHTS = 2**26
+INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+UNCLEAR_ERRORS = (json.JSONDecodeError, UnicodeError, RecursionError, NotImplementedError)  # they name no file
+PLAIN_NAME = r"\w[\w.-]{0,200}"  # of a file in a folder
 FIX_HINT = "Give the right base as `base_model_name_or_path`, to `from_pretrained` or in config.json."
 
 
@@ -68,9 +73,66 @@ def has_fingerprint(weight: torch.Tensor, recorded: float) -> bool:
     return False
 
 
-def weights_name(variant: str | None = None) -> str:
+@contextmanager
+def naming_damage(name_or_path: str | os.PathLike | None):
+    """Raise a `ValueError` of one line for errors that transformers raises if files have unexpected contents."""
+    try:
+        yield
+    except Exception as error:
+        is_clear = isinstance(error, (OSError, ValueError, ImportError, RuntimeError, MemoryError))
+        if is_clear and not isinstance(error, UNCLEAR_ERRORS):
+            raise
+        reason = f"{type(error).__name__}: {' '.join(str(error)[:1000].split())[:300]}"
+        raise ValueError(f"{name_or_path} cannot be loaded ({reason}). Correct its files, or the options.") from error
+
+
+def check_held(model: PreTrainedModel, files: list[str]):
+    """
+    Raise `ValueError` if a model needs far more new weights than its files hold. Read only the headers of the files.
+
+    Args:
+        model ([`PreTrainedModel`]):
+            The model, on the meta device.
+        files (`list[str]`):
+            Its files of weights.
+    """
+    shapes, held = {}, 0
+    for path in files:
+        if path.endswith(".safetensors"):
+            with safe_open(path, framework="pt") as file:
+                shapes |= {name: file.get_slice(name).get_shape() for name in list(file.keys())}
+        else:
+            held += os.path.getsize(path)  # a pickle does not list its shapes, and a weight takes a byte or more
+    held += sum(map(math.prod, shapes.values()))
+    new = {
+        name: weight
+        for name, weight in model.state_dict().items()
+        if list(weight.shape) not in (shapes.get(name), shapes.get(f"{model.base_model_prefix}.{name}"))
+    }
+    asked = sum(weight.numel() for weight in new.values())
+    if asked > held + MAX_NEW_WEIGHTS:
+        name = max(new, key=lambda name: new[name].numel())
+        raise ValueError(
+            f"The configuration asks for {asked:,} weights that {model.name_or_path} lacks, such as {name} of shape "
+            f"{tuple(new[name].shape)}, and its files hold only {held:,}. Correct the sizes "
+            "(config.json, or `config`), or copy the files again."
+        )
+
+
+def weights_name(variant: str | None = None, name: str = SAFE_WEIGHTS_NAME) -> str:
     """Return the name of the file of weights, such as `model.fp16.safetensors`."""
-    return SAFE_WEIGHTS_NAME if variant is None else SAFE_WEIGHTS_NAME.replace(".", f".{variant}.")
+    stem, _, suffix = name.rpartition(".")
+    return name if variant is None else f"{stem}.{variant}.{suffix}"
+
+
+def check_index(name_or_path: str, index: str, **hub):
+    """Raise `ValueError` if an index of weights, where there is one, names a file outside its folder."""
+    names = [index]
+    if re.fullmatch(PLAIN_NAME, index) and (path := cached_file(name_or_path, index, **MAY_BE_ABSENT, **hub)):
+        names += json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"].values()
+    for name in names:
+        if not re.fullmatch(PLAIN_NAME, name):
+            raise ValueError(f"Files of weights must be in the folder {name_or_path} itself, got {name!r:.100}.")
 
 
 def resolve_base(name_or_path: str | os.PathLike) -> str:
@@ -133,13 +195,14 @@ def read_record(path: str) -> dict | None:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            record = (file.metadata() or {}).get(RECORD_KEY)
+            record = json.loads((file.metadata() or {}).get(RECORD_KEY, "null"))
             names = set(file.keys())
-    except SafetensorError as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise OSError(f"{path} is damaged ({error}). Copy or download it again.") from error
     if record is None:
         return None
-    record = json.loads(record)
+    if not all(isinstance(size, int) for shape, _ in record["frozen"].values() for size in shape):
+        raise OSError(f"{path} is damaged: its record must hold shapes of whole numbers. Copy or download it again.")
     if wrong := sorted(names.symmetric_difference(record["trained"])):
         what = "has weights that were not trained" if wrong[0] in names else "lacks trained weights"
         raise OSError(f"{path} is damaged: it {what}, such as {wrong[0]}. Copy or download it again.")
@@ -163,7 +226,8 @@ class TrainedCheckpoint:
 
         Raises:
             `OSError`: if its file of weights is missing or damaged.
-            `ValueError`: if its configuration names a base and its file holds a whole model.
+            `ValueError`: if its configuration names a base and its file holds a whole model, or an index of weights
+            names a file of another folder.
         """
         name, file_name = str(name_or_path), weights_name(variant)
         try:
@@ -172,6 +236,9 @@ class TrainedCheckpoint:
             if not Path(name).is_dir():
                 return None  # transformers explains the error
             config = {}  # a folder without config.json is valid when `config` is given
+        indexes = [weights_name(variant, index) for index in INDEX_NAMES]
+        for index in filter(None, [*indexes, config.get("transformers_weights")]):
+            check_index(name, index, **hub)
         if not (config.get("model_type") or "ezclip").startswith("ezclip"):
             return None
         base = config.get("base_model_name_or_path")
@@ -356,9 +423,27 @@ class LoadTrainedMixin(PreTrainedModel):
 
         Raises:
             `OSError`: if the model, or its base, is missing or damaged.
-            `ValueError`: if the base is not the one used in training, or the configuration asks for weights that were
-            not saved.
+            `ValueError`: if the base is not the one used in training, the configuration asks for weights that were not
+            saved, or a file has unexpected contents.
         """
+        with naming_damage(pretrained_model_name_or_path):
+            return cls._from_pretrained(
+                pretrained_model_name_or_path,
+                *model_args,
+                config=config,
+                base_model_name_or_path=base_model_name_or_path,
+                **kwargs,
+            )
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args,
+        config=None,
+        base_model_name_or_path: str | os.PathLike | None = None,
+        **kwargs,
+    ):
         load_whole = super().from_pretrained
         hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         checkpoint = None
@@ -386,6 +471,17 @@ class LoadTrainedMixin(PreTrainedModel):
         base = base_model_name_or_path or getattr(config, "base_model_name_or_path", None) or checkpoint.base
         model, info = checkpoint.load(load_whole, config, base, **kwargs)
         return (model, info) if output_loading_info else model
+
+    @staticmethod
+    def _load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs):
+        """Check sizes first. The model is on the meta device here, and transformers has found all its files."""
+        if state_dict is None:
+            check_held(model, checkpoint_files)
+        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
+
+    def _load_and_finalize_distributed_pretrained_model(self, checkpoint_dir, *args, **kwargs):
+        check_held(self, [str(path) for path in Path(checkpoint_dir).glob("*.safetensors")])
+        return super()._load_and_finalize_distributed_pretrained_model(checkpoint_dir, *args, **kwargs)
 
 
 class SaveTrainedMixin(PreTrainedModel):

@@ -33,7 +33,7 @@ MAX_SIZES = {
     "patch_size": 2**14,
     "vocab_size": 2**20,
     "max_position_embeddings": 2**20,
-    "num_labels": 2**20,
+    "num_labels": 2**16,
     # of an image processor
     "shortest_edge": 2**14,
     "height": 2**14,
@@ -114,7 +114,7 @@ def _estimate_tower_parameters(config) -> int:
     block += adapters * 2 * width * int(width * config.adapter_ratio)
     if getattr(config, "temporal_prompt", "none") == "deep":
         block += frames * width
-    if hasattr(config, "vocab_size"):
+    if isinstance(config, CLIPTextConfig):
         rows = config.vocab_size + config.max_position_embeddings
     else:
         rows = config.num_channels * config.patch_size**2 + (config.image_size // config.patch_size) ** 2 + frames
@@ -492,7 +492,7 @@ class EZClipConfig(_CheckedConfig, PretrainedConfig):
             raise ValueError(f"`preset` must be one of {tuple(PRESETS)}, got {name!r}.")
         for tower, config in (("text_config", text_config), ("vision_config", vision_config)):
             model_type = config.get("model_type") if isinstance(config, dict) else getattr(config, "model_type", None)
-            if (model_type or "").startswith("ezclip"):
+            if str(model_type).startswith("ezclip"):
                 raise ValueError(
                     f"`{tower}` must be a `dict` of fields or the tower of a plain CLIP with the preset {name!r}, "
                     f"got a complete {model_type!r} configuration."

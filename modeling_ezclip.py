@@ -1035,7 +1035,7 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
         self.vision_model = EZClipVisionModel._from_config(config.vision_config)
         self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
-        self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.temporal_head = HEADS[config.temporal_head](config)
         self.post_init()
         if config.freeze_backbone:

@@ -100,6 +100,9 @@ class ClassBank:
             raise ValueError(f"`embeds` must have shape (prompts, {len(self.labels)} labels, dimension), got {shape}.")
         if not self.embeds.is_floating_point() or not self.embeds.isfinite().all():
             raise ValueError(f"`embeds` must be finite floating point numbers, got dtype {self.embeds.dtype}.")
+        if self.probe is not None and (self.probe.shape != shape[2:] or not self.probe.is_floating_point()):
+            got = f"{self.probe.dtype} of shape {tuple(self.probe.shape)}"
+            raise ValueError(f"`probe` must be {shape[2]} floating point numbers, got {got}.")
         if missing := sorted(set(self.background_labels) - set(self.labels)):
             reason = f"The class bank has no {missing[0]!r}. `background_labels` must be labels of the bank."
             raise ValueError(f"{reason} Build the bank with them, or pass `candidate_labels`.")
@@ -250,9 +253,9 @@ class ClassBank:
                 labels = {name: json.loads(metadata[name]) for name in ("labels", "background_labels")}
                 tensors = {name: file.get_tensor(name) for name in ("embeds", "probe") if name in set(file.keys())}
                 return cls(**labels, **tensors)
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
-                f"{path} holds no class bank, or a damaged one ({error}). Write it again (`ClassBank.build`, "
+                f"{path} holds no class bank, or a damaged one ({error!s:.300}). Write it again (`ClassBank.build`, "
                 "`ClassBank.save_pretrained`), or remove it."
             ) from error
 

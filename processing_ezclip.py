@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 
 try:
-    from .checkpoint_ezclip import HUB_OPTIONS
+    from .checkpoint_ezclip import HUB_OPTIONS, naming_damage
     from .configuration_ezclip import check_model_type, check_numbers, check_sizes, truncated_repr
     from .files_ezclip import DEFAULT_LIMITS, ReadLimits, VideoReadError
     from .video_ezclip import (
@@ -29,7 +29,7 @@ try:
 except ImportError:
     if __package__:  # in a remote-code folder, a missing dependency must keep its own message
         raise
-    from checkpoint_ezclip import HUB_OPTIONS
+    from checkpoint_ezclip import HUB_OPTIONS, naming_damage
     from configuration_ezclip import check_model_type, check_numbers, check_sizes, truncated_repr
     from files_ezclip import DEFAULT_LIMITS, ReadLimits, VideoReadError
     from video_ezclip import (
@@ -159,20 +159,22 @@ class EZClipProcessor(ProcessorMixin):
         Load the processor of an EZ-CLIP model, or of plain CLIP with its own image processor.
 
         Raises:
-            `ValueError`: if the model is of another type. `OSError`: if files are missing.
+            `ValueError`: if the model is of another type, or a file has unexpected contents. `OSError`: if files are
+            missing.
         """
-        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
-        try:
-            config, _ = PretrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub_options)
-        except OSError:  # a processor without a model
-            config = {}
-        check_model_type(config, pretrained_model_name_or_path)
-        processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        saved, _ = cls.get_processor_dict(pretrained_model_name_or_path, **hub_options)
-        if config.get("model_type") == "clip" and saved.get("processor_class") != cls.__name__:
-            processor.use_published_crop = kwargs.get("use_published_crop", False)
-            logger.warning_once(f"{pretrained_model_name_or_path}: {processor.describe_pixels()}")
-        return processor
+        with naming_damage(pretrained_model_name_or_path):
+            hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+            try:
+                config, _ = PretrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub_options)
+            except OSError:  # a processor without a model
+                config = {}
+            check_model_type(config, pretrained_model_name_or_path)
+            processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+            saved, _ = cls.get_processor_dict(pretrained_model_name_or_path, **hub_options)
+            if config.get("model_type") == "clip" and saved.get("processor_class") != cls.__name__:
+                processor.use_published_crop = kwargs.get("use_published_crop", False)
+                logger.warning_once(f"{pretrained_model_name_or_path}: {processor.describe_pixels()}")
+            return processor
 
     def describe_pixels(self) -> str:
         """Return a sentence on how frames become pixels."""

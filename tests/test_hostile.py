@@ -1,18 +1,33 @@
-"""Hostile or broken files: configurations that ask for absurd models, checkpoints with other tensors."""
+"""Hostile or broken files: configurations that ask for absurd models, checkpoints with other tensors, forged JSON."""
 
 import json
+import shutil
+import subprocess
+import sys
 
 import psutil
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from ezclip import EZClipConfig, EZClipModel, EZClipVisionConfig
+from checkpoint_ezclip import RECORD_KEY
+from ezclip import (
+    ClassBank,
+    EZClipConfig,
+    EZClipModel,
+    EZClipProcessor,
+    EZClipVisionConfig,
+    EZClipVisionModel,
+    load_processor,
+)
+from ezclip.cli.demo import word_tokenizer
 from ezclip.errors import ModelError
 from ezclip.systems.loading import load_model
-from tests.helpers import make_clip, tiny_config
+from processing_ezclip import default_image_processor
+from tests.helpers import ROOT, VOCAB_SIZE, WORDS, edit_config, make_clip, make_model, tiny_config
 
 
 HUGE = 10**9
@@ -43,7 +58,7 @@ ABSURD = [
     ("text_config", {"hidden_size": 2**16, "num_hidden_layers": 1000}, "asks for about [0-9,]+ parameters"),
     ("vision_config", {"hidden_size": 2**16, "num_frames": 2**12, "num_hidden_layers": 100}, "asks for about"),
     ("vision_config", {"image_size": 2**14, "patch_size": 1, "hidden_size": 1024}, "asks for about 274,"),
-    (None, {"num_labels": HUGE}, "`num_labels` must be at most 1,048,576"),
+    (None, {"num_labels": HUGE}, "`num_labels` must be at most 65,536"),
     (None, {"freeze_backbone": "no"}, "'freeze_backbone' expected bool, got str"),
     ("vision_config", {"use_adapter": "no"}, "'use_adapter' expected bool, got str"),
     ("text_config", {"layer_norm_eps": float("nan")}, "`layer_norm_eps` must be a number, got nan"),
@@ -87,6 +102,22 @@ def test_clip_config_with_wrong_type(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(ModelError, match="config.json of .* is not one of a model: .*'layer_norm_eps'.* got str"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("fields", [{"num_labels": HUGE}, {"num_labels": "2"}, {"id2label": [1]}])
+@pytest.mark.parametrize("tower", ["text_config", "vision_config"])
+def test_forged_tower_of_clip(tmp_path, tower, fields):
+    make_clip(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    edit_config(tmp_path, **{tower: {**content[tower], **fields}})
+    check_refused(tmp_path, *MODEL)
+    edit_config(tmp_path, **{tower: {**content[tower], "model_type": 3}})
+    load_model(tmp_path, for_training=True)  # a tower's type is not read
+
+
+def test_whole_number_as_logit_scale(tmp_path):
+    make_model(logit_scale_init_value=0).save_pretrained(tmp_path)
+    assert EZClipModel.from_pretrained(tmp_path).logit_scale.is_floating_point()
 
 
 def test_unknown_activation(tmp_path):
@@ -188,3 +219,188 @@ def test_position_ids_of_old_clip_weights(tmp_path):
         tmp_path, lambda weights: weights.update({f"{k}.embeddings.position_ids": v for k, v in positions.items()})
     )
     assert load_model(tmp_path, preset="clip").config.temporal_head == "mean"
+
+
+# Loads every folder with little memory; prints the errors. `sys.argv` holds the folders.
+LOAD_WITH_LITTLE_MEMORY = """
+import resource, sys
+import psutil
+from transformers import AutoModel
+from ezclip import EZClipModel, load_model
+load_model(sys.argv[1], for_training=True)  # what is imported late
+limit = psutil.Process().memory_info().data + 2**30
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+for folder in sys.argv[2:]:
+    auto = lambda folder: AutoModel.from_pretrained(folder, trust_remote_code=True, ignore_mismatched_sizes=True)
+    for load in (EZClipModel.from_pretrained, load_model, auto):
+        try:
+            load(folder)
+            print("loaded")
+        except Exception as error:
+            print(type(error).__name__, str(error).replace(chr(10), " "))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits memory with `resource`")
+def test_sizes_beyond_the_weights(tmp_path):
+    make_clip(tmp_path / "clip")
+    small = load_model(tmp_path / "clip", for_training=True)
+    small.save_pretrained(tmp_path / "whole")
+    small.save_pretrained(tmp_path / "shards", max_shard_size="50KB")
+    small.save_pretrained(tmp_path / "trained", trained_only=True)
+    shutil.copytree(tmp_path / "whole", tmp_path / "pickle")
+    torch.save(load_file(tmp_path / "whole" / "model.safetensors"), tmp_path / "pickle" / "pytorch_model.bin")
+    (tmp_path / "pickle" / "model.safetensors").unlink()
+    folders = [tmp_path / name for name in ("whole", "shards", "trained", "pickle")]
+    for folder in folders:
+        content = json.loads((folder / "config.json").read_text())
+        # 16 GB of weights, each field within its limit
+        content["text_config"].update(hidden_size=2**13, intermediate_size=2**17)
+        edit_config(folder, **content)
+    command = [sys.executable, "-c", LOAD_WITH_LITTLE_MEMORY, tmp_path / "clip", *folders]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 12, done.stderr[-2000:]
+    for number, line in enumerate(lines):
+        folder = folders[number // 3]
+        lacking = tmp_path / "clip" if folder.name == "trained" else folder  # most weights are those of its base
+        assert line.startswith(("ValueError", "ModelError", "ValueError")[number % 3])
+        assert "asks for 4,8" in line and f"weights that {lacking} lacks, such as text_model." in line
+        assert "(131072, 8192)" in line and "config.json" in line
+
+
+def test_added_parts_larger_than_the_base(tmp_path):
+    make_clip(tmp_path)
+    vision_config = {"num_frames": 4096, "adapter_ratio": 64}
+    model = EZClipModel.from_pretrained(tmp_path, vision_config=vision_config)
+    assert (
+        sum(weight.numel() for weight in model.parameters()) > 10 * (tmp_path / "model.safetensors").stat().st_size / 4
+    )
+    model.save_pretrained(tmp_path / "whole")
+    assert EZClipVisionModel.from_pretrained(tmp_path / "whole").config.num_frames == 4096
+
+
+def save_shards(folder):
+    make_model(seed=0).save_pretrained(folder, max_shard_size="50KB")
+    return folder / "model.safetensors.index.json"
+
+
+@pytest.mark.parametrize(
+    "shard", ["../model.safetensors", "{folder}/model.safetensors", "a/b.safetensors", "..", "", 3, None, "x" * 9999]
+)
+def test_shards_outside_the_folder(tmp_path, shard):
+    index = save_shards(tmp_path / "model")
+    EZClipModel.from_pretrained(tmp_path / "model")
+    save_file({"logit_scale": torch.tensor(1.0)}, tmp_path / "model.safetensors")
+    content = json.loads(index.read_text())
+    name = shard.format(folder=tmp_path) if isinstance(shard, str) else shard
+    content["weight_map"] = dict.fromkeys(content["weight_map"], name)
+    index.write_text(json.dumps(content))
+    check_refused(tmp_path / "model", EZClipModel.from_pretrained, load_model)
+
+
+def test_missing_shard(tmp_path):
+    save_shards(tmp_path)
+    next(tmp_path.glob("model-00002-of-*")).unlink()
+    check_refused(tmp_path, EZClipModel.from_pretrained, load_model)
+
+
+def check_refused(folder, *loaders):
+    """Every loader raises an error of one line, of the right type."""
+    for load in loaders:
+        expected = ModelError if load in (load_model, load_processor) else (OSError, ValueError)
+        with pytest.raises(expected) as caught:
+            load(folder)
+        assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 1500
+
+
+FORGED = {
+    "deep list": "[" * 100_000,
+    "deep dict": '{"a":' * 100_000 + "1" + "}" * 100_000,
+    "list": "[1]",
+    "string": '"x"',
+    "number": "3",
+    "not UTF-8": b"\xff\xfe",
+    "empty": "",
+}
+MODEL, PROCESSOR = (EZClipModel.from_pretrained, load_model), (EZClipProcessor.from_pretrained, load_processor)
+
+
+@pytest.mark.parametrize("content", FORGED.values(), ids=FORGED)
+@pytest.mark.parametrize(
+    ("name", "loaders"),
+    [
+        ("config.json", MODEL),
+        ("model.safetensors.index.json", MODEL),
+        ("processor_config.json", PROCESSOR),
+        ("preprocessor_config.json", PROCESSOR),
+        ("tokenizer.json", PROCESSOR),
+        ("tokenizer_config.json", PROCESSOR),
+    ],
+)
+def test_forged_json(tmp_path, name, loaders, content):
+    tokenizer = word_tokenizer(WORDS)
+    if name == "preprocessor_config.json":
+        make_clip(tmp_path, vocab_size=VOCAB_SIZE)
+        tokenizer.save_pretrained(tmp_path)
+    else:
+        save_shards(tmp_path)
+        EZClipProcessor(default_image_processor(32), tokenizer).save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    check_refused(tmp_path, *loaders)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"crop_size": {"height": 10**9, "width": 32}}, {"image_mean": "x"}, {"size": [[]]}]
+)
+def test_broken_image_processor(tmp_path, fields):
+    make_clip(tmp_path, vocab_size=VOCAB_SIZE)
+    word_tokenizer(WORDS).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps({"image_processor_type": "CLIPImageProcessor", **fields})
+    )
+    check_refused(tmp_path, *PROCESSOR)
+    with pytest.raises(ModelError, match=r"preprocessor_config\.json"):
+        load_processor(tmp_path)
+
+
+FORGED_RECORDS = [
+    *(content for content in FORGED.values() if isinstance(content, str)),
+    *("null", "{}", '{"trained": 3, "frozen": {}}', '{"trained": [], "frozen": []}'),
+]
+
+
+def forge_record(change, tmp_path):
+    make_clip(tmp_path / "clip")
+    load_model(tmp_path / "clip", for_training=True).save_pretrained(tmp_path / "trained", trained_only=True)
+    path = tmp_path / "trained" / "model.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    metadata[RECORD_KEY] = change(metadata[RECORD_KEY])
+    save_file(load_file(path), path, metadata)
+    check_refused(tmp_path / "trained", *MODEL)
+
+
+@pytest.mark.parametrize("record", FORGED_RECORDS, ids=range(len(FORGED_RECORDS)))
+def test_forged_record(tmp_path, record):
+    forge_record(lambda _: record, tmp_path)
+
+
+@pytest.mark.parametrize("entry", [["x" * 10**6, 0.0], [["32", "32"], 0.0], [[], "x"], [], 3, [[], float("nan")]])
+def test_forged_record_of_a_weight(tmp_path, entry):
+    def change(record):
+        content = json.loads(record)
+        content["frozen"]["logit_scale"] = entry
+        return json.dumps(content)
+
+    forge_record(change, tmp_path)
+
+
+@pytest.mark.parametrize("label", [content for content in FORGED.values() if isinstance(content, str)] + ["null"])
+def test_forged_class_bank(tmp_path, label):
+    metadata = {"labels": f'["a", {label}]', "background_labels": "[]"}
+    save_file({"embeds": torch.ones(1, 2, 4)}, tmp_path / "class_bank.safetensors", metadata)
+    if label != '"x"':
+        check_refused(tmp_path, ClassBank.from_pretrained)
+    save_file({"embeds": torch.ones(1, 2, 4), "probe": torch.ones(3)}, tmp_path / "class_bank.safetensors", metadata)
+    check_refused(tmp_path, ClassBank.from_pretrained)

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPConfig, PretrainedConfig
-from transformers.utils import logging
+from transformers.utils import IMAGE_PROCESSOR_NAME, logging
+from transformers.utils.hub import cached_file
 
-from checkpoint_ezclip import is_added_to_clip, list_some, resolve_base
-from configuration_ezclip import EZClipVisionConfig, check_model_type
+from checkpoint_ezclip import MAY_BE_ABSENT, is_added_to_clip, list_some, naming_damage, resolve_base
+from configuration_ezclip import EZClipVisionConfig, check_model_type, check_sizes
 from ezclip.errors import ModelError, first_line
 from ezclip.systems.bpe_tokenizer import load_bpe_tokenizer
 from ezclip.systems.presets import default_num_frames, make_config
@@ -35,7 +35,8 @@ def load_tokenizer(name_or_path: str | Path):
     try:
         if Path(name_or_path).is_file():
             return load_bpe_tokenizer(name_or_path)
-        return AutoTokenizer.from_pretrained(name_or_path)
+        with naming_damage(name_or_path):
+            return AutoTokenizer.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"No tokenizer at {str(name_or_path)!r} ({first_line(error)}). Give a Hub name, a folder, or CLIP's "
@@ -82,8 +83,15 @@ def load_processor(
                 "`ezclip convert` with --tokenizer."
             ) from error
         tokenizer = load_tokenizer(tokenizer_name or name_or_path)
-        image_processor = _load_image_processor(name_or_path, config)
-        processor = EZClipProcessor(image_processor, tokenizer, use_published_crop=not is_clip)
+        try:
+            with naming_damage(name_or_path):
+                image_processor = _load_image_processor(name_or_path, config)
+                processor = EZClipProcessor(image_processor, tokenizer, use_published_crop=not is_clip)
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"{name_or_path} has a broken image processor ({first_line(error)}). Correct its "
+                "preprocessor_config.json, or remove it."
+            ) from error
         if is_clip:
             logger.warning_once(f"{name_or_path}: {processor.describe_pixels()}")
         else:
@@ -97,7 +105,8 @@ def load_processor(
         processor.use_published_crop = True
         logger.warning_once(f"{name_or_path} as {preset}: {processor.describe_pixels()}")
     limit = config.text_config.max_position_embeddings
-    processor.tokenizer.model_max_length = min(processor.tokenizer.model_max_length, limit)
+    own_limit = processor.tokenizer.model_max_length
+    processor.tokenizer.model_max_length = own_limit if isinstance(own_limit, int) and own_limit < limit else limit
     if preset is not None and processor.sampling != (sampling := "tear" if preset == "tear" else "uniform"):
         # Another system samples other frames.
         processor.sampling = sampling
@@ -114,6 +123,8 @@ def _load_image_processor(name_or_path: str | Path, config: PretrainedConfig):
     try:
         return AutoImageProcessor.from_pretrained(name_or_path, backend="pil")
     except (OSError, ValueError):
+        if cached_file(str(name_or_path), IMAGE_PROCESSOR_NAME, **MAY_BE_ABSENT) is not None:
+            raise
         image_size = config.vision_config.image_size
         processor = default_image_processor(image_size)
         if config.model_type == CLIPConfig.model_type:
@@ -292,14 +303,14 @@ def _check_trained(
 
 def _read_config(name_or_path: str | Path):
     try:
-        config = AutoConfig.from_pretrained(name_or_path)
+        with naming_damage(name_or_path):
+            saved, _ = PretrainedConfig.get_config_dict(name_or_path)
+            check_model_type(saved, name_or_path)
+            for fields in (saved, saved.get("text_config"), saved.get("vision_config")):
+                if fields and "num_labels" in fields:  # transformers makes a `dict` of so many entries
+                    check_sizes({"num_labels": fields["num_labels"]})
+            return AutoConfig.from_pretrained(name_or_path)
     except OSError as error:
         raise ModelError(f"No model at {str(name_or_path)!r} ({first_line(error)}).") from error
-    except (ValueError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split()) if isinstance(error, StrictDataclassError) else first_line(error)
-        raise ModelError(f"The config.json of {name_or_path} is not one of a model: {reason}") from error
-    try:
-        check_model_type({"model_type": config.model_type}, name_or_path)
     except ValueError as error:
-        raise ModelError(str(error)) from error
-    return config
+        raise ModelError(f"The config.json of {name_or_path} is not one of a model: {first_line(error)}") from error

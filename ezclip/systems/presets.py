@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PretrainedConfig
 
 from configuration_ezclip import PRESETS, EZClipConfig
@@ -54,8 +55,8 @@ def make_config(
         content["vision_config"] = {**content["vision_config"], **vision_config}
         content["text_config"] = {**content["text_config"], **text_config}
         return EZClipConfig(**{**content, **fields})
-    except ValueError as error:
-        raise ModelError(str(error)) from error
+    except (ValueError, StrictDataclassError) as error:
+        raise ModelError(" ".join(str(error).split())) from error
 
 
 def is_plain(config: EZClipConfig) -> bool:
