@@ -21,17 +21,15 @@ from transformers.utils import cached_file
 try:
     from .checkpoint_ezclip import PUSH_OPTIONS
     from .configuration_ezclip import CLASS_BANK_NAME, PIPELINE_TASK, EZClipConfig
-    from .files_ezclip import VideoReadError
     from .processing_ezclip import distinct_texts, label_key, label_to_words
-    from .video_ezclip import is_single_video
+    from .video_ezclip import VideoReadError, is_single_video
 except ImportError:
     if __package__:  # in a remote-code folder, a missing dependency must keep its own message
         raise
     from checkpoint_ezclip import PUSH_OPTIONS
     from configuration_ezclip import CLASS_BANK_NAME, PIPELINE_TASK, EZClipConfig
-    from files_ezclip import VideoReadError
     from processing_ezclip import distinct_texts, label_key, label_to_words
-    from video_ezclip import is_single_video
+    from video_ezclip import VideoReadError, is_single_video
 
 
 ENSEMBLES = ("probability", "embedding")

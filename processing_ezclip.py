@@ -17,10 +17,12 @@ from transformers.utils import logging
 try:
     from .checkpoint_ezclip import HUB_OPTIONS, naming_damage
     from .configuration_ezclip import check_model_type, check_numbers, check_sizes, truncated_repr
-    from .files_ezclip import DEFAULT_LIMITS, ReadLimits, VideoReadError
     from .video_ezclip import (
+        DEFAULT_LIMITS,
         FrameSampler,
+        ReadLimits,
         VideoFramesMetadata,
+        VideoReadError,
         is_single_video,
         read_frames,
         tear_frame_indices,
@@ -31,10 +33,12 @@ except ImportError:
         raise
     from checkpoint_ezclip import HUB_OPTIONS, naming_damage
     from configuration_ezclip import check_model_type, check_numbers, check_sizes, truncated_repr
-    from files_ezclip import DEFAULT_LIMITS, ReadLimits, VideoReadError
     from video_ezclip import (
+        DEFAULT_LIMITS,
         FrameSampler,
+        ReadLimits,
         VideoFramesMetadata,
+        VideoReadError,
         is_single_video,
         read_frames,
         tear_frame_indices,

@@ -42,8 +42,6 @@ setup(
     py_modules=[
         "checkpoint_ezclip",
         "configuration_ezclip",
-        "decoding_ezclip",
-        "files_ezclip",
         "modeling_ezclip",
         "pipeline_ezclip",
         "processing_ezclip",

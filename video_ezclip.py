@@ -1,64 +1,330 @@
-"""Read videos of any form as arrays of frames, and sample their frames."""
+"""Read, decode and sample videos: everything between a file, or an address, and an array of frames."""
 
+import gc
+import importlib
+import io
+import ipaddress
 import numbers
 import operator
 import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import socket
+import time
+import urllib.parse
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import partial
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any, BinaryIO
 
+import av
+import fsspec
 import numpy as np
-from PIL import Image
+from av.error import ArgumentError, FFmpegError
+from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
+from PIL import Image, ImageOps, ImageSequence
 
 
-try:
-    from .decoding_ezclip import (
-        Clip,
-        DecodingOptions,
-        FrameTransform,
-        UnavailableFramesError,
-        as_upright_rgb,
-        decode_file,
-    )
-    from .files_ezclip import (
-        DEFAULT_LIMITS,
-        IMAGE_EXTENSIONS,
-        ReadLimits,
-        VideoReadError,
-        check_pixels,
-        describe_video,
-        is_frame,
-        local_path,
-        open_picture,
-        open_source,
-    )
-except ImportError:
-    if __package__:  # in a remote-code folder, a missing dependency must keep its own message
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")  # Pillow's names. Its other readers may start programs.
+# FFmpeg's names. Other containers read other files, devices or the network, or take any text for a video.
+CONTAINERS = (
+    *("mov", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "ogg", "asf", "gif", "apng", "nut"),
+    *("mxf", "rm", "dv", "ivf", "av1", "obu", "h264", "hevc", "m4v", "mjpeg", "vc1", "wtv"),
+    *("mp3", "wav", "flac", "aac"),  # whose error says that they have no video
+)
+PLAYLISTS = ("hls", "concat")  # containers that name other files
+PLAYLIST_PROTOCOLS = ("file", "http", "https", "tcp", "tls", "crypto", "data")
+READ_SIZE = 2**20  # bytes
+
+# Control characters but tab and line feed, line separators, changes of the direction of writing, lone surrogates
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Parameters of a URL that give access: S3, Google Cloud, Azure, CloudFront and the usual names
+SECRET_NAME = re.compile(
+    r"signature|token|secret|passw|credential|session|auth|access.?key|accessid|key-pair|api.?key|^(sig|pwd|key|policy)$",
+    re.IGNORECASE,
+)
+PARAMETER = re.compile(r"(?<=[?&;])([\w.%-]{1,100})=[^&;#\s'\"<>)]+")
+SECRETS = (
+    (re.compile(r"(?<=://)[^/?#@\s'\"]+@"), "***@"),
+    (re.compile(r"\b(hf_|sk-)[A-Za-z0-9_-]{8,}"), r"\1***"),
+    (re.compile(r"\b(Bearer )\S+", re.IGNORECASE), r"\1***"),
+)
+
+
+# ---- Limits and errors ----
+
+
+def _limit(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class ReadLimits:
+    """
+    What reading one video may take, and where it may reach. The defaults fit 8K video and files of some hours.
+
+    decord and torchcodec know no limits: before they decode a file, its packets and key frames are checked.
+
+    Raises:
+        `ValueError`: if a limit is not a number above 0.
+    """
+
+    max_pixels: int = _limit(8192 * 4320, "largest frame or picture, in pixels")
+    max_clip_bytes: int = _limit(2**32, "largest clip in memory, in bytes, after its frames are cropped")
+    max_packets: int = _limit(2_000_000, "packets of a file, sound included; of a stream, packets without a frame")
+    max_download_bytes: int = _limit(2**30, "largest file to fetch; of a stream, bytes without a frame")
+    max_download_seconds: float = _limit(600.0, "longest time to fetch a file")
+    allow_playlists: bool = _limit(False, "whether to read playlists (HLS, concat), which name other files")
+    public_addresses_only: bool = _limit(False, "whether URLs must be of http or https and lead to public addresses")
+
+    def __post_init__(self):
+        for name in ("max_pixels", "max_clip_bytes", "max_packets", "max_download_bytes", "max_download_seconds"):
+            if not (value := getattr(self, name)) > 0:
+                raise ValueError(f"`{name}` must be a number above 0, got {value}.")
+
+
+DEFAULT_LIMITS = ReadLimits()
+
+
+class VideoReadError(ValueError):
+    """
+    Raised when a video cannot be read.
+
+    `video` is the file or a description of the input, `reason` says what is wrong, `remedy` says what the user can
+    do, and `backend` is the backend that tried to decode it, if any. All are printable and without secrets.
+    """
+
+    def __init__(self, video: str, reason: str, remedy: str, backend: str | None = None):
+        video, reason, remedy = (mask_secrets(printable(text)) for text in (video, reason, remedy))
+        super().__init__(video, reason, remedy, backend)
+        self.video, self.reason, self.remedy, self.backend = video, reason, remedy, backend
+
+    def __str__(self) -> str:
+        return f"{self.video}: {self.reason} {self.remedy}" + (f" (backend: {self.backend})" if self.backend else "")
+
+
+class ReadLimitError(VideoReadError):
+    """Raised when reading a video would exceed one of its [`ReadLimits`]."""
+
+
+def limit_error(video: str, what: str, option: str, limits: ReadLimits) -> ReadLimitError:
+    """Return the error of a video that exceeds a limit. `what` says by how much, `option` is the name of the limit."""
+    reason = f"{what}; `{option}` is {getattr(limits, option):,}."
+    return ReadLimitError(video, reason, f"Leave it out, or raise `{option}` if you trust it.")
+
+
+def memory_error(video: str) -> VideoReadError:
+    """Return the error of a video that takes more memory than there is."""
+    return VideoReadError(video, "takes more memory than there is.", "Make it smaller, or give it more memory.")
+
+
+def printable(text: str) -> str:
+    r"""Escape what a terminal would obey, or a text file could not hold: "\x1b[2J" is printed, not carried out."""
+    return UNPRINTABLE.sub(lambda match: match.group().encode("unicode_escape").decode("ascii"), text)
+
+
+def mask_secrets(text: str) -> str:
+    """Replace passwords, signatures and tokens by `***`: in URLs, in headers, and those of the Hub and of OpenAI."""
+    for pattern, replacement in SECRETS:
+        text = pattern.sub(replacement, text)
+    return PARAMETER.sub(lambda match: f"{match[1]}=***" if SECRET_NAME.search(match[1]) else match[0], text)
+
+
+def describe_video(video) -> str:
+    """Return a name of `video` for messages and results: its path, if it has one, printable and without secrets."""
+    if isinstance(video, dict):
+        video = video.get("path") or video.get("bytes")
+    if isinstance(video, (str, os.PathLike)):
+        # File names need not be valid UTF-8, but printed and written text must be.
+        name = os.fspath(video).encode("utf-8", errors="backslashreplace").decode("utf-8")
+        return mask_secrets(printable(name)) or "''"
+    if isinstance(video, (bytes, bytearray, memoryview)):
+        return f"<{len(video)} bytes>"
+    if hasattr(video, "shape"):
+        return f"<array of shape {tuple(video.shape)}>"
+    if hasattr(video, "read"):
+        return printable(str(getattr(video, "name", "<file object>")))
+    return f"<{type(video).__name__}>"
+
+
+# ---- Open ----
+
+
+def is_url(path: str) -> bool:
+    """Return whether a path begins with a file system: "https://…", "hf://…"."""
+    return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", path) is not None
+
+
+def local_path(path: str) -> str:
+    """Return the path of a "file:" URL, and any other path or URL unchanged."""
+    if re.match("file://(localhost)?/", path, re.IGNORECASE) is None:
+        return path
+    # File names are bytes: decode invalid UTF-8 as `os.fsdecode` does.
+    return urllib.parse.unquote(urllib.parse.urlsplit(path).path, errors="surrogateescape")
+
+
+def is_frame(path: Path) -> bool:
+    """Return whether a file has the extension of a frame image and is not hidden."""
+    return path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith(".")
+
+
+def open_source(video, name: str, limits: ReadLimits = DEFAULT_LIMITS) -> str | BinaryIO:
+    """
+    Return an absolute path, or a seekable file object, for a path, URL, the bytes of a file, or an open file.
+
+    Raises:
+        [`VideoReadError`]: if there is no such file, it is empty, or it exceeds the limits. `TypeError`: if `video`
+        has another type.
+    """
+    if isinstance(video, (bytes, bytearray, memoryview)):
+        return io.BytesIO(video)
+    if hasattr(video, "read"):
+        is_seekable = hasattr(video, "seekable") and video.seekable()
+        if isinstance(video.read(0), str):
+            raise VideoReadError(name, "is open as text.", 'Open it in binary mode ("rb").')
+        return video if is_seekable else io.BytesIO(BoundedFile(video, name, limits).read_all())
+    if not isinstance(video, str):
+        raise TypeError(
+            "A video must be a path, URL, bytes, file object, `datasets` row, array, tensor or list of images, got "
+            f"{type(video).__name__}. If `datasets` gave you a decoder, cast its column to `Video(decode=False)`."
+        )
+    if is_url(video):
+        with open_url(video, name, limits) as remote:
+            return io.BytesIO(remote.read_all())
+    check_regular_file(video, name)
+    # FFmpeg reads the beginning of "clip:1.mp4" as a protocol, unless the path is absolute.
+    return os.path.abspath(video)
+
+
+def check_regular_file(path: str | Path, name: str):
+    """Raise [`VideoReadError`] if there is no such file, it is empty, or reading it could hang: a pipe, a device."""
+    if not os.path.exists(path):
+        raise VideoReadError(name, "does not exist.", "Check the path, or the folder that it is relative to.")
+    if not os.path.isfile(path):
+        raise VideoReadError(name, "is not a regular file.", "Pass its bytes, or an open file.")
+    if os.path.getsize(path) == 0:
+        raise VideoReadError(name, "is an empty file.", "Fetch it again.")
+
+
+def open_picture(path, name: str, limits: ReadLimits = DEFAULT_LIMITS) -> Image.Image:
+    """
+    Open a picture of one of `IMAGE_FORMATS`, whatever its name. Its pixels are not decoded yet.
+
+    Raises:
+        [`VideoReadError`]: if it is not a regular file, or too large. Pillow raises errors of many types for a file
+        that it cannot read.
+    """
+    if isinstance(path, (str, Path)):
+        check_regular_file(path, name)
+    try:
+        picture = Image.open(path, formats=IMAGE_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise limit_error(name, "has too many pixels", "max_pixels", limits) from error
+    check_pixels(*picture.size, name, limits)
+    return picture
+
+
+def check_pixels(width: int, height: int, name: str, limits: ReadLimits):
+    """Raise [`VideoReadError`] if a frame has more pixels than `max_pixels`."""
+    if width * height > limits.max_pixels:
+        raise limit_error(name, f"has frames of {width} x {height} pixels", "max_pixels", limits)
+
+
+class BoundedFile:
+    """
+    A file object that gives at most `max_download_bytes`. It can seek if the file inside can.
+
+    `num_bytes` counts the bytes. Set it to 0 to begin again.
+    """
+
+    def __init__(self, file, name: str, limits: ReadLimits):
+        # `read1` returns the bytes that have arrived. `read` waits until it has as many as requested.
+        self._read = getattr(file, "read1", file.read)
+        if getattr(file, "seekable", lambda: False)():
+            self.seek, self.tell = file.seek, file.tell
+        self.name, self.limits, self.num_bytes = name, limits, 0
+        self.deadline = time.monotonic() + limits.max_download_seconds
+
+    def read(self, size: int = READ_SIZE) -> bytes:
+        """Return at most `size` bytes, none at the end."""
+        content = self._read(size)
+        self.num_bytes += len(content)
+        if self.num_bytes > self.limits.max_download_bytes:
+            raise limit_error(self.name, "is longer than allowed", "max_download_bytes", self.limits)
+        return content
+
+    def read_all(self) -> bytes:
+        """Return the rest of the file."""
+        parts = bytearray()
+        while content := self.read():
+            parts += content
+            if time.monotonic() > self.deadline:
+                raise limit_error(self.name, "takes longer to fetch than allowed", "max_download_seconds", self.limits)
+        return bytes(parts)
+
+
+@contextmanager
+def open_url(url: str, name: str, limits: ReadLimits = DEFAULT_LIMITS) -> Iterator[BoundedFile]:
+    """
+    Open a URL of any file system that fsspec knows.
+
+    Raises:
+        [`VideoReadError`]: if it cannot be fetched, or exceeds the limits.
+    """
+    is_http, options = re.match("https?://", url, re.IGNORECASE) is not None, {}
+    if limits.public_addresses_only and (not is_http or "::" in url):
+        raise VideoReadError(name, "is not an address of http or https.", "Give one, or the file itself.")
+    if is_http:
+        import aiohttp
+
+        options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=limits.max_download_seconds)}
+        if limits.public_addresses_only:
+            options["get_client"] = _get_public_client
+    try:
+        with fsspec.open(url, "rb", **options) as remote:
+            yield BoundedFile(remote, name, limits)
+    except VideoReadError:
         raise
-    from decoding_ezclip import (
-        Clip,
-        DecodingOptions,
-        FrameTransform,
-        UnavailableFramesError,
-        as_upright_rgb,
-        decode_file,
-    )
-    from files_ezclip import (
-        DEFAULT_LIMITS,
-        IMAGE_EXTENSIONS,
-        ReadLimits,
-        VideoReadError,
-        check_pixels,
-        describe_video,
-        is_frame,
-        local_path,
-        open_picture,
-        open_source,
-    )
+    except Exception as error:  # each file system has its own exception types
+        raise VideoReadError(name, f"cannot be fetched ({_root_cause(error)}).", "Check the address.") from error
 
 
+async def _get_public_client(**kwargs):
+    import aiohttp
+
+    # The factory sees each address that is connected to: after name resolution, and at each redirect.
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=_make_public_socket), **kwargs)
+
+
+def _make_public_socket(info: tuple) -> socket.socket:
+    address = ipaddress.ip_address(info[4][0].partition("%")[0])
+    # IPv6 can carry an address of IPv4.
+    address = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None) or address
+    if not address.is_global or address.is_multicast:
+        raise OSError(f"{address} is not a public address")
+    return socket.socket(*info[:3])
+
+
+def _root_cause(error: BaseException) -> str:
+    """Return the message of the first cause: the error of a file system itself is often the address alone."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, FileNotFoundError) and error.errno is None:
+        return "not found"
+    return re.sub(r",? url=.*", "", str(error)) or type(error).__name__
+
+
+# ---- Read frames ----
+
+
+BACKENDS = ("auto", "pyav", "decord", "torchcodec")
 MAX_FPS = 1000
 MAX_TICKS = 10_000_000  # of `fps`
 ROUNDING = 1e-6  # of times, in seconds
@@ -68,6 +334,12 @@ ROUNDING = 1e-6  # of times, in seconds
 FrameSampler = Callable[[int], Sequence[int]]
 # Maps the display times of all frames, or None if unknown, and their number to the 0-based indices to take.
 FrameSelector = Callable[[np.ndarray | None, int], list[int]]
+# Maps a frame (H, W, 3), uint8, to what is kept of it, such as a crop.
+FrameTransform = Callable[[np.ndarray], np.ndarray]
+
+
+class UnavailableFramesError(LookupError):
+    """Raised when a video does not have the requested frames."""
 
 
 @dataclass
@@ -88,9 +360,6 @@ class VideoFramesMetadata:
     problem: str | None = None  # why a damaged video gave only a part of its frames
     pixel_aspect_ratio: float | None = None  # width of a stored pixel over its height; of a file, before any rotation
     scaled_sizes: list[tuple[int, int]] | None = None  # other sizes (H, W) within the file, scaled to the first size
-
-
-# ---- Read frames ----
 
 
 def read_frames(
@@ -166,8 +435,55 @@ def read_frames(
             return _read_frame_folder(video, clip, select)
     elif isinstance(video, (list, tuple)) or (hasattr(video, "shape") and not isinstance(video, memoryview)):
         return _read_array(video, clip, select)
-    options = DecodingOptions(backend, allow_partial, in_sequence, square_pixels, limits)
+    options = _DecodingOptions(backend, allow_partial, in_sequence, square_pixels, limits)
     return _read_file(open_source(video, name, limits), clip, select, options)
+
+
+class Clip:
+    """The wanted frames of a video by number, each transformed as soon as it is decoded, within `max_clip_bytes`."""
+
+    def __init__(self, name: str, transform: FrameTransform | None, limits: ReadLimits):
+        self.name, self.transform, self.limits = name, transform, limits
+        self.error_of_caller: Exception | None = None  # raised by a function that the caller gave
+        self.clear()
+
+    def clear(self):
+        """Forget the frames, to read the video again."""
+        self.images: dict[int, np.ndarray] = {}
+        self.height = self.width = 0  # of the frames before the transform
+        self.num_bytes = 0
+
+    def add(self, number: int, image: np.ndarray):
+        """Add an RGB frame (H, W, 3), uint8, upright."""
+        height, width = image.shape[:2]
+        check_pixels(width, height, self.name, self.limits)
+        if self.images and (height, width) != (self.height, self.width):
+            sizes = f"{self.width} x {self.height} and {width} x {height}"
+            raise VideoReadError(self.name, f"changes its frame size ({sizes}).", "Convert it to one size.")
+        self.height, self.width = height, width
+        try:
+            kept = image if self.transform is None else self.call(self.transform, image)
+        except VideoReadError as error:
+            raise VideoReadError(self.name, error.reason, error.remedy) from error
+        if kept.base is not None:
+            kept = kept.copy()  # a view would keep the whole frame
+        self.num_bytes += kept.nbytes
+        if self.num_bytes > self.limits.max_clip_bytes:
+            reason = f"has more frames of {width} x {height} pixels than fit into memory"
+            raise limit_error(self.name, reason, "max_clip_bytes", self.limits)
+        self.images[number] = kept
+
+    def call(self, function: Callable, *args):
+        """Call a function of the caller. Its errors are not those of the video."""
+        try:
+            return function(*args)
+        except Exception as error:
+            self.error_of_caller = error
+            raise
+
+    def frames(self, numbers: list[int]) -> np.ndarray:
+        """Return the frames of these numbers, in this order and with repeats."""
+        return np.stack([self.images[number] for number in numbers])
 
 
 def is_single_video(videos) -> bool:
@@ -180,9 +496,9 @@ def is_single_video(videos) -> bool:
 
 
 def _read_file(
-    source, clip: Clip, select: FrameSelector, options: "DecodingOptions"
+    source, clip: Clip, select: FrameSelector, options: "_DecodingOptions"
 ) -> tuple[np.ndarray, VideoFramesMetadata]:
-    video = decode_file(source, clip, lambda timestamps: select(timestamps, len(timestamps)), options)
+    video = _decode_file(source, clip, lambda timestamps: select(timestamps, len(timestamps)), options)
     intervals = np.diff(video.timestamps)
     last = 1 / video.fps if video.fps else float(np.median(intervals)) if len(intervals) else 0.0
     duration = float(video.timestamps[-1] - video.timestamps[0]) + last
@@ -192,7 +508,8 @@ def _read_file(
     return frames, VideoFramesMetadata(
         len(video.timestamps),
         video.indices,
-        *clip.size,
+        clip.height,
+        clip.width,
         timestamps=video.timestamps[video.indices].tolist(),
         fps=len(video.timestamps) / duration if is_variable else video.fps,
         duration=duration,
@@ -216,14 +533,15 @@ def _read_frame_folder(folder: str, clip: Clip, select: FrameSelector) -> tuple[
     indices = _select_untimed(select, len(paths), name)
     for index in dict.fromkeys(indices):
         try:
-            with open_picture(paths[index], f"{name}/{paths[index].name}", clip.limits) as picture:
-                image = as_upright_rgb(picture)
-        except VideoReadError:
-            raise
+            with open_picture(paths[index], name, clip.limits) as picture:
+                image = _as_upright_rgb(picture)
+        except VideoReadError as error:
+            reason = f"has an unreadable frame: {paths[index].name} {error.reason}"
+            raise type(error)(name, reason, error.remedy) from error
         except Exception as error:  # damaged images raise errors of many types
             raise VideoReadError(name, f"has an unreadable frame ({error}).", "Extract its frames again.") from error
         clip.add(index, image)
-    return clip.frames(indices), VideoFramesMetadata(len(paths), indices, *clip.size)
+    return clip.frames(indices), VideoFramesMetadata(len(paths), indices, clip.height, clip.width)
 
 
 def _read_array(video, clip: Clip, select: FrameSelector) -> tuple[np.ndarray, VideoFramesMetadata]:
@@ -245,9 +563,9 @@ def _read_array(video, clip: Clip, select: FrameSelector) -> tuple[np.ndarray, V
         frame = frames[index]
         if isinstance(frame, Image.Image):
             check_pixels(*frame.size, clip.name, clip.limits)
-            frame = as_upright_rgb(frame)
+            frame = _as_upright_rgb(frame)
         clip.add(index, _as_rgb(np.asarray(frame)[None], clip.name)[0])
-    return clip.frames(indices), VideoFramesMetadata(len(frames), indices, *clip.size)
+    return clip.frames(indices), VideoFramesMetadata(len(frames), indices, clip.height, clip.width)
 
 
 def _select_untimed(select: FrameSelector, total_frames: int, name: str) -> list[int]:
@@ -397,3 +715,883 @@ def _check_times(start: float | None, end: float | None, fps: float | None):
         raise ValueError(f"`start` ({start or 0} s) must be less than `end` ({end} s).")
     if fps is not None and not 0 < fps <= MAX_FPS:
         raise ValueError(f"`fps` must be greater than 0 and at most {MAX_FPS}, got {fps}.")
+
+
+# ---- Decode files ----
+
+
+INDEXED_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")  # store the time of each frame
+INDEXED_CODECS = ("h264", "hevc", "mpeg4", "vp9", "av1", "mjpeg", "ffv1")  # decode exactly from any key frame
+SKIPPING_CODECS = ("h264", "hevc")  # their decoder can skip single frames that no other frame refers to
+FLAGGING_CODECS = ("h264", "mpeg4")  # their decoder flags damaged frames
+# decord returns wrong frames by index in other codecs: in HEVC, WMV2 and MPEG-2 they are up to 12 frames off.
+DECORD_INDEXED_CODECS = ("h264", "mpeg4", "vp9", "mjpeg", "ffv1")
+MAX_KEPT_BYTES = 2**26  # of the packets of a file; those of larger files are read again
+PACKET_BYTES = 1000  # that a packet takes beside its content
+
+# Maps the display times of all frames to the 0-based indices to decode.
+Chooser = Callable[[np.ndarray], list[int]]
+
+
+@dataclass(frozen=True)
+class _DecodingOptions:
+    """Options of [`read_frames`]."""
+
+    backend: str
+    allow_partial: bool
+    in_sequence: bool
+    square_pixels: bool
+    limits: ReadLimits
+
+
+@dataclass
+class DecodedVideo:
+    """What was decoded of a file, beside the frames in its `Clip`."""
+
+    indices: list[int]  # the wanted frames: positions in the file
+    timestamps: np.ndarray  # display times of all frames of the file, in seconds from the beginning
+    backend: str
+    access: str  # "index" or "sequence", see `VideoFramesMetadata`
+    codec: str  # FFmpeg's name
+    fps: float | None  # average
+    problem: str | None = None  # why some frames of the file are missing
+    pixel_aspect_ratio: float | None = None  # of the stored pixels
+    scaled_sizes: list[tuple[int, int]] | None = None  # see `VideoFramesMetadata`
+
+
+def _decode_file(source, clip: Clip, choose: Chooser, options: _DecodingOptions) -> DecodedVideo:
+    """
+    Decode the frames that `choose` takes into `clip`.
+
+    Raises:
+        [`VideoReadError`]: if the file cannot be decoded, lacks the frames, or exceeds a limit. `ImportError`: if the
+        backend is not installed.
+    """
+    require_backend(options.backend)
+    # "auto" is PyAV: exact, and the fastest in `scripts/benchmark.py decode`.
+    backend = "pyav" if options.backend == "auto" else options.backend
+    decode = {"pyav": _decode_pyav, "decord": _decode_decord, "torchcodec": _decode_torchcodec}[backend]
+
+    def choose_frames(timestamps: np.ndarray) -> list[int]:
+        return clip.call(choose, timestamps)
+
+    try:
+        return decode(source, clip, choose_frames, options)
+    except UnavailableFramesError as error:
+        raise VideoReadError(clip.name, str(error), "Ask for other frames.", backend) from error
+    except Exception as error:  # a file may make a library raise any type
+        if error is clip.error_of_caller or isinstance(error, ImportError):
+            raise
+        if isinstance(error, _NoContainerError) and (pictures := _decode_pictures(source, clip, choose)) is not None:
+            return pictures
+        if isinstance(error, VideoReadError):
+            raise
+        if isinstance(error, MemoryError):
+            raise memory_error(clip.name) from error
+        reason = f"cannot be decoded ({error_message(error)})."
+        raise VideoReadError(clip.name, reason, "Fetch it again, or re-encode it.", backend) from error
+    finally:
+        # PyAV's side data and its frame refer to each other, and keep the pictures until they are collected.
+        gc.collect(1)
+
+
+def require_backend(backend: str):
+    """
+    Import and return the library of a backend.
+
+    Raises:
+        `ValueError`: if there is no such backend. `ImportError`: if its library cannot be imported.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"`backend` must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+    modules = {"auto": "av", "pyav": "av", "torchcodec": "torchcodec.decoders"}
+    try:
+        return importlib.import_module(modules.get(backend, backend))
+    except Exception as error:  # a torchcodec that does not fit PyTorch or FFmpeg raises other types
+        message = f"The backend {backend} cannot be imported ({error}). Install it, or use the backend auto."
+        raise ImportError(message) from error
+
+
+def error_message(error: Exception) -> str:
+    """Return FFmpeg's own message, without the path that PyAV repeats."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+class _NoContainerError(VideoReadError):
+    """A file is not in a container that FFmpeg can, or may, open. It may be a picture."""
+
+
+class VideoFile:
+    """
+    An open video file and, after `scan`, the `pts` and `is_key` of its packets in file order.
+
+    `source` is an absolute path or a seekable file object, and errors call the file `name`. If `strict`, damage is an
+    error; otherwise damaged frames are left out and counted in `faults`. A file that exceeds `limits` is always an
+    error.
+    """
+
+    def __init__(self, source, name: str, strict: bool = True, limits: ReadLimits = DEFAULT_LIMITS):
+        self.source, self.name, self.strict, self.faults, self.limits = source, name, strict, 0, limits
+        self.turns_frames = False  # whether a frame, not the container, has said an orientation
+        self._open()
+
+    container: Any
+    stream: Any  # of PyAV, which types them as those of any stream
+    context: Any  # the decoder
+
+    def _open(self):
+        self._kept, self._is_scanned = None, False
+        self._num_counted = self._num_leading = 0
+        self._first_pts, self._is_leading = None, False
+        self._num_demuxed = 0
+        if hasattr(self.source, "seek"):
+            self.source.seek(0)
+        try:
+            # HMDB-51 has files whose metadata is not UTF-8.
+            self.container = av.open(self.source, metadata_errors="ignore", options=self._whitelists())
+        except (FFmpegError, UnicodeDecodeError) as error:
+            reason, remedy = self._cut(), "Fetch it again, or re-encode it."
+            if reason is None and isinstance(error, ArgumentError):  # the container is not an allowed one
+                reason = "is not a video file, or a playlist, which may name any other file."
+                remedy = "Re-encode it, or allow a playlist that you trust (`allow_playlists`)."
+            reason = reason or f"is not a video file that FFmpeg can open ({error_message(error)})."
+            raise _NoContainerError(self.name, reason, remedy, "pyav") from error
+        self.format = self.container.format.name
+        self.stream = self.container.streams.best("video")
+        if self.stream is not None and self.stream.disposition & Disposition.attached_pic:
+            self.stream = None  # the cover of a sound file
+        self.context = None if self.stream is None else self.stream.codec_context
+        if self.context is None:
+            self.container.close()
+            if self.stream is None:
+                raise VideoReadError(self.name, "has no video stream.", "Check that it is not a sound file.", "pyav")
+            raise VideoReadError(self.name, "is in a codec that FFmpeg does not know.", "Re-encode it.", "pyav")
+        self.codec, self.time_base = self.context.codec.canonical_name, self.stream.time_base
+        try:
+            check_pixels(self.context.width, self.context.height, self.name, self.limits)
+        except VideoReadError:
+            self.container.close()
+            raise
+        self.picture_check = _PictureCheck(self.codec, self.context.extradata)
+        rate = self.stream.average_rate or self.stream.guessed_rate
+        self.fps = float(rate) if rate else None
+        ratio = self.stream.sample_aspect_ratio
+        self.pixel_aspect_ratio = float(ratio) if ratio else None
+        # Times count from the beginning of the file, in units of the stream.
+        start = Fraction(self.container.start_time or 0, av.time_base)
+        self.start = round(start / self.time_base) if self.time_base else 0
+        # The workers of a data loader run in parallel, each with its own file.
+        self.context.thread_count = 1
+        self.context.options = {"max_pixels": str(self.limits.max_pixels)}
+        if self.strict:
+            # By default FFmpeg silently conceals the damaged parts of a picture.
+            self.context.options |= {"err_detect": "explode"}
+
+    def _whitelists(self) -> dict[str, str]:
+        """Return FFmpeg's options that say which containers it may read, and by which protocols those read on."""
+        containers = CONTAINERS + PLAYLISTS if self.limits.allow_playlists else CONTAINERS
+        protocols = PLAYLIST_PROTOCOLS if self.limits.allow_playlists else ("file",)
+        return {
+            "format_whitelist": ",".join(containers),
+            "protocol_whitelist": ",".join(protocols),
+            "max_pixels": str(self.limits.max_pixels),  # also while FFmpeg looks for the parameters of the streams
+        }
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.container.close()
+
+    def reopen(self):
+        """Go back to the beginning with a fresh decoder."""
+        self.container.close()
+        self._open()
+
+    @property
+    def has_guessed_times(self) -> bool:
+        """Return whether times are guessed: AVI has no times of B-frames, and DivX packs two into a packet."""
+        return self.context.has_b_frames and (self.format == "avi" or self.codec == "mpeg4")
+
+    def scan(self):
+        """Read all packets without decoding them."""
+        self.pts, self.is_key, self.damaged_at, self.has_hidden = [], [], None, False
+        self._is_scanned, kept, size = True, [], 0
+        self.is_plain = self.format in INDEXED_CONTAINERS and self.codec in INDEXED_CODECS
+        try:
+            for packet in self._demux():
+                if packet.size == 0 and packet.dts is None:  # marks the end of the file
+                    continue
+                if packet.is_corrupt and self.damaged_at is None:
+                    self.damaged_at = len(self.pts)
+                content = bytes(packet)
+                self.count_packet(packet, content)
+                self.is_plain = self.is_plain and self.picture_check(content, packet.is_keyframe)
+                self.pts.append(packet.pts)
+                self.is_key.append(packet.is_keyframe)
+                self.has_hidden |= packet.is_discard
+                size += packet.size + PACKET_BYTES
+                if size <= MAX_KEPT_BYTES:
+                    kept.append(packet)
+        except FFmpegError:
+            self.damaged_at = len(self.pts)
+        self._kept = kept if size <= MAX_KEPT_BYTES else None
+
+    def damage(self) -> str | None:
+        """Return the damage of the file that shows without decoding."""
+        if cut := self._cut():
+            return cut
+        # In a transport stream a corrupt packet may only be a seam.
+        if self.damaged_at is not None and self.format != "mpegts":
+            return f"is damaged at frame {self.damaged_at}."
+        if self.format in ("flv", "asf") and self.container.duration and self.pts:
+            duration = self.container.duration / av.time_base
+            if (end := self._end()) < duration - max(1.0, 0.05 * duration):
+                return f"is cut off: {end:.1f} of {duration:.1f} seconds are there."
+        return None
+
+    def is_indexed(self) -> bool:
+        """Return whether the packets give each frame its own time, and decoding can begin at key frames."""
+        if not (self.is_plain and self.pts and self.is_key[0]) or self.has_hidden or None in self.pts:
+            return False
+        if self.turns_frames:  # an orientation holds for the frames after it
+            return False
+        order = sorted(self.pts)
+        intervals = np.diff(order)
+        if not (intervals > 0).all():
+            return False
+        # Times of B-frames in file order are wrong.
+        has_true_times = not self.context.has_b_frames or (self.pts != order and not self.has_guessed_times)
+        # A gap may be a lost frame, and frames that depend on a lost frame are not decoded either.
+        is_steady = len(order) < 2 or bool((np.abs(intervals / np.median(intervals) - 1) < 0.5).all())
+        return has_true_times and self.pts[0] == order[0] and is_steady
+
+    def count_packet(self, packet: av.Packet, content: bytes):
+        """Count a packet for `num_shown`, and note whether it has an orientation. Call it in file order."""
+        if packet.size == 0:
+            return
+        if not self.turns_frames:
+            self.turns_frames = self.picture_check.has_orientation(content)
+        if self._num_counted == 0 and not self._is_leading:
+            if not packet.is_keyframe:
+                return
+            self._first_pts, self._is_leading = packet.pts, packet.pts is not None
+        elif self._is_leading:
+            self._is_leading = packet.pts is None or packet.pts < self._first_pts
+            self._num_leading += self._is_leading and not packet.is_discard
+        self._num_counted += not packet.is_discard
+
+    @property
+    def num_shown(self) -> int:
+        """
+        Return the number of counted packets that give a frame.
+
+        Packets before the first key frame give none. Neither do leading pictures: stored after the first key frame,
+        shown before it, they depend on a frame that is not in the file. Recordings that begin mid-stream have them.
+        """
+        # If no packet has a later time than the key frame, the times say nothing.
+        return self._num_counted - (0 if self._is_leading else self._num_leading)
+
+    def timestamps(self, pts: list[int | None]) -> np.ndarray:
+        """Convert `pts` to seconds from the beginning; use the average rate if they are missing or not ascending."""
+        if None not in pts and all(a < b for a, b in pairwise(pts)):
+            # AVI stores decoding times; FFmpeg delays them to give B-frames a display time.
+            start = pts[0] if pts and self.format == "avi" else self.start
+            return np.array([float((value - start) * self.time_base) for value in pts])
+        return np.arange(len(pts)) / (self.fps or 1.0)
+
+    def decode_all(self) -> Iterator[av.VideoFrame]:
+        """Yield all frames in display order; if not `strict`, only the undamaged ones, counting `faults`."""
+        packets, end = self._packets(), object()
+        while True:
+            try:
+                packet: Any = next(packets, end)
+                if packet is end:
+                    return
+                for frame in self._decode(packet):
+                    if self.strict or not frame.is_corrupt:
+                        yield frame
+                    else:
+                        self.faults += 1
+            except FFmpegError:
+                if self.strict:
+                    raise
+                self.faults += 1
+
+    def decode_keys(self) -> Iterator[av.VideoFrame]:
+        """Yield the key frames."""
+        self.context.skip_frame = "NONKEY"
+        return self.decode_all()
+
+    def decode_for(self, wanted: set[int]) -> Iterator[av.VideoFrame]:
+        """Yield the frames with the wanted `pts`, among others, in display order."""
+        position, can_skip = None, self.codec in SKIPPING_CODECS
+        for number, packet in self._planned_packets(self._plan(wanted)):
+            if position is not None and self.is_key[number] and number != position + 1:
+                yield from self._decode(None)
+                self.context.flush_buffers()
+            position = number
+            if can_skip:
+                self.context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+            yield from self._decode(packet)
+        yield from self._decode(None)
+
+    def _decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
+        had_size = self.context.width > 0
+        try:
+            frames = self.context.decode(packet)
+        except MemoryError as error:
+            raise memory_error(self.name) from error
+        except FFmpegError as error:
+            # FFmpeg itself refuses frames above `max_pixels`. Some of its decoders forget the size then.
+            check_pixels(self.context.width, self.context.height, self.name, self.limits)
+            if self.context.width == 0 and (had_size or isinstance(error, ArgumentError)):
+                raise limit_error(self.name, "has frames of too many pixels", "max_pixels", self.limits) from error
+            raise
+        for frame in frames:
+            check_pixels(frame.width, frame.height, self.name, self.limits)
+        return frames
+
+    def _demux(self) -> Iterator[av.Packet]:
+        """Yield the packets of the video stream, and count those of all streams."""
+        for packet in self.container.demux():
+            self._num_demuxed += 1
+            if self._num_demuxed > self.limits.max_packets:
+                raise limit_error(self.name, "has more packets than allowed", "max_packets", self.limits)
+            if packet.stream.index == self.stream.index:
+                yield packet
+
+    def _plan(self, wanted: set[int]) -> list[int]:
+        """Return the numbers of the packets to decode: from the key frame before each wanted frame up to it."""
+        keys = [number for number, is_key in enumerate(self.is_key) if is_key]
+        numbers = {pts: number for number, pts in enumerate(self.pts)}
+        last_by_key = {}
+        for pts in wanted:
+            position = bisect_right(keys, numbers[pts]) - 1
+            # A frame that is stored after a key frame but shown before it also depends on the previous key frame.
+            while self.pts[keys[position]] > pts:
+                position -= 1
+            last_by_key[keys[position]] = max(last_by_key.get(keys[position], 0), numbers[pts])
+        plan = set()
+        for key, last in sorted(last_by_key.items()):
+            is_joined = key - 1 in plan
+            plan.update(n for n in range(key, last + 1) if is_joined or self.pts[n] >= self.pts[key])
+        return sorted(plan)
+
+    def _planned_packets(self, plan: list[int]) -> Iterator[tuple[int, av.Packet]]:
+        if self._kept is not None:
+            return ((number, self._kept[number]) for number in plan)
+        planned = set(plan)
+        packets = islice(enumerate(self._packets()), plan[-1] + 1)
+        return ((number, packet) for number, packet in packets if number in planned)
+
+    def _packets(self) -> Iterator[av.Packet | None]:
+        """Return all packets, and last the one that makes the decoder return its remaining frames."""
+        if self._kept is not None:
+            return iter([*self._kept, None])
+        if self._is_scanned:
+            self.reopen()
+        return self._demux()
+
+    def _cut(self) -> str | None:
+        with open(self.source, "rb") if isinstance(self.source, str) else nullcontext(self.source) as file:
+            cut = find_cut(file)
+        return None if cut is None else f"is cut off: {cut[0]} of {cut[1]} bytes are there."
+
+    def _end(self) -> float:
+        """Return the seconds at which the last packet of any stream ends: sound may be longer than the picture."""
+        end = 0
+        with VideoFile(self.source, self.name, limits=self.limits) as again, suppress(FFmpegError):
+            for packet in again.container.demux():
+                if packet.pts is not None:
+                    end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+        return float(end - self.start * self.time_base)
+
+
+# (a, b, c, d), each -1, 0 or 1: the point (x, y) is displayed at (a x + c y, b x + d y). Scales are left out.
+Orientation = tuple[int, int, int, int]
+
+
+class ToImage:
+    """
+    Converts frames of a file to upright RGB arrays (H, W, 3) of the size of the first frame.
+
+    An orientation holds for the frames after it, so `orient` must get each decoded frame in display order. Reused for
+    a file, this is 3 times faster than `to_ndarray`. With `square_pixels` it scales the width as a player does.
+    """
+
+    def __init__(self, file: "VideoFile", square_pixels: bool = False):
+        self.file, self.square_pixels = file, square_pixels
+        self.reformatter, self.scaler = VideoReformatter(), None
+        self.orientation: Orientation | None = None  # of the last frame
+        self.size: tuple[int, int] | None = None  # upright width and height of the first frame
+        self.scaled_sizes: set[tuple[int, int]] = set()  # upright (H, W) of other frames
+
+    def orient(self, frame: av.VideoFrame) -> Orientation:
+        """Return the orientation of a frame: its own, or else that of the frame before."""
+        if self.orientation is None or self.file.turns_frames:
+            self.orientation = _orientation(frame, self.file.name) or self.orientation or (1, 0, 0, 1)
+        if self.size is None:
+            self.size = (frame.height, frame.width) if self.orientation[1] else (frame.width, frame.height)
+        return self.orientation
+
+    def __call__(self, frame: av.VideoFrame, orientation: Orientation) -> np.ndarray:
+        """Convert a frame to an image (H, W, 3) uint8."""
+        a, b, c, d = orientation
+        width, height = self.size[::-1] if b else self.size
+        if (frame.width, frame.height) != (width, height):
+            self.scaled_sizes.add((frame.width, frame.height) if b else (frame.height, frame.width))
+            image = self._scale(frame, width, height)
+        elif _is_8_bit(frame.format):
+            image = self.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        else:
+            image = self._scale(frame, width, height)
+        # Rotate and mirror it as a player does.
+        if b:
+            image = image.swapaxes(0, 1)
+        image = image[:: b + d, :: a + c]
+        return _with_square_pixels(image, self.file, orientation) if self.square_pixels else image
+
+    def _scale(self, frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
+        """
+        Convert a frame by FFmpeg's scaler with accurate rounding.
+
+        PyAV's reformatter differs from it in frames of more than 8 bits and in 4:2:2, by up to 103 levels at edges.
+        """
+        key = (frame.format.name, frame.width, frame.height, width, height)
+        if self.scaler is None or self.scaler[0] != key:
+            graph = av.filter.Graph()
+            buffer = graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
+            )
+            scale = graph.add("scale", f"{width}:{height}:flags=bicubic+accurate_rnd")
+            graph.link_nodes(buffer, scale, graph.add("format", "rgb24"), graph.add("buffersink"))
+            graph.configure()
+            self.scaler = key, graph
+        graph = self.scaler[1]
+        graph.push(frame)
+        return graph.pull().to_ndarray()
+
+
+def _with_square_pixels(image: np.ndarray, file: VideoFile, orientation: Orientation) -> np.ndarray:
+    """Scale the width of an upright image by the aspect ratio of its pixels."""
+    ratio = file.pixel_aspect_ratio or 1.0
+    height, width = image.shape[:2]
+    width, old_width = max(1, round(width / ratio if orientation[1] else width * ratio)), width
+    check_pixels(width, height, file.name, file.limits)
+    if width == old_width:
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _is_8_bit(format: av.VideoFormat) -> bool:
+    """Return whether a pixel format has 8 bits a component, and its chroma is not 4:2:2."""
+    has_half_width = format.chroma_width(16) < 16 and format.chroma_height(16) == 16
+    return not has_half_width and all(component.bits <= 8 for component in format.components)
+
+
+def _orientation(frame: av.VideoFrame, name: str) -> Orientation | None:
+    """Return the orientation that the container gives to each frame, or else that of the frame itself, if any."""
+    is_upright = False
+    try:
+        side_data = frame.side_data
+    except ValueError:  # FFmpeg knows types of side data that PyAV does not, such as EXIF
+        side_data, is_upright = _known_side_data(frame), True
+    # The container's matrix comes first.
+    matrix = next((item for item in side_data if item.type == SideDataType.DISPLAYMATRIX), None)
+    if matrix is None:
+        return (1, 0, 0, 1) if is_upright else None
+    a, b, c, d = np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].astype(float)
+    straight, sideways = min(abs(a), abs(d)), min(abs(b), abs(c))
+    if straight > 100 * max(abs(b), abs(c)):
+        return int(np.sign(a)), 0, 0, int(np.sign(d))
+    if sideways > 100 * max(abs(a), abs(d)):
+        return 0, int(np.sign(b)), int(np.sign(c)), 0
+    if not (a or b or c or d):
+        return None
+    raise VideoReadError(name, "is rotated by other than 90, 180 or 270 degrees.", "Re-encode it.", "pyav")
+
+
+def _known_side_data(frame: av.VideoFrame):
+    """Return the side data of a frame without the types that PyAV does not know."""
+    graph, newest = av.filter.Graph(), max(kind.value for kind in SideDataType)
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000))
+    filters = [graph.add("sidedata", f"mode=delete:type={newest + number}") for number in range(1, 17)]
+    graph.link_nodes(source, *filters, graph.add("buffersink"))
+    graph.configure()
+    graph.push(frame)
+    return graph.pull().side_data
+
+
+class _MissingFrame(Exception):
+    """Raised when the decoder does not return a frame that the packets announce, or not in display order."""
+
+
+def _decode_pyav(source, clip: Clip, choose: Chooser, options: _DecodingOptions) -> DecodedVideo:
+    name, limits = clip.name, options.limits
+    with VideoFile(source, name, limits=limits) as file:
+        file.scan()
+        claimed, problem = file.timestamps(file.pts), file.damage()
+        # A strict decoder also rejects errors that do not affect the pictures.
+        can_be_whole = problem is None and file.codec in FLAGGING_CODECS and any(file.is_key)
+        if problem is None and not options.in_sequence and file.is_indexed():
+            try:
+                return _decode_by_index(file, clip, choose, options.square_pixels)
+            except (FFmpegError, _MissingFrame):
+                file.reopen()  # decoding in sequence finds the damage, or works
+        if problem is None:
+            try:
+                return _decode_in_sequence(file, clip, choose, claimed, options.square_pixels)
+            except FFmpegError as error:
+                problem = f"cannot be decoded as a whole ({error_message(error)})."
+    if options.allow_partial or can_be_whole:
+        with VideoFile(source, name, strict=False, limits=limits) as tolerant:
+            tolerant.turns_frames = file.turns_frames
+            video = _decode_in_sequence(tolerant, clip, choose, claimed, options.square_pixels)
+        if can_be_whole and not tolerant.faults and len(video.timestamps) == file.num_shown:
+            return video
+        if options.allow_partial:
+            video.problem = f"{problem} {len(video.timestamps)} frames can be decoded."
+            return video
+    raise VideoReadError(name, problem, "Fetch it again, or use what can be decoded (`allow_partial`).", "pyav")
+
+
+def _decode_by_index(file: VideoFile, clip: Clip, choose: Chooser, square_pixels: bool) -> DecodedVideo:
+    clip.clear()
+    order = sorted(file.pts)
+    timestamps = file.timestamps(order)
+    indices = choose(timestamps)
+    wanted = {order[index]: index for index in indices}
+    to_image, last = ToImage(file, square_pixels), None
+    stored_size = file.context.width, file.context.height
+    for frame in file.decode_for(set(wanted)):
+        if frame.pts is None or (last is not None and frame.pts <= last):
+            raise _MissingFrame
+        if (frame.width, frame.height) != stored_size:
+            raise _MissingFrame  # the first frame, which decides the size, may not be among these
+        last, orientation = frame.pts, to_image.orient(frame)
+        if frame.pts in wanted:
+            clip.add(wanted[frame.pts], to_image(frame, orientation))
+    if len(clip.images) < len(wanted):
+        raise _MissingFrame
+    return _decoded(file, indices, timestamps, "pyav", "index")
+
+
+def _decode_in_sequence(
+    file: VideoFile, clip: Clip, choose: Chooser, claimed: np.ndarray, square_pixels: bool
+) -> DecodedVideo:
+    """Decode all frames; choose them by the `claimed` times, and once more if the decoded times are different."""
+    wanted = set()
+    for claim in [claimed, claimed[:-1]] if file.has_guessed_times else [claimed]:
+        # A frame that the claimed times lack may exist.
+        with suppress(UnavailableFramesError, ValueError):
+            wanted.update(choose(claim) if len(claim) else [])
+    to_image = ToImage(file, square_pixels)
+    timestamps = _decode_numbers(file, clip, wanted, to_image)
+    if len(timestamps) == 0:
+        raise VideoReadError(file.name, "has no frame that can be decoded.", "Fetch it again.", "pyav")
+    indices = choose(timestamps)
+    if not clip.images.keys() >= set(indices):
+        file.reopen()
+        to_image = ToImage(file, square_pixels)
+        _decode_numbers(file, clip, set(indices), to_image)
+    video = _decoded(file, indices, timestamps, "pyav", "sequence")
+    video.scaled_sizes = sorted(to_image.scaled_sizes) or None
+    return video
+
+
+def _decoded(file: VideoFile, indices: list[int], timestamps: np.ndarray, backend: str, access: str) -> DecodedVideo:
+    return DecodedVideo(
+        indices, timestamps, backend, access, file.codec, file.fps, pixel_aspect_ratio=file.pixel_aspect_ratio
+    )
+
+
+def _decode_numbers(file: VideoFile, clip: Clip, wanted: set[int], to_image: ToImage) -> np.ndarray:
+    """Decode all frames once and keep those of the wanted numbers. Return the times of all frames."""
+    clip.clear()
+    pts = []
+    for number, frame in enumerate(file.decode_all()):
+        orientation = to_image.orient(frame)
+        if number in wanted:
+            clip.add(number, to_image(frame, orientation))
+        pts.append(frame.pts)
+    return file.timestamps(pts)
+
+
+def _as_upright_rgb(image: Image.Image) -> np.ndarray:
+    """Return an image as an array (H, W, 3), turned as its EXIF orientation says."""
+    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def _decode_pictures(source, clip: Clip, choose: Chooser) -> DecodedVideo | None:
+    """Decode a picture, or an animated WebP or PNG, by Pillow. Return None if it is not one, or is damaged."""
+    try:
+        ends, name = [0.0], ""
+        for picture in _pictures(source, clip):
+            picture.load()
+            ends.append(ends[-1] + picture.info.get("duration", 0) / 1000)
+            name = (picture.format or "").lower()
+        fps = (len(ends) - 1) / ends[-1] if ends[-1] else None
+        timestamps = np.array(ends[:-1]) if fps else np.arange(len(ends) - 1, dtype=float)
+        wanted = set(indices := choose(timestamps))
+        for number, picture in enumerate(_pictures(source, clip)):
+            if number in wanted:
+                clip.add(number, _as_upright_rgb(picture))
+    except VideoReadError:
+        raise
+    except Exception as error:  # damaged images raise errors of many types
+        if error is clip.error_of_caller:
+            raise
+        return None
+    return DecodedVideo(indices, timestamps, "pillow", "sequence", name, fps)
+
+
+def _pictures(source, clip: Clip) -> Iterator[Image.Image]:
+    if hasattr(source, "seek"):
+        source.seek(0)
+    with open_picture(source, clip.name, clip.limits) as file:
+        for number, picture in enumerate(ImageSequence.Iterator(file)):
+            if number == clip.limits.max_packets:
+                raise limit_error(clip.name, "has more pictures than allowed", "max_packets", clip.limits)
+            yield picture
+
+
+def _decode_decord(source, clip: Clip, choose: Chooser, options: _DecodingOptions) -> DecodedVideo:
+    decord, name = require_backend("decord"), clip.name
+    file, timestamps, is_indexed, orientation = _inspect(source, clip, "decord", options)
+    indices = choose(timestamps)
+    is_indexed = is_indexed and not options.in_sequence and file.codec in DECORD_INDEXED_CODECS
+    try:
+        reader = decord.VideoReader(_with_utf8_name(source), num_threads=1)
+        for number in sorted(set(indices)) if is_indexed else range(max(indices) + 1):
+            image = reader[number] if is_indexed else reader.next()
+            if image.shape[-1] != 3:
+                raise _backend_error(name, f"is decoded by decord to frames of shape {image.shape}.", "decord")
+            if number in indices:
+                _add_upright(clip, number, image.asnumpy(), file, orientation, options)
+    except (decord.DECORDError, StopIteration) as error:
+        # Its messages begin with the time and the line of its source.
+        message = re.sub(r"^.*\.(cc|h):\d+: (\[.*?\] )?", "", (str(error).strip() or "it ended").splitlines()[-1])
+        raise _backend_error(name, f"cannot be read by decord ({message}).", "decord") from error
+    return _decoded(file, indices, timestamps, "decord", "index" if is_indexed else "sequence")
+
+
+def _decode_torchcodec(source, clip: Clip, choose: Chooser, options: _DecodingOptions) -> DecodedVideo:
+    decoders, name = require_backend("torchcodec"), clip.name
+    file, timestamps, is_indexed, orientation = _inspect(source, clip, "torchcodec", options)
+    if not is_indexed:
+        # It has no other access, and returns wrong frames of such files, mostly without an error.
+        raise _backend_error(name, "has no reliable index, and torchcodec reads by index only.", "torchcodec")
+    indices = choose(timestamps)
+    try:
+        decoder = decoders.VideoDecoder(_with_utf8_name(source), dimension_order="NHWC", num_ffmpeg_threads=1)
+        if len(decoder) != len(timestamps):
+            raise _backend_error(name, f"has {len(timestamps)} frames, torchcodec finds {len(decoder)}.", "torchcodec")
+        for number in sorted(set(indices)):
+            image = decoder.get_frame_at(number).data.numpy()
+            _add_upright(clip, number, image, file, orientation, options)
+    except (RuntimeError, IndexError) as error:
+        message = str(error).splitlines()[0]
+        raise _backend_error(name, f"cannot be read by torchcodec ({message}).", "torchcodec") from error
+    if not hasattr(decoder.metadata, "rotation"):
+        raise ImportError("This torchcodec does not rotate videos upright. Install torchcodec 0.11 or newer.")
+    return _decoded(file, indices, timestamps, "torchcodec", "index")
+
+
+def _add_upright(
+    clip: Clip,
+    number: int,
+    image: np.ndarray,
+    file: VideoFile,
+    orientation: Orientation,
+    options: _DecodingOptions,
+):
+    clip.add(number, _with_square_pixels(image, file, orientation) if options.square_pixels else image)
+
+
+def _inspect(
+    source, clip: Clip, backend: str, options: _DecodingOptions
+) -> tuple[VideoFile, np.ndarray, bool, Orientation]:
+    """Check a file by PyAV for another backend: damage, limits, times of frames, whether indexed, orientation."""
+    name = clip.name
+    with VideoFile(source, name, limits=options.limits) as file:
+        file.scan()
+        problem = file.damage()
+        if file.has_hidden:
+            problem = f"hides frames by an edit list, which {backend} may show."
+        if file.turns_frames:
+            problem = f"stores its orientation in its frames, which {backend} may ignore."
+        if problem is not None:
+            raise _backend_error(name, problem, backend)
+        is_indexed = file.is_indexed()
+        timestamps = file.timestamps(sorted(file.pts)) if is_indexed else None
+        first = None
+        for frame in file.decode_keys():  # to check their sizes
+            first = first or frame
+        a, b, c, d = orientation = (first and _orientation(first, name)) or (1, 0, 0, 1)
+        if a * d - b * c < 0:
+            raise _backend_error(name, f"must be mirrored, which {backend} does not do.", backend)
+        if options.in_sequence or not is_indexed:
+            file.reopen()
+            timestamps = _decode_in_sequence(file, clip, lambda _: [], np.array([]), False).timestamps
+    return file, timestamps, is_indexed, orientation
+
+
+def _backend_error(name: str, reason: str, backend: str) -> VideoReadError:
+    return VideoReadError(name, reason, "Use another backend (`backend='auto'`).", backend)
+
+
+def _with_utf8_name(source) -> str | BinaryIO:
+    """Return a source for libraries that only accept file names in UTF-8."""
+    if isinstance(source, str):
+        return source if source.isprintable() else io.BytesIO(Path(source).read_bytes())
+    source.seek(0)
+    return source
+
+
+# ---- Check containers and packets ----
+
+
+BOXES = {b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"mfra", b"sidx", b"uuid", b"pnot"}
+EBML, SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
+SIZE_TOLERANCE = 16  # bytes; some writers store slightly wrong sizes
+
+
+def find_cut(file: BinaryIO) -> tuple[int, int] | None:
+    """Return the actual and stored sizes of an AVI, Matroska, WebM, MP4 or QuickTime file whose end is missing."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    head = file.read(12)
+    if head[:4] == b"RIFF":
+        stored = int.from_bytes(head[4:8], "little") + 8
+    elif head[:4] == EBML:
+        stored = _end_of_segment(file)
+    else:
+        stored = _end_of_boxes(file, size)
+    return (size, stored) if stored > size + SIZE_TOLERANCE else None
+
+
+def _end_of_segment(file: BinaryIO) -> int:
+    """Return where the segment of a Matroska file ends; 0 if unknown, as in a live recording."""
+    file.seek(len(EBML))
+    if (size := _read_ebml_size(file)) is None:
+        return 0
+    file.seek(size, 1)
+    if file.read(len(SEGMENT)) != SEGMENT or (size := _read_ebml_size(file)) is None:
+        return 0
+    return file.tell() + size
+
+
+def _read_ebml_size(file: BinaryIO) -> int | None:
+    first = file.read(1)
+    if not first or first[0] == 0:
+        return None
+    length = 9 - first[0].bit_length()
+    value = int.from_bytes(first + file.read(length - 1), "big") & (1 << 7 * length) - 1
+    return None if value == (1 << 7 * length) - 1 else value
+
+
+def _end_of_boxes(file: BinaryIO, file_size: int) -> int:
+    """Return where the last box of an MP4 or QuickTime file ends; 0 for other files."""
+    position = 0
+    while position < file_size:
+        file.seek(position)
+        head = file.read(16)
+        size = int.from_bytes(head[:4], "big")
+        if size == 1:
+            size = int.from_bytes(head[8:16], "big")
+        if head[4:8] not in BOXES or size < 8:  # not a box, or a box up to the end of the file
+            break
+        position += size
+    return position
+
+
+class _PictureCheck:
+    """Checks that a packet holds exactly one picture, and that a key frame depends on nothing before it."""
+
+    def __init__(self, codec: str, extradata: bytes | None):
+        self.codec, extradata = codec, extradata or b""
+        # In MP4 and Matroska the units of H.264 and HEVC follow their sizes; elsewhere they follow start codes.
+        position = {"h264": 4, "hevc": 21}.get(codec, 0)
+        is_prefixed = extradata[:1] == b"\x01" and len(extradata) > position
+        self.size_length = (extradata[position] & 3) + 1 if is_prefixed else None
+
+    def __call__(self, packet: bytes, is_key: bool) -> bool:
+        if self.codec == "mpeg4":
+            pictures = re.findall(rb"\x00\x00\x01\xb6(.)", packet, re.DOTALL)
+            # Packets under 16 bytes may say that nothing is coded. The picture type of a key frame is 0.
+            is_whole = len(pictures) == 1 and len(packet) >= 16
+            return is_whole and not (is_key and pictures[0][0] >> 6)
+        if self.codec == "h264":
+            return self._check_h264(packet, is_key)
+        if self.codec == "hevc":
+            kinds = (packet[unit] >> 1 & 63 for unit in self._units(packet))
+            first = next((kind for kind in kinds if kind < 32), None)
+            return first is not None and (first >= 16 or not is_key)
+        if self.codec == "vp9":
+            return packet[:1] != b"" and packet[0] >> 6 == 2
+        return len(packet) > 2  # two bytes of AV1 are a mark between frames
+
+    def has_orientation(self, packet: bytes) -> bool:
+        """Return whether a packet has an orientation of its own: an SEI message in H.264 or HEVC, else EXIF."""
+        if self.codec == "h264":
+            return any(packet[unit] & 31 == 6 and _has_orientation(packet[unit + 1 :]) for unit in self._units(packet))
+        if self.codec == "hevc":
+            return any(
+                packet[unit] >> 1 & 63 == 39 and _has_orientation(packet[unit + 2 :]) for unit in self._units(packet)
+            )
+        if self.codec == "mjpeg":
+            return b"Exif\0\0" in packet[:65536]
+        return self.codec in ("png", "apng", "webp")
+
+    def _check_h264(self, packet: bytes, is_key: bool) -> bool:
+        has_picture = False
+        for unit in self._units(packet):
+            kind = packet[unit] & 31
+            if kind == 5 or (kind in (1, 2) and not is_key):
+                return True
+            if kind in (1, 2):
+                has_picture = True
+                if _h264_slice_type(packet[unit + 1 : unit + 9]) % 5 != 2:  # not intra
+                    return False
+        return has_picture
+
+    def _units(self, packet: bytes) -> Iterator[int]:
+        """Yield the position at which each unit of a packet begins."""
+        if self.size_length is None:
+            yield from (match.end() for match in re.finditer(rb"\x00\x00\x01(?=.)", packet, re.DOTALL))
+            return
+        position = 0
+        while position + self.size_length < len(packet):
+            size = int.from_bytes(packet[position : position + self.size_length], "big")
+            yield position + self.size_length
+            position += self.size_length + size
+
+
+def _has_orientation(messages: bytes) -> bool:
+    """Return whether SEI messages begin with, or hold, a display orientation (payload type 47)."""
+    messages = messages[:4096].replace(b"\0\0\3", b"\0\0")
+    position, numbers = 0, []
+    while position < len(messages) and messages[position] != 0x80:
+        number = 0
+        while position < len(messages) and messages[position] == 255:
+            number, position = number + 255, position + 1
+        if position == len(messages):
+            return False
+        numbers.append(number + messages[position])
+        position += 1
+        if len(numbers) == 2:  # type and size
+            if numbers[0] == 47:
+                return True
+            position, numbers = position + numbers[1], []
+    return False
+
+
+def _h264_slice_type(header: bytes) -> int:
+    """Return the second number of a slice header, in Exp-Golomb code."""
+    bits, value = bin(1 << 8 * len(header) | int.from_bytes(header, "big"))[3:], 0
+    for _ in range(2):
+        zeros = len(bits) - len(bits.lstrip("0"))
+        code, bits = bits[zeros : 2 * zeros + 1], bits[2 * zeros + 1 :]
+        value = int(code or "1", 2) - 1
+    return value

@@ -7,10 +7,10 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from configuration_ezclip import PIPELINE_TASK, EZClipConfig, EZClipTextConfig, EZClipVisionConfig
-from files_ezclip import ReadLimits, VideoReadError
 from modeling_ezclip import EZClipModel, EZClipTextModel, EZClipVisionModel
 from pipeline_ezclip import ClassBank, ZeroShotVideoClassificationPipeline
 from processing_ezclip import EZClipProcessor
+from video_ezclip import ReadLimits, VideoReadError
 
 
 if TYPE_CHECKING:

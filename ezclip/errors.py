@@ -1,6 +1,6 @@
 """Errors for users: each message says what is wrong and how to fix it. It is safe to print."""
 
-from files_ezclip import mask_secrets, printable
+from video_ezclip import mask_secrets, printable
 
 
 class DataError(ValueError):

@@ -29,8 +29,8 @@ from configuration_ezclip import PRESETS
 from ezclip.errors import DataError, ModelError
 from ezclip.utils.files import replacing, write_json
 from ezclip.utils.timing import describe_machine, machine_as_text
-from files_ezclip import VideoReadError
 from scripts.benchmarks import cost, decode, end_to_end, memory, model, text
+from video_ezclip import VideoReadError
 
 
 def at_least(least: int) -> Callable[[str], int]:

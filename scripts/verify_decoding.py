@@ -19,10 +19,15 @@ from tqdm.auto import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from decoding_ezclip import BACKENDS
 from ezclip.utils.tables import as_markdown_table
-from files_ezclip import VideoReadError
-from video_ezclip import VideoFramesMetadata, random_frame_indices, read_frames, uniform_frame_indices
+from video_ezclip import (
+    BACKENDS,
+    VideoFramesMetadata,
+    VideoReadError,
+    random_frame_indices,
+    read_frames,
+    uniform_frame_indices,
+)
 
 
 SAMPLERS = {

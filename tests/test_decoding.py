@@ -15,12 +15,11 @@ import av
 import numpy as np
 import pytest
 
-from decoding_ezclip import require_backend
 from ezclip import VideoReadError
 from ezclip.data.isolated_reader import IsolatedReader
 from scripts.verify_decoding import compare, decode_in_sequence
 from tests.helpers import ROOT, SHARED, random_clip, shared_path
-from video_ezclip import read_frames, uniform_frame_indices
+from video_ezclip import read_frames, require_backend, uniform_frame_indices
 
 
 MANIFEST = SHARED / "clips" / "MANIFEST.json"
@@ -397,7 +396,7 @@ def test_any_order_and_repeats(tmp_path):
 
 def test_packets_not_kept(tmp_path, monkeypatch):
     encode(tmp_path / "a.mp4", "libx264", options=ENCODINGS["closed groups"][2])
-    monkeypatch.setattr("decoding_ezclip.MAX_KEPT_BYTES", 1000)
+    monkeypatch.setattr("video_ezclip.MAX_KEPT_BYTES", 1000)
     metadata = assert_equals_sequential(tmp_path / "a.mp4", "big")
     assert metadata.access == "index"
     content = io.BytesIO((tmp_path / "a.mp4").read_bytes())
@@ -513,7 +512,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from ezclip.data.isolated_reader import IsolatedReader
-from files_ezclip import VideoReadError
+from video_ezclip import VideoReadError
 from video_ezclip import read_frames, uniform_frame_indices
 
 def resident(pid):

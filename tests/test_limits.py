@@ -19,7 +19,7 @@ import pytest
 from fsspec.implementations.http import HTTPFileSystem
 from PIL import Image
 
-import files_ezclip
+import video_ezclip
 from ezclip import EZClipProcessor, ReadLimits, VideoReadError
 from ezclip.data import IsolatedReader
 from ezclip.timeline.frame_streams import FrameStream
@@ -54,7 +54,7 @@ def peak_megabytes(statement: str, *argv) -> float:
     """Run a statement in a process of its own; return how much more memory it took than the imports."""
     program = (
         "import sys, resource\n"
-        "from files_ezclip import *\nfrom video_ezclip import *\n"
+        "from video_ezclip import *\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
         f"before = peak()\ntry:\n    {statement}\nexcept VideoReadError as error:\n    print(error, file=sys.stderr)\n"
         "print(peak() - before)"
@@ -322,7 +322,7 @@ def test_pictures_by_their_formats(tmp_path):
 
 def test_pictures_are_regular_files(tmp_path):
     os.mkfifo(tmp_path / "0.png")
-    with pytest.raises(VideoReadError, match="0.png: is not a regular file"):
+    with pytest.raises(VideoReadError, match="has an unreadable frame: 0.png is not a regular file"):
         read_frames(str(tmp_path))
 
 
@@ -450,7 +450,7 @@ def test_only_public_addresses(tmp_path, loopback_server):
 @pytest.mark.parametrize("read", [read_all, read_stream])
 def test_redirects_to_private_addresses(read, tmp_path, monkeypatch, loopback_server):
     write_video(tmp_path / "clip.mp4", random_clip(0))
-    make = files_ezclip._make_public_socket
+    make = video_ezclip._make_public_socket
     connected = []
 
     def take_one_for_public(info):
@@ -467,7 +467,7 @@ def test_redirects_to_private_addresses(read, tmp_path, monkeypatch, loopback_se
         with serve(redirect, "127.0.0.2") as url:
             read(url, ReadLimits())
             HTTPFileSystem.clear_instance_cache()
-            monkeypatch.setattr(files_ezclip, "_make_public_socket", take_one_for_public)
+            monkeypatch.setattr(video_ezclip, "_make_public_socket", take_one_for_public)
             with pytest.raises(VideoReadError, match="127.0.0.1 is not a public address|cannot be fetched"):
                 read(url, ReadLimits(public_addresses_only=True))
             assert connected[-1] == "127.0.0.1" and "127.0.0.2" in connected

@@ -14,8 +14,6 @@ from tests.helpers import ROOT
 ROOT_MODULES = {
     "checkpoint_ezclip",
     "configuration_ezclip",
-    "decoding_ezclip",
-    "files_ezclip",
     "modeling_ezclip",
     "pipeline_ezclip",
     "processing_ezclip",

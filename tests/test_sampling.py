@@ -5,9 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from decoding_ezclip import UnavailableFramesError
 from tests.helpers import shared_path
-from video_ezclip import random_frame_indices, select_frames, tear_frame_indices, uniform_frame_indices
+from video_ezclip import (
+    UnavailableFramesError,
+    random_frame_indices,
+    select_frames,
+    tear_frame_indices,
+    uniform_frame_indices,
+)
 
 
 def sampling_cases():

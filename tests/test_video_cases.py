@@ -270,7 +270,7 @@ def test_any_error_of_a_file_is_a_read_error(monkeypatch, tmp_path):
     def fail(self):
         raise ValueError("31 is not a valid Type")
 
-    monkeypatch.setattr("decoding_ezclip.VideoFile.scan", fail)
+    monkeypatch.setattr("video_ezclip.VideoFile.scan", fail)
     with pytest.raises(VideoReadError, match=r"a\.mp4.*31 is not a valid Type"):
         read_frames(tmp_path / "a.mp4")
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from PIL import Image
@@ -26,9 +27,9 @@ from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import DataError
 from ezclip.timeline.results import Timeline
 from ezclip.timeline.search import find_segments
-from files_ezclip import ReadLimits
 from pipeline_ezclip import ZeroShotVideoClassificationPipeline
 from processing_ezclip import TEMPLATES
+from video_ezclip import ReadLimits
 
 
 logger = logging.getLogger(__name__)
@@ -260,9 +261,9 @@ class _RequestHandler:
         options = {"hypothesis_template": sentences, "background_labels": others or None}
         options = {name: value for name, value in options.items() if value is not None}
         deadline = time.monotonic() + self.settings.max_answer_seconds
-        processor = self.classifier.processor
+        processor: Any = self.classifier.processor
         clip = self.reader(video, processor.get_sampler(), processor.resize_frame, allow_partial=partial)
-        check_length(clip[1].duration, stride, self.settings.max_seconds)
+        check_length(clip[1].duration or 0.0, stride, self.settings.max_seconds)
         found = self.classifier(clip[0], candidate_labels=names, **options)
         scores = {NONE_OF_THESE if one["label"] is None else one["label"]: one["score"] for one in found}
         yield [scores, *EMPTY_OUTPUTS[1:]]

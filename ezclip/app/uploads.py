@@ -6,7 +6,7 @@ import time
 
 from ezclip.app.guard import is_inside
 from ezclip.errors import DataError
-from files_ezclip import ReadLimitError, VideoReadError
+from video_ezclip import ReadLimitError, VideoReadError
 
 
 def find_upload(upload, folder: str) -> str:

@@ -16,11 +16,10 @@ from ezclip.attention.maps import (
 )
 from ezclip.errors import DataError, ModelError
 from ezclip.systems.presets import is_plain
-from files_ezclip import describe_video
 from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank
 from processing_ezclip import EZClipProcessor
-from video_ezclip import VideoFramesMetadata, read_frames
+from video_ezclip import VideoFramesMetadata, describe_video, read_frames
 
 
 METHODS = (*ATTENTION_METHODS, "relevance")

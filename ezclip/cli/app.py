@@ -107,8 +107,8 @@ def run(args: argparse.Namespace) -> int:
         from ezclip.app.page import AppSettings, make_page, serve
         from ezclip.app.uploads import remove_old_files
 
-        limits = {name: getattr(args, name) for name in LIMITS}
-        settings = AppSettings(**limits, templates=templates, **labels)
+        options = {"templates": templates, **labels, **{name: getattr(args, name) for name in LIMITS}}
+        settings = AppSettings(**options)
         page = make_page(classifier, settings, Path(name).name, folder)
         with StopSignals() as signals:
             where = {name: getattr(args, name) for name in ("server_name", "server_port", "root_path")}

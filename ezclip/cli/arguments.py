@@ -10,14 +10,13 @@ from threading import TIMEOUT_MAX
 from transformers import HfArgumentParser
 
 from configuration_ezclip import PRESETS, TEMPORAL_HEADS, TEMPORAL_PROMPTS
-from decoding_ezclip import BACKENDS
 from ezclip.cli.option_files import FILE_ENDINGS, find_option_file, read_options
 from ezclip.data.labels import split_labels
 from ezclip.errors import DataError
 from ezclip.evaluation.protocols import PROTOCOLS
 from ezclip.training.recipe import TrainingRecipe
-from files_ezclip import ReadLimits
 from pipeline_ezclip import ENSEMBLES
+from video_ezclip import BACKENDS, ReadLimits
 
 
 MAX_SEED = 2**31  # numpy takes seeds up to 2**32 - 1; processes and repetitions add to the seed

@@ -33,13 +33,18 @@ import pyarrow
 import pyarrow.compute
 from tqdm.auto import tqdm
 
-from decoding_ezclip import BACKENDS, require_backend
 from ezclip.cli.limits import add_limits, read_limits
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.data.sources import VideoSplit, load_folder, load_hub_dataset, load_list
 from ezclip.errors import DataError
-from files_ezclip import VideoReadError, local_path
-from video_ezclip import VideoFramesMetadata, uniform_frame_indices
+from video_ezclip import (
+    BACKENDS,
+    VideoFramesMetadata,
+    VideoReadError,
+    local_path,
+    require_backend,
+    uniform_frame_indices,
+)
 
 
 COLUMNS = (

@@ -11,7 +11,7 @@ from ezclip.errors import DataError
 from ezclip.evaluation.comparison import TOP_K
 from ezclip.utils.files import check_folder_names
 from ezclip.utils.yaml_files import read_yaml
-from files_ezclip import ReadLimits
+from video_ezclip import ReadLimits
 
 
 MODEL_OPTIONS = tuple(field.name for field in dataclasses.fields(ModelArguments))

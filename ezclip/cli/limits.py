@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 
 from ezclip.errors import DataError
-from files_ezclip import ReadLimits
+from video_ezclip import ReadLimits
 
 
 def add_limits(parser: argparse.ArgumentParser):

@@ -22,10 +22,10 @@ from ezclip.evaluation import protocols
 from ezclip.evaluation.protocols import Experiment
 from ezclip.utils.files import check_folder_names
 from ezclip.utils.yaml_files import read_yaml
-from files_ezclip import is_url
 from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank
 from processing_ezclip import TEAR_TEMPLATES, TEMPLATES, EZClipProcessor, label_to_words
+from video_ezclip import is_url
 
 
 logger = logging.get_logger("ezclip")

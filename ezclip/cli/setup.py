@@ -10,14 +10,13 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
 from transformers.utils import logging as transformers_logging
 
-from decoding_ezclip import require_backend
 from ezclip.cli.arguments import DataArguments, RunArguments
 from ezclip.cli.limits import read_limits
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import DataError, ModelError
 from ezclip.training.log import parse_trackers
 from ezclip.utils.memory import return_freed_memory
-from files_ezclip import VideoReadError
+from video_ezclip import VideoReadError, require_backend
 
 
 def make_accelerator(args: RunArguments) -> Accelerator:

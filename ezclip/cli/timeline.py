@@ -24,8 +24,8 @@ from ezclip.timeline.results import Timeline, as_clock, check_output_file
 from ezclip.timeline.search import find_segments
 from ezclip.training.stop_signals import StopSignals
 from ezclip.utils.memory import return_freed_memory
-from files_ezclip import VideoReadError
 from pipeline_ezclip import ENSEMBLES, ZeroShotVideoClassificationPipeline
+from video_ezclip import VideoReadError
 
 
 SEARCH_OPTIONS = ("window", "stride", "batch_size", "ensemble", "smoothing", "min_score", "min_duration")

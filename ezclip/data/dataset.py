@@ -17,9 +17,8 @@ from ezclip.errors import DataError
 from ezclip.utils.digests import digest
 from ezclip.utils.files import as_json_line
 from ezclip.utils.memory import return_freed_memory
-from files_ezclip import VideoReadError
 from processing_ezclip import EZClipProcessor
-from video_ezclip import random_frame_indices, read_frames
+from video_ezclip import VideoReadError, random_frame_indices, read_frames
 
 
 class VideoDataset(torch.utils.data.Dataset):

@@ -11,7 +11,7 @@ import pyarrow.compute
 from ezclip.data.sources import VideoSplit
 from ezclip.data.streaming import StreamedVideos
 from ezclip.utils.digests import digest
-from files_ezclip import is_url, local_path
+from video_ezclip import is_url, local_path
 
 
 SAMPLED_BYTES = 4096  # of the beginning and the end of a video that is held as bytes

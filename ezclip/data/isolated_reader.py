@@ -11,15 +11,22 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 
 import video_ezclip
-from decoding_ezclip import Clip
 from ezclip.utils.memory import MMAP_THRESHOLD
-from files_ezclip import DEFAULT_LIMITS, BoundedFile, VideoReadError, describe_video
-from video_ezclip import VideoFramesMetadata, read_frames
+from video_ezclip import (
+    DEFAULT_LIMITS,
+    BoundedFile,
+    Clip,
+    VideoFramesMetadata,
+    VideoReadError,
+    describe_video,
+    read_frames,
+)
 
 
 START_TIMEOUT = 120.0  # seconds
@@ -88,12 +95,15 @@ class IsolatedReader:
             return self._read(clip, video, sample, kwargs)
 
     def _read(self, clip: Clip, video, sample, kwargs: dict) -> tuple[np.ndarray, VideoFramesMetadata]:
+        answer: Any = None
         for number, item in enumerate(self._ask(clip.name, None, video, sample, **kwargs)):
-            if isinstance(item, np.ndarray):
-                clip.size = None  # the child has compared the sizes
-                clip.add(number, item)
-            else:
-                numbers, metadata = item
+            if not isinstance(item, np.ndarray):
+                answer = item
+                continue
+            if item.shape[:2] != (clip.height, clip.width):
+                clip.clear()  # the child reads the video again: each of its reads gives one size
+            clip.add(number, item)
+        numbers, metadata = answer
         return clip.frames(numbers), metadata
 
     def stream(self, function: Callable[..., Iterator], video, *args, **kwargs) -> Iterator:
@@ -114,18 +124,18 @@ class IsolatedReader:
                 f"`sample` must be picklable, got {args[1:]!r} ({error}). Give a function of an installed module, or "
                 "a `functools.partial` of one."
             ) from error
-        child, seconds, is_complete = self._start(), self.timeout, False
+        child, seconds, is_complete, is_late = self._start(), self.timeout, False, False
+        answers: Any = child.stdout
         try:
             while not is_complete:
                 item = _NOTHING
                 with _time_limit(seconds, child) as watch, contextlib.suppress(OSError, EOFError, pickle.PickleError):
                     if request:
-                        pickle.dump(request, child.stdin)
-                        child.stdin.flush()
+                        self._send(child, request)
                         request = b""
-                    item = pickle.load(child.stdout)
-                seconds -= watch.total
-                if watch.is_late or item is _NOTHING:
+                    item = pickle.load(answers)
+                seconds, is_late = seconds - watch.total, watch.is_late
+                if is_late or item is _NOTHING:
                     break
                 is_complete = item is None or isinstance(item, Exception)
                 if isinstance(item, Exception):
@@ -140,11 +150,16 @@ class IsolatedReader:
         if is_complete:
             return
         status, backend = self._end(child), kwargs.get("backend", "auto")
-        if watch.is_late:
+        if is_late:
             reason = f"takes longer than {self.timeout:g} seconds to read."
             raise VideoReadError(name, reason, "Leave it out, or raise the time limit.", backend)
         kind = _ReaderKilled if status in KILLS else VideoReadError
         raise kind(name, _describe_crash(status), "Leave it out, or re-encode it.", backend)
+
+    def _send(self, child: subprocess.Popen, request: bytes):
+        requests: Any = child.stdin
+        pickle.dump(request, requests)
+        requests.flush()
 
     def close(self):
         """End the child."""

@@ -15,8 +15,8 @@ from ezclip.constants import UNKNOWN_LABEL
 from ezclip.data.labels import merge_spellings, read_numbered_labels
 from ezclip.data.lists import check_no_video_twice, first_id_of, name_classes, read_list
 from ezclip.errors import DataError
-from files_ezclip import describe_video, is_frame, is_url
 from processing_ezclip import label_key
+from video_ezclip import describe_video, is_frame, is_url
 
 
 logger = logging.getLogger(__name__)

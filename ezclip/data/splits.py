@@ -15,8 +15,8 @@ from ezclip.constants import UNKNOWN_LABEL
 from ezclip.data.labels import read_label_list
 from ezclip.data.sources import VideoSplit
 from ezclip.errors import DataError
-from files_ezclip import is_url
 from processing_ezclip import label_key
+from video_ezclip import is_url
 
 
 def draw_shots(split: VideoSplit, num_shots: int, seed: int) -> VideoSplit:

@@ -10,8 +10,8 @@ from ezclip.constants import UNKNOWN_LABEL
 from ezclip.data.labels import read_numbered_labels
 from ezclip.data.sources import choose_split, choose_video_column, loading_error, names_of_classes
 from ezclip.errors import DataError
-from files_ezclip import describe_video
 from processing_ezclip import label_key
+from video_ezclip import describe_video
 
 
 class VideoRow(NamedTuple):

@@ -122,10 +122,11 @@ class TrainTransform:
         # Draw everything at every call, used or not: the settings must not change each other's draws.
         pair, position, flip, jitter, grey = rng.random(5)
         adjustments = self._draw_adjustments(rng)
+        height, width = self.size
 
         def transform_frame(frame: np.ndarray) -> np.ndarray:
-            rows, columns = self._crop(*frame.shape[:2], pair, position)
-            image = Image.fromarray(frame[rows, columns]).resize(self.size[::-1], Image.Resampling.BILINEAR)
+            rows, columns = self._crop(frame.shape[0], frame.shape[1], pair, position)
+            image = Image.fromarray(frame[rows, columns]).resize((width, height), Image.Resampling.BILINEAR)
             if flip < self.horizontal_flip_prob:
                 image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             if jitter < self.color_jitter_prob:

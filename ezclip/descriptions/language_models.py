@@ -25,7 +25,7 @@ from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError, Response
 
 from ezclip.descriptions.questions import Question
 from ezclip.errors import ModelError
-from files_ezclip import mask_secrets, printable
+from video_ezclip import mask_secrets, printable
 
 
 logger = logging.get_logger(__name__)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from huggingface_hub import get_token
 
-from files_ezclip import mask_secrets, printable
+from video_ezclip import mask_secrets, printable
 
 
 def without_token(text: object) -> str:

@@ -15,10 +15,10 @@ from ezclip.errors import DataError, ModelError
 from ezclip.hub.card_records import Outcome, RunRecords
 from ezclip.systems.citations import describe_system
 from ezclip.utils.tables import as_markdown_table, escape_markdown
-from files_ezclip import printable
 from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank
 from processing_ezclip import EZClipProcessor
+from video_ezclip import printable
 
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")

@@ -9,7 +9,7 @@ from ezclip.report.material import NO_LABELS, Material, count_of, number, percen
 from ezclip.report.measures import ConfusedPair, mistakes, most_confused
 from ezclip.report.ordering import order_classes
 from ezclip.report.page import Cell, Samples, Table
-from files_ezclip import VideoReadError
+from video_ezclip import VideoReadError
 
 
 MAX_CLASSES = 1000  # in a matrix

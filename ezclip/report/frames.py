@@ -7,8 +7,7 @@ from functools import partial
 
 from PIL import Image
 
-from files_ezclip import VideoReadError
-from video_ezclip import uniform_frame_indices
+from video_ezclip import VideoReadError, uniform_frame_indices
 
 
 NUM_FRAMES = 3

@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator
 import av
 import numpy as np
 
-from decoding_ezclip import FLAGGING_CODECS, ToImage, VideoFile, error_message
-from files_ezclip import (
+from video_ezclip import (
     DEFAULT_LIMITS,
+    FLAGGING_CODECS,
     BoundedFile,
     ReadLimits,
+    ToImage,
+    VideoFile,
     VideoReadError,
     describe_video,
+    error_message,
     is_url,
     local_path,
     open_source,
@@ -207,7 +210,7 @@ class _StreamedFile(VideoFile):
             self.num_packets += bool(packet.size)
             self.count_packet(packet, bytes(packet))
             if packet.pts is not None:
-                self.pts = [packet.pts]  # `damage` needs no more than one
+                self.pts: list[int | None] = [packet.pts]  # `damage` needs no more than one
             yield packet
 
     def _decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:

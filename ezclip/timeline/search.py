@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,8 @@ from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import DataError
 from ezclip.timeline.results import Timeline, check_segment_options
 from ezclip.timeline.windows import WindowClip, read_windows
-from files_ezclip import DEFAULT_LIMITS, ReadLimits, VideoReadError, describe_video
 from pipeline_ezclip import CLASS_OPTIONS, ENSEMBLES, ClassBank, take_class_options
+from video_ezclip import DEFAULT_LIMITS, ReadLimits, VideoReadError, describe_video
 
 
 MIN_SECONDS = 0.01
@@ -120,14 +121,14 @@ def find_segments(
     settings = (window, stride, smoothing, min_score, min_duration)
     scored = _WindowScores(classifier.model, processor, bank, ensemble)
     arguments = (window, stride, processor.get_sampler(), processor.crop_frames, allow_partial, limits)
-    read = read_windows if reader is None else partial(reader.stream, read_windows)
+    read: Any = read_windows if reader is None else partial(reader.stream, read_windows)
     name, problem = describe_video(video), None
     with contextlib.closing(read(video, *arguments)) as windows, _progress_bar(disable_tqdm) as bar:
         try:
             for number, one in enumerate(windows, start=1):
                 if one.duration is not None:
                     bar.total, bar.bar_format = one.duration, BAR_FORMAT
-                if one.start is None:  # the end of the video
+                if one.is_last:
                     bar.update(max(0.0, one.end - bar.n))
                     problem = one.problem
                     continue

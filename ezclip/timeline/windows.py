@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ezclip.timeline.frame_streams import FrameStream, StreamedFrame
-from files_ezclip import DEFAULT_LIMITS, ReadLimits
-from video_ezclip import ROUNDING, FrameSampler
+from video_ezclip import DEFAULT_LIMITS, ROUNDING, FrameSampler, ReadLimits
 
 
 # Memory for pictures that are not cropped yet. Above it, the oldest are cropped to the model's size.
@@ -49,12 +48,13 @@ class Window:
 
 @dataclass
 class WindowClip:
-    """What the model sees of a window; without times, the end of the video."""
+    """What the model sees of a window, or the end of the video."""
 
-    start: float | None  # seconds
+    start: float  # seconds
     end: float
     clip: np.ndarray | None  # frames (T, H, W, 3), uint8; None if they are those of the window before
-    duration: float | None = None  # of the video, as the file states it
+    duration: float | None  # of the video, as the file states it
+    is_last: bool = False  # after the last window, from the beginning of the video to its end
     problem: str | None = None  # at the end: what is missing
 
 
@@ -78,7 +78,7 @@ def read_windows(
             clip = None if one.numbers == numbers else one.clip()
             numbers = one.numbers
             yield WindowClip(one.start, one.end, clip, stream.duration)
-        yield WindowClip(None, stream.end, None, stream.duration, stream.problem)
+        yield WindowClip(stream.start, stream.end, None, stream.duration, True, stream.problem)
 
 
 def slide_windows(

@@ -20,8 +20,8 @@ from ezclip.errors import DataError
 from ezclip.utils.digests import digest_file
 from ezclip.utils.files import flush, read_json, write_json
 from ezclip.utils.settings import as_json, check_unchanged
-from files_ezclip import VideoReadError
 from modeling_ezclip import EZClipModel
+from video_ezclip import VideoReadError
 
 
 logger = logging.get_logger("ezclip")

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from files_ezclip import printable
+from video_ezclip import printable
 
 
 # What has a meaning within a line. Emphasis by _ is only beside a blank or a sign: base_to_novel has none. Links need

@@ -15,9 +15,8 @@ from transformers.video_utils import load_video
 from ezclip.data.sources import load_folder
 from ezclip.utils.tables import as_table
 from ezclip.utils.timing import compare, describe_machine, measure, one_core, summarize
-from files_ezclip import VideoReadError
 from processing_ezclip import EZClipProcessor
-from video_ezclip import FrameSampler, read_frames
+from video_ezclip import FrameSampler, VideoReadError, read_frames
 
 
 # Frames with a smaller mean difference, in levels, differ only in the rounding of colours.
