@@ -20,6 +20,14 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME, PushToHubMixin, cached_file, logging
 
 
+try:
+    from .video_ezclip import printable
+except ImportError:
+    if __package__:  # in a remote-code folder, a missing dependency must keep its own message
+        raise
+    from video_ezclip import printable
+
+
 logger = logging.get_logger(__name__)
 
 RECORD_KEY = "ezclip_trained_only"
@@ -44,9 +52,9 @@ def is_added_to_clip(name: str) -> bool:
 
 
 def list_some(items: list[str]) -> str:
-    """Join items by commas: at most 20, and the number of the others."""
+    """Join items by commas, printable: at most 20, and the number of the others."""
     rest = len(items) - MAX_LISTED
-    return ", ".join(items[:MAX_LISTED]) + (f", and {rest} more" if rest > 0 else "")
+    return printable(", ".join(items[:MAX_LISTED])) + (f", and {rest} more" if rest > 0 else "")
 
 
 def fingerprint(weight: torch.Tensor) -> float:

@@ -3,7 +3,6 @@
 import functools
 import html
 import json
-import logging
 import os
 import re
 import tempfile
@@ -27,12 +26,13 @@ from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import DataError
 from ezclip.timeline.results import Timeline
 from ezclip.timeline.search import find_segments
+from ezclip.utils.messages import get_logger
 from pipeline_ezclip import ZeroShotVideoClassificationPipeline
 from processing_ezclip import TEMPLATES
 from video_ezclip import ReadLimits
 
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 MAX_LABELS, MAX_SENTENCES, MAX_CHARACTERS = 200, 32, 200
 MAX_TEXTS = 200 * 16  # labels times sentences

@@ -19,6 +19,7 @@ from ezclip.cli.demo import TEMPLATE
 from ezclip.errors import DataError, ModelError
 from ezclip.systems.loading import check_fit, load_model, load_processor
 from ezclip.training.stop_signals import StopSignals
+from ezclip.utils.messages import say
 from pipeline_ezclip import ZeroShotVideoClassificationPipeline
 
 
@@ -113,9 +114,9 @@ def run(args: argparse.Namespace) -> int:
         with StopSignals() as signals:
             where = {name: getattr(args, name) for name in ("server_name", "server_port", "root_path")}
             address = serve(page, settings, folder, **where)
-            print(f"The page is at {address}. Ctrl-C ends it.", flush=True)
+            say(f"The page is at {address}. Ctrl-C ends it.", flush=True)
             if is_open(args.server_name):
-                print(
+                say(
                     f"It listens at {args.server_name}: everyone who can reach this machine can use it and upload "
                     "files, without a password. Leave --server_name out to keep it to this machine.",
                     flush=True,

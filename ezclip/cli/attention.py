@@ -25,6 +25,7 @@ from ezclip.cli.limits import add_limits, read_limits
 from ezclip.data.labels import split_labels
 from ezclip.systems.loading import check_fit, load_model, load_processor
 from ezclip.utils.files import replacing
+from ezclip.utils.messages import say
 from modeling_ezclip import EZClipModel
 from processing_ezclip import EZClipProcessor
 
@@ -117,9 +118,9 @@ def main(argv: list[str] | None = None):
             end=args.end,
             limits=read_limits(args),
         )
-        print(describe_attention(attention))
+        say(describe_attention(attention))
         for path in write(attention, args.video, args.output_dir, args.output_file):
-            print(path)
+            say(path)
     except (ValueError, ImportError) as error:
         sys.exit(f"ezclip attention: {error}")
     except OSError as error:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from functools import partial
 from operator import getitem
 from threading import TIMEOUT_MAX
+from typing import Any
 
 import datasets
 import numpy as np
@@ -37,6 +38,8 @@ from ezclip.cli.limits import add_limits, read_limits
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.data.sources import VideoSplit, load_folder, load_hub_dataset, load_list
 from ezclip.errors import DataError
+from ezclip.utils.messages import say
+from ezclip.utils.tables import as_csv_cell, from_csv_cell
 from video_ezclip import (
     BACKENDS,
     VideoFramesMetadata,
@@ -252,7 +255,12 @@ def read_table(path: str) -> dict[str, Row]:
         raise DataError(f"--output_file {path} is not a table of `ezclip check`. Give another file.")
     if not text.endswith("\n"):
         lines = lines[:-1]
-    return {line[0]: dict(zip(COLUMNS, line)) for line in lines[1:] if len(line) == len(COLUMNS)}
+    rows = [list(map(from_csv_cell, line)) for line in lines[1:] if len(line) == len(COLUMNS)]
+    return {row[0]: dict(zip(COLUMNS, row)) for row in rows}
+
+
+def _as_cells(row: Row) -> Row:
+    return {column: as_csv_cell(value) for column, value in row.items()}
 
 
 def write_table(path: str, rows: Iterable[Row]):
@@ -260,9 +268,9 @@ def write_table(path: str, rows: Iterable[Row]):
     unfinished = f"{path}.unfinished"
     with naming_output_file(path):
         with open_table(unfinished, "w") as table:
-            writer = csv.DictWriter(table, COLUMNS)
+            writer: Any = csv.DictWriter(table, COLUMNS)
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(map(_as_cells, rows))
         os.replace(unfinished, path)
 
 
@@ -312,7 +320,7 @@ def main(argv: list[str] | None = None) -> int:
     except (DataError, ImportError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:
-        print(f"\n{parser.prog}: stopped. Run the same command to continue {args.output_file}.", file=sys.stderr)
+        say(f"\n{parser.prog}: stopped. Run the same command to continue {args.output_file}.", file=sys.stderr)
         return 130
 
 
@@ -379,12 +387,13 @@ def run(args: argparse.Namespace) -> int:
         open_table(args.output_file, "a") as table,
         tqdm(desc="Checking", unit="video", initial=len(rows), total=len(sources)) as bar,
     ):
-        writer, readable = csv.DictWriter(table, COLUMNS), Counter(row["readable"] for row in rows.values())
+        writer: Any = csv.DictWriter(table, COLUMNS)
+        readable = Counter(row["readable"] for row in rows.values())
 
         def add(file: str, row: Row):
             rows[file] = row
             with naming_output_file(args.output_file):
-                writer.writerow(row)
+                writer.writerow(_as_cells(row))
                 table.flush()
             readable[row["readable"]] += 1
             bar.set_postfix({"partly readable": readable["partly"], "not": readable["no"]})
@@ -394,7 +403,7 @@ def run(args: argparse.Namespace) -> int:
 
     rows = [rows[file] for file in sources]
     write_table(args.output_file, rows)
-    print(summarise(rows, args))
+    say(summarise(rows, args))
     return int(any(row["readable"] != "yes" for row in rows))
 
 

@@ -48,6 +48,7 @@ from ezclip.systems.loading import check_fit
 from ezclip.systems.macs import count_macs
 from ezclip.training.checkpoints import EXACTNESS_SETTINGS
 from ezclip.utils.files import replacing, write_json
+from ezclip.utils.messages import say
 from ezclip.utils.settings import check_unchanged
 
 
@@ -147,7 +148,7 @@ def compare_systems(
                 result["systems"][name]["clips_per_second"] = speed
             result["speed"]["rounds"] = speed_rounds
             text = write(result, output_dir)
-        print(text)
+        say(text)
     accelerator.wait_for_everyone()
 
 

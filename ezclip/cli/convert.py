@@ -18,6 +18,7 @@ from ezclip.convert.conversion import convert, describe
 from ezclip.convert.formats import read_checkpoint
 from ezclip.errors import ModelError
 from ezclip.systems.loading import load_tokenizer
+from ezclip.utils.messages import say
 from processing_ezclip import EZClipProcessor, default_image_processor
 
 
@@ -85,4 +86,4 @@ def main(argv: list[str] | None = None):
         description = convert_checkpoint(args)
     except ModelError as error:
         sys.exit(f"ezclip convert: {error}")
-    print(f"{args.output_dir}: {description}")
+    say(f"{args.output_dir}: {description}")

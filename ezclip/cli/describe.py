@@ -25,6 +25,7 @@ from ezclip.descriptions.language_models import Endpoint, TransformersModel
 from ezclip.descriptions.questions import KINDS, FormError, Kind, Question, prompts_digest, without_thoughts
 from ezclip.errors import DataError, ModelError
 from ezclip.utils.files import as_json_line, write_json
+from ezclip.utils.messages import say
 from processing_ezclip import label_key
 
 
@@ -167,7 +168,7 @@ def write_texts(output_dir: Path, class_names: list[str], kinds: list[Kind], jou
                     f"{path} cannot be written ({error.strerror}). {journal.path.name} keeps the answers: run the "
                     "same command again to go on."
                 ) from error
-            print(f"{path}: {len(content)} of {len(class_names)} classes")
+            say(f"{path}: {len(content)} of {len(class_names)} classes")
 
 
 def describe_classes(args: argparse.Namespace) -> str | None:
@@ -192,7 +193,7 @@ def describe_classes(args: argparse.Namespace) -> str | None:
     questions = [Question(kind, name) for kind in kinds for name in class_names]
     missing = [question for question in questions if (question.kind.name, question.class_name) not in journal.texts]
     if len(missing) < len(questions):
-        print(f"{journal_path} already has {len(questions) - len(missing)} of {len(questions)} answers.")
+        say(f"{journal_path} already has {len(questions) - len(missing)} of {len(questions)} answers.")
     failed = ask_all(load_backend(args), missing, journal, args.max_attempts) if missing else []
     write_texts(output_dir, class_names, kinds, journal)
     if not failed:
@@ -293,11 +294,11 @@ def main(argv: list[str] | None = None) -> int:
     except (DataError, ModelError) as error:
         sys.exit(f"ezclip describe: {error}")
     except KeyboardInterrupt:
-        print(
+        say(
             f"\nezclip describe: stopped. Run the same command again to go on from {args.output_dir}/journal.jsonl.",
             file=sys.stderr,
         )
         return 130
     if missing is not None:
-        print(f"ezclip describe: {missing}", file=sys.stderr)
+        say(f"ezclip describe: {missing}", file=sys.stderr)
     return int(missing is not None)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
-from transformers.utils import logging
 
 from ezclip.cli.arguments import (
     TEXT_CONFIG_FIELDS,
@@ -33,12 +32,13 @@ from ezclip.training.checkpoints import EXACTNESS_SETTINGS, last_checkpoint, rai
 from ezclip.training.loop import train
 from ezclip.utils.digests import digest
 from ezclip.utils.files import as_json_line, read_json, write_json
+from ezclip.utils.messages import get_logger
 from ezclip.utils.settings import check_unchanged
 from modeling_ezclip import EZClipModel
 from processing_ezclip import distinct_texts
 
 
-logger = logging.get_logger("ezclip")
+logger = get_logger()
 
 
 @dataclass

@@ -27,6 +27,7 @@ from torch.export import Dim
 
 from ezclip.errors import ModelError
 from ezclip.systems.loading import load_model
+from ezclip.utils.messages import say
 from modeling_ezclip import EZClipModel
 
 
@@ -225,7 +226,7 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--num_frames", type=int, help="frames of a video, if the weights do not tell")
     args = parser.parse_args(argv)
     try:
-        print("\n".join(export_model(args.model, args.output_dir, args.format, args.num_frames)))
+        say("\n".join(export_model(args.model, args.output_dir, args.format, args.num_frames)))
     except (ModelError, ValueError) as error:
         sys.exit(f"ezclip export: {error}")
     except OSError as error:

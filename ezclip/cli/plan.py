@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers.utils import logging
-
 from checkpoint_ezclip import list_some
 from ezclip.cli.arguments import DataArguments, RunArguments, explicit_options
 from ezclip.cli.option_files import parse_options
@@ -21,6 +19,7 @@ from ezclip.errors import DataError
 from ezclip.evaluation import protocols
 from ezclip.evaluation.protocols import Experiment
 from ezclip.utils.files import check_folder_names
+from ezclip.utils.messages import get_logger
 from ezclip.utils.yaml_files import read_yaml
 from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank
@@ -28,7 +27,7 @@ from processing_ezclip import TEAR_TEMPLATES, TEMPLATES, EZClipProcessor, label_
 from video_ezclip import is_url
 
 
-logger = logging.get_logger("ezclip")
+logger = get_logger()
 
 LIST_OPTIONS = ("train_list", "validation_list", "label_list", "train_label_list", "novel_list", "novel_label_list")
 LIST_OPTIONS += ("class_subset", "class_descriptions")

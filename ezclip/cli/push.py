@@ -17,6 +17,7 @@ from ezclip.hub.messages import without_token
 from ezclip.hub.model_card import CardFacts
 from ezclip.hub.push import PushOptions, push
 from ezclip.hub.staging import stage
+from ezclip.utils.messages import say
 
 
 def main(argv: list[str] | None = None):
@@ -63,14 +64,14 @@ def main(argv: list[str] | None = None):
         if args.dry_run is None:
             names = ("trained_only", "private", "revision", "create_pr", "commit_message", "overwrite_card")
             commit = push(args.model, PushOptions(facts, **{name: getattr(args, name) for name in names}))
-            print(without_token(commit.pr_url or commit.commit_url))
+            say(without_token(commit.pr_url or commit.commit_url))
             return
         staged = stage(args.model, _make_empty_folder(args.dry_run), facts, args.trained_only)
     except (DataError, ModelError) as error:
         sys.exit(f"ezclip push: {error}")
-    print(f"{staged} holds the files for {args.repo_id}:")
+    say(f"{staged} holds the files for {args.repo_id}:")
     for path in sorted(path for path in staged.rglob("*") if path.is_file()):
-        print(f"{path.stat().st_size:>15,}  {path.relative_to(staged)}")
+        say(f"{path.stat().st_size:>15,}  {path.relative_to(staged)}")
 
 
 def _make_empty_folder(path: str) -> Path:

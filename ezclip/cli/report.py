@@ -10,6 +10,7 @@ import argparse
 import sys
 
 from ezclip.errors import DataError
+from ezclip.utils.messages import say
 
 
 def main(argv: list[str] | None = None):
@@ -37,4 +38,4 @@ def main(argv: list[str] | None = None):
         )
     except (DataError, ImportError, ValueError) as error:
         sys.exit(f"ezclip report: {error}")
-    print(path)
+    say(path)

@@ -24,6 +24,7 @@ from ezclip.timeline.results import Timeline, as_clock, check_output_file
 from ezclip.timeline.search import find_segments
 from ezclip.training.stop_signals import StopSignals
 from ezclip.utils.memory import return_freed_memory
+from ezclip.utils.messages import say
 from pipeline_ezclip import ENSEMBLES, ZeroShotVideoClassificationPipeline
 from video_ezclip import VideoReadError
 
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         check_options(args)
         return run(args)
     except VideoReadError as error:
-        print(f"ezclip timeline: {error}", file=sys.stderr)
+        say(f"ezclip timeline: {error}", file=sys.stderr)
         if (found := getattr(error, "timeline", None)) is not None and len(found.starts):
             report(found, args)
         return 1
@@ -149,8 +150,8 @@ def report(timeline: Timeline, args: argparse.Namespace):
     if args.output_dir:
         timeline.save_all(args.output_dir)
     for one in timeline.segments:
-        print(f"{as_clock(one.start)}  {as_clock(one.end)}  {100 * one.score:5.1f} %  {one.label}")
+        say(f"{as_clock(one.start)}  {as_clock(one.end)}  {100 * one.score:5.1f} %  {' '.join(one.label.split())}")
     end = as_clock(timeline.ends[-1] if len(timeline.ends) else 0.0)
-    print(f"{len(timeline.segments)} segments in {len(timeline.starts)} windows, up to {end}.", file=sys.stderr)
+    say(f"{len(timeline.segments)} segments in {len(timeline.starts)} windows, up to {end}.", file=sys.stderr)
     if timeline.problem:
-        print(f"ezclip timeline: not all of {timeline.video}: {timeline.problem}", file=sys.stderr)
+        say(f"ezclip timeline: not all of {timeline.video}: {timeline.problem}", file=sys.stderr)

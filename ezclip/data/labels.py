@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import logging
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -11,10 +10,12 @@ from pathlib import Path
 
 from ezclip.errors import DataError
 from ezclip.utils.files import read_text
+from ezclip.utils.messages import get_logger
+from ezclip.utils.tables import from_csv_cell
 from processing_ezclip import label_key, label_to_words
 
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def read_label_list(path: str | Path) -> list[str]:
@@ -46,7 +47,7 @@ def read_numbered_labels(path: str | Path) -> tuple[list[str], int]:
         if int(row[0]) in names:
             first = names[int(row[0])]
             raise DataError(f"{path}: id {row[0]} is there twice ({first!r} and {row[1].strip()!r}). Remove one.")
-        names[int(row[0])] = row[1].strip()
+        names[int(row[0])] = from_csv_cell(row[1].strip())
     expected = range(first_id, first_id + len(names))
     if sorted(names) != list(expected) or not names:
         missing = [i for i in expected if i not in names]

@@ -1,6 +1,5 @@
 """Published lists of videos: their forms, their classes and their errors."""
 
-import logging
 import re
 from collections import Counter, defaultdict
 from pathlib import Path, PurePosixPath
@@ -10,10 +9,11 @@ from ezclip.constants import UNKNOWN_LABEL
 from ezclip.data.labels import read_numbered_labels
 from ezclip.errors import DataError
 from ezclip.utils.files import read_text
+from ezclip.utils.messages import get_logger
 from processing_ezclip import label_key, label_to_words
 
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 HMDB51_PARTS = {"train": 1, "test": 2}  # clips marked 0 are in neither
 

@@ -1,6 +1,5 @@
 """Labelled videos from folders, published lists and datasets of the Hub."""
 
-import logging
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -15,11 +14,12 @@ from ezclip.constants import UNKNOWN_LABEL
 from ezclip.data.labels import merge_spellings, read_numbered_labels
 from ezclip.data.lists import check_no_video_twice, first_id_of, name_classes, read_list
 from ezclip.errors import DataError
+from ezclip.utils.messages import get_logger
 from processing_ezclip import label_key
 from video_ezclip import describe_video, is_frame, is_url
 
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 VIDEO_EXTENSIONS = (
     *(".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"),

@@ -15,6 +15,7 @@ from ezclip.constants import UNKNOWN_LABEL
 from ezclip.data.labels import read_label_list
 from ezclip.data.sources import VideoSplit
 from ezclip.errors import DataError
+from ezclip.utils.tables import as_csv_cell
 from processing_ezclip import label_key
 from video_ezclip import is_url
 
@@ -159,7 +160,9 @@ def save_split(split: VideoSplit, list_path: str | Path, label_path: str | Path)
             raise DataError(f"{path!r} cannot be written in a list: it has a line break or a final space. Rename it.")
         paths.append(path)
     with open(label_path, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([("id", "name"), *enumerate(split.class_names)])
+        csv.writer(file, lineterminator="\n").writerows(
+            [("id", "name"), *enumerate(map(as_csv_cell, split.class_names or []))]
+        )
     if read_label_list(label_path) != split.class_names:
         raise DataError(f"{label_path}: class names must not begin or end with a space, got {split.class_names}.")
     lines = "".join(f"{path} 0 {label}\n" for path, label in zip(paths, labels))

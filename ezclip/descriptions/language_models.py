@@ -19,16 +19,16 @@ import requests
 import torch
 from requests.adapters import HTTPAdapter, Retry
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, LogitsProcessorList
-from transformers.utils import logging
 from urllib3 import Timeout
 from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError, ResponseError
 
 from ezclip.descriptions.questions import Question
 from ezclip.errors import ModelError
+from ezclip.utils.messages import get_logger
 from video_ezclip import mask_secrets, printable
 
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 MAX_ANSWER_BYTES = 2**20  # of an answer of a server, headers included
 MAX_FAILURES_IN_A_ROW = 5

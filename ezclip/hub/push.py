@@ -17,7 +17,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from transformers.utils import logging
 from yaml import YAMLError
 
 from configuration_ezclip import CLASS_BANK_NAME
@@ -25,9 +24,10 @@ from ezclip.errors import ModelError, first_line
 from ezclip.hub.messages import masked_logs, without_token
 from ezclip.hub.model_card import CardFacts, is_untouched
 from ezclip.hub.staging import BASE_HINT, CARD_NAME, stage
+from ezclip.utils.messages import get_logger
 
 
-logger = logging.get_logger("ezclip")
+logger = get_logger()
 
 # Files of an earlier push that would be loaded instead of, or beside, the new ones
 STALE_PATTERNS = ["model*.safetensors", "model.safetensors.index.json", CLASS_BANK_NAME, "*_ezclip.py"]

@@ -8,20 +8,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from transformers.utils import logging
-
 from checkpoint_ezclip import TrainedCheckpoint, list_some
 from configuration_ezclip import CLASS_BANK_NAME, EZClipConfig
 from ezclip.errors import ModelError
 from ezclip.hub.messages import masked_logs, without_token
 from ezclip.hub.model_card import CardFacts, is_hub_name, is_untouched, make_card
 from ezclip.systems.loading import check_fit, explain_processor, load_model
+from ezclip.utils.messages import get_logger
 from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank
 from processing_ezclip import EZClipProcessor
 
 
-logger = logging.get_logger("ezclip")
+logger = get_logger()
 
 CARD_NAME = "README.md"
 # Under these keys transformers writes the path of the loaded file. Nothing reads it.

@@ -12,11 +12,12 @@ from configuration_ezclip import EZClipVisionConfig, check_model_type, check_siz
 from ezclip.errors import ModelError, first_line
 from ezclip.systems.bpe_tokenizer import load_bpe_tokenizer
 from ezclip.systems.presets import default_num_frames, make_config
+from ezclip.utils.messages import get_logger
 from modeling_ezclip import EZClipModel
 from processing_ezclip import EZClipProcessor, default_image_processor
 
 
-logger = logging.get_logger("ezclip")
+logger = get_logger()
 
 # Fields that name the origin of a model and do not change what it computes
 ORIGIN_FIELDS = (

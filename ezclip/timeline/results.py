@@ -14,6 +14,7 @@ import numpy as np
 from ezclip.errors import DataError
 from ezclip.timeline.segments import Segment, merge_windows, smooth
 from ezclip.utils.files import replacing
+from ezclip.utils.tables import as_csv_cell
 
 
 FORMATS = (".json", ".csv", ".srt", ".vtt", ".png", ".svg")
@@ -94,7 +95,9 @@ class Timeline:
         file = io.StringIO(newline="")
         writer = csv.writer(file)
         writer.writerow(["start", "end", "label", "score"])
-        writer.writerows([f"{s.start:.3f}", f"{s.end:.3f}", s.label, f"{s.score:.4f}"] for s in self.segments)
+        writer.writerows(
+            [f"{s.start:.3f}", f"{s.end:.3f}", as_csv_cell(s.label), f"{s.score:.4f}"] for s in self.segments
+        )
         return file.getvalue()
 
     def to_srt(self) -> str:

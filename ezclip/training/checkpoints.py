@@ -12,19 +12,19 @@ from accelerate.utils import RNG_STATE_NAME, SAFE_WEIGHTS_NAME, gather_object
 from safetensors.torch import load_file
 from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import logging
 
 from ezclip.constants import CHECKPOINT_SETTINGS_NAME, TRAINER_STATE_NAME
 from ezclip.data.dataset import ReadReport
 from ezclip.errors import DataError
 from ezclip.utils.digests import digest_file
 from ezclip.utils.files import flush, read_json, write_json
+from ezclip.utils.messages import get_logger
 from ezclip.utils.settings import as_json, check_unchanged
 from modeling_ezclip import EZClipModel
 from video_ezclip import VideoReadError
 
 
-logger = logging.get_logger("ezclip")
+logger = get_logger()
 
 REPORT_NAME = "read_report.json"
 DIGESTS_NAME = "digests.json"

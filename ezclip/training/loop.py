@@ -11,7 +11,6 @@ from accelerate.utils import DistributedType
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DistributedSampler
 from transformers import TrainerState, get_cosine_schedule_with_warmup
-from transformers.utils import logging
 
 from ezclip.data.dataset import ReadReport, VideoDataset, make_loader
 from ezclip.errors import DataError, ModelError
@@ -22,10 +21,11 @@ from ezclip.training.log import TrainingLog
 from ezclip.training.recipe import TrainingRecipe
 from ezclip.training.stop_signals import StopSignals, TrainingStopped
 from ezclip.utils.digests import digest
+from ezclip.utils.messages import get_logger
 from modeling_ezclip import EZClipModel
 
 
-logger = logging.get_logger("ezclip")
+logger = get_logger()
 
 DISTRIBUTED_TYPES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 

@@ -1,12 +1,12 @@
 """Plots of a training, if matplotlib is installed."""
 
-import logging
 from pathlib import Path
 
 from ezclip.utils.files import replacing
+from ezclip.utils.messages import get_logger
 
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Okabe and Ito's colours for colour-blind readers. Line styles and markers also differ without colours.
 LOSSES = {

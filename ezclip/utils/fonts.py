@@ -1,13 +1,14 @@
 """Prepare class names for plots: find fonts with their letters, shorten them, or use class numbers instead."""
 
-import logging
 import unicodedata
 from functools import cache
 
 from matplotlib import font_manager, ft2font
 
+from ezclip.utils.messages import get_logger
 
-logger = logging.getLogger(__name__)
+
+logger = get_logger(__name__)
 
 BASE_FAMILY = "DejaVu Sans"  # part of matplotlib
 # Last Resort draws a box for every letter. Mathematical fonts have other symbols at the codes of letters.

@@ -1,13 +1,13 @@
 """Settings that results depend on: compare saved with current ones, and say in words what changed."""
 
 import json
-import logging
 from pathlib import Path
 
 from ezclip.errors import DataError
+from ezclip.utils.messages import get_logger
 
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 MAX_NAMED = 10  # differences in a message
 MAX_LENGTH = 120  # characters of a value in a message

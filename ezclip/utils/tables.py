@@ -11,9 +11,23 @@ from video_ezclip import printable
 MARKUP = re.compile(r"[\\`*\[\]<>~|&#$@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
 
+# What a spreadsheet takes for a formula, and what `as_csv_cell` makes of it
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
 def escape_markdown(text: str) -> str:
     """Return a text as Markdown within a line: it makes no links, images, HTML, code, formulas, cells or new lines."""
     return MARKUP.sub(r"\\\g<0>", printable(" ".join(text.split())))
+
+
+def as_csv_cell(text: str) -> str:
+    """Return a text as a cell of a CSV file. `'` marks as text what a spreadsheet would run as a formula."""
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+def from_csv_cell(cell: str) -> str:
+    """Return the text of a cell that [`as_csv_cell`] wrote."""
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
 def as_markdown_table(header: list[str], rows: list[list[str]]) -> str:

@@ -155,6 +155,13 @@ def test_saved_split(clip_folder, tmp_path):
     assert contents(load_list(tmp_path / "list.txt", tmp_path / "labels.csv")) == contents(shots)
 
 
+def test_saved_class_names_are_no_formulas(clip_folder, tmp_path):
+    split = VideoSplit(load_folder(clip_folder).videos, ["=cmd()", "-red"])
+    save_split(split, tmp_path / "list.txt", tmp_path / "labels.csv")
+    assert read_label_list(tmp_path / "labels.csv") == ["=cmd()", "-red"]
+    assert "'=cmd()" in (tmp_path / "labels.csv").read_text()
+
+
 def test_saved_split_with_relative_paths(tmp_path, monkeypatch):
     (tmp_path / "videos").mkdir()
     for name in ("clap", "wave"):

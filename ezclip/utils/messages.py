@@ -1,0 +1,30 @@
+"""Messages for a terminal: printable, and without secrets."""
+
+import logging
+from typing import Any
+
+from transformers.utils import logging as transformers_logging
+
+from video_ezclip import mask_secrets, printable
+
+
+def say(text: object, **kwargs):
+    """Print a text that may hold labels, file names or what a server sent. `kwargs` are those of `print`."""
+    print(mask_secrets(printable(str(text))), **kwargs)
+
+
+def get_logger(name: str = "ezclip") -> Any:
+    """Return a logger of transformers (`warning_once`) whose messages are printable and without secrets."""
+    logger = transformers_logging.get_logger(name)
+    logger.addFilter(_CLEANER)
+    return logger
+
+
+class _Cleaner(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Clean the message of a record."""
+        record.msg, record.args = mask_secrets(printable(record.getMessage())), ()
+        return True
+
+
+_CLEANER = _Cleaner()
