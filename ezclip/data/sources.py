@@ -373,8 +373,16 @@ def _is_frame_folder(path: Path) -> bool:
 
 
 def _rows(found: list[tuple[str, int]]) -> datasets.Dataset:
-    names = [describe_video(path) for path, _ in found]
-    # A dataset cannot hold a file name that is not UTF-8; a URL can.
-    videos = [path if name == path else Path(path).absolute().as_uri() for (path, _), name in zip(found, names)]
-    columns = {"video": videos, "label": [label for _, label in found], "name": names, "row": range(len(found))}
+    paths, labels = ([row[column] for row in found] for column in (0, 1))
+    names = list(map(describe_video, paths))
+    columns = {"video": list(map(_as_utf8, paths)), "label": labels, "name": names, "row": range(len(found))}
     return datasets.Dataset.from_dict(columns)
+
+
+def _as_utf8(path: str) -> str:
+    """Return a path, or its URL if its name is not UTF-8, which a dataset cannot hold."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return Path(path).absolute().as_uri()
+    return path

@@ -18,7 +18,8 @@ from ezclip.data.labels import read_class_descriptions, read_label_list
 from ezclip.data.sources import load_files, load_folder, load_hub_dataset, load_list
 from ezclip.data.transforms import TrainTransform
 from ezclip.errors import DataError
-from tests.helpers import shared_path
+from ezclip.utils.synthetic_clips import write_video
+from tests.helpers import random_clip, shared_path
 from video_ezclip import read_frames
 
 
@@ -113,6 +114,16 @@ def test_list_without_root(clip_folder, tmp_path, label_list, monkeypatch):
 def test_list_of_addresses(tmp_path, label_list):
     path = write_lines(tmp_path / "list.txt", "https://somewhere/a b.mp4 12 0")
     assert load_list(path, label_list, tmp_path).videos["video"][:] == ["https://somewhere/a b.mp4"]
+
+
+def test_secrets_of_addresses_stay_out_of_names(tmp_path, loopback_server):
+    write_video(tmp_path / "a.mp4", random_clip(0))
+    with loopback_server(tmp_path) as url:
+        address = f"{url}/a.mp4?token=s3cret"
+        split = load_files([address, str(tmp_path / "a\x1b[2J.mp4")])
+        assert split.videos["name"][:] == [f"{url}/a.mp4?token=***", f"{tmp_path}/a\\x1b[2J.mp4"]
+        assert len(read_frames(split.videos[0]["video"])[0]) == 12
+    assert split.videos[1]["video"] == str(tmp_path / "a\x1b[2J.mp4")
 
 
 def test_list_of_paths_alone(clip_folder, tmp_path):
