@@ -150,7 +150,7 @@ def describe_video(video) -> str:
     if hasattr(video, "shape"):
         return f"<array of shape {tuple(video.shape)}>"
     if hasattr(video, "read"):
-        return printable(str(getattr(video, "name", "<file object>")))
+        return mask_secrets(printable(str(getattr(video, "name", "<file object>"))))
     return f"<{type(video).__name__}>"
 
 

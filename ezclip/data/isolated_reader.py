@@ -144,8 +144,7 @@ class IsolatedReader:
                     yield item
         except BaseException:
             if not is_complete:
-                # What is left of the answer would be taken for that of the next video.
-                self._end(child)
+                self.close()  # what is left of the answer would be taken for that of the next video
             raise
         if is_complete:
             return

@@ -88,7 +88,7 @@ def load_processor(
             with naming_damage(name_or_path):
                 image_processor = _load_image_processor(name_or_path, config)
                 processor = EZClipProcessor(image_processor, tokenizer, use_published_crop=not is_clip)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
             raise ModelError(
                 f"{name_or_path} has a broken image processor ({first_line(error)}). Correct its "
                 "preprocessor_config.json, or remove it."
