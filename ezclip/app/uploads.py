@@ -20,13 +20,13 @@ def find_upload(upload, folder: str) -> str:
 
 
 def remove_old_files(folder: str, seconds: float):
-    """Remove the files below a folder that are older than `seconds`."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
+    """Remove the files and empty folders below a folder that are older than `seconds`."""
+    for parent, folders, names in os.walk(folder):
+        for name in folders + names:
             path = os.path.join(parent, name)
-            with contextlib.suppress(FileNotFoundError):  # another may remove it
+            with contextlib.suppress(OSError):  # another may remove it, and a folder may hold files
                 if time.time() - os.lstat(path).st_ctime > seconds:
-                    os.remove(path)
+                    (os.remove if name in names else os.rmdir)(path)
 
 
 def describe_error(error: Exception, path: str) -> str:
