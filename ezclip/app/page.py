@@ -235,7 +235,7 @@ class _RequestHandler:
             if not all(type(number) in (int, float) and abs(number) <= sys.float_info.max for number in numbers):
                 raise DataError("Window and stride must be numbers of seconds.")
             yield from self._steps(video, *texts, *numbers, partial is True)
-        except (ValueError, MemoryError) as error:
+        except (ValueError, MemoryError, FileNotFoundError) as error:
             logger.info("Refused: %s", error)
             text = describe_error(error, video) if video else str(error)
             text = html.escape(text or "The video is too large.", quote=False)

@@ -291,6 +291,16 @@ def test_decoding_ends_when_a_visitor_leaves(handler, tmp_path):
     assert not any("ThreadPool" in thread.name for thread in threading.enumerate())
 
 
+def test_video_that_is_removed_while_it_is_read(handler, tmp_path):
+    write_video(tmp_path / "a.mp4", random_clip(0))
+    answer = handler.answer({"path": str(tmp_path / "a.mp4")}, TYPED)
+    while not next(answer)[0]:  # the scores
+        pass
+    (tmp_path / "a.mp4").unlink()
+    with pytest.raises(Exception, match="upload it again"):
+        list(answer)
+
+
 def test_videos_are_decoded_in_another_process(handler, tmp_path):
     write_video(tmp_path / "a.mp4", random_clip(0))
     before = set(psutil.Process().children())
