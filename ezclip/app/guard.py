@@ -24,6 +24,7 @@ PAGES |= {f"{API}/{name}" for name in ("upload", "upload_progress", "queue/join"
 PAGES |= {f"{API}/{name}" for name in ("info", "app_id", "startup-events", "theme.css", "login_check")}
 FOLDERS = ("/assets/", "/static/", "/svelte/", f"{API}/heartbeat/", f"{API}/call/")
 MAX_REQUEST_BYTES = 2**18  # except uploads
+MAX_NAME_CHARACTERS = 100  # of a session
 # Form data around an uploaded file. Gradio removes a file that is too large before this is used up.
 MAX_ENVELOPE_BYTES = 2**20
 MAX_FILES = 1000  # of all visitors
@@ -91,14 +92,8 @@ class Guard:
         try:
             if inside.content_length > limit:
                 raise _TooLargeError
-            if (
-                scope["method"] == "POST"
-                and limit == MAX_REQUEST_BYTES
-                and not self._names_uploads(await inside.read())
-            ):
-                return await PlainTextResponse("The request names a file that was not uploaded.", 400)(
-                    scope, receive, send
-                )
+            if scope["method"] == "POST" and not is_upload and (problem := self._find_problem(await inside.read())):
+                return await PlainTextResponse(problem, 400)(scope, receive, send)
             await self.app(scope, inside.receive, inside.send)
         except _TooLargeError:
             if not inside.is_answered:
@@ -135,21 +130,23 @@ class Guard:
             return is_inside(path.removeprefix(FILES), self.folder)
         return path.rstrip("/") in PAGES or path.startswith(FOLDERS)
 
-    def _names_uploads(self, body: bytes) -> bool:
-        """Return whether all files of a request are uploads."""
+    def _find_problem(self, body: bytes) -> str | None:
+        """Return what is wrong with a request: it names a file that is no upload, say."""
         try:
             waiting = [json.loads(body or "null")]
         except (ValueError, RecursionError):
-            return False
+            return "The request is not JSON."
         while waiting:
             value = waiting.pop()
             if isinstance(value, dict):
                 if "path" in value and not is_inside(value["path"], self.folder):
-                    return False
+                    return "The request names a file that was not uploaded."
+                if len(str(value.get("session_hash"))) > MAX_NAME_CHARACTERS:  # Gradio keeps it
+                    return "The name of the session is too long."
                 waiting += value.values()
             elif isinstance(value, list):
                 waiting += value
-        return True
+        return None
 
 
 def is_inside(path, folder: str) -> bool:
