@@ -95,6 +95,16 @@ def test_absurd_config(tower, fields, message, tmp_path):
     assert psutil.Process().memory_info().rss < before + 200e6
 
 
+def test_config_that_asks_for_a_quantizer(tmp_path):
+    make_clip(tmp_path)
+    EZClipModel.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    quantizer = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": quantizer}))
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(tmp_path)
+
+
 def test_clip_config_with_wrong_type(tmp_path):
     make_clip(tmp_path)
     content = json.loads((tmp_path / "config.json").read_text())

@@ -1,11 +1,13 @@
 """Limit a public page to known addresses, small requests and uploaded files."""
 
+import asyncio
 import contextlib
 import ipaddress
 import json
 import os
 import re
 import socket
+import time
 
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -22,9 +24,11 @@ PAGES |= {f"{API}/{name}" for name in ("upload", "upload_progress", "queue/join"
 PAGES |= {f"{API}/{name}" for name in ("info", "app_id", "startup-events", "theme.css", "login_check")}
 FOLDERS = ("/assets/", "/static/", "/svelte/", f"{API}/heartbeat/", f"{API}/call/")
 MAX_REQUEST_BYTES = 2**18  # except uploads
+MAX_NAME_CHARACTERS = 100  # of a session
 # Form data around an uploaded file. Gradio removes a file that is too large before this is used up.
 MAX_ENVELOPE_BYTES = 2**20
 MAX_FILES = 1000  # of all visitors
+MAX_REQUEST_SECONDS, MAX_UPLOAD_SECONDS = 30, 15 * 60  # until all of it is here: it takes up room
 # Headers from which Gradio would take the address for its links
 FORWARDING_HEADERS = (b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-for", b"x-gradio-server", b"forwarded")
 
@@ -74,11 +78,12 @@ class Guard:
         scope["headers"] = [header for header in scope["headers"] if header[0].lower() not in FORWARDING_HEADERS]
         is_upload = scope["path"].rstrip("/") == UPLOAD
         if is_upload:
-            limit = self.max_upload_bytes + MAX_ENVELOPE_BYTES
+            limit, seconds = self.max_upload_bytes + MAX_ENVELOPE_BYTES, MAX_UPLOAD_SECONDS
             what = f"The file is larger than {self.max_upload_bytes / 2**20:g} MB."
         else:
-            limit, what = MAX_REQUEST_BYTES, "The request is too large."
-        inside = _Request(scope, receive, send, limit)
+            limit, seconds = MAX_REQUEST_BYTES, MAX_REQUEST_SECONDS
+            what = "The request is too large."
+        inside = _Request(scope, receive, send, limit, seconds)
         expected = min(inside.content_length or limit, limit) if is_upload else 0
         if is_upload and not self._has_room(expected):
             text = f"The page is full. Files are removed after {KEPT_SECONDS // 60} minutes: try again then."
@@ -87,18 +92,15 @@ class Guard:
         try:
             if inside.content_length > limit:
                 raise _TooLargeError
-            if (
-                scope["method"] == "POST"
-                and limit == MAX_REQUEST_BYTES
-                and not self._names_uploads(await inside.read())
-            ):
-                return await PlainTextResponse("The request names a file that was not uploaded.", 400)(
-                    scope, receive, send
-                )
+            if scope["method"] == "POST" and not is_upload and (problem := self._find_problem(await inside.read())):
+                return await PlainTextResponse(problem, 400)(scope, receive, send)
             await self.app(scope, inside.receive, inside.send)
         except _TooLargeError:
             if not inside.is_answered:
                 await PlainTextResponse(what, 413)(scope, receive, send)
+        except _TooSlowError:
+            if not inside.is_answered:
+                await PlainTextResponse("The request took too long to arrive.", 408)(scope, receive, send)
         finally:
             self.expected_bytes -= expected
 
@@ -128,21 +130,23 @@ class Guard:
             return is_inside(path.removeprefix(FILES), self.folder)
         return path.rstrip("/") in PAGES or path.startswith(FOLDERS)
 
-    def _names_uploads(self, body: bytes) -> bool:
-        """Return whether all files of a request are uploads."""
+    def _find_problem(self, body: bytes) -> str | None:
+        """Return what is wrong with a request: it names a file that is no upload, say."""
         try:
             waiting = [json.loads(body or "null")]
         except (ValueError, RecursionError):
-            return False
+            return "The request is not JSON."
         while waiting:
             value = waiting.pop()
             if isinstance(value, dict):
                 if "path" in value and not is_inside(value["path"], self.folder):
-                    return False
+                    return "The request names a file that was not uploaded."
+                if len(str(value.get("session_hash"))) > MAX_NAME_CHARACTERS:  # Gradio keeps it
+                    return "The name of the session is too long."
                 waiting += value.values()
             elif isinstance(value, list):
                 waiting += value
-        return True
+        return None
 
 
 def is_inside(path, folder: str) -> bool:
@@ -156,11 +160,16 @@ class _TooLargeError(Exception):
     """Raised when a request exceeds its limit, also if it did not state its length."""
 
 
-class _Request:
-    """A request that is read up to a limit and can be read again."""
+class _TooSlowError(Exception):
+    """Raised when a request has not arrived in time."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, limit: int):
+
+class _Request:
+    """A request that is read up to a limit of bytes and seconds, and can be read again."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limit: int, seconds: float):
         self._receive, self._send, self.limit = receive, send, limit
+        self._deadline, self._is_complete = time.monotonic() + seconds, False
         self.num_bytes, self.is_answered, self._read = 0, False, []
         lengths = [value for name, value in scope["headers"] if name == b"content-length" and value.isdigit()]
         self.content_length = int(lengths[0]) if lengths else 0
@@ -178,7 +187,13 @@ class _Request:
         await self._send(message)
 
     async def _receive_more(self) -> dict:
-        message = await self._receive()
+        # After the whole request, a message says that the visitor has left.
+        seconds = None if self._is_complete else max(self._deadline - time.monotonic(), 0.0)
+        try:
+            message = await asyncio.wait_for(self._receive(), seconds)
+        except TimeoutError:
+            raise _TooSlowError from None
+        self._is_complete = not message.get("more_body")
         self.num_bytes += len(message.get("body", b""))
         if self.num_bytes > self.limit:
             raise _TooLargeError

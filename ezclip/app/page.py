@@ -5,8 +5,8 @@ import html
 import json
 import os
 import re
+import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -29,7 +29,7 @@ from ezclip.timeline.search import find_segments
 from ezclip.utils.messages import get_logger
 from pipeline_ezclip import ZeroShotVideoClassificationPipeline
 from processing_ezclip import TEMPLATES
-from video_ezclip import ReadLimits
+from video_ezclip import ReadLimits, printable
 
 
 logger = get_logger(__name__)
@@ -232,10 +232,10 @@ class _RequestHandler:
             texts, numbers = (labels, background, templates), (window, stride)
             if not all(isinstance(text, str | None) for text in texts):
                 raise DataError("Labels and sentences must be texts.")
-            if not all(isinstance(number, int | float) for number in numbers):
+            if not all(type(number) in (int, float) and abs(number) <= sys.float_info.max for number in numbers):
                 raise DataError("Window and stride must be numbers of seconds.")
             yield from self._steps(video, *texts, *numbers, partial is True)
-        except (ValueError, MemoryError) as error:
+        except (ValueError, MemoryError, FileNotFoundError) as error:
             logger.info("Refused: %s", error)
             text = describe_error(error, video) if video else str(error)
             text = html.escape(text or "The video is too large.", quote=False)
@@ -262,7 +262,8 @@ class _RequestHandler:
         options = {name: value for name, value in options.items() if value is not None}
         deadline = time.monotonic() + self.settings.max_answer_seconds
         processor: Any = self.classifier.processor
-        clip = self.reader(video, processor.get_sampler(), processor.resize_frame, allow_partial=partial)
+        sampler, resize = processor.get_sampler(), processor.resize_frame
+        clip = yield from self._until_done(lambda: self.reader(video, sampler, resize, allow_partial=partial))
         check_length(clip[1].duration or 0.0, stride, self.settings.max_seconds)
         found = self.classifier(clip[0], candidate_labels=names, **options)
         scores = {NONE_OF_THESE if one["label"] is None else one["label"]: one["score"] for one in found}
@@ -279,9 +280,10 @@ class _RequestHandler:
             limits=self.settings.read_limits,
             reader=self.reader,
             disable_tqdm=True,
+            should_stop=lambda: time.monotonic() > deadline,
             **options,
         )
-        timeline = yield from self._until_done(search, deadline)
+        timeline = yield from self._until_done(search)
         if timeline.problem:
             text = f"Not all of the video: {without_folder(timeline.problem, video)}"
             gr.Warning(html.escape(text, quote=False))
@@ -300,22 +302,21 @@ class _RequestHandler:
         words = describe_attention(attention)
         yield [scores, table, picture, gr.Image(value=draw_attention(attention), alt_text=words), words]
 
-    def _until_done(self, search: Callable[..., Timeline], deadline: float) -> Iterator[list]:
+    def _until_done(self, work: Callable) -> Iterator[list]:
         """
-        Search in a thread, and yield unchanged outputs until it is done. Return the timeline.
+        Work in a thread, and yield unchanged outputs until it is done. Return the result.
 
-        The search stops at the deadline, and when Gradio closes this generator because the visitor has left.
+        Gradio closes this generator when the visitor has left: then the work fails as soon as it needs a frame.
         """
-        has_left = threading.Event()
         with ThreadPoolExecutor(1) as thread:
-            task = thread.submit(search, should_stop=lambda: has_left.is_set() or time.monotonic() > deadline)
+            task = thread.submit(work)
             try:
                 while not wait([task], timeout=TICK).done:
                     yield [gr.skip()] * len(EMPTY_OUTPUTS)
             finally:
-                has_left.set()
-                if not task.done():
-                    self.reader.close()  # ends a decoding that hangs
+                while not task.done():
+                    self.reader.close()  # ends a decoding that takes long; the reader tries once more
+                    wait([task], timeout=TICK)
         return task.result()
 
 
@@ -361,6 +362,8 @@ def check_texts(texts: list[str], kind: str, limit: int):
     if len(texts) > limit:
         raise DataError(f"There must be at most {limit} {kind}s, got {len(texts)}. Leave some out.")
     for text in texts:
+        if printable(text) != text:
+            raise DataError(f"A {kind} must have no control characters, got {text[:30]!r}.")
         if len(text) > MAX_CHARACTERS:
             raise DataError(
                 f"A {kind} must have at most {MAX_CHARACTERS} characters, got {len(text)} in {text[:30]!r}…."

@@ -9,30 +9,35 @@ from ezclip.errors import DataError
 from video_ezclip import ReadLimitError, VideoReadError
 
 
+NOT_FOUND = "The video was not found: upload it again."
+
+
 def find_upload(upload, folder: str) -> str:
     """Return the path of an upload in `folder`. `upload` should be `{"path": …}`, but a client may send anything."""
     if upload is None:
         raise DataError("There is no video: drop, choose or record one.")
     path = upload.get("path") if isinstance(upload, dict) else None
     if not is_inside(path, folder) or not os.path.isfile(path):
-        raise DataError("The video was not found: upload it again.")
+        raise DataError(NOT_FOUND)
     return path
 
 
 def remove_old_files(folder: str, seconds: float):
-    """Remove the files below a folder that are older than `seconds`."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
+    """Remove the files and empty folders below a folder that are older than `seconds`."""
+    for parent, folders, names in os.walk(folder):
+        for name in folders + names:
             path = os.path.join(parent, name)
-            with contextlib.suppress(FileNotFoundError):  # another may remove it
+            with contextlib.suppress(OSError):  # another may remove it, and a folder may hold files
                 if time.time() - os.lstat(path).st_ctime > seconds:
-                    os.remove(path)
+                    (os.remove if name in names else os.rmdir)(path)
 
 
 def describe_error(error: Exception, path: str) -> str:
     """Return a sentence about an error, without paths of this machine and options that a visitor does not have."""
     if isinstance(error, ReadLimitError):
         return f"The video {error.reason.partition(';')[0]}. Give a smaller or shorter one."
+    if isinstance(error, FileNotFoundError):  # it was removed while it was read
+        return NOT_FOUND
     if not isinstance(error, VideoReadError):
         return without_folder(str(error), path)
     has_checkbox = "`allow_partial`" in error.remedy

@@ -185,7 +185,7 @@ def load_model(
             # In 16 bits small updates round to nothing, and sums overflow.
             dtype=torch.float32 if for_training else "auto",
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:  # it asks for a quantizer, say
         raise ModelError(f"{name_or_path} cannot be loaded: {error}") from error
     finally:
         logging.set_verbosity(verbosity)

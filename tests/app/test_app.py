@@ -1,5 +1,6 @@
 """`ezclip app`: its answers, its errors, its protection of files, and the page in a browser."""
 
+import asyncio
 import contextlib
 import http.client
 import os
@@ -161,7 +162,10 @@ def test_bad_inputs(page, clips):
     sentences = "\n".join(f"{number} {{}}" for number in range(30))
     assert "must be at most 3200, got 4500" in ask(url, clips[0], labels=many, sentences=sentences)
     assert "texts" in ask(url, clips[0], labels=7)
-    assert "numbers" in ask(url, clips[0], window="2")
+    for options in ({"window": "2"}, {"window": True}, {"stride": 10**400}):
+        assert "must be numbers" in ask(url, clips[0], **options)
+    for label in ("\ud800", "\x1b[31mred"):
+        assert "no control characters" in ask(url, clips[0], labels=label)
 
 
 def endless_form():
@@ -212,6 +216,13 @@ def test_links_do_not_follow_requests(page):
         assert requests.get(f"{url}/config", headers={"Host": name}, timeout=30).json()["root"] == f"http://{name}"
 
 
+def test_long_names_of_sessions_are_refused(page):
+    for name in ("x" * 101, ["x" * 101]):
+        body = {"data": [None, TYPED, "", "", 0.5, 0.5, False], "fn_index": 0, "session_hash": name}
+        answer = requests.post(f"{page[0]}/gradio_api/queue/join", json=body, timeout=30)
+        assert answer.status_code == 400 and "too long" in answer.text
+
+
 def test_full_queue_answers_at_once(page, clips):
     url, _ = page
     body = {"data": [None, TYPED, "", "", 0.5, 0.5, False]}
@@ -223,6 +234,32 @@ def test_full_queue_answers_at_once(page, clips):
     for answer in answers:  # leave the queue empty
         if answer.status_code == 200:
             requests.get(f"{url}/gradio_api/call/classify/{answer.json()['event_id']}", timeout=60)
+
+
+def test_slow_requests(tmp_path, monkeypatch):
+    pytest.importorskip("gradio", reason="the page needs gradio")
+    from ezclip.app import guard
+
+    monkeypatch.setattr(guard, "MAX_UPLOAD_SECONDS", 0.1)
+    arrived, sent = [], []
+
+    async def read(scope, receive, send):
+        while (await receive()).get("more_body"):
+            pass
+
+    async def receive():
+        if len(arrived) == 3:
+            await asyncio.sleep(60)
+        arrived.append(1)
+        return {"type": "http.request", "body": b"a", "more_body": True}
+
+    async def send(message):
+        sent.append(message)
+
+    page = guard.Guard(read, str(tmp_path), 2**20, 2**30)
+    scope = {"type": "http", "method": "POST", "path": guard.UPLOAD, "headers": [(b"host", b"localhost")]}
+    asyncio.run(page(scope, receive, send))
+    assert sent[0]["status"] == 408 and page.expected_bytes == 0
 
 
 @pytest.fixture
@@ -247,6 +284,28 @@ def test_work_ends_when_a_visitor_leaves(handler, tmp_path):
     assert not any("ThreadPool" in thread.name for thread in threading.enumerate())
     *_, last = handler.answer({"path": str(tmp_path / "b.mp4")}, TYPED, window=0.5, stride=0.25)
     assert last[-1].startswith("8 frames of b.mp4")
+
+
+def test_decoding_ends_when_a_visitor_leaves(handler, tmp_path):
+    write_video(tmp_path / "a.mp4", random_clip(0))
+    list(handler.answer({"path": str(tmp_path / "a.mp4")}, TYPED))
+    (child,) = [one for one in psutil.Process().children() if "reader_process" in " ".join(one.cmdline())]
+    child.suspend()  # as a decoder that hangs
+    answer = handler.answer({"path": str(tmp_path / "a.mp4")}, TYPED)
+    next(answer), next(answer)
+    answer.close()
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert not any("ThreadPool" in thread.name for thread in threading.enumerate())
+
+
+def test_video_that_is_removed_while_it_is_read(handler, tmp_path):
+    write_video(tmp_path / "a.mp4", random_clip(0))
+    answer = handler.answer({"path": str(tmp_path / "a.mp4")}, TYPED)
+    while not next(answer)[0]:  # the scores
+        pass
+    (tmp_path / "a.mp4").unlink()
+    with pytest.raises(Exception, match="upload it again|does not exist"):  # after it was opened, or before
+        list(answer)
 
 
 def test_videos_are_decoded_in_another_process(handler, tmp_path):
@@ -277,7 +336,9 @@ def test_remove_old_files(page, clips):
     remove_old_files(str(page[1]), 60)
     assert path.is_file()
     remove_old_files(str(page[1]), -1)
-    assert not any(path.is_file() for path in page[1].rglob("*"))
+    remove_old_files(str(page[1]), -1)
+    (folder,) = page[1].iterdir()
+    assert not list(folder.iterdir())  # nor the folders, which are empty now
     answer = call(page[0], {"path": str(path), "meta": FILE})
     assert "upload it again" in answer
 
