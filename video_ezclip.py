@@ -47,12 +47,13 @@ READ_SIZE = 2**20  # bytes
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 # Parameters of a URL that give access: S3, Google Cloud, Azure, CloudFront and the usual names
 SECRET_NAME = re.compile(
-    r"signature|token|secret|passw|credential|session|auth|access.?key|accessid|key-pair|api.?key|^(sig|pwd|key|policy)$",
+    r"signature|token|secret|passw|credential|session|auth|access.?key|accessid|key-pair|api.?key|hmac|jwt|hdnea|hdnts"
+    r"|^(sig|pwd|key|policy)$",
     re.IGNORECASE,
 )
-PARAMETER = re.compile(r"(?<=[?&;])([\w.%-]{1,100})=[^&;#\s'\"<>)]+")
+PARAMETER = re.compile(r"(?<=[?&;#])([\w.%-]{1,100})=[^&;#\s\"<>]*[^&;#\s\"<>)'.,]")
 SECRETS = (
-    (re.compile(r"(?<=://)[^/?#@\s'\"]+@"), "***@"),
+    (re.compile(r"(?<=://)[^/?#\s'\"]+@"), "***@"),
     (re.compile(r"\b(hf_|sk-)[A-Za-z0-9_-]{8,}"), r"\1***"),
     (re.compile(r"\b(Bearer )\S+", re.IGNORECASE), r"\1***"),
 )
@@ -134,7 +135,11 @@ def mask_secrets(text: str) -> str:
     """Replace passwords, signatures and tokens by `***`: in URLs, in headers, and those of the Hub and of OpenAI."""
     for pattern, replacement in SECRETS:
         text = pattern.sub(replacement, text)
-    return PARAMETER.sub(lambda match: f"{match[1]}=***" if SECRET_NAME.search(match[1]) else match[0], text)
+
+    def mask(match: re.Match) -> str:
+        return f"{match[1]}=***" if SECRET_NAME.search(urllib.parse.unquote(match[1])) else match[0]
+
+    return PARAMETER.sub(mask, text)
 
 
 def describe_video(video) -> str:
@@ -144,6 +149,8 @@ def describe_video(video) -> str:
     if isinstance(video, (str, os.PathLike)):
         # File names need not be valid UTF-8, but printed and written text must be.
         name = os.fspath(video).encode("utf-8", errors="backslashreplace").decode("utf-8")
+        if is_url(name):
+            name = name.replace(" ", "%20")  # a part of it, and not its end
         return mask_secrets(printable(name)) or "''"
     if isinstance(video, (bytes, bytearray, memoryview)):
         return f"<{len(video)} bytes>"

@@ -42,6 +42,10 @@ def test_ordinary_text_stays_as_it_is():
         ("Authorization: Bearer abc.def", "Authorization: Bearer ***"),
         ("hf_abcdefghij and sk-proj-0123456789", "hf_*** and sk-***"),
         ("mail me@example.org", "mail me@example.org"),
+        ("https://me:a@b@h/x@y", "https://***@h/x@y"),
+        ("https://h/a#access_token=1a", "https://h/a#access_token=***"),
+        ("https://h/a?to%6ben=1a&jwt=2b", "https://h/a?to%6ben=***&jwt=***"),
+        ("https://h/a?token=(x)y'z', twice", "https://h/a?token=***', twice"),
     ],
 )
 def test_secrets(text, masked):
