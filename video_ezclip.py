@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -42,6 +42,8 @@ CONTAINERS = (
 PLAYLISTS = ("hls", "concat")  # containers that name other files
 PLAYLIST_PROTOCOLS = ("file", "http", "https", "tcp", "tls", "crypto", "data")
 READ_SIZE = 2**20  # bytes
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # carries addresses of IPv4
+GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")  # `is_global` is also true of what was never assigned
 
 # Control characters but tab and line feed, line separators, changes of the direction of writing, lone surrogates
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -284,7 +286,8 @@ def open_url(url: str, name: str, limits: ReadLimits = DEFAULT_LIMITS) -> Iterat
     if is_http:
         import aiohttp
 
-        options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=limits.max_download_seconds)}
+        timeout = aiohttp.ClientTimeout(total=limits.max_download_seconds)
+        options["client_kwargs"] = {"timeout": timeout, "response_class": _bounded_response()}
         if limits.public_addresses_only:
             options["get_client"] = _get_public_client
     try:
@@ -294,6 +297,27 @@ def open_url(url: str, name: str, limits: ReadLimits = DEFAULT_LIMITS) -> Iterat
         raise
     except Exception as error:  # each file system has its own exception types
         raise VideoReadError(name, f"cannot be fetched ({_root_cause(error)}).", "Check the address.") from error
+
+
+@cache
+def _bounded_response() -> type:
+    import aiohttp
+
+    class BoundedResponse(aiohttp.ClientResponse):
+        """An answer that gives at most the requested range: servers may send more, or compress more into it."""
+
+        async def read(self) -> bytes:
+            wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.request_info.headers.get("Range", ""))
+            if wanted is None:
+                return await super().read()
+            size, parts = int(wanted[2]) - int(wanted[1]) + 1, bytearray()
+            async for part in self.content.iter_any():
+                parts += part
+                if len(parts) > size:
+                    raise OSError("the server sends more than the requested range")
+            return bytes(parts)
+
+    return BoundedResponse
 
 
 async def _get_public_client(**kwargs):
@@ -307,7 +331,10 @@ def _make_public_socket(info: tuple) -> socket.socket:
     address = ipaddress.ip_address(info[4][0].partition("%")[0])
     # IPv6 can carry an address of IPv4.
     address = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None) or address
-    if not address.is_global or address.is_multicast:
+    if address in NAT64:
+        address = ipaddress.IPv4Address(int(address) % 2**32)
+    is_assigned = address.version == 4 or address in GLOBAL_IPV6
+    if not is_assigned or not address.is_global or address.is_multicast:
         raise OSError(f"{address} is not a public address")
     return socket.socket(*info[:3])
 

@@ -5,6 +5,7 @@ import gzip
 import http.server
 import io
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -363,12 +364,12 @@ def test_pictures_of_an_animation(tmp_path):
 
 
 @contextlib.contextmanager
-def serve(answer, host="127.0.0.1"):
-    """Serve every GET by a function of the handler."""
+def serve(answer, host="127.0.0.1", head=lambda handler: handler.send_error(405)):
+    """Serve every GET, and every HEAD, by a function of the handler."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self):
-            self.send_error(405)
+            head(self)
 
         def do_GET(self):
             with contextlib.suppress(OSError):  # the client has enough
@@ -415,6 +416,26 @@ def test_bytes_of_an_answer(answer, read):
 
 
 @pytest.mark.parametrize("read", [read_all, read_stream])
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_bytes_of_a_range(encoding, read):
+    def head(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(2**16))
+        handler.end_headers()
+
+    def more_than_the_range(handler):
+        content = gzip.compress(bytes(2**24)) if encoding == "gzip" else bytes(2**24)
+        handler.send_response(206)
+        handler.send_header("Content-Encoding", encoding)
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    error = pytest.raises(VideoReadError, match="sends more than the requested range")
+    with serve(more_than_the_range, head=head) as url, error:
+        read(url, ReadLimits())
+
+
+@pytest.mark.parametrize("read", [read_all, read_stream])
 def test_time_of_an_answer(read):
     with serve(trickle) as url, pytest.raises(VideoReadError, match="cannot be fetched|`max_download_seconds`"):
         read(url, ReadLimits(max_download_seconds=1))
@@ -445,6 +466,23 @@ def test_only_public_addresses(tmp_path, loopback_server):
     for address in ("memory://clip.mp4", "ftp://127.0.0.1/a.mp4", f"zip://a::{url}/a.zip"):
         with pytest.raises(VideoReadError, match="is not an address of http or https"):
             read_frames(address, limits=public)
+
+
+PRIVATE = ["::7f00:1", "::ffff:7f00:1", "2002:7f00:1::", "64:ff9b::7f00:1", "64:ff9b:1::7f00:1", "fec0::1", "fd00::1"]
+
+
+@pytest.mark.parametrize("address", [*PRIVATE, "0.0.0.0", "169.254.169.254", "fe80::1%eth0"])
+def test_private_addresses_in_other_forms(address):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with pytest.raises(OSError, match="is not a public address"):
+        video_ezclip._make_public_socket((family, socket.SOCK_STREAM, 0, "", (address, 80)))
+
+
+@pytest.mark.parametrize("address", ["64:ff9b::808:808", "2606:4700::1111"])
+def test_public_addresses_of_ipv6(address, monkeypatch):
+    monkeypatch.setattr(socket, "socket", lambda *args: args)
+    info = (socket.AF_INET6, socket.SOCK_STREAM, 0, "", (address, 80))
+    assert video_ezclip._make_public_socket(info) == info[:3]
 
 
 @pytest.mark.parametrize("read", [read_all, read_stream])
