@@ -11,6 +11,7 @@ import re
 import socket
 import time
 import urllib.parse
+import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -871,6 +872,8 @@ class VideoFile:
         self._num_counted = self._num_leading = 0
         self._first_pts, self._is_leading = None, False
         self._num_demuxed = 0
+        if isinstance(self.source, str) or hasattr(self.source, "seek"):
+            self._check_claims()
         if hasattr(self.source, "seek"):
             self.source.seek(0)
         try:
@@ -1119,6 +1122,12 @@ class VideoFile:
         if self._is_scanned:
             self.reopen()
         return self._demux()
+
+    def _check_claims(self):
+        """Raise [`VideoReadError`] if an MP4 or QuickTime file claims too many samples: FFmpeg indexes them."""
+        with open(self.source, "rb") if isinstance(self.source, str) else nullcontext(self.source) as file:
+            if count_claimed_samples(file, self.limits.max_packets) > self.limits.max_packets:
+                raise limit_error(self.name, "claims more samples than allowed", "max_packets", self.limits)
 
     def _cut(self) -> str | None:
         with open(self.source, "rb") if isinstance(self.source, str) else nullcontext(self.source) as file:
@@ -1480,6 +1489,8 @@ def _with_utf8_name(source) -> str | BinaryIO:
 
 
 BOXES = {b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"mfra", b"sidx", b"uuid", b"pnot"}
+# The number of samples in a track, and in a fragment of one. It may be large even if the file is small.
+CLAIMS = re.compile(rb"(?:stsz.{8}|stz2.{8}|trun.{4})(.{4})", re.DOTALL)
 EBML, SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
 SIZE_TOLERANCE = 16  # bytes; some writers store slightly wrong sizes
 
@@ -1531,6 +1542,40 @@ def _end_of_boxes(file: BinaryIO, file_size: int) -> int:
             break
         position += size
     return position
+
+
+def count_claimed_samples(file: BinaryIO, enough: int) -> int:
+    """Return how many samples the headers of an MP4 or QuickTime file claim, at least if more than `enough`."""
+    file.seek(0)
+    count = 0
+    for head in iter(partial(file.read, 16), b""):
+        size, start = int.from_bytes(head[:4], "big"), 8
+        if size == 1:
+            size, start = int.from_bytes(head[8:16], "big"), 16
+        if head[4:8] not in BOXES or (0 < size < start) or count > enough:
+            break
+        file.seek(start - len(head), 1)
+        if head[4:8] in (b"moov", b"moof"):
+            content = file.read(size - start) if size else file.read()
+            count += _count_claims(content, enough)
+        elif size == 0:
+            break
+        else:
+            file.seek(size - start, 1)
+    return count
+
+
+def _count_claims(header: bytes, enough: int) -> int:
+    count = sum(int.from_bytes(number, "big") for number in CLAIMS.findall(header))
+    for match in re.finditer(rb"cmvd(.{4})", header, re.DOTALL):  # a compressed header, as some of QuickTime are
+        if int.from_bytes(match[1], "big") > MAX_KEPT_BYTES:
+            return enough + 1
+        with suppress(zlib.error):
+            inner = zlib.decompressobj().decompress(header[match.end() :], MAX_KEPT_BYTES)
+            count += _count_claims(inner, enough)
+        if count > enough:
+            break
+    return count
 
 
 class _PictureCheck:

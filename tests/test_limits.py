@@ -217,6 +217,24 @@ def test_many_packets_take_little_memory(tmp_path):
     assert peak_megabytes("read_frames(sys.argv[1], lambda n: [0], allow_partial=True)", path) < 200
 
 
+@pytest.mark.parametrize("read", [read_all, read_stream])
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_samples_that_a_file_claims(is_compressed, read, tmp_path):
+    path = write_frames(tmp_path / "a.mp4", (96, 64))
+    content = path.read_bytes()
+    start = content.index(b"stsz") + 4
+    content = content[:start] + struct.pack(">III", 0, 1, 80_000_000) + content[start + 12 :]
+    if is_compressed:
+        start = content.index(b"moov") - 4
+        header = struct.pack(">I", len(content) - start) + zlib.compress(content[start:])
+        for name in (b"cmvd", b"cmov", b"moov"):
+            header = struct.pack(">I4s", len(header) + 8, name) + header
+        content = content[:start] + header
+    path.write_bytes(content)
+    with pytest.raises(VideoReadError, match="claims more samples than allowed; `max_packets` is 2,000,000"):
+        read(path, ReadLimits())
+
+
 def test_stream_may_have_any_length(tmp_path):
     path = write_frames(tmp_path / "long.mp4", (96, 64), num_frames=50)
     read_stream(path, ReadLimits(max_packets=20))
