@@ -258,6 +258,10 @@ class BoundedFile:
     def read(self, size: int = READ_SIZE) -> bytes:
         """Return at most `size` bytes, none at the end."""
         content = self._read(size)
+        # PyAV copies what it gets into a buffer of the requested size, whatever the length.
+        if not isinstance(content, bytes) or len(content) > size:
+            reason = f"gives no bytes, or more than the {size} that are requested."
+            raise VideoReadError(self.name, reason, "Pass a file object that reads bytes.")
         self.num_bytes += len(content)
         if self.num_bytes > self.limits.max_download_bytes:
             raise limit_error(self.name, "is longer than allowed", "max_download_bytes", self.limits)
@@ -872,8 +876,7 @@ class VideoFile:
         self._num_counted = self._num_leading = 0
         self._first_pts, self._is_leading = None, False
         self._num_demuxed = 0
-        if isinstance(self.source, str) or hasattr(self.source, "seek"):
-            self._check_claims()
+        self._check_claims()
         if hasattr(self.source, "seek"):
             self.source.seek(0)
         try:
@@ -1125,6 +1128,8 @@ class VideoFile:
 
     def _check_claims(self):
         """Raise [`VideoReadError`] if an MP4 or QuickTime file claims too many samples: FFmpeg indexes them."""
+        if not isinstance(self.source, str) and not hasattr(self.source, "seek"):
+            return  # a pipe
         with open(self.source, "rb") if isinstance(self.source, str) else nullcontext(self.source) as file:
             if count_claimed_samples(file, self.limits.max_packets) > self.limits.max_packets:
                 raise limit_error(self.name, "claims more samples than allowed", "max_packets", self.limits)

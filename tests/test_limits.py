@@ -473,6 +473,19 @@ def test_endless_pipe():
         read_frames(Pipe(), limits=ReadLimits(max_download_bytes=2**20))
 
 
+@pytest.mark.parametrize("content", [bytes(10**6), "text", None])
+def test_file_object_that_does_not_keep_to_the_size(content):
+    class Pipe:
+        def read(self, size=-1):
+            return content if size else b""
+
+    with pytest.raises(VideoReadError), FrameStream(Pipe()) as stream:
+        next(iter(stream))
+    if content != bytes(10**6):
+        with pytest.raises(VideoReadError, match="gives no bytes"):
+            read_frames(Pipe())
+
+
 def test_only_public_addresses(tmp_path, loopback_server):
     write_video(tmp_path / "clip.mp4", random_clip(0))
     public = ReadLimits(public_addresses_only=True)
