@@ -11,12 +11,13 @@ import re
 import socket
 import time
 import urllib.parse
+import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -42,6 +43,8 @@ CONTAINERS = (
 PLAYLISTS = ("hls", "concat")  # containers that name other files
 PLAYLIST_PROTOCOLS = ("file", "http", "https", "tcp", "tls", "crypto", "data")
 READ_SIZE = 2**20  # bytes
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # carries addresses of IPv4
+GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")  # `is_global` is also true of what was never assigned
 
 # Control characters but tab and line feed, line separators, changes of the direction of writing, lone surrogates
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -262,6 +265,10 @@ class BoundedFile:
     def read(self, size: int = READ_SIZE) -> bytes:
         """Return at most `size` bytes, none at the end."""
         content = self._read(size)
+        # PyAV copies what it gets into a buffer of the requested size, whatever the length.
+        if not isinstance(content, bytes) or len(content) > size:
+            reason = f"gives no bytes, or more than the {size} that are requested."
+            raise VideoReadError(self.name, reason, "Pass a file object that reads bytes.")
         self.num_bytes += len(content)
         if self.num_bytes > self.limits.max_download_bytes:
             raise limit_error(self.name, "is longer than allowed", "max_download_bytes", self.limits)
@@ -291,7 +298,8 @@ def open_url(url: str, name: str, limits: ReadLimits = DEFAULT_LIMITS) -> Iterat
     if is_http:
         import aiohttp
 
-        options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=limits.max_download_seconds)}
+        timeout = aiohttp.ClientTimeout(total=limits.max_download_seconds)
+        options["client_kwargs"] = {"timeout": timeout, "response_class": _bounded_response()}
         if limits.public_addresses_only:
             options["get_client"] = _get_public_client
     try:
@@ -301,6 +309,27 @@ def open_url(url: str, name: str, limits: ReadLimits = DEFAULT_LIMITS) -> Iterat
         raise
     except Exception as error:  # each file system has its own exception types
         raise VideoReadError(name, f"cannot be fetched ({_root_cause(error)}).", "Check the address.") from error
+
+
+@cache
+def _bounded_response() -> type:
+    import aiohttp
+
+    class BoundedResponse(aiohttp.ClientResponse):
+        """An answer that gives at most the requested range: servers may send more, or compress more into it."""
+
+        async def read(self) -> bytes:
+            wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.request_info.headers.get("Range", ""))
+            if wanted is None:
+                return await super().read()
+            size, parts = int(wanted[2]) - int(wanted[1]) + 1, bytearray()
+            async for part in self.content.iter_any():
+                parts += part
+                if len(parts) > size:
+                    raise OSError("the server sends more than the requested range")
+            return bytes(parts)
+
+    return BoundedResponse
 
 
 async def _get_public_client(**kwargs):
@@ -314,7 +343,10 @@ def _make_public_socket(info: tuple) -> socket.socket:
     address = ipaddress.ip_address(info[4][0].partition("%")[0])
     # IPv6 can carry an address of IPv4.
     address = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None) or address
-    if not address.is_global or address.is_multicast:
+    if address in NAT64:
+        address = ipaddress.IPv4Address(int(address) % 2**32)
+    is_assigned = address.version == 4 or address in GLOBAL_IPV6
+    if not is_assigned or not address.is_global or address.is_multicast:
         raise OSError(f"{address} is not a public address")
     return socket.socket(*info[:3])
 
@@ -851,6 +883,7 @@ class VideoFile:
         self._num_counted = self._num_leading = 0
         self._first_pts, self._is_leading = None, False
         self._num_demuxed = 0
+        self._check_claims()
         if hasattr(self.source, "seek"):
             self.source.seek(0)
         try:
@@ -1099,6 +1132,14 @@ class VideoFile:
         if self._is_scanned:
             self.reopen()
         return self._demux()
+
+    def _check_claims(self):
+        """Raise [`VideoReadError`] if an MP4 or QuickTime file claims too many samples: FFmpeg indexes them."""
+        if not isinstance(self.source, str) and not hasattr(self.source, "seek"):
+            return  # a pipe
+        with open(self.source, "rb") if isinstance(self.source, str) else nullcontext(self.source) as file:
+            if count_claimed_samples(file, self.limits.max_packets) > self.limits.max_packets:
+                raise limit_error(self.name, "claims more samples than allowed", "max_packets", self.limits)
 
     def _cut(self) -> str | None:
         with open(self.source, "rb") if isinstance(self.source, str) else nullcontext(self.source) as file:
@@ -1460,6 +1501,8 @@ def _with_utf8_name(source) -> str | BinaryIO:
 
 
 BOXES = {b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"mfra", b"sidx", b"uuid", b"pnot"}
+# The number of samples in a track, and in a fragment of one. It may be large even if the file is small.
+CLAIMS = re.compile(rb"(?:stsz.{8}|stz2.{8}|trun.{4})(.{4})", re.DOTALL)
 EBML, SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
 SIZE_TOLERANCE = 16  # bytes; some writers store slightly wrong sizes
 
@@ -1511,6 +1554,40 @@ def _end_of_boxes(file: BinaryIO, file_size: int) -> int:
             break
         position += size
     return position
+
+
+def count_claimed_samples(file: BinaryIO, enough: int) -> int:
+    """Return how many samples the headers of an MP4 or QuickTime file claim, at least if more than `enough`."""
+    file.seek(0)
+    count = 0
+    for head in iter(partial(file.read, 16), b""):
+        size, start = int.from_bytes(head[:4], "big"), 8
+        if size == 1:
+            size, start = int.from_bytes(head[8:16], "big"), 16
+        if head[4:8] not in BOXES or (0 < size < start) or count > enough:
+            break
+        file.seek(start - len(head), 1)
+        if head[4:8] in (b"moov", b"moof"):
+            content = file.read(size - start) if size else file.read()
+            count += _count_claims(content, enough)
+        elif size == 0:
+            break
+        else:
+            file.seek(size - start, 1)
+    return count
+
+
+def _count_claims(header: bytes, enough: int) -> int:
+    count = sum(int.from_bytes(number, "big") for number in CLAIMS.findall(header))
+    for match in re.finditer(rb"cmvd(.{4})", header, re.DOTALL):  # a compressed header, as some of QuickTime are
+        if int.from_bytes(match[1], "big") > MAX_KEPT_BYTES:
+            return enough + 1
+        with suppress(zlib.error):
+            inner = zlib.decompressobj().decompress(header[match.end() :], MAX_KEPT_BYTES)
+            count += _count_claims(inner, enough)
+        if count > enough:
+            break
+    return count
 
 
 class _PictureCheck:

@@ -5,6 +5,7 @@ import gzip
 import http.server
 import io
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -216,6 +217,24 @@ def test_many_packets_take_little_memory(tmp_path):
     assert peak_megabytes("read_frames(sys.argv[1], lambda n: [0], allow_partial=True)", path) < 200
 
 
+@pytest.mark.parametrize("read", [read_all, read_stream])
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_samples_that_a_file_claims(is_compressed, read, tmp_path):
+    path = write_frames(tmp_path / "a.mp4", (96, 64))
+    content = path.read_bytes()
+    start = content.index(b"stsz") + 4
+    content = content[:start] + struct.pack(">III", 0, 1, 80_000_000) + content[start + 12 :]
+    if is_compressed:
+        start = content.index(b"moov") - 4
+        header = struct.pack(">I", len(content) - start) + zlib.compress(content[start:])
+        for name in (b"cmvd", b"cmov", b"moov"):
+            header = struct.pack(">I4s", len(header) + 8, name) + header
+        content = content[:start] + header
+    path.write_bytes(content)
+    with pytest.raises(VideoReadError, match="claims more samples than allowed; `max_packets` is 2,000,000"):
+        read(path, ReadLimits())
+
+
 def test_stream_may_have_any_length(tmp_path):
     path = write_frames(tmp_path / "long.mp4", (96, 64), num_frames=50)
     read_stream(path, ReadLimits(max_packets=20))
@@ -363,12 +382,12 @@ def test_pictures_of_an_animation(tmp_path):
 
 
 @contextlib.contextmanager
-def serve(answer, host="127.0.0.1"):
-    """Serve every GET by a function of the handler."""
+def serve(answer, host="127.0.0.1", head=lambda handler: handler.send_error(405)):
+    """Serve every GET, and every HEAD, by a function of the handler."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_HEAD(self):
-            self.send_error(405)
+            head(self)
 
         def do_GET(self):
             with contextlib.suppress(OSError):  # the client has enough
@@ -415,6 +434,26 @@ def test_bytes_of_an_answer(answer, read):
 
 
 @pytest.mark.parametrize("read", [read_all, read_stream])
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_bytes_of_a_range(encoding, read):
+    def head(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(2**16))
+        handler.end_headers()
+
+    def more_than_the_range(handler):
+        content = gzip.compress(bytes(2**24)) if encoding == "gzip" else bytes(2**24)
+        handler.send_response(206)
+        handler.send_header("Content-Encoding", encoding)
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    error = pytest.raises(VideoReadError, match="sends more than the requested range")
+    with serve(more_than_the_range, head=head) as url, error:
+        read(url, ReadLimits())
+
+
+@pytest.mark.parametrize("read", [read_all, read_stream])
 def test_time_of_an_answer(read):
     with serve(trickle) as url, pytest.raises(VideoReadError, match="cannot be fetched|`max_download_seconds`"):
         read(url, ReadLimits(max_download_seconds=1))
@@ -434,6 +473,19 @@ def test_endless_pipe():
         read_frames(Pipe(), limits=ReadLimits(max_download_bytes=2**20))
 
 
+@pytest.mark.parametrize("content", [bytes(10**6), "text", None])
+def test_file_object_that_does_not_keep_to_the_size(content):
+    class Pipe:
+        def read(self, size=-1):
+            return content if size else b""
+
+    with pytest.raises(VideoReadError), FrameStream(Pipe()) as stream:
+        next(iter(stream))
+    if content != bytes(10**6):
+        with pytest.raises(VideoReadError, match="gives no bytes"):
+            read_frames(Pipe())
+
+
 def test_only_public_addresses(tmp_path, loopback_server):
     write_video(tmp_path / "clip.mp4", random_clip(0))
     public = ReadLimits(public_addresses_only=True)
@@ -445,6 +497,23 @@ def test_only_public_addresses(tmp_path, loopback_server):
     for address in ("memory://clip.mp4", "ftp://127.0.0.1/a.mp4", f"zip://a::{url}/a.zip"):
         with pytest.raises(VideoReadError, match="is not an address of http or https"):
             read_frames(address, limits=public)
+
+
+PRIVATE = ["::7f00:1", "::ffff:7f00:1", "2002:7f00:1::", "64:ff9b::7f00:1", "64:ff9b:1::7f00:1", "fec0::1", "fd00::1"]
+
+
+@pytest.mark.parametrize("address", [*PRIVATE, "0.0.0.0", "169.254.169.254", "fe80::1%eth0"])
+def test_private_addresses_in_other_forms(address):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with pytest.raises(OSError, match="is not a public address"):
+        video_ezclip._make_public_socket((family, socket.SOCK_STREAM, 0, "", (address, 80)))
+
+
+@pytest.mark.parametrize("address", ["64:ff9b::808:808", "2606:4700::1111"])
+def test_public_addresses_of_ipv6(address, monkeypatch):
+    monkeypatch.setattr(socket, "socket", lambda *args: args)
+    info = (socket.AF_INET6, socket.SOCK_STREAM, 0, "", (address, 80))
+    assert video_ezclip._make_public_socket(info) == info[:3]
 
 
 @pytest.mark.parametrize("read", [read_all, read_stream])
