@@ -249,9 +249,7 @@ def check_pixels(width: int, height: int, name: str, limits: ReadLimits):
 
 class BoundedFile:
     """
-    A file object that gives at most `max_download_bytes`. It can seek if the file inside can.
-
-    `num_bytes` counts the bytes. Set it to 0 to begin again.
+    A file object that gives at most `max_download_bytes` within `max_download_seconds`. It can seek if `file` can.
     """
 
     def __init__(self, file, name: str, limits: ReadLimits):
@@ -259,8 +257,12 @@ class BoundedFile:
         self._read = getattr(file, "read1", file.read)
         if getattr(file, "seekable", lambda: False)():
             self.seek, self.tell = file.seek, file.tell
-        self.name, self.limits, self.num_bytes = name, limits, 0
-        self.deadline = time.monotonic() + limits.max_download_seconds
+        self.name, self.limits = name, limits
+        self.renew()
+
+    def renew(self):
+        """Count bytes and time from now on."""
+        self.num_bytes, self.deadline = 0, time.monotonic() + self.limits.max_download_seconds
 
     def read(self, size: int = READ_SIZE) -> bytes:
         """Return at most `size` bytes, none at the end."""
@@ -269,6 +271,8 @@ class BoundedFile:
         if not isinstance(content, bytes) or len(content) > size:
             reason = f"gives no bytes, or more than the {size} that are requested."
             raise VideoReadError(self.name, reason, "Pass a file object that reads bytes.")
+        if time.monotonic() > self.deadline:
+            raise limit_error(self.name, "takes longer to fetch than allowed", "max_download_seconds", self.limits)
         self.num_bytes += len(content)
         if self.num_bytes > self.limits.max_download_bytes:
             raise limit_error(self.name, "is longer than allowed", "max_download_bytes", self.limits)
@@ -279,8 +283,6 @@ class BoundedFile:
         parts = bytearray()
         while content := self.read():
             parts += content
-            if time.monotonic() > self.deadline:
-                raise limit_error(self.name, "takes longer to fetch than allowed", "max_download_seconds", self.limits)
         return bytes(parts)
 
 
@@ -521,8 +523,14 @@ class Clip:
             raise
 
     def frames(self, numbers: list[int]) -> np.ndarray:
-        """Return the frames of these numbers, in this order and with repeats."""
-        return np.stack([self.images[number] for number in numbers])
+        """Take the frames of these numbers, in this order and with repeats."""
+        last = {number: position for position, number in enumerate(numbers)}
+        frames = np.empty((len(numbers), *self.images[numbers[0]].shape), self.images[numbers[0]].dtype)
+        for position, number in enumerate(numbers):
+            frames[position] = self.images[number]
+            if position == last[number]:
+                del self.images[number]  # so that the clip is in memory only once
+        return frames
 
 
 def is_single_video(videos) -> bool:
@@ -766,6 +774,7 @@ FLAGGING_CODECS = ("h264", "mpeg4")  # their decoder flags damaged frames
 # decord returns wrong frames by index in other codecs: in HEVC, WMV2 and MPEG-2 they are up to 12 frames off.
 DECORD_INDEXED_CODECS = ("h264", "mpeg4", "vp9", "mjpeg", "ffv1")
 MAX_KEPT_BYTES = 2**26  # of the packets of a file; those of larger files are read again
+MIN_SAMPLE_BYTES = 64  # that a file has for each sample that it claims, on average
 PACKET_BYTES = 1000  # that a packet takes beside its content
 
 # Maps the display times of all frames to the 0-based indices to decode.
@@ -1138,7 +1147,9 @@ class VideoFile:
         if not isinstance(self.source, str) and not hasattr(self.source, "seek"):
             return  # a pipe
         with open(self.source, "rb") if isinstance(self.source, str) else nullcontext(self.source) as file:
-            if count_claimed_samples(file, self.limits.max_packets) > self.limits.max_packets:
+            # A recording of many hours has more samples than packets are allowed, and is large.
+            most = max(self.limits.max_packets, file.seek(0, 2) // MIN_SAMPLE_BYTES)
+            if count_claimed_samples(file, most) > most:
                 raise limit_error(self.name, "claims more samples than allowed", "max_packets", self.limits)
 
     def _cut(self) -> str | None:
@@ -1501,8 +1512,9 @@ def _with_utf8_name(source) -> str | BinaryIO:
 
 
 BOXES = {b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"moof", b"mfra", b"sidx", b"uuid", b"pnot"}
-# The number of samples in a track, and in a fragment of one. It may be large even if the file is small.
-CLAIMS = re.compile(rb"(?:stsz.{8}|stz2.{8}|trun.{4})(.{4})", re.DOTALL)
+# The number of samples in a track, and in a fragment of one. It may be large even if the file is small. The first
+# group is the size of all samples, if they are equally large, as in sound without compression.
+CLAIMS = re.compile(rb"(?:stsz.{4}(.{4})|stz2.{8}|trun.{4})(.{4})", re.DOTALL)
 EBML, SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
 SIZE_TOLERANCE = 16  # bytes; some writers store slightly wrong sizes
 
@@ -1557,9 +1569,13 @@ def _end_of_boxes(file: BinaryIO, file_size: int) -> int:
 
 
 def count_claimed_samples(file: BinaryIO, enough: int) -> int:
-    """Return how many samples the headers of an MP4 or QuickTime file claim, at least if more than `enough`."""
+    """
+    Return how many samples the headers of an MP4 or QuickTime file claim; if more than `enough`, not all of them.
+
+    Equally large samples count only if the file cannot hold them.
+    """
+    num_bytes, count = file.seek(0, 2), 0
     file.seek(0)
-    count = 0
     for head in iter(partial(file.read, 16), b""):
         size, start = int.from_bytes(head[:4], "big"), 8
         if size == 1:
@@ -1569,7 +1585,7 @@ def count_claimed_samples(file: BinaryIO, enough: int) -> int:
         file.seek(start - len(head), 1)
         if head[4:8] in (b"moov", b"moof"):
             content = file.read(size - start) if size else file.read()
-            count += _count_claims(content, enough)
+            count += _count_claims(content, enough, num_bytes)
         elif size == 0:
             break
         else:
@@ -1577,14 +1593,17 @@ def count_claimed_samples(file: BinaryIO, enough: int) -> int:
     return count
 
 
-def _count_claims(header: bytes, enough: int) -> int:
-    count = sum(int.from_bytes(number, "big") for number in CLAIMS.findall(header))
+def _count_claims(header: bytes, enough: int, num_bytes: int) -> int:
+    count = 0
+    for match in CLAIMS.finditer(header):
+        size, number = (int.from_bytes(group or b"", "big") for group in match.groups())
+        count += number if size == 0 or size * number > num_bytes else 0
     for match in re.finditer(rb"cmvd(.{4})", header, re.DOTALL):  # a compressed header, as some of QuickTime are
         if int.from_bytes(match[1], "big") > MAX_KEPT_BYTES:
             return enough + 1
         with suppress(zlib.error):
             inner = zlib.decompressobj().decompress(header[match.end() :], MAX_KEPT_BYTES)
-            count += _count_claims(inner, enough)
+            count += _count_claims(inner, enough, num_bytes)
         if count > enough:
             break
     return count

@@ -320,6 +320,19 @@ def test_ticks_of_a_video_that_lasts_for_ever(tmp_path):
 # ---- Pictures ----
 
 
+def test_sound_without_compression(tmp_path):
+    path = tmp_path / "a.mov"
+    with av.open(str(path), "w") as container:
+        video, sound = container.add_stream("mpeg4", 10), container.add_stream("pcm_s16le", 8000, layout="mono")
+        video.width, video.height, video.pix_fmt = 96, 64, "yuv420p"
+        container.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((64, 96, 3), np.uint8))))
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), "s16", "mono")
+        samples.rate, samples.time_base = 8000, Fraction(1, 8000)
+        container.mux(sound.encode(samples))
+        container.mux(video.encode())
+    assert len(read_frames(str(path), limits=ReadLimits(max_packets=100))[0]) == 1  # of 8000 samples
+
+
 def test_pictures_by_their_formats(tmp_path):
     folder = tmp_path / "frames"
     folder.mkdir()

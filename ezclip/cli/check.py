@@ -44,6 +44,8 @@ from video_ezclip import (
     BACKENDS,
     VideoFramesMetadata,
     VideoReadError,
+    describe_video,
+    is_url,
     local_path,
     require_backend,
     uniform_frame_indices,
@@ -105,6 +107,8 @@ def list_sources(videos: datasets.Dataset) -> dict[str, Source]:
     column = videos.data.column("video")
     is_text = pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)
     files = list(videos["video" if is_text else "name"])
+    if is_text:  # an address may hold a password
+        files = [describe_video(file) if is_url(file) else file for file in files]
     if pyarrow.types.is_struct(column.type):
         column = pyarrow.compute.struct_field(column, "bytes")
     is_content = pyarrow.types.is_binary(column.type) or pyarrow.types.is_large_binary(column.type)
@@ -112,7 +116,8 @@ def list_sources(videos: datasets.Dataset) -> dict[str, Source]:
     counts = Counter(file for file, size in zip(files, sizes) if size is not None)
     sources = {}
     for number, (file, size) in enumerate(zip(files, sizes)):
-        if size is not None and counts[file] > 1:  # files of several archives
+        is_one_of_several = counts[file] > 1 if size is not None else "***" in file and file in sources
+        if is_one_of_several:  # files of several archives, or addresses that differ in what is masked
             file = f"{file} (row {number})"
         sources.setdefault(file, Source(number, size))
     return sources

@@ -373,7 +373,7 @@ def _is_frame_folder(path: Path) -> bool:
 
 
 def _rows(found: list[tuple[str, int]]) -> datasets.Dataset:
-    paths, labels = ([row[column] for row in found] for column in (0, 1))
+    paths, labels = [path for path, _ in found], [label for _, label in found]
     names = list(map(describe_video, paths))
     columns = {"video": list(map(_as_utf8, paths)), "label": labels, "name": names, "row": range(len(found))}
     return datasets.Dataset.from_dict(columns)

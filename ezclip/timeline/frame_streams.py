@@ -218,7 +218,7 @@ class _StreamedFile(VideoFile):
         if frames:  # A stream of any length is read as long as it gives frames.
             self._num_demuxed = 0
             if isinstance(self.source, BoundedFile):
-                self.source.num_bytes = 0
+                self.source.renew()
         return frames
 
     def _cut(self) -> str | None:

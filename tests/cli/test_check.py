@@ -253,6 +253,15 @@ def test_dataset(good, tmp_path):
     assert marked(check(tmp_path, *argv)[1]) == set(rows) - {"row 4"}  # it shows no change
 
 
+def test_secrets_of_addresses_stay_out_of_the_table(tmp_path, loopback_server, capsys):
+    write_video(tmp_path / "a.mp4", random_clip(0))
+    with loopback_server(tmp_path) as url:
+        (tmp_path / "list.txt").write_text("".join(f"{url}/a.mp4?token=s3cret{number} 12 0\n" for number in range(2)))
+        status, rows = check(tmp_path, "--video_list", tmp_path / "list.txt")
+    assert status == 0 and sorted(rows) == ["a.mp4?token=***", "a.mp4?token=*** (row 1)"]
+    assert "s3cret" not in (tmp_path / "videos.csv").read_text() + capsys.readouterr().out
+
+
 def test_folders_of_frames(tmp_path):
     for name in ("whole", "spoiled"):
         (tmp_path / "videos" / "class" / name).mkdir(parents=True)
