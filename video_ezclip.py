@@ -248,9 +248,7 @@ def check_pixels(width: int, height: int, name: str, limits: ReadLimits):
 
 
 class BoundedFile:
-    """
-    A file object that gives at most `max_download_bytes` within `max_download_seconds`. It can seek if `file` can.
-    """
+    """A file object that gives at most `max_download_bytes` in `max_download_seconds`. It can seek if `file` can."""
 
     def __init__(self, file, name: str, limits: ReadLimits):
         # `read1` returns the bytes that have arrived. `read` waits until it has as many as requested.
@@ -268,7 +266,7 @@ class BoundedFile:
         """Return at most `size` bytes, none at the end."""
         content = self._read(size)
         # PyAV copies what it gets into a buffer of the requested size, whatever the length.
-        if not isinstance(content, bytes) or len(content) > size:
+        if not isinstance(content, (bytes, bytearray, memoryview)) or len(content) > size:
             reason = f"gives no bytes, or more than the {size} that are requested."
             raise VideoReadError(self.name, reason, "Pass a file object that reads bytes.")
         if time.monotonic() > self.deadline:
@@ -276,7 +274,7 @@ class BoundedFile:
         self.num_bytes += len(content)
         if self.num_bytes > self.limits.max_download_bytes:
             raise limit_error(self.name, "is longer than allowed", "max_download_bytes", self.limits)
-        return content
+        return bytes(content)
 
     def read_all(self) -> bytes:
         """Return the rest of the file."""

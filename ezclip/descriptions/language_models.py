@@ -413,5 +413,4 @@ def _interruptible(results: IMapIterator) -> Iterator:
 
 
 def _shortened(value: object) -> str:
-    text = printable(" ".join(str(value).split()))
-    return mask_secrets(text[:1000])[:300]  # secrets are masked in a text of bounded length: it takes long
+    return mask_secrets(printable(" ".join(str(value).split())))[:300]
