@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 from PIL import Image
 from starlette.middleware import Middleware
 
@@ -42,6 +43,7 @@ MAX_MAPS = 3  # labels whose maps are drawn
 MAX_WAITING = 32
 TICK = 0.25  # seconds between two looks for a visitor who has left
 MAX_FRAME_PIXELS = 4096 * 2304
+DRAWN_PIXELS = 1920 * 1088  # of a frame in pictures
 MAX_PACKET_RATE = 300  # packets of picture and sound in a second
 READER_BYTES = 2**31  # memory of the process that decodes
 EMPTY_OUTPUTS = [None, "", None, None, ""]  # scores, segments, timeline, attention, words
@@ -215,6 +217,7 @@ class _RequestHandler:
 
     def __init__(self, classifier: ZeroShotVideoClassificationPipeline, settings: AppSettings, upload_folder: str):
         self.classifier, self.settings, self.upload_folder = classifier, settings, upload_folder
+        self.processor: Any = classifier.processor
         self.reader = IsolatedReader(
             settings.max_answer_seconds, READER_BYTES, backend="pyav", limits=settings.read_limits
         )
@@ -261,9 +264,8 @@ class _RequestHandler:
         options = {"hypothesis_template": sentences, "background_labels": others or None}
         options = {name: value for name, value in options.items() if value is not None}
         deadline = time.monotonic() + self.settings.max_answer_seconds
-        processor: Any = self.classifier.processor
-        sampler, resize = processor.get_sampler(), processor.resize_frame
-        clip = yield from self._until_done(lambda: self.reader(video, sampler, resize, allow_partial=partial))
+        sampler = self.processor.get_sampler()
+        clip = yield from self._until_done(lambda: self.reader(video, sampler, self._shrink, allow_partial=partial))
         check_length(clip[1].duration or 0.0, stride, self.settings.max_seconds)
         found = self.classifier(clip[0], candidate_labels=names, **options)
         scores = {NONE_OF_THESE if one["label"] is None else one["label"]: one["score"] for one in found}
@@ -294,13 +296,18 @@ class _RequestHandler:
         attention = look_at_video(
             os.path.basename(video),
             self.classifier.model,
-            processor,
+            self.processor,
             best,
             templates=sentences,
             read=lambda *_: clip,
         )
         words = describe_attention(attention)
         yield [scores, table, picture, gr.Image(value=draw_attention(attention), alt_text=words), words]
+
+    def _shrink(self, frame: np.ndarray) -> np.ndarray:
+        """Return a frame for the model and for the pictures. The processor would resize a large one later."""
+        is_large = frame.shape[0] * frame.shape[1] > DRAWN_PIXELS
+        return self.processor.resize_frame(frame) if is_large else frame
 
     def _until_done(self, work: Callable) -> Iterator[list]:
         """
