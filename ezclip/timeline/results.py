@@ -3,7 +3,6 @@
 import csv
 import html
 import io
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -13,8 +12,9 @@ import numpy as np
 
 from ezclip.errors import DataError
 from ezclip.timeline.segments import Segment, merge_windows, smooth
-from ezclip.utils.files import replacing
+from ezclip.utils.files import as_json_line, replacing
 from ezclip.utils.tables import as_csv_cell
+from video_ezclip import printable
 
 
 FORMATS = (".json", ".csv", ".srt", ".vtt", ".png", ".svg")
@@ -88,7 +88,7 @@ class Timeline:
 
     def to_json(self) -> str:
         """Return [`~Timeline.to_dict`] as a line of JSON."""
-        return json.dumps(self.to_dict(), ensure_ascii=False) + "\n"
+        return as_json_line(self.to_dict())
 
     def to_csv(self) -> str:
         """Return the segments as CSV: `start,end,label,score`."""
@@ -168,7 +168,7 @@ def _cues(segments: list[Segment], mark: str, escape: Callable[[str], str]) -> I
     for segment in segments:
         start, end = (as_clock(time, 3, mark).zfill(len("00:00:00.000")) for time in (segment.start, segment.end))
         # A line break would end the text, an empty line the subtitle.
-        yield f"{start} --> {end}\n{escape(' '.join(segment.label.split()))} ({100 * segment.score:.0f} %)\n"
+        yield f"{start} --> {end}\n{escape(printable(' '.join(segment.label.split())))} ({100 * segment.score:.0f} %)\n"
 
 
 def _draw(timeline: Timeline, path: Path, temporary: Path):
