@@ -168,7 +168,8 @@ def _cues(segments: list[Segment], mark: str, escape: Callable[[str], str]) -> I
     for segment in segments:
         start, end = (as_clock(time, 3, mark).zfill(len("00:00:00.000")) for time in (segment.start, segment.end))
         # A line break would end the text, an empty line the subtitle.
-        yield f"{start} --> {end}\n{escape(printable(' '.join(segment.label.split())))} ({100 * segment.score:.0f} %)\n"
+        label = escape(printable(" ".join(segment.label.split())))
+        yield f"{start} --> {end}\n{label} ({100 * segment.score:.0f} %)\n"
 
 
 def _draw(timeline: Timeline, path: Path, temporary: Path):
