@@ -84,14 +84,14 @@ class Guard:
             limit, seconds = MAX_REQUEST_BYTES, MAX_REQUEST_SECONDS
             what = "The request is too large."
         inside = _Request(scope, receive, send, limit, seconds)
-        expected = min(inside.content_length or limit, limit) if is_upload else 0
+        if inside.content_length > limit:
+            return await PlainTextResponse(what, 413)(scope, receive, send)
+        expected = (inside.content_length or limit) if is_upload else 0
         if is_upload and not self._has_room(expected):
             text = f"The page is full. Files are removed after {KEPT_SECONDS // 60} minutes: try again then."
             return await PlainTextResponse(text, 503)(scope, receive, send)
         self.expected_bytes += expected
         try:
-            if inside.content_length > limit:
-                raise _TooLargeError
             if scope["method"] == "POST" and not is_upload and (problem := self._find_problem(await inside.read())):
                 return await PlainTextResponse(problem, 400)(scope, receive, send)
             await self.app(scope, inside.receive, inside.send)
