@@ -83,7 +83,7 @@ class ReadLimits:
     max_pixels: int = _limit(8192 * 4320, "largest frame or picture, in pixels")
     max_clip_bytes: int = _limit(2**32, "largest clip in memory, in bytes, after its frames are cropped")
     max_packets: int = _limit(2_000_000, "packets of a file, sound included; of a stream, packets without a frame")
-    max_download_bytes: int = _limit(2**30, "largest file to fetch; of a stream, bytes without a frame")
+    max_download_bytes: int = _limit(2**30, "largest file to fetch, or picture; of a stream, bytes without a frame")
     max_download_seconds: float = _limit(600.0, "longest time to fetch a file")
     allow_playlists: bool = _limit(False, "whether to read playlists (HLS, concat), which name other files")
     public_addresses_only: bool = _limit(False, "whether URLs must be of http or https and lead to public addresses")
@@ -233,6 +233,8 @@ def open_picture(path, name: str, limits: ReadLimits = DEFAULT_LIMITS) -> Image.
     """
     if isinstance(path, (str, Path)):
         check_regular_file(path, name)
+        if os.path.getsize(path) > limits.max_download_bytes:  # Pillow reads some formats as a whole
+            raise limit_error(name, "is a larger file than allowed", "max_download_bytes", limits)
     try:
         picture = Image.open(path, formats=IMAGE_FORMATS)
     except Image.DecompressionBombError as error:

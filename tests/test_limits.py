@@ -376,6 +376,15 @@ def test_pixels_of_pictures(as_folder, tmp_path):
     assert peak_megabytes("read_frames(sys.argv[1])", tmp_path) < 100
 
 
+def test_bytes_of_pictures(tmp_path):
+    with open(tmp_path / "0.webp", "wb") as file:
+        file.write(b"RIFF\xf8\xff\x1f\0WEBPVP8 ")
+        file.truncate(2**21)
+    for video in (tmp_path, tmp_path / "0.webp"):
+        with pytest.raises(VideoReadError, match="a larger file than allowed; `max_download_bytes` is 1,048,576"):
+            read_frames(str(video), limits=ReadLimits(max_download_bytes=2**20))
+
+
 def test_pixels_of_given_images():
     with pytest.raises(VideoReadError, match="`max_pixels`"):
         read_frames([Image.new("1", (400, 300))], limits=SMALL)
