@@ -106,7 +106,7 @@ class VideoReadError(ValueError):
     """
 
     def __init__(self, video: str, reason: str, remedy: str, backend: str | None = None):
-        video, reason, remedy = (mask_secrets(printable(text)) for text in (video, reason, remedy))
+        video, reason, remedy = map(clean, (video, reason, remedy))
         super().__init__(video, reason, remedy, backend)
         self.video, self.reason, self.remedy, self.backend = video, reason, remedy, backend
 
@@ -145,6 +145,11 @@ def mask_secrets(text: str) -> str:
     return PARAMETER.sub(mask, text)
 
 
+def clean(text: str) -> str:
+    """Return a text that is safe to show and to write: [`printable`], and without secrets ([`mask_secrets`])."""
+    return mask_secrets(printable(text))
+
+
 def describe_video(video) -> str:
     """Return a name of `video` for messages and results: its path, if it has one, printable and without secrets."""
     if isinstance(video, dict):
@@ -154,13 +159,13 @@ def describe_video(video) -> str:
         name = os.fspath(video).encode("utf-8", errors="backslashreplace").decode("utf-8")
         if is_url(name):
             name = name.replace(" ", "%20")  # a part of it, and not its end
-        return mask_secrets(printable(name)) or "''"
+        return clean(name) or "''"
     if isinstance(video, (bytes, bytearray, memoryview)):
         return f"<{len(video)} bytes>"
     if hasattr(video, "shape"):
         return f"<array of shape {tuple(video.shape)}>"
     if hasattr(video, "read"):
-        return mask_secrets(printable(str(getattr(video, "name", "<file object>"))))
+        return clean(str(getattr(video, "name", "<file object>")))
     return f"<{type(video).__name__}>"
 
 
@@ -1142,18 +1147,21 @@ class VideoFile:
             self.reopen()
         return self._demux()
 
+    def _open_bytes(self):
+        return open(self.source, "rb") if isinstance(self.source, str) else nullcontext(self.source)
+
     def _check_claims(self):
         """Raise [`VideoReadError`] if an MP4 or QuickTime file claims too many samples: FFmpeg indexes them."""
         if not isinstance(self.source, str) and not hasattr(self.source, "seek"):
             return  # a pipe
-        with open(self.source, "rb") if isinstance(self.source, str) else nullcontext(self.source) as file:
+        with self._open_bytes() as file:
             # A recording of many hours has more samples than packets are allowed, and is large.
             most = max(self.limits.max_packets, file.seek(0, 2) // MIN_SAMPLE_BYTES)
             if count_claimed_samples(file, most) > most:
                 raise limit_error(self.name, "claims more samples than allowed", "max_packets", self.limits)
 
     def _cut(self) -> str | None:
-        with open(self.source, "rb") if isinstance(self.source, str) else nullcontext(self.source) as file:
+        with self._open_bytes() as file:
             cut = find_cut(file)
         return None if cut is None else f"is cut off: {cut[0]} of {cut[1]} bytes are there."
 

@@ -1,20 +1,19 @@
 """Errors for users: each message says what is wrong and how to fix it. It is safe to print."""
 
-from video_ezclip import mask_secrets, printable
+from video_ezclip import clean
 
 
-class DataError(ValueError):
+class _CleanError(ValueError):
+    def __init__(self, message: str = ""):
+        super().__init__(clean(message))
+
+
+class DataError(_CleanError):
     """Data, labels or options cannot be used."""
 
-    def __init__(self, message: str = ""):
-        super().__init__(mask_secrets(printable(message)))
 
-
-class ModelError(ValueError):
+class ModelError(_CleanError):
     """A model, processor or tokenizer cannot be used."""
-
-    def __init__(self, message: str = ""):
-        super().__init__(mask_secrets(printable(message)))
 
 
 def first_line(error: object) -> str:

@@ -25,7 +25,7 @@ from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError, Response
 from ezclip.descriptions.questions import Question
 from ezclip.errors import ModelError
 from ezclip.utils.messages import get_logger
-from video_ezclip import mask_secrets, printable
+from video_ezclip import clean
 
 
 logger = get_logger(__name__)
@@ -413,4 +413,4 @@ def _interruptible(results: IMapIterator) -> Iterator:
 
 
 def _shortened(value: object) -> str:
-    return mask_secrets(printable(" ".join(str(value).split())))[:300]
+    return clean(" ".join(str(value).split()))[:300]

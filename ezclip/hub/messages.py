@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from huggingface_hub import get_token
 
-from video_ezclip import mask_secrets, printable
+from video_ezclip import clean
 
 
 def without_token(text: object) -> str:
@@ -15,7 +15,7 @@ def without_token(text: object) -> str:
     text = str(text)
     if token := get_token():
         text = text.replace(token, "***")
-    return mask_secrets(printable(text))
+    return clean(text)
 
 
 @contextmanager

@@ -5,12 +5,12 @@ from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
-from video_ezclip import mask_secrets, printable
+from video_ezclip import clean
 
 
 def say(text: object, **kwargs):
     """Print a text that may hold labels, file names or what a server sent. `kwargs` are those of `print`."""
-    print(mask_secrets(printable(str(text))), **kwargs)
+    print(clean(str(text)), **kwargs)
 
 
 def get_logger(name: str = "ezclip") -> Any:
@@ -23,7 +23,7 @@ def get_logger(name: str = "ezclip") -> Any:
 class _Cleaner(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Clean the message of a record."""
-        record.msg, record.args = mask_secrets(printable(record.getMessage())), ()
+        record.msg, record.args = clean(record.getMessage()), ()
         return True
 
 
