@@ -32,7 +32,12 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageOps, ImageSequence
 
 
+MAX_NAMED = 10  # places in a message
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+VIDEO_EXTENSIONS = (
+    *(".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"),
+    *(".flv", ".ts", ".mts", ".m2ts", ".3gp", ".ogv", ".vob", ".divx", ".gif"),
+)
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")  # Pillow's names. Its other readers may start programs.
 # FFmpeg's names. Other containers read other files, devices or the network, or take any text for a video.
 CONTAINERS = (
@@ -185,9 +190,84 @@ def local_path(path: str) -> str:
     return urllib.parse.unquote(urllib.parse.urlsplit(path).path, errors="surrogateescape")
 
 
-def is_frame(path: Path) -> bool:
+def is_frame(path: str | Path) -> bool:
     """Return whether a file has the extension of a frame image and is not hidden."""
-    return path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith(".")
+    name = os.path.basename(path)
+    return name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
+
+
+@dataclass
+class FolderContents:
+    """
+    The videos of a folder, as [`list_folder`] finds them.
+
+    Args:
+        videos (`list[str]`):
+            Paths of video files, or of folders of frame images, sorted.
+        pictures_left_out (`dict[str, list[str]]`):
+            Pictures that belong to no video: for each folder with such pictures, their names, sorted.
+        others (`list[str]`):
+            Paths of files that are neither videos nor pictures, sorted.
+    """
+
+    videos: list[str]
+    pictures_left_out: dict[str, list[str]]
+    others: list[str]
+
+    def describe_left_out(self) -> str | None:
+        """Return a sentence that names the pictures left out, or None if there are none."""
+        if not self.pictures_left_out:
+            return None
+        count = sum(map(len, self.pictures_left_out.values()))
+        places = [
+            os.path.join(folder, names[0]) if len(names) == 1 else f"{len(names)} in {folder} ({names[0]}, …)"
+            for folder, names in list(self.pictures_left_out.items())[:MAX_NAMED]
+        ]
+        more = ", …" if len(self.pictures_left_out) > MAX_NAMED else ""
+        pictures = "1 picture is" if count == 1 else f"{count} pictures are"
+        return f"{pictures} left out, because videos are beside them: {'; '.join(places)}{more}."
+
+
+def list_folder(folder: str | Path) -> FolderContents:
+    """
+    Find the videos of a folder, at any depth, by one rule for all commands.
+
+    - Pictures only: a folder of pictures is one video, and its pictures are the frames.
+    - Any video file, at any depth: the video files are the videos. All pictures are left out, also those in folders of
+      their own: they may be photos or thumbnails.
+
+    A picture beside folders of pictures is left out too. Hidden files and folders, and `__MACOSX`, are not looked at.
+
+    Raises:
+        `OSError`: if a folder cannot be listed.
+    """
+    videos, pictures, others = [], {}, []
+    pending, seen = [os.fspath(folder)], set()
+    while pending:
+        place = pending.pop()
+        if (real := os.path.realpath(place)) in seen:  # a link to a folder above
+            continue
+        seen.add(real)
+        names = []
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    continue
+                if entry.is_dir():
+                    pending.append(entry.path)
+                elif is_frame(entry.name):
+                    names.append(entry.name)
+                else:
+                    (videos if entry.name.lower().endswith(VIDEO_EXTENSIONS) else others).append(entry.path)
+        if names:
+            pictures[place] = sorted(names)
+    left_out = pictures
+    if not videos:
+        # Folders with pictures somewhere below them
+        above = {str(parent) for place in pictures for parent in Path(place).parents}
+        videos = [place for place in pictures if str(Path(place)) not in above]
+        left_out = {place: pictures[place] for place in pictures.keys() - set(videos)}
+    return FolderContents(sorted(videos), dict(sorted(left_out.items())), sorted(others))
 
 
 def open_source(video, name: str, limits: ReadLimits = DEFAULT_LIMITS) -> str | BinaryIO:
@@ -579,9 +659,13 @@ def _read_frame_folder(folder: str, clip: Clip, select: FrameSelector) -> tuple[
     def numeric_order(path: Path):
         return [int(part) if position % 2 else part for position, part in enumerate(re.split(r"(\d+)", path.stem))]
 
-    name, paths = clip.name, sorted((path for path in Path(folder).iterdir() if is_frame(path)), key=numeric_order)
-    if not paths:
+    name, found = clip.name, list_folder(folder)
+    if not found.videos:
         raise VideoReadError(name, "is a folder without frame images.", f"Add {', '.join(IMAGE_EXTENSIONS)} files.")
+    if found.videos != [folder]:
+        reason = f"is a folder of {len(found.videos)} videos, not one video."
+        raise VideoReadError(name, reason, f"Pass them one by one, such as {found.videos[0]!r}.")
+    paths = sorted((path for path in Path(folder).iterdir() if is_frame(path)), key=numeric_order)
     indices = _select_untimed(select, len(paths), name)
     for index in dict.fromkeys(indices):
         try:

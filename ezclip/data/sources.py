@@ -16,15 +16,10 @@ from ezclip.data.lists import check_no_video_twice, first_id_of, name_classes, r
 from ezclip.errors import DataError
 from ezclip.utils.messages import get_logger
 from processing_ezclip import label_key
-from video_ezclip import describe_video, is_frame, is_url
+from video_ezclip import VIDEO_EXTENSIONS, describe_video, is_frame, is_url
 
 
 logger = get_logger(__name__)
-
-VIDEO_EXTENSIONS = (
-    *(".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"),
-    *(".flv", ".ts", ".mts", ".m2ts", ".3gp", ".ogv", ".vob", ".divx", ".gif"),
-)
 
 
 @dataclass
