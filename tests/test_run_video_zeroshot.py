@@ -340,7 +340,7 @@ def test_list_folder_and_parquet_agree(tmp_path):
         (
             ["--do_predict", "--model_name_or_path", "no/model", "--videos", "CLIP", "nope.mp4"]
             + ["--candidate_labels", "a", "b"],
-            "--videos: nope.mp4 is neither file nor folder of frames nor URL. Mend the path",
+            "--videos: nope.mp4 is neither file nor folder nor URL. Correct the path",
         ),
         (["--do_predict", "--candidate_labels", ""], "--candidate_labels: there is no label"),
         (["--do_predict", "--candidate_labels", "a", ""], "--candidate_labels: A class is called '', which leaves"),
