@@ -28,7 +28,7 @@ from ezclip.systems.loading import check_fit, load_model, load_processor
 from ezclip.utils.messages import say
 from ezclip.utils.tables import score_bar, screen_width
 from pipeline_ezclip import ZeroShotVideoClassificationPipeline
-from video_ezclip import check_times, describe_video, is_url, printable
+from video_ezclip import VIDEO_EXTENSIONS, check_times, describe_video, is_url, printable
 
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 def make_parser() -> Parser:
     """Return the parser of `ezclip classify`."""
     parser = Parser(prog="ezclip classify", description=__doc__)
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="file, folder, pattern or URL; - reads a list")
+    parser.add_argument("videos", nargs="*", metavar="VIDEO", help="file, folder, pattern or URL; - reads a list")
     classes = parser.add_argument_group("labels")
     classes.add_argument(
         "--labels", "--candidate_labels", nargs="+", help="any labels; a single argument is split at its commas"
@@ -89,7 +89,10 @@ def run(args: argparse.Namespace) -> int:
     if args.top_k < 1:
         raise DataError(f"--top_k must be at least 1, got {args.top_k}.")
     check_times(args.start, args.end)
-    videos, classes = find_videos(list(_read_names(args.videos)), keep_missing=True), class_options(args)
+    classes = class_options(args)
+    videos = find_videos(_read_names(args.videos), keep_missing=True)
+    if not videos:
+        raise DataError("There are no videos. Give files, folders, patterns or URLs, before the options.")
     limits = read_limits(args)
     labels = classes["candidate_labels"] or list(classes["descriptions"])
     shown = ", ".join(labels[:MAX_NAMED]) + (", …" if len(labels) > MAX_NAMED else "")
@@ -128,6 +131,9 @@ def class_options(args: argparse.Namespace) -> dict:
     """Return the options of the pipeline that choose the classes."""
     if args.labels and args.labels_file:
         raise DataError("Give either --labels or --labels_file, got both.")
+    for option in ("labels", "background_labels"):
+        if taken := find_videos_in(getattr(args, option) or []):
+            raise DataError(f"--{option} takes all words after it, also {taken[0]}. Give the videos before it.")
     labels = args.labels and split_labels(args.labels)
     if args.labels_file is not None:
         labels = read_labels(args.labels_file)
@@ -142,6 +148,19 @@ def class_options(args: argparse.Namespace) -> dict:
         "descriptions": descriptions,
         "hypothesis_template": args.templates,
     }
+
+
+def find_videos_in(labels: list[str]) -> list[str]:
+    """Return the words among labels that name a video."""
+    has_comma = len(labels) > 1 and any("," in label for label in labels)
+    return [
+        label
+        for label in labels
+        if os.path.isfile(label)
+        or is_url(label)
+        or label.lower().endswith(VIDEO_EXTENSIONS)
+        or (has_comma and os.path.isdir(label))
+    ]
 
 
 def count_of(number: int, noun: str) -> str:

@@ -1,6 +1,7 @@
 """Messages for a terminal: printable, and without secrets."""
 
 import logging
+import sys
 from typing import Any
 
 from transformers.utils import logging as transformers_logging
@@ -8,9 +9,18 @@ from transformers.utils import logging as transformers_logging
 from video_ezclip import clean
 
 
+# For a terminal that knows no others
+PLAIN_CHARACTERS = {ord(block): "#" for block in "█▉▊▋▌▍▎▏"} | {ord("…"): "...", ord("→"): "->", ord("±"): "+-"}
+
+
 def say(text: object, **kwargs):
     """Print a text that may hold labels, file names or what a server sent. `kwargs` are those of `print`."""
-    print(clean(str(text)), **kwargs)
+    text, encoding = clean(str(text)), getattr(kwargs.get("file") or sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = text.translate(PLAIN_CHARACTERS).encode(encoding, "backslashreplace").decode(encoding)
+    print(text, **kwargs)
 
 
 def get_logger(name: str = "ezclip") -> Any:

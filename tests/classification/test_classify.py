@@ -231,6 +231,8 @@ def test_labels_from_files(tiny_folder, clips, tmp_path, capsys):
         (["--labels", "red", "blue", "--start", "3", "--end", "2"], "`end`"),
         (["--labels", "red", "blue", "--dtype", "int8"], "--dtype"),
         (["--labels_file", "missing.txt"], "missing.txt"),
+        (["--labels", "red, blue", "c.mp4"], "c.mp4"),
+        (["--labels", "red", "blue", "--background_labels", "photo", "https://example.com/c"], "--background_labels"),
     ],
 )
 def test_wrong_options(tiny_folder, clips, options, message, capsys):
@@ -238,6 +240,15 @@ def test_wrong_options(tiny_folder, clips, options, message, capsys):
         run(tiny_folder, clips[0], *options)
     error = capsys.readouterr().err
     assert exit.value.code == 2 and message in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("options", [["--labels", "red", "blue"], ["empty", "--labels", "red", "blue"]])
+def test_no_videos(tiny_folder, tmp_path, options, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit) as exit:
+        run(tiny_folder, *options)
+    assert exit.value.code == 2 and "video" in capsys.readouterr().err
 
 
 def test_dtype(tiny_folder, clips, tmp_path):

@@ -74,3 +74,10 @@ def test_cells_of_markdown():
     (row,) = table.splitlines()[2:]
     for markup in ("<script>", "[x](", "![i]", "`c`", "www.evil", "a|b"):
         assert markup not in row.replace("\\", "\0")
+
+
+def test_a_terminal_that_knows_ascii_only():
+    with io.TextIOWrapper(io.BytesIO(), encoding="ascii") as terminal:
+        say("yoga 55 % █▌ 太", file=terminal)
+        terminal.flush()
+        assert terminal.buffer.getvalue().decode() == "yoga 55 % ## \\u592a\n"
