@@ -229,12 +229,10 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of text (default: all three)"
     )
-    parser.add_argument("--max_attempts", type=int, default=4, help="attempts for each text (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (%(default)s)")
-    parser.add_argument(
-        "--temperature", type=float, default=0.7, help="temperature of the sampling; 0: no sampling (%(default)g)"
-    )
-    parser.add_argument("--max_new_tokens", type=int, default=512, help="maximum tokens of an answer (%(default)s)")
+    parser.add_argument("--max_attempts", type=int, default=4, help="attempts for each text")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling")
+    parser.add_argument("--temperature", type=float, default=0.7, help="temperature of the sampling; 0: no sampling")
+    parser.add_argument("--max_new_tokens", type=int, default=512, help="maximum tokens of an answer")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model_name_or_path", help="text-generation model of transformers: Hub name or folder")
     source.add_argument("--base_url", help="OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1")

@@ -1,12 +1,13 @@
 """The parser of every command: an error is one sentence with the nearest option, help shows real defaults."""
 
 import argparse
+import dataclasses
 import os
 import re
 import sys
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Never
+from typing import Any, Never, TypeVar
 
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
@@ -62,6 +63,8 @@ OTHER_NAMES = {
 }
 NUM_SUGGESTIONS = 3
 
+Options = TypeVar("Options")
+
 
 class Parser(HfArgumentParser):
     """
@@ -91,6 +94,11 @@ class Parser(HfArgumentParser):
         if words:
             self.error(f"No option takes {words[0]!r}.")
         return namespace, []
+
+    def parse_groups(self, args: Sequence[str] | None = None) -> dict[str, Any]:
+        """Parse the arguments and return the values of all options, whatever dataclass they are of, by name."""
+        parsed = self.parse_args_into_dataclasses(args, look_for_args_file=False)
+        return {name: value for group in parsed for name, value in vars(group).items()}
 
     def error(self, message: str) -> Never:
         """Print one sentence with the name of the command, and exit with status 2."""
@@ -142,9 +150,14 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
             names[-1] += f" {self._format_args(action, self._get_default_metavar_for_optional(action))}"
         return ", ".join(names)
 
+    def _format_args(self, action, default_metavar) -> str:
+        text = super()._format_args(action, default_metavar)
+        return f"{text.split()[0]} ..." if action.nargs == "+" else text
+
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         short = {int: "N", float: "X"}.get(action.type)  # pyright: ignore[reportArgumentType, reportCallIssue]
-        return short or action.dest.rpartition("_")[2].upper()
+        word = action.dest.rpartition("_")[2].upper()
+        return short or (word.removesuffix("S") if action.nargs == "+" else word)
 
     def _metavar_formatter(self, action, default_metavar):
         if action.metavar is None and action.choices is not None:
@@ -156,9 +169,11 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         is_sentence = help.endswith(".")
         if action.choices is not None:
             notes.append(f"one of {', '.join(map(str, action.choices))}")
-        has_default = action.default not in (None, False, True, argparse.SUPPRESS) and action.default != []
-        if has_default and action.option_strings and "efault" not in help and "%(default)" not in help:
-            notes.append("default: %(default)s")
+        value = action.default
+        is_shown = not isinstance(value, bool) and value not in (None, [], argparse.SUPPRESS)
+        if is_shown and action.option_strings and "efault" not in help:
+            default = f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else value
+            notes.append(f"default: {str(default).replace('%', '%%')}")
         if not notes:
             return help
         if is_sentence:
@@ -167,7 +182,41 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def _is_switch(action: argparse.Action) -> bool:
-    return action.nargs == "?" and action.const is True
+    return action.nargs == "?" and action.type is string_to_bool
+
+
+def group_fields(groups: Mapping[str, Sequence[str]], *of: type, names: Container[str] | None = None) -> list[type]:
+    """
+    Return dataclasses whose options `--help` shows as groups.
+
+    Args:
+        groups (`Mapping`):
+            By title, the names of the fields in a group. A name that no dataclass has is left out.
+        of (`type`):
+            Dataclasses without default factories. Each has a group, `_argument_group_name`, for its other fields.
+        names (`Container`, *optional*):
+            Names of the fields to take, by default all.
+    """
+    owners = {field.name: (field, owner) for owner in of for field in dataclasses.fields(owner)}
+    titles = {name: title for title, listed in groups.items() for name in listed}
+    grouped = {title: [] for title in groups}
+    for name in (*titles, *owners):
+        if name not in owners or (names is not None and name not in names):
+            continue
+        field, owner = owners.pop(name)
+        copy = dataclasses.field(default=field.default, metadata=field.metadata)
+        grouped[titles.get(name) or owner._argument_group_name].append((name, field.type, copy))
+    return [
+        dataclasses.make_dataclass("Group", fields, namespace={"_argument_group_name": title})
+        for title, fields in grouped.items()
+        if fields
+    ]
+
+
+def fill(of: type[Options], values: Mapping[str, Any]) -> Options:
+    """Return a dataclass with the values of its fields; a field without a value has its default."""
+    names = [field.name for field in dataclasses.fields(of)]  # pyright: ignore[reportArgumentType]
+    return of(**{name: values[name] for name in names if name in values})
 
 
 def is_first_process() -> bool:
