@@ -184,7 +184,9 @@ class DataArguments(ReadLimits):
         None, "Folder that holds the videos of the lists. Defaults to the folder of each list."
     )
     streaming: bool = option(False, "Stream the data set instead of downloading it first.")
-    videos: list[str] | None = option(None, "Videos to predict: files, folders of frames or URLs.")
+    videos: list[str] | None = option(
+        None, "Videos to predict: files, folders, patterns such as 'clips/*.mp4', or URLs."
+    )
     candidate_labels: list[str] | None = option(
         None, "Classes to predict, in place of the classes of the data. One argument is split at commas."
     )
