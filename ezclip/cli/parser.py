@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import os
 import re
 import sys
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any, Never, TypeVar
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from ezclip.utils.messages import say
+from ezclip.utils.messages import exit_with
 
 
 # Names that users of transformers and of other tools expect, and the options that do their work here
@@ -107,9 +106,7 @@ class Parser(HfArgumentParser):
             message = f"{' and '.join(name.split('/')[0] for name in found[1].split(', '))} must be given."
         elif found := re.match(r"one of the arguments (.*) is required", message):
             message = f"One of {', '.join(found[1].split())} must be given."
-        if is_first_process():
-            say(f"{self.prog}: {message} See `{self.prog} --help`.", file=sys.stderr)
-        sys.exit(2)
+        exit_with(f"{self.prog}: {message} See `{self.prog} --help`.", 2)
 
     def _reword(self, error: argparse.ArgumentError) -> str:
         """Return the message of an error of argparse by the name of the option, without its other spellings."""
@@ -219,11 +216,6 @@ def fill(of: type[Options], values: Mapping[str, Any]) -> Options:
     return of(**{name: values[name] for name in names if name in values})
 
 
-def is_first_process() -> bool:
-    """Return whether this is the only process of a command on this machine, or the first one of a launcher."""
-    return int(os.environ.get("LOCAL_RANK") or 0) <= 0
-
-
 def find_unknown(args: Sequence[str], options: Container[str]) -> str | None:
     """Return the first argument that argparse takes for an option and that is none."""
     for word in args:
@@ -248,9 +240,14 @@ def describe_unknown(option: str, options: Iterable[str]) -> str:
 
 def describe_nearest(value: str, choices: Sequence[str], prefix: str = "") -> str:
     """Return the end of a sentence that names the choices nearest to a value, or nothing if none is near."""
-    near = [choice for choice in choices if value and choice.startswith(value)]
-    if not 1 <= len(near) <= NUM_SUGGESTIONS:
-        near = get_close_matches(value, choices, 1, cutoff=0.6)
+    ways = (
+        [choice for choice in choices if choice.startswith(value)],
+        get_close_matches(value, choices, 1),
+        [choice for choice in choices if f"_{value}_" in f"_{choice}_"],
+        # a short form with a slip
+        [choice for choice in choices if get_close_matches(value, [choice[: len(value) + 1]], cutoff=0.8)],
+    )
+    near = next((found for found in ways if value and 1 <= len(found) <= NUM_SUGGESTIONS), [])
     if not near:
         return ""
     return f"; the nearest {'is' if len(near) == 1 else 'are'} {', '.join(prefix + choice for choice in near)}"

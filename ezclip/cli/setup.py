@@ -15,7 +15,9 @@ from ezclip.cli.limits import read_limits
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import DataError, ModelError
 from ezclip.training.log import parse_trackers
+from ezclip.training.stop_signals import TrainingStopped
 from ezclip.utils.memory import return_freed_memory
+from ezclip.utils.messages import exit_with, is_first_process, say, wait_for_first_process
 from video_ezclip import VideoReadError, require_backend
 
 
@@ -59,7 +61,18 @@ def running(command: str, args: RunArguments) -> Iterator[Accelerator]:
         return_freed_memory()
         yield accelerator
     except (DataError, ModelError, VideoReadError) as error:
+        wait_for_first_process()
         sys.exit(f"ezclip {command}: {error}")
+    except TrainingStopped as stopped:
+        if is_first_process():
+            say(f"ezclip {command}: {stopped}", file=sys.stderr)
+        sys.exit(stopped.exit_status)
+    except KeyboardInterrupt:
+        exit_with(f"\nezclip {command}: stopped.", 130)
+    except Exception:
+        # A process whose peers have ended has an error of the connection, which nobody needs to see.
+        wait_for_first_process()
+        raise
     finally:
         if accelerator is not None:
             accelerator.end_training()
