@@ -114,7 +114,7 @@ class Parser(HfArgumentParser):
         if message.startswith("expected"):
             return f"{option} needs a value{', or several' if 'at least' in message else ''}."
         if found := re.match(r"invalid choice: (.*?) \(choose from", message):
-            actions = (action for action in self._actions if option in (*action.option_strings, action.dest))
+            actions = (a for a in self._actions if option in (*a.option_strings, a.metavar, a.dest))
             choices = [str(choice) for choice in next(actions).choices or ()]
             nearest = describe_nearest(found[1].strip("'\""), choices)
             return f"{option} must be one of {', '.join(choices)}, got {found[1]}{nearest}."
