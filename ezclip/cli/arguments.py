@@ -398,7 +398,7 @@ def check_values(parser: Parser, model_args: ModelArguments, data_args: DataArgu
 
 def check_checkpoint(parser: Parser, checkpoint: str | None, output_dir: str | None):
     """Exit with a message if the checkpoint to resume from does not exist. The message names those that do."""
-    if checkpoint in (None, "latest") or output_dir is None or (path := Path(checkpoint)).is_dir():
+    if checkpoint is None or checkpoint == "latest" or output_dir is None or (path := Path(checkpoint)).is_dir():
         return
     found = (folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") for folder in (Path(output_dir), path.parent))
     existing = {str(checkpoint) for checkpoints in found for checkpoint in checkpoints if checkpoint.is_dir()}

@@ -237,16 +237,20 @@ def make_parser() -> Parser:
     source.add_argument("--model_name_or_path", help="text-generation model of transformers: Hub name or folder")
     source.add_argument("--base_url", help="OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1")
     local = parser.add_argument_group("with --model_name_or_path")
-    local.add_argument("--batch_size", type=int, help=f"questions at a time ({MODEL_OPTIONS['batch_size']})")
+    local.add_argument("--batch_size", type=int, help=f"questions at a time (default: {MODEL_OPTIONS['batch_size']})")
     local.add_argument(
-        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="dtype of the weights (auto)"
+        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="dtype of the weights (default: auto)"
     )
     endpoint = parser.add_argument_group("with --base_url")
     endpoint.add_argument("--model", help="name of the model on the server")
-    endpoint.add_argument("--num_requests", type=int, help=f"requests at a time ({ENDPOINT_OPTIONS['num_requests']})")
-    endpoint.add_argument("--timeout", type=float, help=f"seconds for an answer ({ENDPOINT_OPTIONS['timeout']:g})")
     endpoint.add_argument(
-        "--max_retries", type=int, help=f"retries of a failed request ({ENDPOINT_OPTIONS['max_retries']})"
+        "--num_requests", type=int, help=f"requests at a time (default: {ENDPOINT_OPTIONS['num_requests']})"
+    )
+    endpoint.add_argument(
+        "--timeout", type=float, help=f"seconds for an answer (default: {ENDPOINT_OPTIONS['timeout']:g})"
+    )
+    endpoint.add_argument(
+        "--max_retries", type=int, help=f"retries of a failed request (default: {ENDPOINT_OPTIONS['max_retries']})"
     )
     return parser
 

@@ -163,7 +163,6 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         help, notes = (action.help or "").rstrip(), []
-        is_sentence = help.endswith(".")
         if action.choices is not None:
             notes.append(f"one of {', '.join(map(str, action.choices))}")
         value = action.default
@@ -173,8 +172,10 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
             notes.append(f"default: {str(default).replace('%', '%%')}")
         if not notes:
             return help
-        if is_sentence:
+        if help.endswith("."):
             return " ".join([help, *(f"{note[0].upper()}{note[1:]}." for note in notes)])
+        if help.endswith(")"):
+            return f"{help[:-1]}; {'; '.join(notes)})"
         return f"{help} ({'; '.join(notes)})"
 
 
