@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None):
     with running("run", args) as accelerator:
         set_seed(args.seed)
         if args.demo:
-            run_demo(args.output_dir, accelerator, args.seed, args.dataloader_num_workers, args.num_seeds or 1)
+            run_demo(str(args.output_dir), accelerator, args.seed, args.dataloader_num_workers, args.num_seeds or 1)
         else:
             run(model_args, data_args, args, accelerator)
 
