@@ -28,7 +28,8 @@ def find_option_file(name: str) -> Path:
     shipped = Path(str(files("ezclip.configs")))
     names = sorted(path.stem for path in shipped.glob("*.yaml"))
     if name not in names:
-        raise DataError(f"The option file must be a .yaml file or one of {', '.join(names)}, got {name!r}.")
+        nearest = describe_nearest(name, names)
+        raise DataError(f"The option file must be a .yaml file or one of {', '.join(names)}, got {name!r}{nearest}.")
     return shipped / f"{name}.yaml"
 
 

@@ -43,7 +43,6 @@ OTHER_NAMES = {
     "no_cuda": ("use_cpu", "device"),
     "num_workers": ("dataloader_num_workers",),
     "output": ("output_dir", "output_file"),
-    "overwrite_cache": ("resume_from_checkpoint",),
     "per_gpu_train_batch_size": ("per_device_train_batch_size",),
     "predict": ("do_predict",),
     "prompts": ("templates",),
