@@ -10,7 +10,6 @@
         --list_root EZ-CLIP --video_root UCF-101 --output_dir out
 """
 
-import sys
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -25,7 +24,6 @@ from ezclip.cli.setup import make_reader, running
 from ezclip.constants import PROTOCOL_RESULTS_NAME
 from ezclip.errors import DataError
 from ezclip.evaluation.protocols import as_markdown, summarize
-from ezclip.training.stop_signals import TrainingStopped
 from ezclip.utils.files import write_json
 
 
@@ -34,14 +32,10 @@ def main(argv: list[str] | None = None):
     model_args, data_args, args = parse_args(argv)
     with running("run", args) as accelerator:
         set_seed(args.seed)
-        try:
-            if args.demo:
-                run_demo(args.output_dir, accelerator, args.seed, args.dataloader_num_workers, args.num_seeds or 1)
-            else:
-                run(model_args, data_args, args, accelerator)
-        except TrainingStopped as stopped:
-            print(f"ezclip run: {stopped}", file=sys.stderr)
-            sys.exit(stopped.exit_status)
+        if args.demo:
+            run_demo(str(args.output_dir), accelerator, args.seed, args.dataloader_num_workers, args.num_seeds or 1)
+        else:
+            run(model_args, data_args, args, accelerator)
 
 
 def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments, accelerator: Accelerator):

@@ -52,12 +52,10 @@ def make_parser() -> Parser:
         nargs="+",
         help="sentences with {} (default: the 16 published ones; the demonstration's has its own)",
     )
-    parser.add_argument("--max_size_mb", type=float, default=100.0, help="largest file, in MB (%(default)g)")
-    parser.add_argument("--max_seconds", type=float, default=120.0, help="longest video, in seconds (%(default)g)")
-    parser.add_argument("--max_total_mb", type=float, default=1000.0, help="all files together, in MB (%(default)g)")
-    parser.add_argument(
-        "--max_answer_seconds", type=float, default=60.0, help="time to decode and search a video (%(default)g)"
-    )
+    parser.add_argument("--max_size_mb", type=float, default=100.0, help="largest file, in MB")
+    parser.add_argument("--max_seconds", type=float, default=120.0, help="longest video, in seconds")
+    parser.add_argument("--max_total_mb", type=float, default=1000.0, help="all files together, in MB")
+    parser.add_argument("--max_answer_seconds", type=float, default=60.0, help="time to decode and search a video")
     parser.add_argument(
         "--server_name",
         help="address to listen at; 0.0.0.0 is open to every machine that can reach this one, without a password "

@@ -3,13 +3,16 @@
 # ruff: noqa: RUF009 -- `option` returns a field, which dataclasses copy
 import math
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
+from pathlib import Path
 from threading import TIMEOUT_MAX
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from configuration_ezclip import PRESETS, TEMPORAL_HEADS, TEMPORAL_PROMPTS
 from ezclip.cli.option_files import FILE_ENDINGS, find_option_file, read_options
-from ezclip.cli.parser import Parser
+from ezclip.cli.parser import Parser, fill, group_fields
 from ezclip.data.labels import split_labels
 from ezclip.errors import DataError
 from ezclip.evaluation.protocols import PROTOCOLS
@@ -36,6 +39,57 @@ VISION_CONFIG_FIELDS = (*TEXT_CONFIG_FIELDS, "num_frames", "temporal_prompt")
 VISION_CONFIG_FIELDS += ("temporal_prompt_init_range", "temporal_prompt_dropout")
 
 
+# The groups of `--help`, and their options in the order of use. Other options follow in the group of their class.
+GROUPS = {
+    "What to do": (
+        *("do_predict", "do_eval", "do_train", "protocol", "demo", "output_dir", "report", "top_k", "strict"),
+        *("resume_from_checkpoint", "save_trained_only", "report_to"),
+    ),
+    "Model": ("model_name_or_path", "preset", "num_frames", "tokenizer_name"),
+    "Videos": (
+        *("videos", "validation_dir", "train_dir", "validation_list", "train_list", "video_root", "list_root"),
+        *("dataset_name", "dataset_config_name", "eval_split_name", "train_split_name", "video_column_name"),
+        *("label_column_name", "streaming", "max_eval_samples", "max_train_samples"),
+    ),
+    "Classes and their texts": (
+        *("candidate_labels", "label_list", "train_label_list", "class_subset", "templates", "class_descriptions"),
+        *("include_label", "input_conditioning", "ensemble"),
+    ),
+    "Speed and repeatability": (
+        *("per_device_eval_batch_size", "dataloader_num_workers", "mixed_precision", "use_cpu", "seed"),
+    ),
+    "Training recipe": (
+        *("learning_rate", "num_train_epochs", "max_train_steps", "per_device_train_batch_size", "micro_batch_size"),
+        *("gradient_checkpointing", "save_steps", "save_total_limit", "eval_steps", "load_best_model_at_end"),
+        *("metric_for_best_model", "early_stopping_patience", "logging_steps", "warmup_ratio", "weight_decay"),
+        *("max_grad_norm", "prompt_learning_rate", "head_learning_rate", "text_learning_rate"),
+        *("horizontal_flip", "color_jitter", "grayscale", "drop_path_rate", "attention_dropout"),
+        *("temporal_prompt_dropout", "temporal_prompt_init_range", "temporal_prompt", "temporal_head"),
+    ),
+    "Experiments of the papers (--protocol)": (
+        *("num_shots", "num_seeds", "eval_datasets", "num_classes", "novel_list", "novel_label_list"),
+    ),
+    "Push to the Hub": ("push_to_hub", "hub_model_id", "hub_private_repo"),
+    "How videos are read": (
+        *("num_clips", "num_crops", "video_timeout", "video_backend", "allow_partial", "square_pixels"),
+    ),
+    "Limits of reading a video": tuple(limit.name for limit in fields(ReadLimits)),
+}
+DESCRIPTION = """\
+Predict the classes of videos, evaluate on labelled videos, train, or run an experiment of the papers.
+
+    ezclip run --do_predict --model_name_or_path openai/clip-vit-base-patch16 \\
+        --videos holiday.mp4 videos --candidate_labels "yoga, making a cake" --output_dir out
+    ezclip run --do_eval --model_name_or_path MODEL --validation_dir videos/test --output_dir out
+    ezclip run --do_train --do_eval --model_name_or_path openai/clip-vit-base-patch16 \\
+        --train_dir videos/train --validation_dir videos/test --output_dir out
+    ezclip run base_to_novel_ucf101 --model_name_or_path openai/clip-vit-base-patch16 \\
+        --list_root EZ-CLIP --video_root UCF-101 --output_dir out
+
+The last command takes its options from a file of the package. A path that ends in .yaml names a file of your own.
+`ezclip demo` shows all of it on videos made here."""
+
+
 def option(default, help: str, **metadata):
     """Return the field of an option."""
     return field(default=default, metadata={"help": help, **metadata})
@@ -45,31 +99,55 @@ def option(default, help: str, **metadata):
 class ModelArguments:
     """The model, and the options that turn plain CLIP into EZ-CLIP."""
 
-    model_name_or_path: str | None = option(None, "EZ-CLIP or plain CLIP: a folder, or a name on the Hub.")
+    _argument_group_name = "Model"
+
+    model_name_or_path: str | None = option(None, "EZ-CLIP or plain CLIP: a folder, or a name on the Hub. Required.")
     tokenizer_name: str | None = option(
         None, "Tokenizer in place of the model's: a folder, a name, or CLIP's bpe_simple_vocab_16e6.txt.gz."
     )
-    preset: str | None = option(None, "Published system to build from plain CLIP.", choices=list(PRESETS))
-    num_frames: int | None = option(None, "Number of frames per clip.")
-    temporal_head: str | None = option(None, "Module that joins the frames of a clip.", choices=list(TEMPORAL_HEADS))
-    temporal_prompt: str | None = option(None, "Kind of temporal prompts.", choices=list(TEMPORAL_PROMPTS))
-    temporal_prompt_init_range: float | None = option(None, "Range r of new temporal prompts, drawn from U(-r, r).")
-    temporal_prompt_dropout: float | None = option(None, "Dropout probability of temporal prompts.")
-    drop_path_rate: float | None = option(None, "Probability of stochastic depth, in both towers.")
-    attention_dropout: float | None = option(None, "Dropout probability of attention, in both towers.")
+    preset: str | None = option(
+        None,
+        "Published system to build from plain CLIP. Defaults to ezclip for --do_train, else to clip.",
+        choices=list(PRESETS),
+    )
+    num_frames: int | None = option(
+        None, "Number of frames per clip. Defaults to that of the model; for plain CLIP 8 (tear 16, vificlip 32)."
+    )
+    temporal_head: str | None = option(
+        None,
+        "Module that joins the frames of a clip. Defaults to that of the model or preset.",
+        choices=list(TEMPORAL_HEADS),
+    )
+    temporal_prompt: str | None = option(
+        None, "Kind of temporal prompts. Defaults to that of the model or preset.", choices=list(TEMPORAL_PROMPTS)
+    )
+    temporal_prompt_init_range: float | None = option(
+        None, "Range r of new temporal prompts, drawn from U(-r, r). Defaults to the published one."
+    )
+    temporal_prompt_dropout: float | None = option(
+        None, "Dropout probability of temporal prompts. Defaults to that of the model, 0.1 for ezclip."
+    )
+    drop_path_rate: float | None = option(
+        None, "Probability of stochastic depth, in both towers. Defaults to that of the model, 0.1 for ezclip."
+    )
+    attention_dropout: float | None = option(
+        None, "Dropout probability of attention, in both towers. Defaults to that of the model, 0.1 for ezclip."
+    )
 
 
 @dataclass
 class DataArguments(ReadLimits):
     """The videos, the classes, and how they are read."""
 
+    _argument_group_name = "Videos"
+
     dataset_name: str | None = option(None, "Data set with a column of videos: a name on the Hub, or a folder.")
-    dataset_config_name: str | None = option(None, "Configuration of the data set.")
+    dataset_config_name: str | None = option(None, "Configuration of the data set, if it has several.")
     train_split_name: str = option("train", "Split to train on.")
     eval_split_name: str | None = option(
         None, "Split to evaluate on. Defaults to the first of validation, test and train."
     )
-    video_column_name: str | None = option(None, "Column of videos.")
+    video_column_name: str | None = option(None, "Column of videos. Defaults to the only one of videos.")
     label_column_name: str = option("label", "Column of labels.")
     train_dir: str | None = option(None, "Folder of class folders to train on.")
     validation_dir: str | None = option(None, "Folder of class folders to evaluate on.")
@@ -79,15 +157,19 @@ class DataArguments(ReadLimits):
     validation_list: list[str] | None = option(
         None, "List to evaluate on. A --protocol takes several splits of one data set."
     )
-    label_list: str | None = option(None, "CSV of `id,name` for the lists.")
+    label_list: str | None = option(
+        None, "CSV of `id,name` for the lists, or for a data set with numbers for classes."
+    )
     train_label_list: str | None = option(None, "CSV of `id,name` for --train_list, if its classes differ.")
     novel_list: str | None = option(None, "List of novel classes, for --protocol base_to_novel.")
     novel_label_list: str | None = option(None, "CSV of `id,name` for --novel_list.")
     class_subset: list[str] | None = option(
-        None, "CSVs of `id,name`: evaluate only on these classes, once for each file."
+        None, "CSVs of `id,name`: evaluate only on these classes, once for each file. Defaults to all."
     )
     num_classes: int | None = option(
-        None, "Number of classes to draw and evaluate on, with the seeds --seed, --seed + 1, … (--num_seeds)."
+        None,
+        "Number of classes to draw and evaluate on, with the seeds --seed, --seed + 1, … (--num_seeds). Defaults to "
+        "all.",
     )
     eval_datasets: str | None = option(
         None,
@@ -95,9 +177,12 @@ class DataArguments(ReadLimits):
         "file, the path is relative to that file.",
     )
     list_root: str | None = option(
-        None, "Folder that the paths of lists, label lists and descriptions are relative to."
+        None,
+        "Folder that the paths of lists, label lists and descriptions are relative to. Default: the current one.",
     )
-    video_root: str | None = option(None, "Folder that holds the videos of the lists.")
+    video_root: str | None = option(
+        None, "Folder that holds the videos of the lists. Defaults to the folder of each list."
+    )
     streaming: bool = option(False, "Stream the data set instead of downloading it first.")
     videos: list[str] | None = option(
         None, "Videos to predict: files, folders, patterns such as 'clips/*.mp4', or URLs."
@@ -122,7 +207,7 @@ class DataArguments(ReadLimits):
     allow_partial: bool = option(False, "Use the part of damaged or incomplete videos that can be decoded.")
     square_pixels: bool = option(False, "Scale the width of videos whose pixels are not square, as a player does.")
     num_clips: int = option(1, "Clips per video in evaluation.")
-    num_crops: int = option(1, "Crops per clip in evaluation: 1 (the centre) or 3.", choices=[1, 3])
+    num_crops: int = option(1, "Crops per clip in evaluation. 1 is the centre.", choices=[1, 3])
     horizontal_flip: float = option(
         0.5, "Probability that a training clip is mirrored. Give 0 if classes tell left from right."
     )
@@ -143,9 +228,11 @@ class DataArguments(ReadLimits):
 class RunArguments(TrainingRecipe):
     """The work to do, and its resources."""
 
-    output_dir: str | None = option(None, "Folder for all results.")
-    do_train: bool = option(False, "Train prompts and adapters.")
-    do_eval: bool = option(False, "Evaluate: eval_results.json and predictions.jsonl.")
+    _argument_group_name = "What to do"
+
+    output_dir: str | None = option(None, "Folder for all results. Required.")
+    do_train: bool = option(False, "Train the prompts and adapters of ezclip, or what --preset trains.")
+    do_eval: bool = option(False, "Evaluate on labelled videos: eval_results.json and predictions.jsonl.")
     do_predict: bool = option(
         False, "Predict: Parquet files on the way, predictions.jsonl at the end. A second run resumes."
     )
@@ -156,12 +243,20 @@ class RunArguments(TrainingRecipe):
     num_seeds: int | None = option(
         None, "Repetitions, with the seeds --seed, --seed + 1, … Defaults to 3 if the protocol draws, else 1."
     )
-    resume_from_checkpoint: str | None = option(None, "Checkpoint folder to resume from, or `latest`.")
+    resume_from_checkpoint: str | None = option(
+        None,
+        "Resume from a checkpoint folder. Without a value, with `True` or `latest`: from the last of --output_dir, "
+        "if any. `False` starts from the beginning.",
+        nargs="?",
+        const="latest",
+    )
     save_trained_only: bool = option(False, "Save only prompts and adapters. They load on top of the base model.")
     push_to_hub: bool = option(False, "Push the trained model with a card to the Hub at the end.")
     hub_model_id: str | None = option(None, "Repository to push to. Defaults to the name of the output folder.")
     hub_private_repo: bool = option(False, "Require a private repository.")
-    report_to: str = option("none", "Trackers, separated by commas: tensorboard, wandb, …; or `all`, or `none`.")
+    report_to: str = option(
+        "none", "Trackers, separated by commas: tensorboard, wandb, …; or `all`, or `none`.", metavar="TRACKERS"
+    )
     demo: bool = option(False, "Train and evaluate a tiny model on clips rendered here. --num_seeds repeats it.")
     per_device_eval_batch_size: int = option(8, "Videos per process and batch.")
     ensemble: str | None = option(
@@ -170,10 +265,22 @@ class RunArguments(TrainingRecipe):
     top_k: int = option(5, "Number of labels written for each video.")
     report: bool = option(False, "Write report.html, a page with pictures, for each evaluation or prediction.")
     strict: bool = option(False, "Stop at the first video that cannot be read.")
-    dataloader_num_workers: int = option(0, "Number of decoding processes for each process.")
-    mixed_precision: str | None = option(None, "Precision of the computation.", choices=["no", "fp16", "bf16"])
-    use_cpu: bool = option(False, "Compute on the CPU.")
+    dataloader_num_workers: int = option(
+        0, "Decoding processes for each process. 0 decodes in the process that computes."
+    )
+    mixed_precision: str | None = option(
+        None,
+        "Precision of the computation. Defaults to that of `accelerate config`, or to no.",
+        choices=["no", "fp16", "bf16"],
+    )
+    use_cpu: bool = option(False, "Compute on the CPU, even if there is a GPU.")
     seed: int = option(42, "Seed of all random numbers.")
+
+    def __post_init__(self):
+        # As in transformers; other texts are folders.
+        word = (self.resume_from_checkpoint or "false").lower()
+        if word in ("true", "false"):
+            self.resume_from_checkpoint = "latest" if word == "true" else None
 
 
 def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArguments, RunArguments]:
@@ -184,17 +291,25 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     groups = (ModelArguments, DataArguments, RunArguments)
-    parser = Parser(groups, prog="ezclip run", description="Train, evaluate and predict.")
+    parser = Parser(
+        group_fields(GROUPS, *groups),
+        prog="ezclip run",
+        usage="ezclip run [OPTION_FILE] --model_name_or_path MODEL --output_dir FOLDER [OPTIONS]",
+        description=DESCRIPTION,
+    )
     try:
         if argv and not argv[0].startswith("-"):
             parser.set_defaults(**read_options(find_option_file(argv.pop(0)), groups))
         for before, argument in pairwise(argv):
             if argument.endswith(FILE_ENDINGS) and before != "--eval_datasets":
                 parser.error(f"The option file must come first, got {argument} after other arguments.")
-        model_args, data_args, args = parser.parse_args_into_dataclasses(argv)
+        values = parser.parse_groups(argv)
+        model_args, data_args = fill(ModelArguments, values), fill(DataArguments, values)
+        args = fill(RunArguments, values)
     except ValueError as error:
         parser.error(str(error))
     check_values(parser, model_args, data_args, args)
+    check_checkpoint(parser, args.resume_from_checkpoint, args.output_dir)
     if args.push_to_hub and (args.demo or not args.do_train):
         parser.error("--push_to_hub needs --do_train. To push any folder, use `ezclip push`.")
     if not args.push_to_hub and (args.hub_model_id or args.hub_private_repo):
@@ -279,6 +394,17 @@ def check_values(parser: Parser, model_args: ModelArguments, data_args: DataArgu
         parser.error(f"--video_timeout must be a number of seconds above 0, got {data_args.video_timeout}.")
     if args.output_dir is None:
         parser.error("--output_dir is needed: the folder for all results.")
+
+
+def check_checkpoint(parser: Parser, checkpoint: str | None, output_dir: str | None):
+    """Exit with a message if the checkpoint to resume from does not exist. The message names those that do."""
+    if checkpoint is None or checkpoint == "latest" or output_dir is None or (path := Path(checkpoint)).is_dir():
+        return
+    found = (folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") for folder in (Path(output_dir), path.parent))
+    existing = {str(checkpoint) for checkpoints in found for checkpoint in checkpoints if checkpoint.is_dir()}
+    names = ", ".join(sorted(existing, key=lambda name: (len(name), name)))
+    there = f"Give one of {names}." if existing else f"{output_dir} has no checkpoint: leave the option out."
+    parser.error(f"--resume_from_checkpoint {path} does not exist. {there}")
 
 
 def explicit_options(arguments, *names: str) -> dict:

@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None):
     labels_help = f"at most {MAX_LABELS} labels, each with its own maps; a single argument is split at commas"
     parser.add_argument("--labels", nargs="+", help=labels_help)
     parser.add_argument("--templates", nargs="+", help="sentences with {} (default: the 16 published ones)")
-    method_help = "relevance (default with labels), last (default without labels), or rollout"
+    method_help = "how maps are made (default: relevance with labels, last without)"
     parser.add_argument("--method", choices=METHODS, help=method_help)
     parser.add_argument("--start", type=float, help="start of the part to read, in seconds")
     parser.add_argument("--end", type=float, help="end of the part to read, in seconds")

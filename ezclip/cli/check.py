@@ -341,17 +341,13 @@ def make_parser() -> Parser:
     parser.add_argument("--dataset_config_name", help="configuration of the dataset")
     parser.add_argument("--split_name", help="split of the dataset (default: the first of validation, test and train)")
     parser.add_argument("--video_column_name", help="column of videos of the dataset")
-    parser.add_argument("--output_file", default="videos.csv", help="table to write or continue (%(default)s)")
+    parser.add_argument("--output_file", default="videos.csv", help="table to write or continue")
     parser.add_argument(
         "--num_workers", type=int, default=os.cpu_count() or 1, help="videos checked at a time (default: one per core)"
     )
-    parser.add_argument(
-        "--video_timeout", type=float, default=60.0, help="time limit for one read, in seconds (%(default)g)"
-    )
-    parser.add_argument("--video_backend", default="auto", choices=BACKENDS, help="decoder (%(default)s)")
-    parser.add_argument(
-        "--slow_seconds", type=float, default=1.0, help="a video is slow if 8 frames take longer (%(default)g)"
-    )
+    parser.add_argument("--video_timeout", type=float, default=60.0, help="time limit for one read, in seconds")
+    parser.add_argument("--video_backend", default="auto", choices=BACKENDS, help="decoder")
+    parser.add_argument("--slow_seconds", type=float, default=1.0, help="a video is slow if 8 frames take longer")
     add_limits(parser)
     return parser
 

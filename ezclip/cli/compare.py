@@ -1,4 +1,4 @@
-"""Run `ezclip compare`: evaluate several systems on the same videos.
+"""Evaluate several systems on the same videos.
 
     ezclip compare systems.yaml --validation_list test.txt --label_list labels.csv \\
         --video_root UCF-101 --output_dir comparison
@@ -82,9 +82,9 @@ class System(Runner):
 
 def main(argv: list[str] | None = None):
     """Run `ezclip compare`; exit with a message if the options, the data or a model cannot be used."""
-    data_args, args, rest = parse_args(argv)
+    data_args, args, systems, speed_rounds = parse_args(argv, __doc__)
     with running("compare", args) as accelerator:
-        compare_systems(rest.systems, data_args, args, rest.speed_rounds, accelerator)
+        compare_systems(systems, data_args, args, speed_rounds, accelerator)
 
 
 def compare_systems(

@@ -1,11 +1,17 @@
 """Options of `ezclip compare`, and its file of systems."""
 
 import dataclasses
-from argparse import Namespace
 
-from ezclip.cli.arguments import DataArguments, ModelArguments, RunArguments, check_values, explicit_options
+from ezclip.cli.arguments import (
+    GROUPS,
+    DataArguments,
+    ModelArguments,
+    RunArguments,
+    check_values,
+    explicit_options,
+)
 from ezclip.cli.option_files import parse_options
-from ezclip.cli.parser import Parser
+from ezclip.cli.parser import Parser, fill, group_fields
 from ezclip.errors import DataError
 from ezclip.evaluation.comparison import TOP_K
 from ezclip.utils.files import check_folder_names
@@ -30,39 +36,39 @@ RUN_OPTIONS = (
 )
 
 
-def pick_fields(of: type, names: tuple[str, ...]) -> type:
-    """Return a dataclass with some fields of another. Default factories are not supported."""
-    picked = [field for field in dataclasses.fields(of) if field.name in names]
-    own = {field.name: dataclasses.field(default=field.default, metadata=field.metadata) for field in picked}
-    return dataclasses.make_dataclass(of.__name__, [(field.name, field.type, own[field.name]) for field in picked])
-
-
-def parse_args(argv: list[str] | None = None) -> tuple[DataArguments, RunArguments, Namespace]:
+def parse_args(argv: list[str] | None, description: str | None) -> tuple[DataArguments, RunArguments, str, int]:
     """
     Parse the command line; exit with a message if the options contradict each other.
 
-    The namespace holds `systems`, a path, and `speed_rounds`.
+    The last two values are the path of the file of systems, and the rounds of the speed measurement.
     """
-    groups = (pick_fields(DataArguments, VIDEO_OPTIONS + CLASS_TEXT_OPTIONS), pick_fields(RunArguments, RUN_OPTIONS))
-    parser = Parser(groups, prog="ezclip compare", description="Compare systems on the same videos.")
+    names = (*VIDEO_OPTIONS, *CLASS_TEXT_OPTIONS, *RUN_OPTIONS)
+    groups = group_fields(GROUPS, DataArguments, RunArguments, names=names)
+    parser = Parser(
+        groups,
+        prog="ezclip compare",
+        usage="ezclip compare SYSTEMS.yaml --output_dir FOLDER [OPTIONS]",
+        description=description,
+    )
     parser.add_argument("systems", metavar="SYSTEMS.yaml", help="file that maps names of systems to their options")
     help = "Rounds of the speed measurement. 0 skips it."
     parser.add_argument("--speed_rounds", "--speed-rounds", type=int, default=15, help=help)
     try:
-        data_args, args, rest = parser.parse_args_into_dataclasses(argv)
+        values = parser.parse_groups(argv)
+        data_args = fill(DataArguments, values)
     except ValueError as error:
         parser.error(str(error))
-    data_args = DataArguments(**vars(data_args))
     # With a protocol and `latest`, the runner keeps finished systems.
-    args = RunArguments(**vars(args), do_eval=True, protocol="zero_shot", resume_from_checkpoint="latest", top_k=TOP_K)
+    fixed = {"do_eval": True, "protocol": "zero_shot", "resume_from_checkpoint": "latest", "top_k": TOP_K}
+    args, speed_rounds = fill(RunArguments, {**values, **fixed}), values["speed_rounds"]
     check_values(parser, ModelArguments(), data_args, args)
     if len(explicit_options(data_args, *SOURCE_OPTIONS)) != 1:
         parser.error(f"Give one of {', '.join(f'--{name}' for name in SOURCE_OPTIONS)}.")
     if data_args.label_list and data_args.validation_dir:
         parser.error("--label_list names the ids of a list or data set; class folders name themselves.")
-    if rest.speed_rounds < 0:
-        parser.error(f"--speed_rounds must be at least 0, got {rest.speed_rounds}.")
-    return data_args, args, rest
+    if speed_rounds < 0:
+        parser.error(f"--speed_rounds must be at least 0, got {speed_rounds}.")
+    return data_args, args, values["systems"], speed_rounds
 
 
 def read_systems(path: str) -> dict[str, dict]:

@@ -229,26 +229,28 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of text (default: all three)"
     )
-    parser.add_argument("--max_attempts", type=int, default=4, help="attempts for each text (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (%(default)s)")
-    parser.add_argument(
-        "--temperature", type=float, default=0.7, help="temperature of the sampling; 0: no sampling (%(default)g)"
-    )
-    parser.add_argument("--max_new_tokens", type=int, default=512, help="maximum tokens of an answer (%(default)s)")
+    parser.add_argument("--max_attempts", type=int, default=4, help="attempts for each text")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling")
+    parser.add_argument("--temperature", type=float, default=0.7, help="temperature of the sampling; 0: no sampling")
+    parser.add_argument("--max_new_tokens", type=int, default=512, help="maximum tokens of an answer")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model_name_or_path", help="text-generation model of transformers: Hub name or folder")
     source.add_argument("--base_url", help="OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1")
     local = parser.add_argument_group("with --model_name_or_path")
-    local.add_argument("--batch_size", type=int, help=f"questions at a time ({MODEL_OPTIONS['batch_size']})")
+    local.add_argument("--batch_size", type=int, help=f"questions at a time (default: {MODEL_OPTIONS['batch_size']})")
     local.add_argument(
-        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="dtype of the weights (auto)"
+        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="dtype of the weights (default: auto)"
     )
     endpoint = parser.add_argument_group("with --base_url")
     endpoint.add_argument("--model", help="name of the model on the server")
-    endpoint.add_argument("--num_requests", type=int, help=f"requests at a time ({ENDPOINT_OPTIONS['num_requests']})")
-    endpoint.add_argument("--timeout", type=float, help=f"seconds for an answer ({ENDPOINT_OPTIONS['timeout']:g})")
     endpoint.add_argument(
-        "--max_retries", type=int, help=f"retries of a failed request ({ENDPOINT_OPTIONS['max_retries']})"
+        "--num_requests", type=int, help=f"requests at a time (default: {ENDPOINT_OPTIONS['num_requests']})"
+    )
+    endpoint.add_argument(
+        "--timeout", type=float, help=f"seconds for an answer (default: {ENDPOINT_OPTIONS['timeout']:g})"
+    )
+    endpoint.add_argument(
+        "--max_retries", type=int, help=f"retries of a failed request (default: {ENDPOINT_OPTIONS['max_retries']})"
     )
     return parser
 

@@ -15,7 +15,7 @@ def add_limits(parser: Parser):
         if isinstance(field.default, bool):
             group.add_argument(option, action="store_true", help=help)
         else:
-            group.add_argument(option, type=type(field.default), default=field.default, help=f"{help} (%(default)s)")
+            group.add_argument(option, type=type(field.default), default=field.default, help=help)
 
 
 def read_limits(args) -> ReadLimits:

@@ -1,9 +1,11 @@
 """The command `ezclip`."""
 
 import sys
+from difflib import get_close_matches
 from importlib import import_module
 
 
+# Subcommand: the module whose `main` runs it, and a line of help
 # Subcommand: the module whose `main` runs it, and a line of help
 COMMANDS = {
     "classify": ("ezclip.cli.classify", "say which of your labels fit your videos"),
@@ -20,6 +22,23 @@ COMMANDS = {
     "attention": ("ezclip.cli.attention", "draw where a model looks"),
     "app": ("ezclip.cli.app", "serve a page to try a model on"),
 }
+GROUPS = {
+    "Try it": ("classify", "timeline", "app", "demo"),
+    "Train, evaluate and predict": ("run", "compare", "report"),
+    "Prepare": ("check", "describe", "convert"),
+    "Look inside and hand on": ("attention", "export", "push"),
+}
+EXAMPLE = 'ezclip classify holiday/ --labels "surfing, making a cake, a dog running"'
+# Names that other tools have for what a subcommand does
+OTHER_NAMES = {
+    "predict": "classify",
+    "label": "classify",
+    "train": "run",
+    "eval": "run",
+    "evaluate": "run",
+    "test": "run",
+}
+OTHER_NAMES |= {"serve": "app", "gui": "app", "upload": "push", "segment": "timeline", "search": "timeline"}
 # Arguments that a subcommand puts before those of the user
 FIRST_ARGUMENTS = {"demo": ["--demo", "--output_dir", "demo"]}
 
@@ -35,16 +54,34 @@ def main(argv: list[str] | None = None) -> int | None:
         print(f"ezclip {import_module('ezclip').__version__}")
         return 0
     if name not in COMMANDS:
-        print(f"{usage()}\n\nezclip: the command must be one of {', '.join(COMMANDS)}, got {name!r}.", file=sys.stderr)
+        print(f"ezclip: {describe_unknown(name)} See `ezclip --help`.", file=sys.stderr)
         return 2
-    return import_module(COMMANDS[name][0]).main([*FIRST_ARGUMENTS.get(name, []), *rest])
+    try:
+        return import_module(COMMANDS[name][0]).main([*FIRST_ARGUMENTS.get(name, []), *rest])
+    except KeyboardInterrupt:
+        print(f"\nezclip {name}: stopped.", file=sys.stderr)
+        return 130
+
+
+def describe_unknown(name: str) -> str:
+    """Return a sentence about a subcommand that does not exist, with the one that was probably meant."""
+    if name.startswith("-"):
+        return f"A command comes first, such as `{EXAMPLE}`, got {name!r}."
+    if name in OTHER_NAMES:
+        return f"There is no command {name!r}: here it is `ezclip {OTHER_NAMES[name]}`."
+    if near := get_close_matches(name, COMMANDS, 1):
+        return f"There is no command {name!r}; the nearest is `ezclip {near[0]}`."
+    return f"The command must be one of {', '.join(COMMANDS)}, got {name!r}."
 
 
 def usage() -> str:
-    """Return the help text: one line for each subcommand."""
+    """Return the help text: the subcommands by use, one line for each."""
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {help}" for name, (_, help) in COMMANDS.items()]
-    return "\n".join(["usage: ezclip COMMAND [OPTIONS]", "", *lines, "", "`ezclip COMMAND --help` lists its options."])
+    lines = ["usage: ezclip COMMAND [OPTIONS]", "", "Classify videos with EZ-CLIP, plain CLIP and related models.", ""]
+    lines += [f"    {EXAMPLE}", ""]
+    for title, names in GROUPS.items():
+        lines += [f"{title}:", *(f"  {name:<{width}}  {COMMANDS[name][1]}" for name in names), ""]
+    return "\n".join([*lines, "`ezclip COMMAND --help` lists its options, `ezclip --version` says the version."])
 
 
 if __name__ == "__main__":

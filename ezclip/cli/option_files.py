@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Never
 
-from ezclip.cli.parser import Parser
+from ezclip.cli.parser import Parser, describe_nearest
 from ezclip.errors import DataError
 from ezclip.utils.yaml_files import read_yaml
 
@@ -28,7 +28,8 @@ def find_option_file(name: str) -> Path:
     shipped = Path(str(files("ezclip.configs")))
     names = sorted(path.stem for path in shipped.glob("*.yaml"))
     if name not in names:
-        raise DataError(f"The option file must be a .yaml file or one of {', '.join(names)}, got {name!r}.")
+        nearest = describe_nearest(name, names)
+        raise DataError(f"The option file must be a .yaml file or one of {', '.join(names)}, got {name!r}{nearest}.")
     return shipped / f"{name}.yaml"
 
 
@@ -53,25 +54,27 @@ def parse_options(
     """
     if not isinstance(content, dict):
         raise DataError(f"{source} must be a mapping, one `option: value` a line, got {type(content).__name__}.")
-    types = {field.name: field.type for group in groups for field in dataclasses.fields(group)}
-    allowed = [name for name in types if names is None or name in names]
+    fields = {field.name: field for group in groups for field in dataclasses.fields(group)}
+    allowed = [name for name in fields if names is None or name in names]
     if unknown := [name for name in content if name not in allowed]:
         known = "the options of the command line" if names is None else f"one of {', '.join(sorted(allowed))}"
-        raise DataError(f"{source}: an option must be {known}, got {unknown[0]!r}.")
+        nearest = describe_nearest(str(unknown[0]), allowed)
+        raise DataError(f"{source}: an option must be {known}, got {unknown[0]!r}{nearest}.")
     words = []
     for name, value in content.items():
         if value is None:
             continue
-        is_switch, is_list = types[name] in (bool, bool | None), "list[" in str(types[name])
+        field = fields[name]
+        is_switch, is_list = field.type in (bool, bool | None), "list[" in str(field.type)
         items = value if isinstance(value, list) and is_list else [value]
-        if any(isinstance(item, (dict, list)) or isinstance(item, bool) != is_switch for item in items):
+        takes_bool = (is_switch, True) if is_switch or "const" in field.metadata else (False,)
+        if any(isinstance(item, (dict, list)) or isinstance(item, bool) not in takes_bool for item in items):
             kind = "true or false" if is_switch else "a list of values" if is_list else "a value"
             raise DataError(f"{source}: {name} must be {kind}, got {value!r}.")
         # `--name=value` keeps a value that begins with a dash; only a list needs words of their own.
         words += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
     try:
-        parsed = _FileParser(tuple(groups)).parse_args_into_dataclasses(words)
+        values = _FileParser(groups).parse_groups(words)
     except (DataError, ValueError) as error:
         raise DataError(f"{source}: {error}") from error
-    values = {name: value for group in parsed for name, value in vars(group).items()}
     return {name: values[name] for name, value in content.items() if value is not None}

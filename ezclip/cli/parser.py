@@ -1,17 +1,17 @@
 """The parser of every command: an error is one sentence with the nearest option, help shows real defaults."""
 
 import argparse
-import os
+import dataclasses
 import re
 import sys
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Never
+from typing import Any, Never, TypeVar
 
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from ezclip.utils.messages import say
+from ezclip.utils.messages import exit_with
 
 
 # Names that users of transformers and of other tools expect, and the options that do their work here
@@ -43,7 +43,6 @@ OTHER_NAMES = {
     "no_cuda": ("use_cpu", "device"),
     "num_workers": ("dataloader_num_workers",),
     "output": ("output_dir", "output_file"),
-    "overwrite_cache": ("resume_from_checkpoint",),
     "per_gpu_train_batch_size": ("per_device_train_batch_size",),
     "predict": ("do_predict",),
     "prompts": ("templates",),
@@ -61,6 +60,8 @@ OTHER_NAMES = {
     "warmup_steps": ("warmup_ratio",),
 }
 NUM_SUGGESTIONS = 3
+
+Options = TypeVar("Options")
 
 
 class Parser(HfArgumentParser):
@@ -92,6 +93,11 @@ class Parser(HfArgumentParser):
             self.error(f"No option takes {words[0]!r}.")
         return namespace, []
 
+    def parse_groups(self, args: Sequence[str] | None = None) -> dict[str, Any]:
+        """Parse the arguments and return the values of all options, whatever dataclass they are of, by name."""
+        parsed = self.parse_args_into_dataclasses(args, look_for_args_file=False)
+        return {name: value for group in parsed for name, value in vars(group).items()}
+
     def error(self, message: str) -> Never:
         """Print one sentence with the name of the command, and exit with status 2."""
         # Messages of argparse that reach only this method
@@ -99,9 +105,7 @@ class Parser(HfArgumentParser):
             message = f"{' and '.join(name.split('/')[0] for name in found[1].split(', '))} must be given."
         elif found := re.match(r"one of the arguments (.*) is required", message):
             message = f"One of {', '.join(found[1].split())} must be given."
-        if is_first_process():
-            say(f"{self.prog}: {message} See `{self.prog} --help`.", file=sys.stderr)
-        sys.exit(2)
+        exit_with(f"{self.prog}: {message} See `{self.prog} --help`.", 2)
 
     def _reword(self, error: argparse.ArgumentError) -> str:
         """Return the message of an error of argparse by the name of the option, without its other spellings."""
@@ -109,7 +113,7 @@ class Parser(HfArgumentParser):
         if message.startswith("expected"):
             return f"{option} needs a value{', or several' if 'at least' in message else ''}."
         if found := re.match(r"invalid choice: (.*?) \(choose from", message):
-            actions = (action for action in self._actions if option in (*action.option_strings, action.dest))
+            actions = (a for a in self._actions if option in (*a.option_strings, a.metavar, a.dest))
             choices = [str(choice) for choice in next(actions).choices or ()]
             nearest = describe_nearest(found[1].strip("'\""), choices)
             return f"{option} must be one of {', '.join(choices)}, got {found[1]}{nearest}."
@@ -142,9 +146,14 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
             names[-1] += f" {self._format_args(action, self._get_default_metavar_for_optional(action))}"
         return ", ".join(names)
 
+    def _format_args(self, action, default_metavar) -> str:
+        text = super()._format_args(action, default_metavar)
+        return f"{text.split()[0]} ..." if action.nargs == "+" else text
+
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         short = {int: "N", float: "X"}.get(action.type)  # pyright: ignore[reportArgumentType, reportCallIssue]
-        return short or action.dest.rpartition("_")[2].upper()
+        word = action.dest.rpartition("_")[2].upper()
+        return short or (word.removesuffix("S") if action.nargs == "+" else word)
 
     def _metavar_formatter(self, action, default_metavar):
         if action.metavar is None and action.choices is not None:
@@ -153,26 +162,58 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         help, notes = (action.help or "").rstrip(), []
-        is_sentence = help.endswith(".")
         if action.choices is not None:
             notes.append(f"one of {', '.join(map(str, action.choices))}")
-        has_default = action.default not in (None, False, True, argparse.SUPPRESS) and action.default != []
-        if has_default and action.option_strings and "efault" not in help and "%(default)" not in help:
-            notes.append("default: %(default)s")
+        value = action.default
+        is_shown = not isinstance(value, bool) and value not in (None, [], argparse.SUPPRESS)
+        if is_shown and action.option_strings and "efault" not in help:
+            default = f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else value
+            notes.append(f"default: {str(default).replace('%', '%%')}")
         if not notes:
             return help
-        if is_sentence:
+        if help.endswith("."):
             return " ".join([help, *(f"{note[0].upper()}{note[1:]}." for note in notes)])
+        if help.endswith(")"):
+            return f"{help[:-1]}; {'; '.join(notes)})"
         return f"{help} ({'; '.join(notes)})"
 
 
 def _is_switch(action: argparse.Action) -> bool:
-    return action.nargs == "?" and action.const is True
+    return action.nargs == "?" and action.type is string_to_bool
 
 
-def is_first_process() -> bool:
-    """Return whether this is the only process of a command on this machine, or the first one of a launcher."""
-    return int(os.environ.get("LOCAL_RANK") or 0) <= 0
+def group_fields(groups: Mapping[str, Sequence[str]], *of: type, names: Container[str] | None = None) -> list[type]:
+    """
+    Return dataclasses whose options `--help` shows as groups.
+
+    Args:
+        groups (`Mapping`):
+            By title, the names of the fields in a group. A name that no dataclass has is left out.
+        of (`type`):
+            Dataclasses without default factories. Each has a group, `_argument_group_name`, for its other fields.
+        names (`Container`, *optional*):
+            Names of the fields to take, by default all.
+    """
+    owners = {field.name: (field, owner) for owner in of for field in dataclasses.fields(owner)}
+    titles = {name: title for title, listed in groups.items() for name in listed}
+    grouped = {title: [] for title in groups}
+    for name in (*titles, *owners):
+        if name not in owners or (names is not None and name not in names):
+            continue
+        field, owner = owners.pop(name)
+        copy = dataclasses.field(default=field.default, metadata=field.metadata)
+        grouped[titles.get(name) or owner._argument_group_name].append((name, field.type, copy))
+    return [
+        dataclasses.make_dataclass("Group", fields, namespace={"_argument_group_name": title})
+        for title, fields in grouped.items()
+        if fields
+    ]
+
+
+def fill(of: type[Options], values: Mapping[str, Any]) -> Options:
+    """Return a dataclass with the values of its fields; a field without a value has its default."""
+    names = [field.name for field in dataclasses.fields(of)]  # pyright: ignore[reportArgumentType]
+    return of(**{name: values[name] for name in names if name in values})
 
 
 def find_unknown(args: Sequence[str], options: Container[str]) -> str | None:
@@ -199,9 +240,14 @@ def describe_unknown(option: str, options: Iterable[str]) -> str:
 
 def describe_nearest(value: str, choices: Sequence[str], prefix: str = "") -> str:
     """Return the end of a sentence that names the choices nearest to a value, or nothing if none is near."""
-    near = [choice for choice in choices if value and choice.startswith(value)]
-    if not 1 <= len(near) <= NUM_SUGGESTIONS:
-        near = get_close_matches(value, choices, 1, cutoff=0.6)
+    ways = (
+        [choice for choice in choices if choice.startswith(value)],
+        get_close_matches(value, choices, 1),
+        [choice for choice in choices if f"_{value}_" in f"_{choice}_"],
+        # a short form with a slip
+        [choice for choice in choices if get_close_matches(value, [choice[: len(value) + 1]], cutoff=0.8)],
+    )
+    near = next((found for found in ways if value and 1 <= len(found) <= NUM_SUGGESTIONS), [])
     if not near:
         return ""
     return f"; the nearest {'is' if len(near) == 1 else 'are'} {', '.join(prefix + choice for choice in near)}"

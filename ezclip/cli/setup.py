@@ -1,10 +1,13 @@
 """Devices, processes, output folder and reader of a run."""
 
 import contextlib
+import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Never
 
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
@@ -15,7 +18,9 @@ from ezclip.cli.limits import read_limits
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import DataError, ModelError
 from ezclip.training.log import parse_trackers
+from ezclip.training.stop_signals import TrainingStopped
 from ezclip.utils.memory import return_freed_memory
+from ezclip.utils.messages import is_first_process, say, wait_for_first_process
 from video_ezclip import VideoReadError, require_backend
 
 
@@ -59,10 +64,28 @@ def running(command: str, args: RunArguments) -> Iterator[Accelerator]:
         return_freed_memory()
         yield accelerator
     except (DataError, ModelError, VideoReadError) as error:
+        wait_for_first_process()
         sys.exit(f"ezclip {command}: {error}")
+    except TrainingStopped as stopped:
+        exit_stopped(f"ezclip {command}: {stopped}", stopped.exit_status)
+    except KeyboardInterrupt:
+        exit_stopped(f"\nezclip {command}: stopped.", 130)
+    except Exception:
+        # A process whose peers have ended has an error of the connection, which nobody needs to see.
+        wait_for_first_process()
+        raise
     finally:
         if accelerator is not None:
             accelerator.end_training()
+
+
+def exit_stopped(message: str, status: int) -> Never:
+    """End a process whose peers got the same signal, with a message of the first one."""
+    if is_first_process():
+        say(message, file=sys.stderr)
+    if "LOCAL_RANK" in os.environ:  # a launcher sends Ctrl-C to processes that the terminal sent it to
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(status)
 
 
 def make_reader(data_args: DataArguments) -> IsolatedReader:

@@ -67,25 +67,21 @@ def make_parser() -> Parser:
     )
     classes.add_argument("--templates", nargs="+", help="sentences with {} (default: the 16 published ones)")
     classes.add_argument("--class_descriptions", nargs="+", help="CSV or JSON files with texts for each class")
-    classes.add_argument(
-        "--ensemble", choices=ENSEMBLES, default="probability", help="how to combine texts (%(default)s)"
-    )
+    classes.add_argument("--ensemble", choices=ENSEMBLES, default="probability", help="how to combine texts")
     search = parser.add_argument_group("search")
-    search.add_argument("--window", type=float, default=2.0, help="length of a window in seconds (%(default)g)")
-    search.add_argument("--stride", type=float, default=1.0, help="seconds between two windows (%(default)g)")
-    search.add_argument("--batch_size", type=int, default=8, help="windows to classify at a time (%(default)s)")
-    search.add_argument("--smoothing", type=int, default=3, help="number of windows to average, odd (%(default)s)")
-    search.add_argument(
-        "--min_score", type=float, default=0.0, help="smallest score of a window in a segment (%(default)g)"
-    )
-    search.add_argument("--min_duration", type=float, default=0.0, help="smallest segment in seconds (%(default)g)")
+    search.add_argument("--window", type=float, default=2.0, help="length of a window in seconds")
+    search.add_argument("--stride", type=float, default=1.0, help="seconds between two windows")
+    search.add_argument("--batch_size", type=int, default=8, help="windows to classify at a time")
+    search.add_argument("--smoothing", type=int, default=3, help="number of windows to average, odd")
+    search.add_argument("--min_score", type=float, default=0.0, help="smallest score of a window in a segment")
+    search.add_argument("--min_duration", type=float, default=0.0, help="smallest segment in seconds")
     search.add_argument(
         "--allow_partial", action="store_true", help="continue with the readable part of a damaged file"
     )
-    add_limits(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--output_file", nargs="+", default=[], help="files to write; the suffix selects the format")
     output.add_argument("--output_dir", help="folder for timeline.json, .csv, .srt, .vtt and .png")
+    add_limits(parser)
     return parser
 
 

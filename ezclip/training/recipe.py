@@ -13,43 +13,52 @@ class TrainingRecipe:
 
     learning_rate: float = _option(1e-4, "Peak learning rate of the adapters, and of CLIP if it is trained.")
     prompt_learning_rate: float | None = _option(
-        None, "Peak learning rate of the temporal prompts. Default: --learning_rate."
+        None, "Peak learning rate of the temporal prompts. Defaults to --learning_rate."
     )
     head_learning_rate: float | None = _option(
-        None, "Peak learning rate of the temporal head. Default: 10 times --learning_rate, as in ActionCLIP."
+        None, "Peak learning rate of the temporal head. Defaults to 10 times --learning_rate, as in ActionCLIP."
     )
     text_learning_rate: float | None = _option(
-        None, "Peak learning rate of the trained weights of the text tower. Default: --learning_rate."
+        None, "Peak learning rate of the trained weights of the text tower. Defaults to --learning_rate."
     )
     weight_decay: float = _option(0.2, "Weight decay of AdamW, for all trained weights.")
     warmup_ratio: float = _option(
         0.1, "Fraction of the steps in which the learning rates rise from 0. Published: 5 epochs of 50."
     )
     num_train_epochs: int = _option(50, "Passes over the training set.")
-    max_train_steps: int | None = _option(None, "Number of steps. Overrides --num_train_epochs.")
-    max_grad_norm: float | None = _option(None, "Clip gradients to this norm. Published: no clipping.")
+    max_train_steps: int | None = _option(None, "Number of steps. Defaults to those of --num_train_epochs.")
+    max_grad_norm: float | None = _option(None, "Clip gradients to this norm. Defaults to no clipping, as published.")
     per_device_train_batch_size: int = _option(
         32, "Videos per process and step. Each video is compared with the texts of all videos on all processes."
     )
     micro_batch_size: int | None = _option(
         None,
-        "Videos per process whose activations are kept at a time. Loss and gradient stay those of the whole batch.",
+        "Videos per process whose activations are kept at a time. Loss and gradient stay those of the whole batch, "
+        "which is the default.",
     )
     gradient_checkpointing: bool = _option(
         False, "Recompute activations in the backward pass: less memory, a third more time."
     )
     logging_steps: int = _option(10, "Steps between two log entries.")
-    eval_steps: int | None = _option(None, "Steps between two evaluations during training. Default: none.")
+    eval_steps: int | None = _option(None, "Steps between two evaluations during training. Defaults to none.")
     metric_for_best_model: str = field(
         default="eval_top1",
-        metadata={"help": "Metric that selects the best weights.", "choices": ["eval_top1", "eval_top5"]},
+        metadata={
+            "help": "Metric that selects the best weights.",
+            "metavar": "METRIC",
+            "choices": ["eval_top1", "eval_top5"],
+        },
     )
     load_best_model_at_end: bool = _option(False, "Load the best weights at the end instead of the last.")
-    early_stopping_patience: int | None = _option(None, "Stop after this many evaluations without improvement.")
-    save_steps: int | None = _option(
-        None, "Steps between two checkpoints. The last step has one too. Default: only a signal writes one."
+    early_stopping_patience: int | None = _option(
+        None, "Stop after this many evaluations without improvement. Defaults to never."
     )
-    save_total_limit: int | None = _option(None, "Checkpoints to keep; the oldest are removed first. Default: all.")
+    save_steps: int | None = _option(
+        None,
+        "Steps between two checkpoints. The last step has one too. Defaults to none, except when a signal stops "
+        "the training.",
+    )
+    save_total_limit: int | None = _option(None, "Checkpoints to keep; the oldest are removed first. Defaults to all.")
 
     @property
     def needs_best(self) -> bool:

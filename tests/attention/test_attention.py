@@ -486,7 +486,7 @@ def test_command_errors(tiny_folder, video, tmp_path, options, message):
     ("options", "message"),
     [
         (["--output_file", "map.jpg"], "--output_file must end in .png or .mp4"),
-        ([], "one of the arguments --output_dir --output_file is required"),
+        ([], "One of --output_dir, --output_file must be given"),
     ],
 )
 def test_command_needs_output(tmp_path, capsys, options, message):

@@ -337,7 +337,7 @@ def test_bug_costs_one_row(good):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "one of the arguments --video_dir --video_list --dataset_name is required"),
+        ([], "One of --video_dir, --video_list, --dataset_name must be given"),
         (["--num_workers", "0"], "--num_workers must be at least 1, got 0"),
         (["--video_timeout", "0"], "--video_timeout must be a number of seconds above 0, got 0.0."),
         (["--slow_seconds", "nan"], "--slow_seconds must be a number of seconds above 0, got nan."),

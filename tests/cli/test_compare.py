@@ -306,8 +306,8 @@ def test_changed_weights(tiny_folder, data, tmp_path, capsys):
     [
         ({"classdescriptions": "a.json"}, "got 'classdescriptions'"),
         ({"do_train": True}, "got 'do_train'"),
-        ({"num_frames": "many"}, "invalid int value: 'many'"),
-        ({"preset": "clop"}, "invalid choice: 'clop'"),
+        ({"num_frames": "many"}, "must be a whole number, got 'many'"),
+        ({"preset": "clop"}, "got 'clop'; the nearest is clip"),
         ({"model_name_or_path": None}, "described has no model_name_or_path"),
         ({"model_name_or_path": "gone"}, "described: No model at 'gone'"),
         ({"class_descriptions": "gone.json"}, "described: gone.json cannot be read"),

@@ -28,12 +28,6 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"ezclip {ezclip.__version__}\n"
 
 
-def test_unknown_command(capsys):
-    assert main(["evaluate"]) == 2
-    error = capsys.readouterr().err
-    assert "'evaluate'" in error and "run, demo" in error
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_names_the_command(name, capsys):
     if name == "compare":

@@ -224,7 +224,7 @@ def test_command_line_overrides_file(options, data_set, tmp_path, capsys):
     ("content", "message"),
     [
         ("learning_rat: 1", "got 'learning_rat'"),
-        ("learning_rate: fast", "invalid float value: 'fast'"),
+        ("learning_rate: fast", "--learning_rate must be a number, got 'fast'"),
         ("learning_rate: true", "learning_rate must be a value, got True"),
         ("learning_rate: .nan", "--learning_rate must be a finite number"),
         ("seed: [3]", "seed must be a value, got [3]"),
@@ -237,8 +237,11 @@ def test_command_line_overrides_file(options, data_set, tmp_path, capsys):
         ("do_train: true\nnum_shots: [2]", "--num_shots and --num_seeds are for a --protocol"),
         ("protocol: zero_shot\neval_datasets: {../d: {validation_list: x}}", "cannot be the name of a folder"),
         ("protocol: zero_shot\neval_datasets: {d: {num_clips: 2}}", "got 'num_clips'"),
-        ("protocol: zero_shot\neval_datasets: {d: {max_eval_samples: x}}", "invalid int value: 'x'"),
-        ("protocol: one_shot", "invalid choice: 'one_shot'"),
+        (
+            "protocol: zero_shot\neval_datasets: {d: {max_eval_samples: x}}",
+            "--max_eval_samples must be a whole number, got 'x'",
+        ),
+        ("protocol: one_shot", "got 'one_shot'; the nearest is few_shot"),
         ("- a list", "must be a mapping"),
         ("a: [", "is not valid YAML"),
         ("protocol: zero_shot\neval_datasets: {d: {validation_lists: x}}", "d: an option must be one of"),
