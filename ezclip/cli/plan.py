@@ -268,7 +268,7 @@ def load_splits(data_args: DataArguments, *options: str, purpose: str | None = N
         except DataError as error:
             raise DataError(f"--videos: {error}") from error
     elif option in ("train_dir", "validation_dir"):
-        splits = [load_folder(value)]
+        splits = [load_folder(value, "train" if option == "train_dir" else "test")]
     elif option in ("train_list", "validation_list"):
         part = "train" if option == "train_list" else "test"
         first_id = first_id_of_lists(data_args, label_list) if label_list is not None else None

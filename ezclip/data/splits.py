@@ -45,7 +45,8 @@ def draw_shots(split: VideoSplit, num_shots: int, seed: int) -> VideoSplit:
     for row, label in enumerate(labels):
         rows[label].append((draw(), row))
     drawn = sorted(row for candidates in rows.values() for _, row in sorted(candidates)[:num_shots])
-    return VideoSplit(split.videos.select(drawn), split.class_names)
+    source = f"{num_shots} videos of each class, drawn with seed {seed} from {split.source}"
+    return VideoSplit(split.videos.select(drawn), split.class_names, source)
 
 
 def count_shots(split: VideoSplit) -> int:
@@ -118,7 +119,8 @@ def select_classes(split: VideoSplit, class_names: list[str]) -> VideoSplit:
     # Renumber before selecting: adding a column to selected rows copies videos that are held as bytes.
     videos = split.videos.remove_columns("label")
     videos = videos.add_column("label", [renumbered.get(label, UNKNOWN_LABEL) for label in labels])
-    return VideoSplit(videos.select(rows), list(class_names))
+    source = f"{len(class_names)} of the {len(ids)} classes of {split.source}"
+    return VideoSplit(videos.select(rows), list(class_names), source)
 
 
 def draw_classes(class_names: list[str], number: int, seed: int) -> list[str]:
