@@ -28,7 +28,6 @@ TRAIN_WORDS = ("train", "training", "trainset", "trainval", "base", "seen")
 TEST_WORDS = ("test", "testing", "testset", "val", "valid", "validation", "dev", "eval", "evaluation")
 TEST_WORDS += ("novel", "unseen")
 SPLIT_COMPANIONS = ("set", "split", "part", "data", "video", "videos", "clips", "frames", "rawframes")
-MAX_NAMED = 6  # classes in a description
 
 
 @dataclass
@@ -57,6 +56,12 @@ class VideoSplit:
     def row_numbers(self) -> list[int]:
         """Return the row number of each video in its source. Names may repeat; row numbers do not."""
         return self.videos["row"][:] if "row" in self.videos.column_names else list(range(len(self)))
+
+    @property
+    def empty_classes(self) -> list[str]:
+        """Return the names of the classes without a video."""
+        found = set(self.videos["label"])
+        return [name for label, name in enumerate(self.class_names or []) if label not in found]
 
     def select(self, max_samples: int | None) -> "VideoSplit":
         """Return a split of the first `max_samples` videos, or of all."""

@@ -37,7 +37,7 @@ def draw_shots(split: VideoSplit, num_shots: int, seed: int) -> VideoSplit:
     if short:
         raise DataError(
             f"{num_shots} shots need {num_shots} videos of each class; {len(short)} of {len(split.class_names)} "
-            f"classes have fewer: {', '.join(short[:10])}."
+            f"classes have fewer: {', '.join(short[:10])}. Lower --num_shots, or add videos."
         )
     # Only `random()` gives the same numbers in all versions of Python.
     draw = random.Random(seed).random
