@@ -181,7 +181,7 @@ def describe_plan(
             logger.warning(f"{title}: {len(empty)} of the {len(names)} classes have no video: {list_some(empty)}.")
         if len(names) == 1:
             logger.warning(f"{title}: {names[0]!r} is the only class, so there is nothing to tell apart.")
-    if source is not None:
+    if source is not None and labels is not None:
         number = source.num_videos if isinstance(source, StreamedVideos) else len(source)
         videos = "videos" if number is None else _count(number, "video")
         lines.append(f"Predict: {videos} ({source.source}), {_count(len(labels), 'label')}: {_first_names(labels)}")

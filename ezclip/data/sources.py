@@ -295,14 +295,16 @@ def _check_levels(folder: Path, by_class: dict[str, list[Path]], part: str):
             f"{folder} holds the split{'s' if len(splits) > 1 else ''} {' and '.join(splits)}, not classes. "
             f"Give {option} {folder / wanted}."
         )
-    if len(by_class) == 1:
-        ((name, videos),) = by_class.items()
-        inner = {parts[1] for video in videos if len(parts := video.relative_to(folder).parts) > 2}
-        if len(inner) > 1:
-            raise DataError(
-                f"{folder} holds one folder, {name}, with {len(inner)} folders of videos: {list_some(sorted(inner))}. "
-                f"If they are the classes, give {option} {folder / name}."
-            )
+    paths = [video.relative_to(folder).parts for videos in by_class.values() for video in videos]
+    inner = sorted({parts[1] for parts in paths if len(parts) > 2})
+    if len(by_class) == 1 and len(inner) > 1:
+        (name,) = by_class
+        raise DataError(
+            f"{folder} holds one folder, {name}, with {len(inner)} folders of videos: {list_some(inner)}. If they are "
+            f"the classes, give {option} {folder / name}."
+        )
+    if inner and all(map(_split_word, inner)):
+        logger.warning(f"{folder}: the class folders hold the splits {', '.join(inner)}, which are taken together.")
 
 
 def _split_word(name: str) -> str | None:

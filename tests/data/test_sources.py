@@ -107,6 +107,12 @@ def test_classes_named_like_splits(tmp_path):
     assert load_folder(tmp_path).class_names == ["bus", "test", "train"]
 
 
+def test_splits_below_classes(tmp_path, caplog):
+    touch(tmp_path, "yoga/train/a.mp4", "yoga/test/b.mp4", "cake/train/a.mp4")
+    assert load_folder(tmp_path).class_names == ["cake", "yoga"]
+    assert "the class folders hold the splits test, train, which are taken together" in caplog.text
+
+
 def test_left_out_of_class_folders(tmp_path, caplog):
     touch(tmp_path, "yoga/a.mp4", "yoga/thumb.jpg", "cake/v1/1.jpg", "cake/v1/2.jpg", "stray.mp4", "empty/a.txt")
     split = load_folder(tmp_path)
