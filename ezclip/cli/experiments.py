@@ -106,10 +106,9 @@ class Runner:
                 check_training(options, len(experiment.train), self.accelerator, bool(experiment.tests))
                 given, size = (each.per_device_train_batch_size for each in (self.args, options))
                 if size < given:
-                    of = f" of {experiment.name}" if experiment.name else ""
                     logger.warning(
-                        f"--per_device_train_batch_size {given} is larger than the {size} training videos{of} of each "
-                        f"process: using {size}."
+                        f"{experiment.name and f'{experiment.name}: '}--per_device_train_batch_size {given} is larger "
+                        f"than the {size} training videos of each process: using {size}."
                     )
                 trained.append((experiment.train_texts, experiment.train.class_names))
         used = tested + trained

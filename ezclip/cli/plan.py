@@ -168,8 +168,9 @@ def describe_plan(
     for experiment in experiments:
         for title, split in {"Train": experiment.train, **experiment.tests}.items():
             if split is not None and not any(split is other for other in splits):
-                name = experiment.name if title == "Train" else title
-                titles.append(f"{'Train' if title == 'Train' else 'Test'} {name}".rstrip())
+                is_train = split is experiment.train
+                name = experiment.name if is_train else "" if title == "test" else title
+                titles.append(f"{'Train' if is_train else 'Test'} {name}".rstrip())
                 splits.append(split)
     lines, named = [], []
     for title, split in zip(titles, splits):

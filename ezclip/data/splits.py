@@ -45,7 +45,7 @@ def draw_shots(split: VideoSplit, num_shots: int, seed: int) -> VideoSplit:
     for row, label in enumerate(labels):
         rows[label].append((draw(), row))
     drawn = sorted(row for candidates in rows.values() for _, row in sorted(candidates)[:num_shots])
-    source = f"{num_shots} videos of each class, drawn with seed {seed} from {split.source}"
+    source = f"{num_shots} per class, drawn with seed {seed} from {split.source}"
     return VideoSplit(split.videos.select(drawn), split.class_names, source)
 
 

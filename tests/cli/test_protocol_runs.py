@@ -150,7 +150,7 @@ def test_drawn_protocols(options, tmp_path, capsys, protocol):
             *("Train seed7: 4", "Test base: 2", "Test novel: 2", "Train seed8: 4")
         ]
     else:
-        drawn_from = "1 videos of each class, drawn with seed 7 from"
+        drawn_from = "1 per class, drawn with seed 7 from"
         assert len(lines) == 5 and lines[0].startswith("Train 1_shots/seed7: 4 videos, 4 classes (")
     assert drawn_from in lines[0] and "train.txt with the classes of" in lines[0]
     assert lines[0].endswith(("red circle, green square", "green square, red circle")) == (protocol == "base_to_novel")
