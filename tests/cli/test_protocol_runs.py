@@ -143,7 +143,7 @@ def test_drawn_protocols(options, tmp_path, capsys, protocol):
         per_class = [sum(line.endswith(f" {label}") for line in drawn) for label in range(4)]
         assert len(set(per_class) - {0}) == 1
 
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("Train ", "Test "))]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("Train ", "Test"))]
     if protocol == "base_to_novel":
         drawn_from = "2 of the 4 classes of"
         assert [line.partition(" videos")[0] for line in lines] == [
