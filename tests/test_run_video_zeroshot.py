@@ -274,6 +274,10 @@ def test_split_of_a_dataset_is_named(tiny_folder, clip_folder, tmp_path, capsys,
     expected = f"Test: 1 video, 1 class (split validation of {tmp_path}/data): circle\n"
     assert capsys.readouterr().out.startswith(expected)
     assert "'circle' is the only class, so there is nothing to tell apart" in caplog.text
+    arguments[-1:] = ["--do_predict", "--streaming", "--candidate_labels", "circle, square"]
+    run(*arguments, "--output_dir", tmp_path / "streamed")
+    expected = f"(split validation of {tmp_path}/data, streamed), 2 labels: circle, square\n"
+    assert expected in capsys.readouterr().out
 
 
 def test_predict_a_folder(tiny_folder, clip_folder, tmp_path, capsys, caplog):

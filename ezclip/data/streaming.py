@@ -70,7 +70,7 @@ class StreamedVideos:
     @property
     def source(self) -> str:
         """Return words for where the videos come from."""
-        return f"{self.name}, streamed"
+        return f"split {self.dataset.split} of {self.name}, streamed"
 
     @property
     def num_shards(self) -> int:
