@@ -116,7 +116,7 @@ def test_predict_without_labels(tiny_folder, clip_folder, tmp_path, capsys):
     assert line["video"].endswith("a.mp4") and "label" not in line and len(line["predictions"]) == 2
     assert "is cut off" in read_lines(out / "bad_videos.jsonl")[0]["reason"]
     assert not (out / "eval_results.json").exists()
-    header, answer, _, problem, reason, *_ = capsys.readouterr().out.splitlines()
+    _, header, answer, _, problem, reason, *_ = capsys.readouterr().out.splitlines()
     assert header.split() == ["video", "best", "label", "score", "next"]
     best, following = line["predictions"]
     assert f"a.mp4  {best['label']}" in answer and f"  {best['score']:.2f}   █" in answer
