@@ -464,7 +464,7 @@ def test_command_output_dir(tiny_folder, video, clip_folder_of_transformers, tmp
 def test_command_on_a_folder_of_videos(video, tmp_path):
     shutil.copy(video, tmp_path)
     argv = [str(tmp_path), "--model_name_or_path", "no/model", "--use_cpu", "--output_dir", str(tmp_path / "out")]
-    with pytest.raises(SystemExit, match="is a folder of 1 videos, not one video"):  # before the model is loaded
+    with pytest.raises(SystemExit, match="is a folder of 1 video"):  # before the model is loaded
         main(argv)
 
 

@@ -537,7 +537,7 @@ def test_command_errors(tiny_folder, bank_folder, film, capsys, args, message):
     [
         (
             ["film.mp4", "photo.jpg"],
-            "is a folder of 1 videos, not one video. Pass them one by one, such as 'FOLDER",
+            "is a folder of 1 video",
         ),
         (["1.jpg", "2.jpg"], "has no times of its frames. Give a video file."),
         ([], "is a folder without frame images"),
