@@ -312,6 +312,26 @@ def test_batch_larger_than_the_data(training, clip_folder, tmp_path, capsys, cap
     assert "Training needs at least 2 videos, and one for each process; got 1 for 1 processes" in said
 
 
+@pytest.mark.slow
+def test_batch_larger_than_the_data_of_a_process(training):
+    torchrun = ["torch.distributed.run", "--nproc_per_node", "2"]
+    result = launch(torchrun, *training, "--per_device_train_batch_size", 256, "--micro_batch_size", 2)
+    assert result.stderr.count("256 is larger than the 3 training videos of each process: using 3.") == 1
+    assert result.stdout.count("Train: 6 videos, 2 classes") == 1
+    results = read_json(Path(training[-1]) / "train_results.json")
+    assert results["recipe"]["per_device_train_batch_size"] == 3 and len(results["log"]) == 3  # one step an epoch
+
+
+def test_trainings_are_checked_before_a_model_is_loaded(training, tmp_path, capsys, monkeypatch):
+    shutil.copytree(training[1], tmp_path / "model", ignore=lambda *_: ["model.safetensors"])
+    training[1] = tmp_path / "model"
+    assert "need --eval_steps" in error_of(capsys, *training, "--load_best_model_at_end")
+    assert "must be at least 2, got 1" in error_of(capsys, *training, "--per_device_train_batch_size", 1)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    assert "Gradient accumulation must be off, got 2" in error_of(capsys, *training)
+
+
 def test_training_is_reproducible(training):
     weights = []
     for workers in (0, 2):
