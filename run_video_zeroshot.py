@@ -19,12 +19,13 @@ from ezclip.cli.arguments import DataArguments, ModelArguments, RunArguments, pa
 from ezclip.cli.demo import run_demo
 from ezclip.cli.experiments import Runner
 from ezclip.cli.hub_options import prepare_push, push_trained
-from ezclip.cli.plan import load_predict_source, plan_experiments
+from ezclip.cli.plan import describe_plan, load_predict_source, plan_experiments
 from ezclip.cli.setup import make_reader, running
 from ezclip.constants import PROTOCOL_RESULTS_NAME
 from ezclip.errors import DataError
 from ezclip.evaluation.protocols import as_markdown, summarize
 from ezclip.utils.files import write_json
+from ezclip.utils.messages import say
 
 
 def main(argv: list[str] | None = None):
@@ -47,6 +48,9 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
     with accelerator.main_process_first():
         experiments = plan_experiments(data_args, args)
         source = load_predict_source(data_args) if args.do_predict else None
+    class_names = None if source is None else data_args.candidate_labels or source.class_names
+    if accelerator.is_main_process:
+        say("\n".join(describe_plan(experiments, source, class_names)))
     if args.report:
         try:
             from ezclip.report import write_report
@@ -58,7 +62,6 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
     if args.push_to_hub and accelerator.is_main_process:
         push_options = prepare_push(model_args, data_args, args, len(experiments))
     runner = Runner(model_args, args, read, accelerator)
-    class_names = None if source is None else data_args.candidate_labels or source.class_names
     runner.check(experiments, class_names)
 
     # 3. Train and evaluate

@@ -655,16 +655,22 @@ def _read_file(
     )
 
 
-def _read_frame_folder(folder: str, clip: Clip, select: FrameSelector) -> tuple[np.ndarray, VideoFramesMetadata]:
-    def numeric_order(path: Path):
-        return [int(part) if position % 2 else part for position, part in enumerate(re.split(r"(\d+)", path.stem))]
-
-    name, found = clip.name, list_folder(folder)
+def check_frame_folder(folder: str, name: str):
+    """Raise a [`VideoReadError`] if a folder is not one video of frame images."""
+    found = list_folder(folder)
     if not found.videos:
         raise VideoReadError(name, "is a folder without frame images.", f"Add {', '.join(IMAGE_EXTENSIONS)} files.")
     if found.videos != [folder]:
         reason = f"is a folder of {len(found.videos)} videos, not one video."
         raise VideoReadError(name, reason, f"Pass them one by one, such as {found.videos[0]!r}.")
+
+
+def _read_frame_folder(folder: str, clip: Clip, select: FrameSelector) -> tuple[np.ndarray, VideoFramesMetadata]:
+    def numeric_order(path: Path):
+        return [int(part) if position % 2 else part for position, part in enumerate(re.split(r"(\d+)", path.stem))]
+
+    name = clip.name
+    check_frame_folder(folder, name)
     paths = sorted((path for path in Path(folder).iterdir() if is_frame(path)), key=numeric_order)
     indices = _select_untimed(select, len(paths), name)
     for index in dict.fromkeys(indices):

@@ -12,6 +12,7 @@ import datasets
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from PIL import Image
 
 from ezclip import ClassBank, EZClipModel, EZClipProcessor
 from ezclip.cli import convert as convert_checkpoint
@@ -115,7 +116,7 @@ def test_predict_without_labels(tiny_folder, clip_folder, tmp_path, capsys):
     assert line["video"].endswith("a.mp4") and "label" not in line and len(line["predictions"]) == 2
     assert "is cut off" in read_lines(out / "bad_videos.jsonl")[0]["reason"]
     assert not (out / "eval_results.json").exists()
-    header, answer, _, problem, reason, *_ = capsys.readouterr().out.splitlines()
+    _, header, answer, _, problem, reason, *_ = capsys.readouterr().out.splitlines()
     assert header.split() == ["video", "best", "label", "score", "next"]
     best, following = line["predictions"]
     assert f"a.mp4  {best['label']}" in answer and f"  {best['score']:.2f}   █" in answer
@@ -248,6 +249,89 @@ def test_train_and_evaluate(training, tiny_folder, clip_folder):
     assert changed == {name for name in after if "temporal_prompt" in name or "adapter" in name}
 
 
+def test_says_what_was_understood(training, clip_folder, tmp_path, capsys, caplog):
+    names = ["red circle", "green square", "blue circle"]
+    (tmp_path / "labels.csv").write_text("".join(f"{number},{name}\n" for number, name in enumerate(names)))
+    (tmp_path / "test.txt").write_text("GreenSquare/d.mp4 12 1\nred_circle/a.mp4 12 0\n")
+    test = ["--validation_list", tmp_path / "test.txt", "--label_list", tmp_path / "labels.csv"]
+    run(*training, "--do_eval", *test, "--video_root", clip_folder, "--max_train_steps", 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        f"Train: 6 videos, 2 classes (class folders of {clip_folder}): GreenSquare, red_circle",
+        f"Test: 2 videos, 3 classes ({tmp_path}/test.txt with the classes of {tmp_path}/labels.csv): "
+        "red circle, green square, blue circle",
+    ]
+    assert "Test: 1 of the 3 classes have no video: blue circle." in caplog.text
+
+
+def test_split_of_a_dataset_is_named(tiny_folder, clip_folder, tmp_path, capsys, caplog):
+    rows = {"video": [str(clip_folder / "red_circle" / "a.mp4")], "label": ["circle"]}
+    (tmp_path / "data").mkdir()
+    for split in ("train", "validation"):
+        datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "data" / f"{split}.parquet")
+    arguments = ["--model_name_or_path", tiny_folder, "--dataset_name", tmp_path / "data", "--do_eval"]
+    run(*arguments, "--output_dir", tmp_path / "out")
+    expected = f"Test: 1 video, 1 class (split validation of {tmp_path}/data): circle\n"
+    assert capsys.readouterr().out.startswith(expected)
+    assert "'circle' is the only class, so there is nothing to tell apart" in caplog.text
+    arguments[-1:] = ["--do_predict", "--streaming", "--candidate_labels", "circle, square"]
+    run(*arguments, "--output_dir", tmp_path / "streamed")
+    expected = f"(split validation of {tmp_path}/data, streamed), 2 labels: circle, square\n"
+    assert expected in capsys.readouterr().out
+
+
+def test_predict_a_folder(tiny_folder, clip_folder, tmp_path, capsys, caplog):
+    folder = tmp_path / "phone"
+    shutil.copytree(clip_folder / "red_circle", folder / "trip")
+    Image.new("RGB", (64, 48)).save(folder / "photo.jpg")
+    shutil.copy(clip_folder / "GreenSquare" / "d.mp4", folder)
+    arguments = ["--model_name_or_path", tiny_folder, "--do_predict", "--candidate_labels", "red circle, green square"]
+    for number, videos in enumerate(
+        ([folder], [f"{folder}/*"], [folder / "trip", folder / "d.mp4", f"{folder}/trip/*1.mp4"])
+    ):
+        out = run(*arguments, "--videos", *videos, "--output_dir", tmp_path / str(number))
+        lines = read_lines(out / "predictions.jsonl")
+        assert {Path(line["video"]).name for line in lines} == {"a.mp4", "b 1.mp4", "test#c.mp4", "d.mp4"}
+        assert "Predict: 4 videos (named videos), 2 labels: red circle, green square\n" in capsys.readouterr().out
+    assert "photo.jpg" in caplog.text and "given twice are taken once" in caplog.text
+
+
+def test_batch_larger_than_the_data(training, clip_folder, tmp_path, capsys, caplog):
+    out = run(*training, "--per_device_train_batch_size", 256, "--num_train_epochs", 1)
+    assert (
+        "--per_device_train_batch_size 256 is larger than the 6 training videos of each process: using 6"
+        in caplog.text
+    )
+    results = read_json(out / "train_results.json")
+    assert results["recipe"]["per_device_train_batch_size"] == 6 and len(results["log"]) == 1
+    shutil.copytree(
+        clip_folder / "red_circle", tmp_path / "one" / "circle", ignore=lambda *_: ["b 1.mp4", "test#c.mp4"]
+    )
+    start = training.index("--train_dir") + 1
+    said = error_of(capsys, *training[:start], tmp_path / "one", *training[start + 1 :])
+    assert "Training needs at least 2 videos, and one for each process; got 1 for 1 processes" in said
+
+
+@pytest.mark.slow
+def test_batch_larger_than_the_data_of_a_process(training):
+    torchrun = ["torch.distributed.run", "--nproc_per_node", "2"]
+    result = launch(torchrun, *training, "--per_device_train_batch_size", 256, "--micro_batch_size", 2)
+    assert result.stderr.count("256 is larger than the 3 training videos of each process: using 3.") == 1
+    assert result.stdout.count("Train: 6 videos, 2 classes") == 1
+    results = read_json(Path(training[-1]) / "train_results.json")
+    assert results["recipe"]["per_device_train_batch_size"] == 3 and len(results["log"]) == 3  # one step an epoch
+
+
+def test_trainings_are_checked_before_a_model_is_loaded(training, tmp_path, capsys, monkeypatch):
+    shutil.copytree(training[1], tmp_path / "model", ignore=lambda *_: ["model.safetensors"])
+    training[1] = tmp_path / "model"
+    assert "need --eval_steps" in error_of(capsys, *training, "--load_best_model_at_end")
+    assert "must be at least 2, got 1" in error_of(capsys, *training, "--per_device_train_batch_size", 1)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    assert "Gradient accumulation must be off, got 2" in error_of(capsys, *training)
+
+
 def test_training_is_reproducible(training):
     weights = []
     for workers in (0, 2):
@@ -273,6 +357,7 @@ def test_several_processes(tiny_folder, tmp_path, num_processes):
     batch_size = ["--per_device_train_batch_size", 6 // num_processes]
     result = launch(torchrun, *arguments, *batch_size, "--output_dir", several)
     assert result.stderr.count("are both trained and tested on") == 1  # the main process alone speaks
+    assert result.stdout.count("Train: 13 videos, 3 classes") == 1
 
     logs = [read_json(folder / "train_results.json")["log"] for folder in (several, out)]
     assert len(logs[0]) == 20
@@ -378,11 +463,20 @@ def test_list_folder_and_parquet_agree(tmp_path):
             "A class is called '__', which leaves no words",
         ),
         (["--do_eval", "--model_name_or_path", "no/model", "--validation_dir", "CLIPS"], "No model at 'no/model'"),
-        (
-            ["--do_train", "--model_name_or_path", "MODEL", "--train_dir", "CLIPS"],
-            "Lower --per_device_train_batch_size",
-        ),
         (["--do_eval", "--model_name_or_path", "MODEL", "--validation_dir", "FLAT"], "has videos without a class"),
+        (
+            ["--do_eval", "--model_name_or_path", "no/model", "--validation_dir", "SPLITS"],
+            "Give --validation_dir SPLITS/test",
+        ),
+        (
+            ["--do_train", "--model_name_or_path", "no/model", "--train_dir", "SPLITS"],
+            "splits test and train, not classes. Give --train_dir SPLITS/train",
+        ),
+        (
+            ["--do_train", "--model_name_or_path", "no/model", "--train_dir", "CLIPS", "--validation_dir", "CLIPS"]
+            + ["--protocol", "few_shot", "--num_shots", "2", "4"],
+            "4 shots need 4 videos of each class; 2 of 2 classes have fewer: 'GreenSquare' (3), 'red_circle' (3)",
+        ),
         (["--do_eval", "--do_predict", "--model_name_or_path", "MODEL"], "leave --do_predict out"),
         (["--do_eval", "--model_name_or_path", "MODEL", "--videos", "x"], "add --do_predict"),
         (["--modl", "x"], "There is no option --modl"),
@@ -430,10 +524,15 @@ def test_bad_arguments(arguments, message, tiny_folder, clip_folder, tmp_path, c
     places = {"MODEL": tiny_folder, "CLIPS": clip_folder, "FLAT": clip_folder / "red_circle"}
     places |= {"CLIP": clip_folder / "red_circle" / "a.mp4", "NAMELESS": tmp_path / "list.txt"}
     places |= {"NAMELESS_LABELS": tmp_path / "labels.csv"}
+    places["SPLITS"] = tmp_path / "videos"
+    for split in ("train", "test"):
+        (places["SPLITS"] / split / "yoga").mkdir(parents=True)
+        (places["SPLITS"] / split / "yoga" / "a.mp4").touch()
     places["NAMELESS"].write_text(f"{places['CLIP']} 12 0\n")
     places["NAMELESS_LABELS"].write_text("0,red_circle\n1,__\n")
     arguments = [places.get(argument, argument) for argument in arguments]
-    said = error_of(capsys, *arguments, "--output_dir", tmp_path / "out").replace(str(places["CLIP"]), "CLIP")
+    said = error_of(capsys, *arguments, "--output_dir", tmp_path / "out")
+    said = said.replace(str(places["CLIP"]), "CLIP").replace(str(places["SPLITS"]), "SPLITS")
     assert message in said and "Traceback" not in said
 
 

@@ -8,6 +8,7 @@ The command writes `attention.png`, the sampled frames with the maps of CLIP and
 each label, without them the attention of the CLS token. CLIP is the model without its added parts, or `--baseline`.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from ezclip.utils.files import replacing
 from ezclip.utils.messages import say
 from modeling_ezclip import EZClipModel
 from processing_ezclip import EZClipProcessor
+from video_ezclip import check_frame_folder, describe_video
 
 
 SUFFIXES = (".png", ".mp4")
@@ -103,6 +105,8 @@ def main(argv: list[str] | None = None):
         parser.error(f"--output_file must end in {' or '.join(SUFFIXES)}, got {args.output_file!r}.")
     PartialState(cpu=args.use_cpu)
     try:
+        if os.path.isdir(args.video):
+            check_frame_folder(args.video, describe_video(args.video))
         model, processor = load_system(args.model_name_or_path, args.preset, args.tokenizer_name)
         attention = look_at_video(
             args.video,

@@ -37,7 +37,7 @@ from tqdm.auto import tqdm
 from ezclip.cli.limits import add_limits, read_limits
 from ezclip.cli.parser import Parser
 from ezclip.data.isolated_reader import IsolatedReader
-from ezclip.data.sources import VideoSplit, load_folder, load_hub_dataset, load_list
+from ezclip.data.sources import VideoSplit, find_videos, load_files, load_hub_dataset, load_list
 from ezclip.errors import DataError
 from ezclip.utils.messages import say
 from ezclip.utils.tables import as_csv_cell, from_csv_cell
@@ -334,7 +334,7 @@ def make_parser() -> Parser:
     """Return the parser of the options."""
     parser = Parser(prog="ezclip check", description=__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--video_dir", help="folder of class folders, or of videos")
+    source.add_argument("--video_dir", help="folder of videos, at any depth")
     source.add_argument("--video_list", help="published list with lines `path num_frames id`, or the path alone")
     source.add_argument("--dataset_name", help="dataset with a column of videos: a Hub name or a folder of its files")
     parser.add_argument("--video_root", help="folder that replaces the root of the list")
@@ -410,7 +410,9 @@ def run(args: argparse.Namespace) -> int:
 def load_source(args: argparse.Namespace) -> VideoSplit:
     """Load the videos of the source option."""
     if args.video_dir:
-        split = load_folder(args.video_dir)
+        if not os.path.isdir(args.video_dir):
+            raise DataError(f"{args.video_dir} is not a folder.")
+        split = load_files(find_videos([args.video_dir]))
     elif args.video_list:
         split = load_list(args.video_list, video_root=args.video_root)
     else:

@@ -38,7 +38,7 @@ from accelerate.utils import set_seed
 
 from ezclip.cli.arguments import DataArguments, ModelArguments, RunArguments, explicit_options, fill_preset
 from ezclip.cli.experiments import Runner, read_results
-from ezclip.cli.plan import ClassTexts, PlannedExperiment, in_list_root, load_eval_splits, one_of
+from ezclip.cli.plan import ClassTexts, PlannedExperiment, describe_plan, in_list_root, load_eval_splits, one_of
 from ezclip.constants import EXPERIMENT_RESULTS_NAME
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.data.sources import VideoSplit
@@ -97,6 +97,8 @@ def compare_systems(
     options = read_systems(path)
     with accelerator.main_process_first():
         split = one_of(load_eval_splits(in_list_root(data_args)), "--validation_list")
+    if accelerator.is_main_process:
+        say("\n".join(describe_plan([Experiment("", args.seed, None, {"": split})])))
     systems, by_model = [], {}
     for name, system_options in options.items():
         with prefix_errors(name):

@@ -2,7 +2,7 @@
 
 import contextlib
 import gc
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -31,7 +31,7 @@ from ezclip.evaluation.protocols import SINGLE_VIEW
 from ezclip.evaluation.sharded_prediction import predict_shards
 from ezclip.systems.loading import check_fit, load_model, load_processor
 from ezclip.training.checkpoints import EXACTNESS_SETTINGS, last_checkpoint, raise_on_all_ranks
-from ezclip.training.loop import train
+from ezclip.training.loop import check_training, train
 from ezclip.utils.digests import digest
 from ezclip.utils.files import as_json_line, read_json, write_json
 from ezclip.utils.messages import get_logger, say
@@ -79,11 +79,20 @@ class Runner:
         """Return how the prompts of a class are joined. Several texts of a class always share one embedding."""
         return self.args.ensemble or "probability"
 
+    def options_of(self, experiment: PlannedExperiment) -> RunArguments:
+        """Return the options of an experiment. Its training batch is not larger than its videos."""
+        if experiment.train is None:
+            return self.args
+        size = len(experiment.train) // self.accelerator.num_processes
+        size = min(self.args.per_device_train_batch_size, size)
+        return replace(self.args, per_device_train_batch_size=size)
+
     def check(self, experiments: list[PlannedExperiment], predicted: list[str] | None = None):
         """
-        Check the texts of all classes, also of those to predict, and warn once about texts that are too long.
+        Check all that needs no model: trainings, views, and the texts of all classes, also of those to predict.
 
-        Raise a [`DataError`] if a class has no text, or the texts or views cannot be made.
+        Warn about a batch that is larger than the training set, and once about texts that are too long. Raise a
+        [`DataError`] if an experiment cannot be trained, a class has no text, or the texts or views cannot be made.
         """
         tested, trained = [], []
         for experiment in experiments:
@@ -95,6 +104,14 @@ class Runner:
                 tested.append((experiment.train_texts, predicted))
             tested += [(experiment.test_texts[name], split.class_names) for name, split in experiment.tests.items()]
             if experiment.train is not None:
+                options = self.options_of(experiment)
+                check_training(options, len(experiment.train), self.accelerator, bool(experiment.tests))
+                given, size = (each.per_device_train_batch_size for each in (self.args, options))
+                if size < given:
+                    logger.warning(
+                        f"{experiment.name and f'{experiment.name}: '}--per_device_train_batch_size {given} is larger "
+                        f"than the {size} training videos of each process: using {size}."
+                    )
                 trained.append((experiment.train_texts, experiment.train.class_names))
         used = tested + trained
         for number, (texts, class_names) in enumerate(used):
@@ -119,7 +136,7 @@ class Runner:
             self.processor,
             self.read,
             {name or "the test": split for name, split in splits.items()},
-            **self.args.settings(),
+            **self.options_of(experiment).settings(),
             seed=experiment.seed,
             **experiment.views,
             **experiment.transform,
@@ -174,7 +191,7 @@ class Runner:
             raise DataError(
                 f"--save_trained_only to {folder} would replace the base model that is there. Give another folder."
             )
-        with _trackers(self.accelerator, folder, self.args):
+        with _trackers(self.accelerator, folder, self.options_of(experiment)):
             num_steps = None if experiment.train is None else self.train(model, experiment, folder, settings)
             results = {}
             for name in experiment.tests:
@@ -210,7 +227,7 @@ class Runner:
 
     def train(self, model: EZClipModel, experiment: PlannedExperiment, folder: Path, settings: dict) -> int:
         """Train and save the model of an experiment. Return the number of steps."""
-        split, args = experiment.train, self.args
+        split, args = experiment.train, self.options_of(experiment)
         dataset = VideoDataset(
             split,
             self.processor,

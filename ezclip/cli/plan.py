@@ -37,6 +37,7 @@ EVAL_DATASET_OPTIONS += ("input_conditioning", "max_eval_samples")
 INHERITED_OPTIONS = ("list_root", "eval_split_name", "video_column_name", "label_column_name", "num_classes")
 INHERITED_OPTIONS += ("max_eval_samples", "templates", "include_label", "input_conditioning")
 TRANSFORM_OPTIONS = ("horizontal_flip", "color_jitter", "grayscale")
+MAX_CLASSES = 8  # named in a line
 # Words that stand for all templates of a paper
 TEMPLATE_SETS = {"published": TEMPLATES, "tear": TEAR_TEMPLATES}
 
@@ -150,6 +151,50 @@ def plan_experiments(data_args: DataArguments, args: RunArguments) -> list[Plann
                     f"{overlap[0]}."
                 )
     return [PlannedExperiment.complete(experiment, data_args, texts, texts_of_dataset) for experiment in experiments]
+
+
+def describe_plan(
+    experiments: Iterable[Experiment],
+    source: VideoSplit | StreamedVideos | None = None,
+    labels: list[str] | None = None,
+) -> list[str]:
+    """
+    Return a line for each training and test set, and for the videos to predict: how many, and of which classes.
+
+    A set that several experiments share has one line, and class names that a line above has are not repeated. Warn
+    about classes without a video, and about a single class.
+    """
+    titles, splits = [], []
+    for experiment in experiments:
+        for title, split in {"Train": experiment.train, **experiment.tests}.items():
+            if split is not None and not any(split is other for other in splits):
+                is_train = split is experiment.train
+                name = experiment.name if is_train else "" if title == "test" else title
+                titles.append(f"{'Train' if is_train else 'Test'} {name}".rstrip())
+                splits.append(split)
+    lines, named = [], []
+    for title, split in zip(titles, splits):
+        names = split.class_names
+        lines.append(f"{title}: {_count(len(split), 'video')}, {_count(len(names), 'class')} ({split.source})")
+        lines[-1] += "" if names in named else f": {_first_names(names)}"
+        named.append(names)
+        if empty := split.empty_classes:
+            logger.warning(f"{title}: {len(empty)} of the {len(names)} classes have no video: {list_some(empty)}.")
+        if len(names) == 1:
+            logger.warning(f"{title}: {names[0]!r} is the only class, so there is nothing to tell apart.")
+    if source is not None and labels is not None:
+        number = source.num_videos if isinstance(source, StreamedVideos) else len(source)
+        videos = "videos" if number is None else _count(number, "video")
+        lines.append(f"Predict: {videos} ({source.source}), {_count(len(labels), 'label')}: {_first_names(labels)}")
+    return lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def _first_names(names: list[str]) -> str:
+    return ", ".join(names[:MAX_CLASSES]) + (", …" if len(names) > MAX_CLASSES else "")
 
 
 def make_supervised_experiments(data_args: DataArguments, args: RunArguments, seeds: range) -> list[Experiment]:
@@ -268,7 +313,7 @@ def load_splits(data_args: DataArguments, *options: str, purpose: str | None = N
         except DataError as error:
             raise DataError(f"--videos: {error}") from error
     elif option in ("train_dir", "validation_dir"):
-        splits = [load_folder(value)]
+        splits = [load_folder(value, "train" if option == "train_dir" else "test")]
     elif option in ("train_list", "validation_list"):
         part = "train" if option == "train_list" else "test"
         first_id = first_id_of_lists(data_args, label_list) if label_list is not None else None

@@ -11,6 +11,7 @@ end (the segments so far are written); 2 if an option is wrong; 130 after Ctrl-C
 
 import argparse
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -21,13 +22,14 @@ from ezclip.cli.parser import Parser
 from ezclip.data.labels import read_class_descriptions, read_label_list, split_labels
 from ezclip.errors import DataError, ModelError
 from ezclip.systems.loading import check_fit, load_model, load_processor
+from ezclip.timeline.frame_streams import FrameStream
 from ezclip.timeline.results import Timeline, as_clock, check_output_file
 from ezclip.timeline.search import find_segments
 from ezclip.training.stop_signals import StopSignals
 from ezclip.utils.memory import return_freed_memory
 from ezclip.utils.messages import say
 from pipeline_ezclip import ENSEMBLES, ZeroShotVideoClassificationPipeline
-from video_ezclip import VideoReadError
+from video_ezclip import VideoReadError, is_url
 
 
 SEARCH_OPTIONS = ("window", "stride", "batch_size", "ensemble", "smoothing", "min_score", "min_duration")
@@ -86,7 +88,9 @@ def make_parser() -> Parser:
 
 
 def check_options(args: argparse.Namespace):
-    """Raise [`DataError`] for contradictions, and for errors that would otherwise show only after the search."""
+    """Raise an error for contradictions, and for what would otherwise show only after the search."""
+    if os.path.isdir(args.video) or not (args.video == "-" or is_url(args.video) or os.path.exists(args.video)):
+        FrameStream(args.video)  # raises the error for a folder or a missing file
     for path in args.output_file:
         check_output_file(path)
     draws = args.output_dir or any(Path(path).suffix.lower() in (".png", ".svg") for path in args.output_file)

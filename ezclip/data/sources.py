@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,10 +19,16 @@ from ezclip.data.lists import check_no_video_twice, first_id_of, name_classes, r
 from ezclip.errors import DataError
 from ezclip.utils.messages import get_logger
 from processing_ezclip import label_key
-from video_ezclip import VIDEO_EXTENSIONS, FolderContents, describe_video, is_frame, is_url, list_folder, local_path
+from video_ezclip import VIDEO_EXTENSIONS, FolderContents, describe_video, is_url, list_folder, local_path
 
 
 logger = get_logger(__name__)
+
+# Words for the splits of a data set, the preferred ones first, and words beside them: `videos_train`, `val_256`
+TRAIN_WORDS = ("train", "training", "trainset", "trainval", "base", "seen")
+TEST_WORDS = ("test", "testing", "testset", "val", "valid", "validation", "dev", "eval", "evaluation")
+TEST_WORDS += ("novel", "unseen")
+SPLIT_COMPANIONS = ("set", "split", "part", "data", "video", "videos", "clips", "frames", "rawframes")
 
 
 @dataclass
@@ -35,10 +42,13 @@ class VideoSplit:
             `name` (the name in messages and results), and `row` (its number in the source; by default its position).
         class_names (`list[str]`, *optional*):
             Names of the classes; `None` if the source has no labels.
+        source (`str`, *optional*):
+            Words for where the videos and classes come from, such as "class folders of videos/test".
     """
 
     videos: datasets.Dataset
     class_names: list[str] | None
+    source: str = ""
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -48,48 +58,66 @@ class VideoSplit:
         """Return the row number of each video in its source. Names may repeat; row numbers do not."""
         return self.videos["row"][:] if "row" in self.videos.column_names else list(range(len(self)))
 
+    @property
+    def empty_classes(self) -> list[str]:
+        """Return the names of the classes without a video."""
+        found = set(self.videos["label"])
+        return [name for label, name in enumerate(self.class_names or []) if label not in found]
+
     def select(self, max_samples: int | None) -> "VideoSplit":
         """Return a split of the first `max_samples` videos, or of all."""
         if max_samples is None or max_samples >= len(self):
             return self
-        return VideoSplit(self.videos.select(range(max_samples)), self.class_names)
+        source = f"the first {max_samples} of {self.source}"
+        return VideoSplit(self.videos.select(range(max_samples)), self.class_names, source)
 
 
-def load_folder(folder: str | Path) -> VideoSplit:
+def load_folder(folder: str | Path, part: str = "test") -> VideoSplit:
     """
-    Load a folder of class folders, each with video files or folders of frame images, at any depth.
+    Load a folder of class folders. The first level of folders names the classes.
 
-    Folders without a video (`__MACOSX`, `tmp`) are no classes. Two spellings of one class are merged, with a message.
-    A folder of videos without class folders has no labels. The `videofolder` of `datasets` is not used: it loses
+    Their videos are found at any depth, see [`list_folder`]. Folders without a video are no classes, and videos beside
+    the class folders are skipped; a message names both. Two spellings of one class are merged, with a message. A
+    folder of videos without class folders has no labels. The `videofolder` of `datasets` is not used: it loses
     folders with brackets in their names, takes a file with "test" in its name for another split, and knows five kinds
     of file.
 
+    Args:
+        folder (`str` or `Path`):
+            The folder.
+        part (`str`, *optional*, defaults to `"test"`):
+            The part of a data set that is wanted, `"train"` or `"test"`, for the error about a folder of splits.
+
     Raises:
-        [`DataError`]: if there is no folder or no video.
+        [`DataError`]: if there is no folder or no video, or the folder holds splits or another root of class folders.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder.")
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    ignored = Counter()
-    by_class = {path.name: _walk_videos(path, ignored) for path in classes if not _is_frame_folder(path)}
-    if empty := [name for name, videos in by_class.items() if not videos]:
+    by_class, beside = {}, []
+    for video in sorted(map(Path, _list_folder(folder).videos)):
+        name, *rest = video.relative_to(folder).parts or ("",)
+        (by_class.setdefault(name, []) if rest else beside).append(video)
+    if not by_class:
+        if not beside:
+            raise DataError(
+                f"{folder} holds no video. Expected {folder}/CLASS/VIDEO with a suffix of {VIDEO_EXTENSIONS}."
+            )
+        return VideoSplit(_rows([(str(video), UNKNOWN_LABEL) for video in beside]), None, f"folder {folder}")
+    _check_levels(folder, by_class, part)
+    if names := {video.name: None for video in beside}:
+        logger.warning(
+            f"{folder}: {len(names)} videos beside the class folders have no class and are skipped: "
+            f"{list_some(list(names))}."
+        )
+    folders = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if empty := [name for name in folders if name not in by_class and name not in names]:
         logger.warning(f"{folder}: {len(empty)} folders hold no video and are no classes: {list_some(empty)}.")
-    spellings = merge_spellings(Counter({name: len(videos) for name, videos in by_class.items() if videos}), folder)
+    spellings = merge_spellings(Counter({name: len(videos) for name, videos in by_class.items()}), folder)
     class_names = sorted(set(spellings.values()))
     ids = {name: class_names.index(spelling) for name, spelling in spellings.items()}
     found = [(str(video), ids[name]) for name in sorted(spellings, key=ids.get) for video in by_class[name]]
-    if not class_names:
-        found = [(str(video), UNKNOWN_LABEL) for video in _walk_videos(folder, ignored)]
-    else:
-        stray = sum(path.suffix.lower() in VIDEO_EXTENSIONS or _is_frame_folder(path) for path in folder.iterdir())
-        if stray:
-            logger.warning(f"{folder}: {stray} videos beside the class folders have no class and are skipped.")
-    if ignored:
-        logger.warning(f"{folder}: skipped files whose suffix is not a video's: {dict(ignored)}.")
-    if not found:
-        raise DataError(f"{folder} holds no video. Expected {folder}/CLASS/VIDEO with a suffix of {VIDEO_EXTENSIONS}.")
-    return VideoSplit(_rows(found), class_names or None)
+    return VideoSplit(_rows(found), class_names, f"class folders of {folder}")
 
 
 def find_videos(paths: Iterable[str], keep_missing: bool = False) -> list[str]:
@@ -137,7 +165,7 @@ def find_videos(paths: Iterable[str], keep_missing: bool = False) -> list[str]:
 
 def load_files(paths: list[str]) -> VideoSplit:
     """Return a split of video files by path or URL, without labels."""
-    return VideoSplit(_rows([(path, UNKNOWN_LABEL) for path in paths]), None)
+    return VideoSplit(_rows([(path, UNKNOWN_LABEL) for path in paths]), None, "named videos")
 
 
 def load_list(
@@ -188,7 +216,8 @@ def load_list(
         # Missing videos are compared by their paths in the list.
         places = [_one_spelling(v) if found else entry.path for entry, v, found in zip(entries, videos, exists)]
         check_no_video_twice(entries, places, labels, class_names, list_file)
-    return VideoSplit(_rows(list(zip(videos, labels))), class_names)
+    source = str(list_file) if label_list is None else f"{list_file} with the classes of {label_list}"
+    return VideoSplit(_rows(list(zip(videos, labels))), class_names, source)
 
 
 def load_hub_dataset(
@@ -223,7 +252,8 @@ def load_hub_dataset(
         splits = datasets.load_dataset(name, config_name)
     except Exception as error:  # each format raises its own errors
         raise loading_error(name, error) from None
-    rows = splits[choose_split(splits, split, name)]
+    split = choose_split(splits, split, name)
+    rows = splits[split]
     video_column = choose_video_column(rows.features, rows.column_names, video_column, name)
     if isinstance(rows.features[video_column], datasets.Video):
         rows = rows.cast_column(video_column, datasets.Video(decode=False))
@@ -240,7 +270,7 @@ def load_hub_dataset(
     if video_column != "video":
         rows = rows.rename_column(video_column, "video")
     rows = rows.add_column("label", labels).add_column("name", names).add_column("row", list(range(len(rows))))
-    return VideoSplit(rows, class_names)
+    return VideoSplit(rows, class_names, f"split {split} of {name}")
 
 
 def _list_folder(folder: str | Path) -> FolderContents:
@@ -255,6 +285,40 @@ def _list_folder(folder: str | Path) -> FolderContents:
         suffixes = Counter(os.path.splitext(path)[1].lower() or os.path.basename(path) for path in found.others)
         logger.warning(f"{folder}: skipped files whose suffix is not a video's: {dict(suffixes)}.")
     return found
+
+
+def _is_frame_folder(path: str) -> bool:
+    return os.path.isdir(path) and list_folder(path).videos == [path]
+
+
+def _check_levels(folder: Path, by_class: dict[str, list[Path]], part: str):
+    """Raise if the first level of folders names splits (`train`, `test`), or is one folder around the classes."""
+    option, preferred = ("--train_dir", TRAIN_WORDS) if part == "train" else ("--validation_dir", TEST_WORDS)
+    splits = {name: _split_word(name) for name in sorted(by_class)}
+    if all(splits.values()):
+        words = (*preferred, *TRAIN_WORDS, *TEST_WORDS)
+        wanted = min(splits, key=lambda name: words.index(splits[name]))
+        raise DataError(
+            f"{folder} holds the split{'s' if len(splits) > 1 else ''} {' and '.join(splits)}, not classes. "
+            f"Give {option} {folder / wanted}."
+        )
+    paths = [video.relative_to(folder).parts for videos in by_class.values() for video in videos]
+    inner = sorted({parts[1] for parts in paths if len(parts) > 2})
+    if len(by_class) == 1 and len(inner) > 1:
+        (name,) = by_class
+        raise DataError(
+            f"{folder} holds one folder, {name}, with {len(inner)} folders of videos: {list_some(inner)}. If they are "
+            f"the classes, give {option} {folder / name}."
+        )
+    if inner and all(map(_split_word, inner)):
+        logger.warning(f"{folder}: the class folders hold the splits {', '.join(inner)}, which are taken together.")
+
+
+def _split_word(name: str) -> str | None:
+    """Return the word for a split that a folder is named after: "val" of "val_256"; None for other folders."""
+    words = re.findall(r"[^\W\d_]+", name.lower())
+    found = [word for word in words if word not in SPLIT_COMPANIONS]
+    return found[0] if found and set(found) <= {*TRAIN_WORDS, *TEST_WORDS} else None
 
 
 def _match(pattern: str) -> list[str]:
@@ -304,7 +368,7 @@ class _Resolver:
         if name in names:
             return path
         frames, ending = os.path.splitext(name)
-        if ending.lower() in VIDEO_EXTENSIONS and frames in names and _is_frame_folder(Path(folder, frames)):
+        if ending.lower() in VIDEO_EXTENSIONS and frames in names and _is_frame_folder(os.path.join(folder, frames)):
             return os.path.join(folder, frames)
         variant = next((ending for ending in VIDEO_EXTENSIONS if name + ending in names), None)
         if variant is not None:
@@ -412,29 +476,6 @@ def _read_labels(
             "label list of this dataset."
         )
     return values, class_names
-
-
-def _walk_videos(root: Path, ignored: Counter) -> list[Path]:
-    """Return the video files and folders of frames below `root`, sorted. `ignored` counts suffixes of other files."""
-    videos = []
-    for path in sorted(root.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            videos += [path] if _is_frame_folder(path) else _walk_videos(path, ignored)
-        elif path.suffix.lower() in VIDEO_EXTENSIONS:
-            videos.append(path)
-        else:
-            ignored[path.suffix.lower() or path.name] += 1
-    return videos
-
-
-def _is_frame_folder(path: Path) -> bool:
-    """Return whether a path is a folder of frames: it has images, and neither videos nor folders."""
-    children = list(path.iterdir()) if path.is_dir() else []
-    return any(map(is_frame, children)) and not any(
-        child.suffix.lower() in VIDEO_EXTENSIONS or child.is_dir() for child in children
-    )
 
 
 def _rows(found: list[tuple[str, int]]) -> datasets.Dataset:

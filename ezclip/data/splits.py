@@ -37,7 +37,7 @@ def draw_shots(split: VideoSplit, num_shots: int, seed: int) -> VideoSplit:
     if short:
         raise DataError(
             f"{num_shots} shots need {num_shots} videos of each class; {len(short)} of {len(split.class_names)} "
-            f"classes have fewer: {', '.join(short[:10])}."
+            f"classes have fewer: {', '.join(short[:10])}. Lower --num_shots, or add videos."
         )
     # Only `random()` gives the same numbers in all versions of Python.
     draw = random.Random(seed).random
@@ -45,7 +45,8 @@ def draw_shots(split: VideoSplit, num_shots: int, seed: int) -> VideoSplit:
     for row, label in enumerate(labels):
         rows[label].append((draw(), row))
     drawn = sorted(row for candidates in rows.values() for _, row in sorted(candidates)[:num_shots])
-    return VideoSplit(split.videos.select(drawn), split.class_names)
+    source = f"{num_shots} per class, drawn with seed {seed} from {split.source}"
+    return VideoSplit(split.videos.select(drawn), split.class_names, source)
 
 
 def count_shots(split: VideoSplit) -> int:
@@ -118,7 +119,8 @@ def select_classes(split: VideoSplit, class_names: list[str]) -> VideoSplit:
     # Renumber before selecting: adding a column to selected rows copies videos that are held as bytes.
     videos = split.videos.remove_columns("label")
     videos = videos.add_column("label", [renumbered.get(label, UNKNOWN_LABEL) for label in labels])
-    return VideoSplit(videos.select(rows), list(class_names))
+    source = f"{len(class_names)} of the {len(ids)} classes of {split.source}"
+    return VideoSplit(videos.select(rows), list(class_names), source)
 
 
 def draw_classes(class_names: list[str], number: int, seed: int) -> list[str]:

@@ -68,6 +68,11 @@ class StreamedVideos:
         self._ids = {label_key(class_name): i for i, class_name in enumerate(class_names or [])}
 
     @property
+    def source(self) -> str:
+        """Return words for where the videos come from."""
+        return f"split {self.dataset.split} of {self.name}, streamed"
+
+    @property
     def num_shards(self) -> int:
         """Return the number of file shards."""
         return self.dataset.num_shards

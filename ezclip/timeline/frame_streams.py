@@ -17,6 +17,7 @@ from video_ezclip import (
     ToImage,
     VideoFile,
     VideoReadError,
+    check_frame_folder,
     describe_video,
     error_message,
     is_url,
@@ -185,6 +186,8 @@ def _open(video, name: str, stack: contextlib.ExitStack, limits: ReadLimits):
         if is_url(video):
             return stack.enter_context(open_url(video, name, limits))
     is_array = hasattr(video, "shape") and not isinstance(video, memoryview)
+    if isinstance(video, str) and os.path.isdir(video):
+        check_frame_folder(video, name)  # a folder of videos is another error
     if is_array or isinstance(video, (list, tuple)) or (isinstance(video, str) and os.path.isdir(video)):
         raise VideoReadError(name, "has no times of its frames.", "Give a video file.")
     if hasattr(video, "read") and not getattr(video, "seekable", lambda: False)():

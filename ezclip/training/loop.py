@@ -135,7 +135,8 @@ def train(
     if output_dir is not None:
         output_dir = Path(output_dir)
     batch_size = recipe.per_device_train_batch_size * accelerator.num_processes
-    _check(recipe, dataset, batch_size, accelerator, evaluate, output_dir)
+    check_training(recipe, len(dataset), accelerator, evaluate is not None and output_dir is not None)
+    dataset[0]  # raises here, not in a worker, if no video can be read
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(
             "Nothing of this model is trained: it has only CLIP's weights, and `freeze_backbone` freezes them. Train "
@@ -269,24 +270,39 @@ def _make_state(recipe: TrainingRecipe, num_steps: int) -> TrainerState:
     )
 
 
-def _check(
-    recipe: TrainingRecipe,
-    dataset: VideoDataset,
-    batch_size: int,
-    accelerator: Accelerator,
-    evaluate: Callable | None,
-    output_dir: str | Path | None,
-):
+def check_training(recipe: TrainingRecipe, num_videos: int, accelerator: Accelerator, can_evaluate: bool):
+    """
+    Check what can be checked without a model.
+
+    Args:
+        recipe ([`TrainingRecipe`]):
+            Options of the training.
+        num_videos (`int`):
+            Number of training videos.
+        accelerator (`Accelerator`):
+            Device and processes.
+        can_evaluate (`bool`):
+            Whether there are videos to evaluate on, and a folder for the best weights.
+
+    Raises:
+        [`DataError`]: if there are too few videos, or options do not fit. [`ModelError`]: if the accelerator does not.
+    """
+    num_processes = accelerator.num_processes
+    batch_size = recipe.per_device_train_batch_size * num_processes
+    if num_videos < max(2, num_processes):
+        raise DataError(
+            f"Training needs at least 2 videos, and one for each process; got {num_videos} for {num_processes} "
+            "processes. Add videos."
+        )
     if batch_size < 2:
         raise DataError(
             f"--per_device_train_batch_size must be at least 2, got {recipe.per_device_train_batch_size}: the loss "
             "compares the videos of a batch."
         )
-    if len(dataset) < batch_size:
+    if num_videos < batch_size:
         raise DataError(
-            f"A step takes {batch_size} videos ({recipe.per_device_train_batch_size} on each of "
-            f"{accelerator.num_processes} processes) and there are {len(dataset)}. Lower "
-            "--per_device_train_batch_size."
+            f"A step takes {batch_size} videos ({recipe.per_device_train_batch_size} on each of {num_processes} "
+            f"processes) and there are {num_videos}. Lower --per_device_train_batch_size."
         )
     if accelerator.distributed_type not in DISTRIBUTED_TYPES:
         raise ModelError(f"Training must run on one device or with DDP, got {accelerator.distributed_type.value}.")
@@ -297,9 +313,8 @@ def _check(
         )
     if recipe.needs_best and recipe.eval_steps is None:
         raise DataError("--load_best_model_at_end and --early_stopping_patience need --eval_steps.")
-    if recipe.eval_steps is not None and (evaluate is None or output_dir is None):
+    if recipe.eval_steps is not None and not can_evaluate:
         raise DataError("--eval_steps needs videos to evaluate on and an --output_dir.")
-    dataset[0]  # raises here, not in a worker, if no video can be read
 
 
 def _require_finite(values: dict, step: int):

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -12,11 +11,11 @@ import torch
 import transformers
 from transformers.video_utils import load_video
 
-from ezclip.data.sources import load_folder
+from ezclip.data.sources import find_videos
 from ezclip.utils.tables import as_table
 from ezclip.utils.timing import compare, describe_machine, measure, one_core, summarize
 from processing_ezclip import EZClipProcessor
-from video_ezclip import FrameSampler, VideoReadError, read_frames
+from video_ezclip import FrameSampler, read_frames
 
 
 # Frames with a smaller mean difference, in levels, differ only in the rounding of colours.
@@ -25,19 +24,6 @@ SAME_FRAME = 2.0
 PROPERTIES = ("width", "height", "codec", "total_num_frames", "duration", "access")
 # The reader to compare with, for each kind of result
 OURS = {"pixels": "ezclip", "frames": "ezclip frames"}
-
-
-def find_videos(paths: Iterable[str]) -> list[str]:
-    """Return video files, and the video files of folders. Raise if a path or its videos do not exist."""
-    found = []
-    for path in paths:
-        if os.path.isdir(path):
-            found += load_folder(path).videos["video"][:]
-        elif os.path.isfile(path):
-            found.append(path)
-        else:
-            raise VideoReadError(path, "is not a file.", "Give paths of video files or folders.")
-    return found
 
 
 def load_with_transformers(path: str, sample: FrameSampler) -> np.ndarray:

@@ -14,14 +14,13 @@ import transformers
 from accelerate import Accelerator
 
 from ezclip.data.isolated_reader import IsolatedReader
-from ezclip.data.sources import load_files
+from ezclip.data.sources import find_videos, load_files
 from ezclip.evaluation.sharded_prediction import predict_shards
 from ezclip.systems.macs import count_macs
 from ezclip.utils.tables import as_table
 from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank
 from processing_ezclip import EZClipProcessor
-from scripts.benchmarks.decode import find_videos
 from scripts.benchmarks.harness import (
     Contender,
     is_faster_in_bf16,

@@ -1,5 +1,6 @@
 """Attention maps against independent implementations, and their pictures."""
 
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -458,6 +459,13 @@ def test_command_output_dir(tiny_folder, video, clip_folder_of_transformers, tmp
     with Image.open(tmp_path / "attention.png") as picture:
         assert "baseline (" in picture.text["Description"] and picture.text["Description"] in printed
     assert len(frames_of(tmp_path / "attention.mp4")) == 12
+
+
+def test_command_on_a_folder_of_videos(video, tmp_path):
+    shutil.copy(video, tmp_path)
+    argv = [str(tmp_path), "--model_name_or_path", "no/model", "--use_cpu", "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match="is a folder of 1 video"):  # before the model is loaded
+        main(argv)
 
 
 def test_command_output_file(tiny_folder, video, tmp_path):

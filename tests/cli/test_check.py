@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -306,6 +307,19 @@ class FakeReader:
 
     def __call__(self, video, sample=None, **kwargs):
         return self.change(kwargs, *read_frames(video, sample, **kwargs))
+
+
+def test_folder_of_videos_and_pictures(good, tmp_path, caplog):
+    """Splits, class folders and photos: all videos are checked, and no picture."""
+    for name in ("train/yoga/a.mp4", "test/yoga/b.mp4", "c.mp4"):
+        (tmp_path / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(good / "0.mp4", tmp_path / "videos" / name)
+    (tmp_path / "videos" / "thumbs").mkdir()
+    (tmp_path / "videos" / "thumbs" / "a.jpg").touch()
+    table = tmp_path / "videos.csv"
+    assert check_command.main(["--video_dir", str(tmp_path / "videos"), "--output_file", str(table)]) == 0
+    assert [Path(file).name for file in check_command.read_table(str(table))] == ["c.mp4", "b.mp4", "a.mp4"]
+    assert "1 picture is left out" in caplog.text and "thumbs" in caplog.text
 
 
 def test_wrong_frames_by_index(good):

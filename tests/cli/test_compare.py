@@ -288,6 +288,14 @@ def test_resume_after_interruption(systems, data, tmp_path, monkeypatch, capsys)
     assert len(evaluated) == 4
 
 
+def test_says_what_was_understood(data, tmp_path, capsys):
+    (tmp_path / "systems.yaml").write_text(yaml.safe_dump({name: {"model_name_or_path": "gone"} for name in "ab"}))
+    with pytest.raises(SystemExit, match="No model at 'gone'"):
+        compare.main([str(tmp_path / "systems.yaml"), "--use_cpu", "--output_dir", str(tmp_path), *map(str, data)])
+    expected = f"Test: 6 videos, 2 classes (class folders of {data[1]}): GreenSquare, red_circle\n"
+    assert capsys.readouterr().out == expected
+
+
 def test_changed_weights(tiny_folder, data, tmp_path, capsys):
     model = EZClipModel.from_pretrained(tiny_folder)
     folder = tmp_path / "model"

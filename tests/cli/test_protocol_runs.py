@@ -143,6 +143,19 @@ def test_drawn_protocols(options, tmp_path, capsys, protocol):
         per_class = [sum(line.endswith(f" {label}") for line in drawn) for label in range(4)]
         assert len(set(per_class) - {0}) == 1
 
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("Train ", "Test"))]
+    if protocol == "base_to_novel":
+        drawn_from = "2 of the 4 classes of"
+        assert [line.partition(" videos")[0] for line in lines] == [
+            *("Train seed7: 4", "Test base: 2", "Test novel: 2", "Train seed8: 4")
+        ]
+    else:
+        drawn_from = "1 per class, drawn with seed 7 from"
+        assert len(lines) == 5 and lines[0].startswith("Train 1_shots/seed7: 4 videos, 4 classes (")
+    assert drawn_from in lines[0] and "train.txt with the classes of" in lines[0]
+    assert lines[0].endswith(("red circle, green square", "green square, red circle")) == (protocol == "base_to_novel")
+    assert lines[-1].endswith(")")  # classes are named once
+
     # A finished run is not touched without being asked to, and cut off in the middle it goes on.
     assert "holds the results of an earlier run" in refusal(*arguments, output_dir=tmp_path / "out", capsys=capsys)
     last = max(folders)

@@ -75,14 +75,58 @@ def test_folder_errors(tmp_path):
         load_folder(tmp_path)
 
 
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+@pytest.mark.parametrize(
+    ("names", "part", "message"),
+    [
+        (["train/yoga/a.mp4", "test/yoga/b.mp4"], "test", "holds the splits test and train, .*_dir .*videos/test\\."),
+        (["train/yoga/a.mp4", "test/yoga/b.mp4"], "train", "not classes. Give --train_dir .*videos/train\\."),
+        (["base/a/a.mp4", "novel/b/b.mp4"], "train", "splits base and novel, .*--train_dir .*videos/base\\."),
+        (["base/a/a.mp4", "novel/b/b.mp4", "notes/n.txt"], "test", "--validation_dir .*videos/novel\\."),
+        (["Training/a/a.mp4", "VAL/b/b.mp4", "test_set/c.mp4"], "test", "splits Training and VAL and test_set, not"),
+        (["test/yoga/a.mp4", "test/cake/a.mp4"], "test", "holds the split test, not classes"),
+        (["val_256/yoga/a.mp4", "videos_train/yoga/a.mp4"], "train", "splits val_256 and videos_train.*/videos_train"),
+        (["train/a.mp4"], "test", "holds the split train, not .*--validation_dir .*videos/train\\."),
+        (["UCF-101/yoga/a.mp4", "UCF-101/cake/g1/b.mp4"], "train", "one folder, UCF-101, .*cake, yoga.*UCF-101\\."),
+        (["frames/yoga/v1/1.jpg", "frames/cake/v1/1.jpg"], "test", "one folder, frames, with 2 folders of videos"),
+    ],
+)
+def test_folder_of_another_level(tmp_path, names, part, message):
+    with pytest.raises(DataError, match=message):
+        load_folder(touch(tmp_path / "videos", *names), part)
+
+
+def test_classes_named_like_splits(tmp_path):
+    touch(tmp_path, "train/a.mp4", "bus/a.mp4", "test/1/a.mp4")
+    assert load_folder(tmp_path).class_names == ["bus", "test", "train"]
+
+
+def test_splits_below_classes(tmp_path, caplog):
+    touch(tmp_path, "yoga/train/a.mp4", "yoga/test/b.mp4", "cake/train/a.mp4")
+    assert load_folder(tmp_path).class_names == ["cake", "yoga"]
+    assert "the class folders hold the splits test, train, which are taken together" in caplog.text
+
+
+def test_left_out_of_class_folders(tmp_path, caplog):
+    touch(tmp_path, "yoga/a.mp4", "yoga/thumb.jpg", "cake/v1/1.jpg", "cake/v1/2.jpg", "stray.mp4", "empty/a.txt")
+    split = load_folder(tmp_path)
+    assert split.class_names == ["yoga"] and split.source == f"class folders of {tmp_path}"
+    assert "3 pictures are left out" in caplog.text and "thumb.jpg" in caplog.text
+    assert "2 folders hold no video and are no classes: cake, empty" in caplog.text
+    assert "1 videos beside the class folders have no class and are skipped: stray.mp4" in caplog.text
+
+
 @pytest.fixture
 def phone_folder(tmp_path):
     """A folder as phones and downloads leave it: videos, a photo, thumbnails, a note and a folder inside."""
-    folder = tmp_path / "phone"
-    for name in ("a.mp4", "b.MOV", "photo.jpg", "notes.txt", "thumbs/a.png", "trip/c.mp4", ".trash/d.mp4"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    return folder
+    names = ("a.mp4", "b.MOV", "photo.jpg", "notes.txt", "thumbs/a.png", "trip/c.mp4", ".trash/d.mp4")
+    return touch(tmp_path / "phone", *names)
 
 
 def test_find_videos_of_a_folder(phone_folder, caplog):

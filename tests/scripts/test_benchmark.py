@@ -344,8 +344,8 @@ def test_unusable_paths(tmp_path, videos, capsys):
     empty.mkdir()
     for options, message in (
         ([notes], f"benchmark.py: {notes}: is not a video file"),
-        ([tmp_path / "x"], f"benchmark.py: {tmp_path / 'x'}: is not a file"),
-        ([empty], "empty holds no video"),
+        ([tmp_path / "x"], f"benchmark.py: {tmp_path / 'x'} is neither file nor folder nor URL"),
+        ([empty], "empty is a folder without a video"),
         ([videos[0], "--output_dir", notes], f"--output_dir must be a folder, got the file {notes}"),
     ):
         with pytest.raises(SystemExit) as caught:

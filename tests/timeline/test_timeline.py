@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -529,6 +530,29 @@ def test_command_errors(tiny_folder, bank_folder, film, capsys, args, message):
         run(tiny_folder, bank_folder, film, *args)
     assert ended.value.code == 2
     assert message in (error := capsys.readouterr().err) and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ["film.mp4", "photo.jpg"],
+            "is a folder of 1 video",
+        ),
+        (["1.jpg", "2.jpg"], "has no times of its frames. Give a video file."),
+        ([], "is a folder without frame images"),
+        (None, "does not exist"),
+    ],
+)
+def test_command_on_a_folder(film, tmp_path, capsys, names, message):
+    folder = tmp_path / "folder"
+    for name in names or ():
+        folder.mkdir(exist_ok=True)
+        shutil.copy(film, folder / name)
+    if names == []:
+        folder.mkdir()
+    assert main([str(folder), "--model_name_or_path", "no/model"]) == 1  # before the model is loaded
+    assert message in capsys.readouterr().err.replace(str(folder), "FOLDER")
 
 
 class Interrupted(io.RawIOBase):
