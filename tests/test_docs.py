@@ -207,6 +207,7 @@ def clip_files(tmp_path_factory):
     clip.text_model.embeddings.token_embedding.weight.data = model.text_model.embeddings.token_embedding.weight.data
     clip.save_pretrained(folder)
     word_tokenizer(WORDS).save_pretrained(folder)
+    default_image_processor(32).save_pretrained(folder)
     return folder
 
 
