@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 
 try:
-    from .checkpoint_ezclip import HUB_OPTIONS, naming_damage
+    from .checkpoint_ezclip import HUB_OPTIONS, check_folder, naming_damage
     from .configuration_ezclip import check_model_type, check_numbers, check_sizes, truncated_repr
     from .video_ezclip import (
         DEFAULT_LIMITS,
@@ -31,7 +31,7 @@ try:
 except ImportError:
     if __package__:  # in a remote-code folder, a missing dependency must keep its own message
         raise
-    from checkpoint_ezclip import HUB_OPTIONS, naming_damage
+    from checkpoint_ezclip import HUB_OPTIONS, check_folder, naming_damage
     from configuration_ezclip import check_model_type, check_numbers, check_sizes, truncated_repr
     from video_ezclip import (
         DEFAULT_LIMITS,
@@ -167,6 +167,7 @@ class EZClipProcessor(ProcessorMixin):
             missing.
         """
         with naming_damage(pretrained_model_name_or_path):
+            check_folder(pretrained_model_name_or_path)
             hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
             try:
                 config, _ = PretrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub_options)

@@ -134,6 +134,12 @@ def memory_error(video: str) -> VideoReadError:
     return VideoReadError(video, "takes more memory than there is.", "Make it smaller, or give it more memory.")
 
 
+def picture_error(video: str) -> VideoReadError:
+    """Return the error of a picture in the place of a video."""
+    remedy = "Give a video. To use a picture on purpose, pass a list of pictures: `[PIL.Image.open(path)]`."
+    return VideoReadError(video, "is a picture, not a video.", remedy)
+
+
 def printable(text: str) -> str:
     r"""Escape what a terminal would obey, or a text file could not hold: "\x1b[2J" is printed, not carried out."""
     return UNPRINTABLE.sub(lambda match: match.group().encode("unicode_escape").decode("ascii"), text)
@@ -559,6 +565,8 @@ def read_frames(
         video = local_path(os.fspath(video))
         if os.path.isdir(video):
             return _read_frame_folder(video, clip, select)
+    elif isinstance(video, Image.Image):
+        raise picture_error(name)
     elif isinstance(video, (list, tuple)) or (hasattr(video, "shape") and not isinstance(video, memoryview)):
         return _read_array(video, clip, select)
     options = _DecodingOptions(backend, allow_partial, in_sequence, square_pixels, limits)
@@ -631,6 +639,8 @@ def _read_file(
     source, clip: Clip, select: FrameSelector, options: "_DecodingOptions"
 ) -> tuple[np.ndarray, VideoFramesMetadata]:
     video = _decode_file(source, clip, lambda timestamps: select(timestamps, len(timestamps)), options)
+    if _is_picture(source, video, clip):
+        raise picture_error(clip.name)
     intervals = np.diff(video.timestamps)
     last = 1 / video.fps if video.fps else float(np.median(intervals)) if len(intervals) else 0.0
     duration = float(video.timestamps[-1] - video.timestamps[0]) + last
@@ -663,8 +673,11 @@ def _read_frame_folder(folder: str, clip: Clip, select: FrameSelector) -> tuple[
     if not found.videos:
         raise VideoReadError(name, "is a folder without frame images.", f"Add {', '.join(IMAGE_EXTENSIONS)} files.")
     if found.videos != [folder]:
-        reason = f"is a folder of {len(found.videos)} videos, not one video."
-        raise VideoReadError(name, reason, f"Pass them one by one, such as {found.videos[0]!r}.")
+        named = ", ".join(os.path.relpath(video, folder) for video in found.videos[:MAX_NAMED])
+        more = ", …" if len(found.videos) > MAX_NAMED else ""
+        count = "1 video" if len(found.videos) == 1 else f"{len(found.videos)} videos"
+        reason = f"is a folder of {count}, not one video: {named}{more}."
+        raise VideoReadError(name, reason, "Pass its videos: `ezclip.list_folder(folder).videos`.")
     paths = sorted((path for path in Path(folder).iterdir() if is_frame(path)), key=numeric_order)
     indices = _select_untimed(select, len(paths), name)
     for index in dict.fromkeys(indices):
@@ -1495,6 +1508,20 @@ def _decode_pictures(source, clip: Clip, choose: Chooser) -> DecodedVideo | None
             raise
         return None
     return DecodedVideo(indices, timestamps, "pillow", "sequence", name, fps)
+
+
+def _is_picture(source, video: DecodedVideo, clip: Clip) -> bool:
+    """Return whether a decoded file is a still picture. A JPEG may hold previews of itself, which decode as frames."""
+    may_have_previews = video.codec in ("mjpeg", "mpo")
+    if len(video.timestamps) > 1 and not may_have_previews:
+        return False
+    if hasattr(source, "seek"):
+        source.seek(0)
+    try:
+        with open_picture(source, clip.name, clip.limits) as picture:
+            return len(video.timestamps) == 1 or picture.format == "MPO"
+    except Exception:  # Pillow raises errors of many types for a video
+        return False
 
 
 def _pictures(source, clip: Clip) -> Iterator[Image.Image]:

@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from transformers import (
     CLIPImageProcessorPil,
@@ -25,10 +26,12 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from ezclip import (
     ClassBank,
+    EZClipConfig,
     EZClipModel,
     EZClipProcessor,
     VideoReadError,
     ZeroShotVideoClassificationPipeline,
+    list_folder,
     load_model,
     load_processor,
 )
@@ -472,7 +475,7 @@ def test_labels_are_checked_before_videos(classifier):
 
 def test_no_video(classifier):
     for image in (Image.new("RGB", (32, 32)), np.zeros((32, 32, 3), np.uint8)):
-        with pytest.raises(ValueError, match="got an image"):
+        with pytest.raises(ValueError, match="is a picture, not a video"):
             classifier(image, candidate_labels=LABELS)
     with pytest.raises(ValueError, match="`video` is None"):
         classifier(None, candidate_labels=LABELS)
@@ -491,6 +494,70 @@ def test_unreadable_video(classifier, clip_folder, clips, options):
         classifier([clips[0], broken, clips[1]], candidate_labels=LABELS, **options)
     with pytest.raises(VideoReadError, match="does not exist"):
         classifier("missing.mp4", candidate_labels=LABELS)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 2}, {"batch_size": 3}, {"batch_size": 2, "num_workers": 1}])
+def test_skip_unreadable_videos(classifier, clip_folder, clips, options, logged):
+    broken = str(clip_folder / "GreenSquare" / "broken.mp4")
+    expected = [classifier(clip, candidate_labels=LABELS) for clip in clips]
+    videos = [broken, clips[0], clips[1], "missing.mp4", broken, clips[2]]
+    rows = datasets.Dataset.from_dict({"video": videos}).cast_column("video", datasets.Video(decode=False))
+    for several in (videos, (video for video in videos), KeyDataset(rows, "video"), rows["video"]):
+        results = list(classifier(several, LABELS, on_error="skip", **options))
+        assert [len(result) for result in results] == [1, 3, 3, 1, 1, 3]
+        for position, reason in ((0, "broken.mp4: "), (3, "missing.mp4: does not exist"), (4, "broken.mp4: ")):
+            (entry,) = results[position]
+            assert (entry["score"], entry["label"]) == (None, None) and reason in entry["error"]
+        assert_same([results[1], results[2], results[5]], [scores(result) for result in expected])
+        json.dumps(results)
+    assert sum("missing.mp4: does not exist" in line for line in logged()) == 4
+
+
+def test_skip_alone_and_as_default(own_folder):
+    classifier = make(own_folder, on_error="skip", candidate_labels=LABELS, background_labels="a photo")
+    (entry,) = classifier("missing.mp4")
+    assert "does not exist" in entry["error"]
+    assert all(result[0]["score"] is None for result in classifier(["a.mp4", "b.mp4", "c.mp4"], batch_size=2))
+    with pytest.raises(VideoReadError):
+        classifier("missing.mp4", on_error="raise")
+    with pytest.raises(ValueError, match="`on_error` .* 'ignore'"):
+        classifier("missing.mp4", on_error="ignore")
+
+
+def test_picture_is_no_video(classifier, tmp_path):
+    image = Image.fromarray(random_clip(0)[0])
+    image.save(tmp_path / "photo.jpg")
+    content = (tmp_path / "photo.jpg").read_bytes()
+    pictures = [image, str(tmp_path / "photo.jpg"), content, {"path": None, "bytes": content}, random_clip(0)[0]]
+    for picture in [*pictures, Image.open(tmp_path / "photo.jpg")]:
+        with pytest.raises(VideoReadError, match="is a picture, not a video.*list of pictures"):
+            classifier(picture, LABELS)
+    results = classifier([*pictures[1:4], random_clip(0)], LABELS, on_error="skip")
+    assert ["error" in result[0] for result in results] == [True, True, True, False]
+    assert len(classifier([image], LABELS)[0]) > 0  # on purpose
+
+
+def test_folder_of_videos_is_no_video(classifier, clip_folder):
+    with pytest.raises(VideoReadError, match=r"is a folder of 3 videos.*a\.mp4.*list_folder") as caught:
+        classifier(clip_folder / "red_circle", LABELS)
+    assert "b 1.mp4" in str(caught.value)
+    assert len(classifier(list_folder(clip_folder / "red_circle").videos, LABELS)) == 3
+
+
+def test_scope_is_said_once(tmp_path, clips, logged):
+    save_tiny(tmp_path, scope="Trained on red shapes\x1b[2J.")
+    assert json.loads((tmp_path / "config.json").read_text())["scope"].startswith("Trained")
+    classifier = make(tmp_path)
+    assert not [line for line in logged() if "Trained on" in line]
+    for _ in range(2):
+        classifier(clips[0], LABELS)
+    assert [line for line in logged() if "Trained on" in line] == [f"{tmp_path}: Trained on red shapes\\x1b[2J."]
+
+
+def test_scope_is_saved_only_if_set(own_folder):
+    assert "scope" not in json.loads((own_folder / "config.json").read_text())
+    with pytest.raises(StrictDataclassError, match="scope"):
+        EZClipConfig(scope=3)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,14 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPConf
 from transformers.utils import IMAGE_PROCESSOR_NAME, logging
 from transformers.utils.hub import cached_file
 
-from checkpoint_ezclip import MAY_BE_ABSENT, is_added_to_clip, list_some, naming_damage, resolve_base
+from checkpoint_ezclip import (
+    MAY_BE_ABSENT,
+    check_folder,
+    is_added_to_clip,
+    list_some,
+    naming_damage,
+    resolve_base,
+)
 from configuration_ezclip import PLAIN_CLIP, EZClipVisionConfig, check_model_type, check_sizes
 from ezclip.errors import ModelError, first_line
 from ezclip.systems.bpe_tokenizer import load_bpe_tokenizer
@@ -22,7 +29,7 @@ logger = get_logger()
 # Fields that name the origin of a model and do not change what it computes
 ORIGIN_FIELDS = (
     *("_name_or_path", "architectures", "auto_map", "base_model_name_or_path", "custom_pipelines", "dtype"),
-    "transformers_version",
+    *("scope", "transformers_version"),
 )
 
 
@@ -306,6 +313,10 @@ def _check_trained(
 
 
 def _read_config(name_or_path: str | Path):
+    try:
+        check_folder(name_or_path)
+    except OSError as error:
+        raise ModelError(str(error)) from error
     try:
         with naming_damage(name_or_path):
             saved, _ = PretrainedConfig.get_config_dict(name_or_path)
