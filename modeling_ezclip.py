@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -1052,7 +1052,8 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
         hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         hub_options["revision"] = kwargs.get("_commit_hash") or hub_options.get("revision")
         return_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
         model.newly_initialized = frozenset(info["missing_keys"])
         parts = {"temporal_prompt": "temporal prompts", "temporal_head": "temporal head"}
         model.untrained = tuple(
@@ -1066,7 +1067,7 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
         # Loading replaces the parameters that `__init__` froze by new, trainable ones.
         if model.config.freeze_backbone:
             model.freeze_backbone()
-        return (model, info) if return_info else model
+        return loaded if return_info else model
 
     def train(self, mode: bool = True) -> "EZClipModel":
         """Set training or evaluation mode. Once training has begun, no part counts as untrained."""
@@ -1144,8 +1145,9 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
             `frame_embeds` `(B, T, D)`, with joint attention `(B, 1, D)`, the frame embeddings they are made of.
         """
         if self.untrained and not self.training and not torch.compiler.is_compiling():
+            name, parts = self.name_or_path or "EZClipModel", " and ".join(self.untrained)
             logger.warning_once(
-                f"{self.name_or_path}: the {' and '.join(self.untrained)} of this model are new and untrained, which "
+                f"{name}: the {parts} of this model are new and untrained, which "
                 "spoils its predictions. Train it, or load plain CLIP: `ezclip.load_model(name)`."
             )
         outputs = self.vision_model(

@@ -39,6 +39,7 @@ VIDEO_EXTENSIONS = (
     *(".flv", ".ts", ".mts", ".m2ts", ".3gp", ".ogv", ".vob", ".divx", ".gif"),
 )
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")  # Pillow's names. Its other readers may start programs.
+STILL_BRANDS = (b"heic", b"heix", b"mif1", b"avif")  # of phone photos, which FFmpeg reads as MP4 files of a frame
 # FFmpeg's names. Other containers read other files, devices or the network, or take any text for a video.
 CONTAINERS = (
     *("mov", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "ogg", "asf", "gif", "apng", "nut"),
@@ -1511,15 +1512,20 @@ def _decode_pictures(source, clip: Clip, choose: Chooser) -> DecodedVideo | None
 
 
 def _is_picture(source, video: DecodedVideo, clip: Clip) -> bool:
-    """Return whether a decoded file is a still picture. A JPEG may hold previews of itself, which decode as frames."""
-    may_have_previews = video.codec in ("mjpeg", "mpo")
-    if len(video.timestamps) > 1 and not may_have_previews:
+    """Return whether a decoded file is a still picture."""
+    is_one_frame = len(video.timestamps) == 1
+    if not is_one_frame and video.codec not in ("mjpeg", "mpo"):
         return False
-    if hasattr(source, "seek"):
-        source.seek(0)
+    with open(source, "rb") if isinstance(source, str) else nullcontext(source) as file:
+        file.seek(0)
+        if (start := file.read(12))[4:8] == b"ftyp":
+            return is_one_frame and start[8:] in STILL_BRANDS
+    if file is source:
+        file.seek(0)
     try:
         with open_picture(source, clip.name, clip.limits) as picture:
-            return len(video.timestamps) == 1 or picture.format == "MPO"
+            # An "MPO" is a JPEG with previews of itself, which decode as frames.
+            return is_one_frame or picture.format == "MPO"
     except Exception:  # Pillow raises errors of many types for a video
         return False
 

@@ -146,7 +146,9 @@ STAND_INS = {
 }
 LLM_SERVER = "http://127.0.0.1:8000/v1"  # replaced by the address of a server on this machine
 CLASSES = ["archery", "making a cake", "yoga", "juggling"]
-WORDS = sorted({word for name in [*CLASSES, "video of person photo red cross moving left right"] for word in name.split()})
+WORDS = sorted(
+    {word for name in [*CLASSES, "video of person photo red cross moving left right"] for word in name.split()}
+)
 WORDS += [f"word{number}" for number in range(26 - len(WORDS))]  # random_model has a vocabulary of 30
 
 CONFIGS = ROOT / "ezclip" / "configs"

@@ -43,6 +43,7 @@ def load_tokenizer(name_or_path: str | Path):
     try:
         if Path(name_or_path).is_file():
             return load_bpe_tokenizer(name_or_path)
+        check_folder(name_or_path)
         with naming_damage(name_or_path):
             return AutoTokenizer.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
