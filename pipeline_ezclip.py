@@ -20,7 +20,7 @@ from transformers.utils import cached_file, logging
 
 
 try:
-    from .checkpoint_ezclip import MAY_BE_ABSENT, PUSH_OPTIONS, list_some
+    from .checkpoint_ezclip import MAY_BE_ABSENT, PUSH_OPTIONS
     from .configuration_ezclip import CLASS_BANK_NAME, PIPELINE_TASK, PLAIN_CLIP, EZClipConfig
     from .modeling_ezclip import EZClipModel
     from .processing_ezclip import EZClipProcessor, distinct_texts, label_key, label_to_words
@@ -28,7 +28,7 @@ try:
 except ImportError:
     if __package__:  # in a remote-code folder, a missing dependency must keep its own message
         raise
-    from checkpoint_ezclip import MAY_BE_ABSENT, PUSH_OPTIONS, list_some
+    from checkpoint_ezclip import MAY_BE_ABSENT, PUSH_OPTIONS
     from configuration_ezclip import CLASS_BANK_NAME, PIPELINE_TASK, PLAIN_CLIP, EZClipConfig
     from modeling_ezclip import EZClipModel
     from processing_ezclip import EZClipProcessor, distinct_texts, label_key, label_to_words
@@ -146,7 +146,7 @@ class ClassBank:
         labels = _check_labels(candidate_labels, "candidate_labels")
         _check_distinct(labels)
         if descriptions is None:
-            _check_tokens(labels, processor)
+            processor.check_labels(labels)
         if len(labels) == 1:
             logger.warning_once(f"{labels[0]!r} is the only label, so its score is always 1. Add labels to compare.")
         prompts = processor.get_prompts(labels, templates, descriptions, include_label, input_conditioning)
@@ -287,24 +287,6 @@ def _check_distinct(labels: list[str]):
             raise ValueError(f"{other!r} and {label!r} are two spellings of one class. Leave one of them out.")
     if repeated := sorted(label for label, count in Counter(labels).items() if count > 1):
         raise ValueError(f"Labels must be unique, got repeated: {repeated[:10]}.")
-
-
-def _check_tokens(labels: list[str], processor):
-    """Warn of labels of which the tokenizer knows no word; raise `ValueError` if two are the same tokens."""
-    words = [text for ((text,),) in processor.get_prompts(labels, "{}")]
-    tokens = processor.tokenizer(words, add_special_tokens=False)["input_ids"]
-    unknown = [label for label, own in zip(labels, tokens) if set(own) <= {processor.tokenizer.unk_token_id}]
-    if unknown:
-        logger.warning_once(
-            f"The tokenizer knows no word of these labels, so their scores mean nothing: {list_some(unknown)}."
-        )
-    first = {}
-    for label, own in zip(labels, tokens):
-        if (other := first.setdefault(tuple(own), label)) != label:
-            raise ValueError(
-                f"{other!r} and {label!r} are the same tokens, so the model cannot tell them apart. Leave one of them "
-                "out, or use other words."
-            )
 
 
 @torch.no_grad()

@@ -342,6 +342,10 @@ def test_list_folder_and_parquet_agree(tmp_path):
             + ["--candidate_labels", "a", "b"],
             "--videos: nope.mp4 is neither file nor folder of frames nor URL. Mend the path",
         ),
+        (
+            ["--model_name_or_path", "MODEL", "--do_predict", "--videos", "CLIP", "--candidate_labels", "yoga, cake"],
+            "'yoga' and 'cake' are the same tokens",
+        ),
         (["--do_predict", "--candidate_labels", ""], "--candidate_labels: there is no label"),
         (["--do_predict", "--candidate_labels", "a", ""], "--candidate_labels: A class is called '', which leaves"),
         (["--do_predict", "--candidate_labels", "a, _"], "--candidate_labels: A class is called '_', which leaves"),
@@ -503,7 +507,7 @@ def test_no_readable_video(evaluation, tmp_path, capsys):
     assert "None of the 2 videos could be read" in error_of(capsys, *arguments)
     assert len(read_lines(tmp_path / "out" / "bad_videos.jsonl")) == 2
     videos = ["--do_predict", "--videos", tmp_path / "bad/a/1.mp4", tmp_path / "bad/b/2.mp4"]
-    said = error_of(capsys, *arguments[:2], *videos, "--candidate_labels", "x, y", "--output_dir", tmp_path / "p")
+    said = error_of(capsys, *arguments[:2], *videos, "--candidate_labels", "red, blue", "--output_dir", tmp_path / "p")
     assert (
         f"None of the 2 videos could be read, see {tmp_path}/p/bad_videos.jsonl; the first: {videos[2]}: is " in said
     )
@@ -512,6 +516,6 @@ def test_no_readable_video(evaluation, tmp_path, capsys):
 def test_predict_list_without_names(evaluation, clip_folder, tmp_path):
     (tmp_path / "list.txt").write_text("red_circle/a.mp4 12 7\n")
     source = ["--validation_list", tmp_path / "list.txt", "--video_root", clip_folder]
-    out = run(*evaluation[:2], *source, "--do_predict", "--candidate_labels", "x", "y", "--output_dir", tmp_path / "o")
+    out = run(*evaluation[:2], *source, "--do_predict", "--candidate_labels", "red", "blue", "--output_dir", tmp_path / "o")
     (line,) = read_lines(out / "predictions.jsonl")
     assert "label" not in line
