@@ -516,6 +516,8 @@ def test_no_readable_video(evaluation, tmp_path, capsys):
 def test_predict_list_without_names(evaluation, clip_folder, tmp_path):
     (tmp_path / "list.txt").write_text("red_circle/a.mp4 12 7\n")
     source = ["--validation_list", tmp_path / "list.txt", "--video_root", clip_folder]
-    out = run(*evaluation[:2], *source, "--do_predict", "--candidate_labels", "red", "blue", "--output_dir", tmp_path / "o")
+    out = run(
+        *evaluation[:2], *source, "--do_predict", "--candidate_labels", "red", "blue", "--output_dir", tmp_path / "o"
+    )
     (line,) = read_lines(out / "predictions.jsonl")
     assert "label" not in line
