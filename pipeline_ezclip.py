@@ -24,7 +24,7 @@ try:
     from .configuration_ezclip import CLASS_BANK_NAME, PIPELINE_TASK, PLAIN_CLIP, EZClipConfig
     from .modeling_ezclip import EZClipModel
     from .processing_ezclip import EZClipProcessor, distinct_texts, label_key, label_to_words
-    from .video_ezclip import VideoReadError, clean, describe_video, is_single_video, picture_error
+    from .video_ezclip import clean, describe_video, is_single_video, picture_error
 except ImportError:
     if __package__:  # in a remote-code folder, a missing dependency must keep its own message
         raise
@@ -32,7 +32,7 @@ except ImportError:
     from configuration_ezclip import CLASS_BANK_NAME, PIPELINE_TASK, PLAIN_CLIP, EZClipConfig
     from modeling_ezclip import EZClipModel
     from processing_ezclip import EZClipProcessor, distinct_texts, label_key, label_to_words
-    from video_ezclip import VideoReadError, clean, describe_video, is_single_video, picture_error
+    from video_ezclip import clean, describe_video, is_single_video, picture_error
 
 
 logger = logging.get_logger(__name__)
@@ -589,7 +589,10 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
                 raise picture_error(describe_video(video))
             # uint8 pixels are moved to the device and normalised there.
             inputs = self.processor(videos=[video], do_normalize=False, return_tensors="pt", **read_options)
-        except VideoReadError as error:
+        except ValueError as error:
+            # Each remote-code file of a folder has its own VideoReadError.
+            if not hasattr(error, "remedy"):
+                raise
             # `_forward` raises it. A worker process would change its type.
             return {"pixel_values": torch.empty(0, dtype=torch.uint8), "error": error}
         return {"pixel_values": inputs["pixel_values"], "error": None}

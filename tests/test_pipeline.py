@@ -696,6 +696,8 @@ for folder in sys.argv[1:]:
     classifier = pipeline(task, model=folder, device="cpu", **trusted)
     assert pipeline(model=folder, device="cpu", **trusted).task == task
     results[folder] = [classifier(clip, labels), classifier([clip, clip[::-1]], labels, batch_size=2)]
+    (bad,), good = classifier(["missing.mp4", clip], labels, batch_size=2, on_error="skip")
+    assert "does not exist" in bad["error"] and good == results[folder][0]
     try:
         pipeline(task, model=folder, trust_remote_code=False)
     except ValueError as error:
