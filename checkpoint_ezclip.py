@@ -11,6 +11,7 @@ import os
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -38,10 +39,12 @@ PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "cre
 # As in transformers' own calls of `cached_file` for optional files
 MAY_BE_ABSENT = {"_raise_exceptions_for_gated_repo": False, "_raise_exceptions_for_missing_entries": False}
 MAX_LISTED = 20  # items in a message
+WEIGHTS_EXTENSIONS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 # A model may have as many new weights as its files hold, and so many more: tiny models have large added parts.
 MAX_NEW_WEIGHTS = 2**26
 INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 UNCLEAR_ERRORS = (json.JSONDecodeError, UnicodeError, RecursionError, NotImplementedError)  # they name no file
+HUB_NAME = r"\w[\w.-]*(/\w[\w.-]*)?"  # of a repository
 PLAIN_NAME = r"\w[\w.-]{0,200}"  # of a file in a folder
 FIX_HINT = "Give the right base as `base_model_name_or_path`, to `from_pretrained` or in config.json."
 
@@ -79,6 +82,40 @@ def has_fingerprint(weight: torch.Tensor, recorded: float) -> bool:
         if abs(fingerprint(rounded) - recorded) <= tolerance:
             return True
     return False
+
+
+def check_folder(name_or_path: str | os.PathLike):
+    """
+    Raise if a name is clearly the path of a folder, and there is no such folder. A name on the Hub is not looked up.
+
+    Raises:
+        `FileNotFoundError`: names the nearest folder that exists, and what it holds. `NotADirectoryError`: for a file
+        of weights.
+    """
+    name = os.fspath(name_or_path)
+    is_weights = name.lower().endswith(WEIGHTS_EXTENSIONS)
+    if os.path.isdir(name) or (os.path.exists(name) and not is_weights):
+        return
+    if is_weights and os.path.exists(name):
+        raise NotADirectoryError(
+            f"{name!r} is a file of weights, not the folder of a model. Convert it: `ezclip convert --checkpoint FILE "
+            "--output_dir FOLDER`."
+        )
+    first, *_ = name.split("/")
+    is_hub_name = re.fullmatch(HUB_NAME, name) is not None and not is_weights
+    if is_hub_name and not (first != name and os.path.isdir(first)):
+        return
+    message = f"No {'file' if is_weights else 'folder'} {name!r}."
+    parent = next((parent for parent in Path(name).parents if parent.is_dir()), None)
+    if parent is not None:
+        entries = (entry for entry in parent.iterdir() if entry.is_file() == is_weights)
+        found = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+        near = get_close_matches(Path(name).parts[len(parent.parts)], found)
+        listed = list_some([*near, *(entry for entry in found if entry not in near)])
+        message += f" {str(parent)!r} holds: {listed}." if found else f" {str(parent)!r} holds none."
+    if is_hub_name:
+        message += f" If it is a name on the Hub, run this where there is no folder {first!r}."
+    raise FileNotFoundError(message)
 
 
 @contextmanager
@@ -152,7 +189,7 @@ def resolve_base(name_or_path: str | os.PathLike) -> str:
     """
     if Path(name_or_path).is_dir():
         return str(Path(name_or_path).resolve())
-    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", str(name_or_path)):
+    if not re.fullmatch(HUB_NAME, str(name_or_path)):
         raise ValueError(f"The base must be a folder that exists or a name on the Hub, got {str(name_or_path)!r}.")
     return str(name_or_path)
 
@@ -456,6 +493,7 @@ class LoadTrainedMixin(PreTrainedModel):
         hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         checkpoint = None
         if pretrained_model_name_or_path is not None:
+            check_folder(pretrained_model_name_or_path)
             checkpoint = TrainedCheckpoint.find(
                 pretrained_model_name_or_path, variant=kwargs.get("variant"), **hub_options
             )

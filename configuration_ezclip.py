@@ -153,6 +153,9 @@ CUSTOM_PIPELINES = {
     }
 }
 
+# What is said of a model that plain CLIP becomes
+PLAIN_CLIP = "{} is plain CLIP: frames are embedded one by one and averaged; nothing was trained on videos."
+
 # File of class embeddings, saved beside a model's weights
 CLASS_BANK_NAME = "class_bank.safetensors"
 
@@ -388,6 +391,8 @@ class EZClipConfig(_CheckedConfig, PretrainedConfig):
         base_model_name_or_path (`str`, *optional*):
             Folder or Hub name that holds the frozen weights. Saved only with checkpoints of trained weights; see
             [`EZClipModel.save_pretrained`].
+        scope (`str`, *optional*):
+            What the model was trained for, in one sentence. The pipeline shows it with its first answer.
 
     Example:
 
@@ -420,6 +425,7 @@ class EZClipConfig(_CheckedConfig, PretrainedConfig):
     conv1d_scrambles_frames: bool = False
     initializer_factor: int | float = 1.0
     base_model_name_or_path: str | None = None
+    scope: str | None = None
 
     def __post_init__(self, **kwargs):
         check_sizes(kwargs)
@@ -468,8 +474,9 @@ class EZClipConfig(_CheckedConfig, PretrainedConfig):
         return CarriedPipelines(copy.deepcopy(CUSTOM_PIPELINES))
 
     def to_dict(self) -> dict:
-        """Return all fields, and `custom_pipelines`, as config.json holds them."""
-        return {**super().to_dict(), "custom_pipelines": copy.deepcopy(CUSTOM_PIPELINES)}
+        """Return `custom_pipelines` and all fields, but a `scope` that is not set, as config.json holds them."""
+        fields = {**super().to_dict(), "custom_pipelines": copy.deepcopy(CUSTOM_PIPELINES)}
+        return {name: value for name, value in fields.items() if name != "scope" or value is not None}
 
     @classmethod
     def from_preset(cls, name: str, text_config=None, vision_config=None, **kwargs) -> "EZClipConfig":

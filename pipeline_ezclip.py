@@ -11,26 +11,31 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.utils.data import Dataset, IterableDataset, Subset
 from transformers import Pipeline
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 
 
 try:
-    from .checkpoint_ezclip import PUSH_OPTIONS
-    from .configuration_ezclip import CLASS_BANK_NAME, PIPELINE_TASK, EZClipConfig
-    from .processing_ezclip import distinct_texts, label_key, label_to_words
-    from .video_ezclip import VideoReadError, is_single_video
+    from .checkpoint_ezclip import MAY_BE_ABSENT, PUSH_OPTIONS
+    from .configuration_ezclip import CLASS_BANK_NAME, PIPELINE_TASK, PLAIN_CLIP, EZClipConfig
+    from .modeling_ezclip import EZClipModel
+    from .processing_ezclip import EZClipProcessor, distinct_texts, label_key, label_to_words
+    from .video_ezclip import clean, describe_video, is_single_video, picture_error
 except ImportError:
     if __package__:  # in a remote-code folder, a missing dependency must keep its own message
         raise
-    from checkpoint_ezclip import PUSH_OPTIONS
-    from configuration_ezclip import CLASS_BANK_NAME, PIPELINE_TASK, EZClipConfig
-    from processing_ezclip import distinct_texts, label_key, label_to_words
-    from video_ezclip import VideoReadError, is_single_video
+    from checkpoint_ezclip import MAY_BE_ABSENT, PUSH_OPTIONS
+    from configuration_ezclip import CLASS_BANK_NAME, PIPELINE_TASK, PLAIN_CLIP, EZClipConfig
+    from modeling_ezclip import EZClipModel
+    from processing_ezclip import EZClipProcessor, distinct_texts, label_key, label_to_words
+    from video_ezclip import clean, describe_video, is_single_video, picture_error
 
+
+logger = logging.get_logger(__name__)
 
 ENSEMBLES = ("probability", "embedding")
 CLASS_OPTIONS = (
@@ -40,7 +45,8 @@ CLASS_OPTIONS = (
 SCORE_OPTIONS = ("ensemble", "top_k", "min_score")
 READ_OPTIONS = ("num_frames", "num_clips", "num_crops", "start", "end")
 READ_OPTIONS += ("backend", "allow_partial", "square_pixels", "limits")
-RUN_OPTIONS = ("batch_size", "num_workers")
+RUN_OPTIONS = ("on_error", "batch_size", "num_workers")
+ON_ERROR = ("raise", "skip")
 
 BATCH_SIZE = 512  # texts
 MAX_KEPT_BANKS = 4  # of earlier calls
@@ -85,14 +91,7 @@ class ClassBank:
     def __post_init__(self):
         self.labels = _check_strings(self.labels, "labels")
         self.background_labels = _check_strings(self.background_labels, "background_labels")
-        if not self.labels:
-            raise ValueError("A class bank must have at least one label.")
-        spellings = {}
-        for label in self.labels:
-            if (other := spellings.setdefault(label_key(label), label)) != label:
-                raise ValueError(f"{other!r} and {label!r} are two spellings of one class. Leave one of them out.")
-        if repeated := sorted(label for label, count in Counter(self.labels).items() if count > 1):
-            raise ValueError(f"Labels must be unique, got repeated: {repeated[:10]}.")
+        _check_distinct(self.labels)
         shape = tuple(self.embeds.shape)
         if len(shape) != 3 or shape[1] != len(self.labels) or 0 in shape:
             raise ValueError(f"`embeds` must have shape (prompts, {len(self.labels)} labels, dimension), got {shape}.")
@@ -125,7 +124,8 @@ class ClassBank:
 
         If every class has one text, each of the P templates has its own embedding. If a class has several texts, each
         class has one embedding, as in TEAR: the mean over its texts of their means over the templates, where every
-        embedding and mean is L2-normalised. Texts that are too long are cut, and counted in a warning.
+        embedding and mean is L2-normalised. Texts that are too long are cut, and counted in a warning. Another warning
+        names labels of which the tokenizer knows no word.
 
         Args:
             model ([`EZClipModel`]):
@@ -140,14 +140,17 @@ class ClassBank:
                 Texts per batch.
 
         Raises:
-            `ValueError`: if labels are missing or repeated, a prompt is invalid, or the tokenizer and the model have
-            different end-of-text tokens.
+            `ValueError`: if labels are missing, blank, repeated or the same to the tokenizer, a prompt is invalid, or
+            the tokenizer and the model have different end-of-text tokens.
         """
-        labels = _check_strings(candidate_labels, "candidate_labels")
+        labels = _check_labels(candidate_labels, "candidate_labels")
+        _check_distinct(labels)
+        if descriptions is None:
+            processor.check_labels(labels)
+        if len(labels) == 1:
+            logger.warning_once(f"{labels[0]!r} is the only label, so its score is always 1. Add labels to compare.")
         prompts = processor.get_prompts(labels, templates, descriptions, include_label, input_conditioning)
         texts = distinct_texts(prompts)
-        if not texts:
-            raise ValueError("A class bank must have at least one label.")
         model_eos = model.config.text_config.eos_token_id
         # 2 in OpenAI's configs stands for the token with the highest number.
         if (eos := processor.tokenizer.eos_token_id) != model_eos and model_eos != 2:
@@ -264,6 +267,26 @@ def _check_strings(labels: str | Iterable[str], name: str) -> list[str]:
         if not isinstance(label, str):
             raise ValueError(f"`{name}` must be strings, got {label!r} ({type(label).__name__}).")
     return labels
+
+
+def _check_labels(labels: str | Iterable[str], name: str) -> list[str]:
+    """Return labels without blanks around them; raise `ValueError` if one is nothing else."""
+    labels = _check_strings(labels, name)
+    for label in labels:
+        if not label_to_words(label):
+            raise ValueError(f"`{name}` must not be blank, got {label!r}.")
+    return [label.strip() for label in labels]
+
+
+def _check_distinct(labels: list[str]):
+    if not labels:
+        raise ValueError("A class bank must have at least one label.")
+    spellings = {}
+    for label in labels:
+        if (other := spellings.setdefault(label_key(label), label)) != label:
+            raise ValueError(f"{other!r} and {label!r} are two spellings of one class. Leave one of them out.")
+    if repeated := sorted(label for label, count in Counter(labels).items() if count > 1):
+        raise ValueError(f"Labels must be unique, got repeated: {repeated[:10]}.")
 
 
 @torch.no_grad()
@@ -412,11 +435,7 @@ def _parse_labels(labels: str | Iterable[str], name: str) -> list[str]:
         labels = [label.strip() for label in labels.split(",") if label.strip()]
     if not isinstance(labels, Iterable) or isinstance(labels, Mapping):
         raise ValueError(f"`{name}` must be a list of strings, or one string with commas, got {labels!r}.")
-    labels = _check_strings(labels, name)
-    for label in labels:
-        if not label_to_words(label):
-            raise ValueError(f"`{name}` must not be blank, got {label!r}.")
-    return labels
+    return _check_labels(labels, name)
 
 
 # ---- Pipeline ----
@@ -454,10 +473,14 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
     _load_video_processor = False
     _load_feature_extractor = False
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, model, *args, processor=None, **kwargs):
         local_files_only = kwargs.pop("local_files_only", False)
         defaults = take_class_options(kwargs)
-        super().__init__(*args, **kwargs)
+        if type(model).__name__ == "CLIPModel":
+            processor = wrap_clip_processor(processor, model)
+            model = wrap_clip(model, local_files_only)
+            logger.warning_once(PLAIN_CLIP.format(model.name_or_path or "The model"))
+        super().__init__(model, *args, processor=processor, **kwargs)
         self._check_parts()
         self.model.eval()
         self.class_choice = ClassChoice(self, defaults, local_files_only)
@@ -495,6 +518,9 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
                 Lowest score to return, in [0, 1]. A video without such a label gives an empty list.
             num_frames, num_clips, num_crops, start, end, backend, allow_partial, square_pixels, limits (*optional*):
                 How videos are read, see [`EZClipProcessor`]. The scores of several views are averaged.
+            on_error (`str`, *optional*, defaults to `"raise"`):
+                What an unreadable video does: `"raise"` ends the call. `"skip"` logs a warning and returns, in the
+                place of the video, one entry with the reason as `error`, whose `score` and `label` are `None`.
             batch_size (`int`, *optional*, defaults to 1), num_workers (`int`, *optional*, defaults to 0):
                 Videos embedded at a time, and processes that read them.
 
@@ -504,8 +530,8 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
             which are read one video after the other.
 
         Raises:
-            [`VideoReadError`]: if a video cannot be read. `ValueError`: if an argument is out of range, there are no
-            classes, or a prompt is invalid.
+            [`VideoReadError`]: if a video cannot be read, without `on_error="skip"`. `ValueError`: if an argument is
+            out of range, there are no classes, or a prompt is invalid.
         """
         if video is None:
             raise ValueError("`video` is None. Give a path, frames, or another input of `EZClipProcessor`.")
@@ -517,6 +543,8 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         inputs = _as_inputs(video)
         if isinstance(inputs, list) and not inputs:
             return []
+        if scope := self.model.config.scope:
+            logger.warning_once(clean(f"{self.model.name_or_path or 'The model'}: {scope}"))
         return super().__call__(inputs, bank=bank, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
@@ -540,37 +568,52 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         if push_to_hub:
             self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), **hub)
 
-    def _sanitize_parameters(self, bank=None, ensemble=None, top_k=None, min_score=None, **kwargs):
+    def _sanitize_parameters(self, bank=None, ensemble=None, on_error=None, top_k=None, min_score=None, **kwargs):
         _check_names(kwargs)
         if ensemble is not None and ensemble not in ENSEMBLES:
             raise ValueError(f"`ensemble` must be one of {ENSEMBLES}, got {ensemble!r}.")
+        if on_error is not None and on_error not in ON_ERROR:
+            raise ValueError(f"`on_error` must be one of {ON_ERROR}, got {on_error!r}.")
         if top_k is not None and (not isinstance(top_k, Integral) or isinstance(top_k, bool) or top_k < 1):
             raise ValueError(f"`top_k` must be an integer of at least 1, got {top_k!r}. Leave it out for all labels.")
         if min_score is not None and not (isinstance(min_score, Real) and 0.0 <= min_score <= 1.0):
             raise ValueError(f"`min_score` must be a probability in [0, 1], got {min_score!r}.")
-        forward = {"bank": bank, "ensemble": ensemble}
+        forward = {"bank": bank, "ensemble": ensemble, "on_error": on_error}
         post = {"bank": bank, "top_k": top_k, "min_score": min_score}
         return tuple({name: value for name, value in s.items() if value is not None} for s in (kwargs, forward, post))
 
     def preprocess(self, video, **read_options) -> dict:
         """Read a video as uint8 `pixel_values` `(1, [V,] T, H, W, 3)`, or return its error."""
-        if is_single_video([video]):
-            raise ValueError("`video` must be a video, got an image. Give a list of images, or a path.")
         try:
+            if is_single_video([video]):  # one image, which in a list would be a video of one frame
+                raise picture_error(describe_video(video))
             # uint8 pixels are moved to the device and normalised there.
             inputs = self.processor(videos=[video], do_normalize=False, return_tensors="pt", **read_options)
-        except VideoReadError as error:
+        except ValueError as error:
+            # Each remote-code file of a folder has its own VideoReadError.
+            if not hasattr(error, "remedy"):
+                raise
             # `_forward` raises it. A worker process would change its type.
-            return {"pixel_values": torch.empty(0), "error": error}
+            return {"pixel_values": torch.empty(0, dtype=torch.uint8), "error": error}
         return {"pixel_values": inputs["pixel_values"], "error": None}
 
-    def _forward(self, model_inputs: dict, bank: ClassBank, ensemble: str = "probability") -> dict:
-        errors = model_inputs["error"]
-        for error in errors if isinstance(errors, list) else [errors]:
-            if error is not None:
+    def _forward(
+        self, model_inputs: dict, bank: ClassBank, ensemble: str = "probability", on_error: str = "raise"
+    ) -> dict:
+        errors = model_inputs["error"] if isinstance(model_inputs["error"], list) else [model_inputs["error"]]
+        for error in filter(None, errors):
+            if on_error == "raise":
                 raise error
+            logger.warning(str(error))
+        scores = torch.full((len(errors), len(bank.labels)), torch.nan)
+        is_read = torch.tensor([error is None for error in errors])
+        if is_read.any():
+            scores[is_read] = self._score(model_inputs["pixel_values"], bank, ensemble).cpu()
+        return {"scores": scores, "error": [None if error is None else str(error) for error in errors]}  # (B, C)
+
+    def _score(self, pixels: torch.Tensor, bank: ClassBank, ensemble: str) -> torch.Tensor:
         # (B, T, 3, H, W), or (B, V, T, 3, H, W)
-        views = self.processor.normalize(model_inputs["pixel_values"]).to(self.dtype)
+        views = self.processor.normalize(pixels).to(self.dtype)
         outputs = self.model.get_video_features(views.flatten(0, -5), output_last_hidden_state=False)
         scores = bank.probabilities(outputs.pooler_output, ensemble).unflatten(0, (len(views), -1)).mean(dim=1)
         if not scores.isfinite().all():
@@ -578,10 +621,13 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
                 "The scores are not finite. Load the model and its processor again: they may be damaged. If "
                 f"{self.model.dtype} overflows, load the model in float32."
             )
-        return {"scores": scores}  # (B, C)
+        return scores  # (B, C)
 
     def postprocess(self, model_outputs: dict, bank: ClassBank, top_k: int | None = None, min_score: float = 0.0):
         """Return the labels of one video by descending score."""
+        errors = model_outputs["error"]  # of one video; a list if it was not in a batch
+        if error := errors[0] if isinstance(errors, list) else errors:
+            return [{"score": None, "label": None, "error": error}]
         labels, scores = bank.join_background(model_outputs["scores"][0].numpy())
         order = np.argsort(-scores, kind="stable")[:top_k]
         return [{"score": float(scores[i]), "label": labels[i]} for i in order if scores[i] >= min_score]
@@ -589,16 +635,70 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
     def _check_parts(self):
         config, name = self.model.config, self.model.name_or_path
         if config.model_type != EZClipConfig.model_type:
-            remedy = "Give the folder or repository of one."
-            if config.model_type == "clip":
-                save = f"({name!r}, preset='clip').save_pretrained(folder)`"
-                remedy = f"Convert a plain CLIP first: `ezclip.load_model{save} and `ezclip.load_processor{save}."
-            raise ValueError(f"The model must be an EZ-CLIP, got {name!r} of type {config.model_type!r}. {remedy}")
+            raise ValueError(
+                f"The model must be an EZ-CLIP or a CLIP with both towers, got {name!r} of type "
+                f"{config.model_type!r}. Give the folder or repository of one."
+            )
         if not hasattr(self.processor, "get_prompts"):
             raise ValueError(
                 f"`processor` of {PIPELINE_TASK!r} must be an EZClipProcessor, got {type(self.processor).__name__}. "
                 "Save one beside the model (`processor.save_pretrained`)."
             )
+
+
+def wrap_clip(clip, local_files_only: bool = False) -> EZClipModel:
+    """
+    Return a `CLIPModel` as an [`EZClipModel`] that averages frame embeddings. The two share their weights.
+
+    Raises:
+        `ValueError`: if weights are quantized, offloaded, or on several devices.
+    """
+    weights = clip.state_dict()
+    devices = {weight.device.type if weight.is_meta else weight.device for weight in weights.values()}
+    if len(devices) > 1 or clip.device.type == "meta" or not all(w.is_floating_point() for w in weights.values()):
+        raise ValueError(
+            f"The weights of plain CLIP must be floating point numbers on one device, got {clip.name_or_path!r} "
+            "quantized, or spread over several. Load it with `device` instead of `device_map`."
+        )
+    own = {name: getattr(clip.config, name) for name in ("projection_dim", "logit_scale_init_value")}
+    config = EZClipConfig.from_preset("clip", clip.config.text_config, clip.config.vision_config, **own)
+    with torch.device("meta"):
+        model = EZClipModel._from_config(config, attn_implementation=clip.config._attn_implementation)
+    model.load_state_dict(weights, assign=True)
+    for name, buffer in clip.named_buffers():  # positions, which no file holds
+        module, _, own_name = name.rpartition(".")
+        setattr(model.get_submodule(module), own_name, buffer)
+    model.name_or_path = model.config.name_or_path = clip.name_or_path
+    if hasattr(clip, "hf_device_map"):
+        model.hf_device_map = clip.hf_device_map
+    if clip.name_or_path:
+        hub = {"local_files_only": local_files_only, "revision": getattr(clip.config, "_commit_hash", None)}
+        model.class_bank_file = cached_file(clip.name_or_path, CLASS_BANK_NAME, **MAY_BE_ABSENT, **hub)
+    return model
+
+
+def wrap_clip_processor(processor, clip):
+    """
+    Return a `CLIPProcessor` as an [`EZClipProcessor`] that prepares frames as it does. Return any other unchanged.
+
+    Raises:
+        `ValueError`: if its tokenizer is not the model's: transformers makes an empty one if its files are missing.
+    """
+    tokenizer, image_processor = (getattr(processor, name, None) for name in ("tokenizer", "image_processor"))
+    if hasattr(processor, "get_prompts") or tokenizer is None or image_processor is None:
+        return processor
+    text_config = clip.config.text_config
+    if len(tokenizer) != text_config.vocab_size:
+        raise ValueError(
+            f"The tokenizer has {len(tokenizer)} tokens and the model {clip.name_or_path!r} {text_config.vocab_size}: "
+            "it is of another model, or its files are missing. Pass `processor=` with the right one."
+        )
+    name = type(image_processor).__name__.removesuffix("Fast")
+    if (with_pil := getattr(transformers, f"{name}Pil", None)) is not None:  # torchvision's pixels differ
+        image_processor = with_pil.from_dict(image_processor.to_dict())
+    limit = text_config.max_position_embeddings
+    tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
+    return EZClipProcessor(image_processor, tokenizer, use_published_crop=False)
 
 
 class _VideoStream(IterableDataset):

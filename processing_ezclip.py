@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 
 try:
-    from .checkpoint_ezclip import HUB_OPTIONS, naming_damage
+    from .checkpoint_ezclip import HUB_OPTIONS, check_folder, list_some, naming_damage
     from .configuration_ezclip import check_model_type, check_numbers, check_sizes, truncated_repr
     from .video_ezclip import (
         DEFAULT_LIMITS,
@@ -31,7 +31,7 @@ try:
 except ImportError:
     if __package__:  # in a remote-code folder, a missing dependency must keep its own message
         raise
-    from checkpoint_ezclip import HUB_OPTIONS, naming_damage
+    from checkpoint_ezclip import HUB_OPTIONS, check_folder, list_some, naming_damage
     from configuration_ezclip import check_model_type, check_numbers, check_sizes, truncated_repr
     from video_ezclip import (
         DEFAULT_LIMITS,
@@ -167,6 +167,7 @@ class EZClipProcessor(ProcessorMixin):
             missing.
         """
         with naming_damage(pretrained_model_name_or_path):
+            check_folder(pretrained_model_name_or_path)
             hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
             try:
                 config, _ = PretrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub_options)
@@ -479,10 +480,29 @@ class EZClipProcessor(ProcessorMixin):
             texts = [name + own for name, own in zip(texts, described)] if include_label else described
         return [[[template.replace("{}", text) for template in templates] for text in own] for own in texts]
 
+    def check_labels(self, candidate_labels: list[str]):
+        """Warn of labels of which the tokenizer knows no word; raise `ValueError` if two are the same tokens."""
+        words = [text for ((text,),) in self.get_prompts(candidate_labels, "{}")]
+        tokens = self.tokenizer(words, add_special_tokens=False)["input_ids"]
+        unknown = [label for label, own in zip(candidate_labels, tokens) if {*own} <= {self.tokenizer.unk_token_id}]
+        if unknown:
+            logger.warning_once(
+                f"The tokenizer knows no word of these labels, so their scores mean nothing: {list_some(unknown)}."
+            )
+        first = {}
+        for label, own in zip(candidate_labels, tokens):
+            if (other := first.setdefault(tuple(own), label)) != label:
+                raise ValueError(
+                    f"{other!r} and {label!r} are the same tokens, so the model cannot tell them apart. Leave one of "
+                    "them out, or use other words."
+                )
+
     def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
         """Save the processor; raise `ValueError` if it has no tokenizer."""
         if self.tokenizer is None:
             raise ValueError("A processor without a tokenizer cannot be saved. Set `processor.tokenizer` first.")
+        # `pipeline` passes its `dtype` on to the tokenizer, which would save it and cannot.
+        self.tokenizer.init_kwargs.pop("dtype", None)
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def _tokenize(self, text: str | list[str], text_kwargs: dict | None = None, **kwargs) -> dict:

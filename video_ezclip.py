@@ -39,6 +39,7 @@ VIDEO_EXTENSIONS = (
     *(".flv", ".ts", ".mts", ".m2ts", ".3gp", ".ogv", ".vob", ".divx", ".gif"),
 )
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")  # Pillow's names. Its other readers may start programs.
+STILL_BRANDS = (b"heic", b"heix", b"mif1", b"avif")  # of phone photos, which FFmpeg reads as MP4 files of a frame
 # FFmpeg's names. Other containers read other files, devices or the network, or take any text for a video.
 CONTAINERS = (
     *("mov", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "ogg", "asf", "gif", "apng", "nut"),
@@ -132,6 +133,12 @@ def limit_error(video: str, what: str, option: str, limits: ReadLimits) -> ReadL
 def memory_error(video: str) -> VideoReadError:
     """Return the error of a video that takes more memory than there is."""
     return VideoReadError(video, "takes more memory than there is.", "Make it smaller, or give it more memory.")
+
+
+def picture_error(video: str) -> VideoReadError:
+    """Return the error of a picture in the place of a video."""
+    remedy = "Give a video. To use a picture on purpose, pass a list of pictures: `[PIL.Image.open(path)]`."
+    return VideoReadError(video, "is a picture, not a video.", remedy)
 
 
 def printable(text: str) -> str:
@@ -559,6 +566,8 @@ def read_frames(
         video = local_path(os.fspath(video))
         if os.path.isdir(video):
             return _read_frame_folder(video, clip, select)
+    elif isinstance(video, Image.Image):
+        raise picture_error(name)
     elif isinstance(video, (list, tuple)) or (hasattr(video, "shape") and not isinstance(video, memoryview)):
         return _read_array(video, clip, select)
     options = _DecodingOptions(backend, allow_partial, in_sequence, square_pixels, limits)
@@ -631,6 +640,8 @@ def _read_file(
     source, clip: Clip, select: FrameSelector, options: "_DecodingOptions"
 ) -> tuple[np.ndarray, VideoFramesMetadata]:
     video = _decode_file(source, clip, lambda timestamps: select(timestamps, len(timestamps)), options)
+    if _is_picture(source, video, clip):
+        raise picture_error(clip.name)
     intervals = np.diff(video.timestamps)
     last = 1 / video.fps if video.fps else float(np.median(intervals)) if len(intervals) else 0.0
     duration = float(video.timestamps[-1] - video.timestamps[0]) + last
@@ -661,8 +672,11 @@ def check_frame_folder(folder: str, name: str):
     if not found.videos:
         raise VideoReadError(name, "is a folder without frame images.", f"Add {', '.join(IMAGE_EXTENSIONS)} files.")
     if found.videos != [folder]:
-        reason = f"is a folder of {len(found.videos)} videos, not one video."
-        raise VideoReadError(name, reason, f"Pass them one by one, such as {found.videos[0]!r}.")
+        named = ", ".join(os.path.relpath(video, folder) for video in found.videos[:MAX_NAMED])
+        more = ", …" if len(found.videos) > MAX_NAMED else ""
+        count = "1 video" if len(found.videos) == 1 else f"{len(found.videos)} videos"
+        reason = f"is a folder of {count}, not one video: {named}{more}."
+        raise VideoReadError(name, reason, "Pass its videos: `ezclip.list_folder(folder).videos`.")
 
 
 def _read_frame_folder(folder: str, clip: Clip, select: FrameSelector) -> tuple[np.ndarray, VideoFramesMetadata]:
@@ -1502,6 +1516,25 @@ def _decode_pictures(source, clip: Clip, choose: Chooser) -> DecodedVideo | None
             raise
         return None
     return DecodedVideo(indices, timestamps, "pillow", "sequence", name, fps)
+
+
+def _is_picture(source, video: DecodedVideo, clip: Clip) -> bool:
+    """Return whether a decoded file is a still picture."""
+    is_one_frame = len(video.timestamps) == 1
+    if not is_one_frame and video.codec not in ("mjpeg", "mpo"):
+        return False
+    with open(source, "rb") if isinstance(source, str) else nullcontext(source) as file:
+        file.seek(0)
+        if (start := file.read(12))[4:8] == b"ftyp":
+            return is_one_frame and start[8:] in STILL_BRANDS
+    if file is source:
+        file.seek(0)
+    try:
+        with open_picture(source, clip.name, clip.limits) as picture:
+            # An "MPO" is a JPEG with previews of itself, which decode as frames.
+            return is_one_frame or picture.format == "MPO"
+    except Exception:  # Pillow raises errors of many types for a video
+        return False
 
 
 def _pictures(source, clip: Clip) -> Iterator[Image.Image]:

@@ -10,7 +10,7 @@ from configuration_ezclip import PIPELINE_TASK, EZClipConfig, EZClipTextConfig, 
 from modeling_ezclip import EZClipModel, EZClipTextModel, EZClipVisionModel
 from pipeline_ezclip import ClassBank, ZeroShotVideoClassificationPipeline
 from processing_ezclip import EZClipProcessor
-from video_ezclip import ReadLimits, VideoReadError
+from video_ezclip import ReadLimits, VideoReadError, list_folder
 
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ __all__ = [
     "classify_videos",
     "find_segments",
     "find_videos",
+    "list_folder",
     "load_model",
     "load_processor",
     "write_report",

@@ -145,6 +145,37 @@ def test_bad_banks(model, processor):
         ClassBank(["a"], torch.ones(1, 1, 4)).probabilities(torch.ones(1, 4), "mean")
 
 
+@pytest.mark.parametrize("labels", [["yoga", "Yoga", "run"], ["red", "RED "], ["red circle", "red_circle"]])
+def test_two_spellings(model, processor, labels):
+    with pytest.raises(ValueError, match=f"{labels[0]!r} and {labels[1].strip()!r}"):
+        ClassBank.build(model, processor, labels)
+
+
+def test_labels_of_the_same_tokens(model, processor, logged):
+    with pytest.raises(ValueError, match="'wave' and 'jump' are the same tokens"):
+        ClassBank.build(model, processor, ["red circle", "wave", "jump"])
+    assert sum("knows no word of these labels" in line and "wave, jump" in line for line in logged()) == 1
+    bank = ClassBank.build(model, processor, ["wave", "jump"], descriptions={"wave": "red", "jump": "red"})
+    assert torch.equal(bank.embeds[0, 0], bank.embeds[0, 1])  # two descriptions may be alike
+
+
+def test_unknown_words_are_named(model, processor, logged):
+    ClassBank.build(model, processor, ["red dancing", "shaking hands", "green"])
+    (line,) = (line for line in logged() if "knows no word" in line)
+    assert "shaking hands" in line and "dancing" not in line
+
+
+def test_one_label_warns(model, processor, logged):
+    ClassBank.build(model, processor, ["a moving circle"])
+    assert sum("'a moving circle' is the only label" in line for line in logged()) == 1
+
+
+def test_labels_are_stripped(model, processor):
+    assert ClassBank.build(model, processor, [" red ", "green\n"]).labels == ["red", "green"]
+    with pytest.raises(ValueError, match="must not be blank"):
+        ClassBank.build(model, processor, ["red", " "])
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "text"])
 def test_damaged_file(tmp_path, damage):
     ClassBank(["a"], torch.ones(1, 1, 4)).save_pretrained(tmp_path)

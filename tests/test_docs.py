@@ -146,7 +146,9 @@ STAND_INS = {
 }
 LLM_SERVER = "http://127.0.0.1:8000/v1"  # replaced by the address of a server on this machine
 CLASSES = ["archery", "making a cake", "yoga", "juggling"]
-WORDS = sorted({word for name in [*CLASSES, "video of person photo red cross"] for word in name.split()})
+WORDS = sorted(
+    {word for name in [*CLASSES, "video of person photo red cross moving left right"] for word in name.split()}
+)
 WORDS += [f"word{number}" for number in range(26 - len(WORDS))]  # random_model has a vocabulary of 30
 
 CONFIGS = ROOT / "ezclip" / "configs"
@@ -207,6 +209,7 @@ def clip_files(tmp_path_factory):
     clip.text_model.embeddings.token_embedding.weight.data = model.text_model.embeddings.token_embedding.weight.data
     clip.save_pretrained(folder)
     word_tokenizer(WORDS).save_pretrained(folder)
+    default_image_processor(32).save_pretrained(folder)
     return folder
 
 

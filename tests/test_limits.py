@@ -126,12 +126,12 @@ def test_bytes_of_a_playlist_reach_no_file(tmp_path, monkeypatch):
         read_frames(concat_list(tmp_path).read_bytes())
 
 
-def test_name_with_a_pattern_is_one_picture(tmp_path):
+def test_name_with_a_pattern_is_no_sequence(tmp_path):
     picture = Image.fromarray(random_clip(0, 1)[0])
     for name in ("a%d.png", "a1.png", "a2.png"):
         picture.save(tmp_path / name)
-    frames, metadata = read_frames(str(tmp_path / "a%d.png"))
-    assert len(frames) == metadata.total_num_frames == 1 and np.array_equal(frames[0], np.asarray(picture))
+    with pytest.raises(VideoReadError, match=r"a%d\.png: is a picture"):
+        read_frames(str(tmp_path / "a%d.png"))
 
 
 # ---- Pixels, packets, memory ----

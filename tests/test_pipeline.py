@@ -11,23 +11,33 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
-from transformers import CLIPConfig, CLIPModel, pipeline
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    pipeline,
+)
 from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 from transformers.pipelines.pt_utils import KeyDataset
 
 from ezclip import (
     ClassBank,
+    EZClipConfig,
     EZClipModel,
     EZClipProcessor,
     VideoReadError,
     ZeroShotVideoClassificationPipeline,
+    list_folder,
     load_model,
     load_processor,
 )
 from ezclip.cli.demo import word_tokenizer
 from processing_ezclip import default_image_processor
-from tests.helpers import ACTION_CLIPS, ROOT, WORDS, random_clip, read_lines, run, shared_path, tiny_config
+from tests.helpers import ACTION_CLIPS, ROOT, WORDS, make_clip, random_clip, read_lines, run, shared_path, tiny_config
 
 
 TASK = "zero-shot-video-classification"
@@ -35,6 +45,8 @@ TASK = "zero-shot-video-classification"
 MODULES = ("checkpoint", "configuration", "modeling", "pipeline", "processing", "video")
 CODE_FILES = {f"{module}_ezclip.py" for module in MODULES}
 LABELS = ["red circle", "green square", "blue circle"]
+PIXELS = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+TINY_TOWER = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 16}
 
 
 def make(folder, **kwargs) -> ZeroShotVideoClassificationPipeline:
@@ -463,7 +475,7 @@ def test_labels_are_checked_before_videos(classifier):
 
 def test_no_video(classifier):
     for image in (Image.new("RGB", (32, 32)), np.zeros((32, 32, 3), np.uint8)):
-        with pytest.raises(ValueError, match="got an image"):
+        with pytest.raises(ValueError, match="is a picture, not a video"):
             classifier(image, candidate_labels=LABELS)
     with pytest.raises(ValueError, match="`video` is None"):
         classifier(None, candidate_labels=LABELS)
@@ -484,24 +496,134 @@ def test_unreadable_video(classifier, clip_folder, clips, options):
         classifier("missing.mp4", candidate_labels=LABELS)
 
 
-def test_plain_clip(tmp_path):
-    config, tokenizer = tiny_config(15), word_tokenizer(WORDS)
-    towers = {}
-    for name in ("text_config", "vision_config"):
-        own = getattr(config, name)
-        fields = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-        towers[name] = {field: getattr(own, field) for field in fields}
-    towers["text_config"] |= {"vocab_size": len(tokenizer), "max_position_embeddings": 16, "eos_token_id": 14}
-    towers["vision_config"] |= {"image_size": 32, "patch_size": 16}
-    CLIPModel(CLIPConfig(projection_dim=16, **towers)).save_pretrained(tmp_path / "clip")
-    default_image_processor(32).save_pretrained(tmp_path / "clip")
-    tokenizer.save_pretrained(tmp_path / "clip")
-    with pytest.raises(ValueError, match=r"'clip'.*ezclip\.load_model\(.*ezclip\.load_processor\("):
+@pytest.mark.parametrize("options", [{}, {"batch_size": 2}, {"batch_size": 3}, {"batch_size": 2, "num_workers": 1}])
+def test_skip_unreadable_videos(classifier, clip_folder, clips, options, logged):
+    broken = str(clip_folder / "GreenSquare" / "broken.mp4")
+    expected = [classifier(clip, candidate_labels=LABELS) for clip in clips]
+    videos = [broken, clips[0], clips[1], "missing.mp4", broken, clips[2]]
+    rows = datasets.Dataset.from_dict({"video": videos}).cast_column("video", datasets.Video(decode=False))
+    for several in (videos, (video for video in videos), KeyDataset(rows, "video"), rows["video"]):
+        results = list(classifier(several, LABELS, on_error="skip", **options))
+        assert [len(result) for result in results] == [1, 3, 3, 1, 1, 3]
+        for position, reason in ((0, "broken.mp4: "), (3, "missing.mp4: does not exist"), (4, "broken.mp4: ")):
+            (entry,) = results[position]
+            assert (entry["score"], entry["label"]) == (None, None) and reason in entry["error"]
+        assert_same([results[1], results[2], results[5]], [scores(result) for result in expected])
+        json.dumps(results)
+    assert sum("missing.mp4: does not exist" in line for line in logged()) == 4
+
+
+def test_skip_alone_and_as_default(own_folder):
+    classifier = make(own_folder, on_error="skip", candidate_labels=LABELS, background_labels="a photo")
+    (entry,) = classifier("missing.mp4")
+    assert "does not exist" in entry["error"]
+    assert all(result[0]["score"] is None for result in classifier(["a.mp4", "b.mp4", "c.mp4"], batch_size=2))
+    with pytest.raises(VideoReadError):
+        classifier("missing.mp4", on_error="raise")
+    with pytest.raises(ValueError, match="`on_error` .* 'ignore'"):
+        classifier("missing.mp4", on_error="ignore")
+
+
+def test_picture_is_no_video(classifier, tmp_path):
+    image = Image.fromarray(random_clip(0)[0])
+    image.save(tmp_path / "photo.jpg")
+    content = (tmp_path / "photo.jpg").read_bytes()
+    pictures = [image, str(tmp_path / "photo.jpg"), content, {"path": None, "bytes": content}, random_clip(0)[0]]
+    for picture in [*pictures, Image.open(tmp_path / "photo.jpg")]:
+        with pytest.raises(VideoReadError, match="is a picture, not a video.*list of pictures"):
+            classifier(picture, LABELS)
+    results = classifier([*pictures[1:4], random_clip(0)], LABELS, on_error="skip")
+    assert ["error" in result[0] for result in results] == [True, True, True, False]
+    assert len(classifier([image], LABELS)[0]) > 0  # on purpose
+
+
+def test_folder_of_videos_is_no_video(classifier, clip_folder):
+    with pytest.raises(VideoReadError, match=r"is a folder of 3 videos.*a\.mp4.*list_folder") as caught:
+        classifier(clip_folder / "red_circle", LABELS)
+    assert "b 1.mp4" in str(caught.value)
+    assert len(classifier(list_folder(clip_folder / "red_circle").videos, LABELS)) == 3
+
+
+def test_scope_is_said_once(tmp_path, clips, logged):
+    save_tiny(tmp_path, scope="Trained on red shapes\x1b[2J.")
+    assert json.loads((tmp_path / "config.json").read_text())["scope"].startswith("Trained")
+    classifier = make(tmp_path)
+    assert not [line for line in logged() if "Trained on" in line]
+    for _ in range(2):
+        classifier(clips[0], LABELS)
+    assert [line for line in logged() if "Trained on" in line] == [f"{tmp_path}: Trained on red shapes\\x1b[2J."]
+
+
+def test_scope_is_saved_only_if_set(own_folder):
+    assert "scope" not in json.loads((own_folder / "config.json").read_text())
+    with pytest.raises(StrictDataclassError, match="scope"):
+        EZClipConfig(scope=3)
+
+
+@pytest.fixture(scope="module")
+def clip_with_processor(tmp_path_factory):
+    """Return a folder as `CLIPModel` and `CLIPProcessor` save it. Tests do not change it."""
+    folder, tokenizer = tmp_path_factory.mktemp("clip"), word_tokenizer(WORDS)
+    make_clip(folder, vocab_size=len(tokenizer))
+    CLIPProcessor(CLIPImageProcessorPil(**PIXELS), tokenizer).save_pretrained(folder)
+    return folder
+
+
+def test_plain_clip(clip_with_processor, clips, logged):
+    expected = pipeline(
+        TASK,
+        model=load_model(clip_with_processor, preset="clip"),
+        processor=load_processor(clip_with_processor),
+        device="cpu",
+    )(clips, LABELS)
+    assert not [line for line in logged() if "is plain CLIP" in line]
+    assert make(clip_with_processor)(clips, LABELS) == expected
+    assert make(clip_with_processor)(clips, LABELS, batch_size=2) != []
+    assert sum(line.startswith(f"{clip_with_processor} is plain CLIP:") for line in logged()) == 1
+
+
+def test_plain_clip_as_objects(clip_with_processor, clips):
+    clip, processor = (cls.from_pretrained(clip_with_processor) for cls in (CLIPModel, CLIPProcessor))
+    weights = dict(clip.named_parameters())
+    classifier = pipeline(TASK, model=clip, processor=processor, device="cpu")
+    assert all(p.data_ptr() == weights[name].data_ptr() for name, p in classifier.model.named_parameters())
+    assert classifier(clips, LABELS) == make(clip_with_processor)(clips, LABELS)
+
+
+def test_plain_clip_options_and_save(clip_with_processor, clips, tmp_path):
+    options = {"dtype": torch.bfloat16, "model_kwargs": {"attn_implementation": "eager"}}
+    classifier = make(clip_with_processor, candidate_labels=LABELS, **options)
+    assert classifier.model.dtype == torch.bfloat16
+    assert classifier.model.config._attn_implementation == "eager"
+    expected = classifier(clips)
+    classifier.save_pretrained(tmp_path)
+    assert_carries_the_code(tmp_path)
+    again = make(tmp_path, model_kwargs={"attn_implementation": "eager"})
+    assert again.model.dtype == torch.bfloat16
+    assert_same(again(clips), [scores(result) for result in expected])
+
+
+def test_plain_clip_with_a_class_bank(clip_with_processor, clips, tmp_path):
+    folder = tmp_path / "clip"
+    shutil.copytree(clip_with_processor, folder)
+    classifier = make(folder)
+    ClassBank.build(classifier.model, classifier.processor, LABELS).save_pretrained(folder)
+    assert_same(make(folder)(clips), [scores(result) for result in classifier(clips, LABELS)])
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"), [("tokenizer*", "its files are missing"), ("processor_config.json", "image processor")]
+)
+def test_plain_clip_without_its_files(clip_with_processor, tmp_path, missing, message):
+    shutil.copytree(clip_with_processor, tmp_path / "clip", ignore=shutil.ignore_patterns(missing))
+    with pytest.raises((OSError, ValueError), match=message):
         make(tmp_path / "clip")
-    # The error suggests:
-    load_model(tmp_path / "clip", preset="clip").save_pretrained(tmp_path / "ezclip")
-    load_processor(tmp_path / "clip", preset="clip").save_pretrained(tmp_path / "ezclip")
-    assert len(make(tmp_path / "ezclip")(random_clip(0), LABELS)) == 3
+
+
+def test_half_of_clip_is_refused(tmp_path):
+    CLIPVisionModel(CLIPVisionConfig(**TINY_TOWER)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"both towers, got .* of type 'clip_vision_model'"):
+        pipeline(TASK, model=str(tmp_path), processor=EZClipProcessor(), device="cpu")
 
 
 def test_processor_is_required(own_folder):
@@ -574,6 +696,8 @@ for folder in sys.argv[1:]:
     classifier = pipeline(task, model=folder, device="cpu", **trusted)
     assert pipeline(model=folder, device="cpu", **trusted).task == task
     results[folder] = [classifier(clip, labels), classifier([clip, clip[::-1]], labels, batch_size=2)]
+    (bad,), good = classifier(["missing.mp4", clip], labels, batch_size=2, on_error="skip")
+    assert "does not exist" in bad["error"] and good == results[folder][0]
     try:
         pipeline(task, model=folder, trust_remote_code=False)
     except ValueError as error:

@@ -453,6 +453,10 @@ def test_list_folder_and_parquet_agree(tmp_path):
             + ["--candidate_labels", "a", "b"],
             "--videos: nope.mp4 is neither file nor folder nor URL. Correct the path",
         ),
+        (
+            ["--model_name_or_path", "MODEL", "--do_predict", "--videos", "CLIP", "--candidate_labels", "yoga, cake"],
+            "'yoga' and 'cake' are the same tokens",
+        ),
         (["--do_predict", "--candidate_labels", ""], "--candidate_labels: there is no label"),
         (["--do_predict", "--candidate_labels", "a", ""], "--candidate_labels: A class is called '', which leaves"),
         (["--do_predict", "--candidate_labels", "a, _"], "--candidate_labels: A class is called '_', which leaves"),
@@ -536,15 +540,19 @@ def test_bad_arguments(arguments, message, tiny_folder, clip_folder, tmp_path, c
     assert message in said and "Traceback" not in said
 
 
-def test_untrained_temporal_prompts(tmp_path, clip_folder, tiny_folder, capsys):
+def test_plain_clip_is_evaluated_untrained_parts_are_not(tmp_path, clip_folder, tiny_folder, capsys, logged):
     make_clip(tmp_path / "clip", vocab_size=15)
     arguments = ["--model_name_or_path", tmp_path / "clip", "--tokenizer_name", tiny_folder, "--do_eval"]
     arguments += ["--validation_dir", clip_folder, "--output_dir", tmp_path / "out"]
-    said = error_of(capsys, *arguments)
-    assert "was not trained with temporal prompts, which spoils its predictions" in said
+    for added in (["--temporal_prompt", "deep"], ["--preset", "ezclip"]):
+        said = error_of(capsys, *arguments, *added)
+        assert "was not trained with temporal prompts, which spoils its predictions" in said
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert error_of(capsys, *arguments, "--temporal_head", "lstm").count("temporal head (lstm)") == 1
     AcceleratorState._reset_state(reset_partial_state=True)
-    out = run(*arguments, "--temporal_prompt", "none")
+    out = run(*arguments)
     assert read_json(out / "eval_results.json")["eval_samples"] == 5
+    assert sum(line.startswith(f"{tmp_path / 'clip'} is plain CLIP") for line in logged()) == 1
 
 
 def test_num_frames_of_processor_and_model(tiny_folder, evaluation, tmp_path, capsys):
@@ -624,7 +632,7 @@ def test_no_readable_video(evaluation, tmp_path, capsys):
     assert "None of the 2 videos could be read" in error_of(capsys, *arguments)
     assert len(read_lines(tmp_path / "out" / "bad_videos.jsonl")) == 2
     videos = ["--do_predict", "--videos", tmp_path / "bad/a/1.mp4", tmp_path / "bad/b/2.mp4"]
-    said = error_of(capsys, *arguments[:2], *videos, "--candidate_labels", "x, y", "--output_dir", tmp_path / "p")
+    said = error_of(capsys, *arguments[:2], *videos, "--candidate_labels", "red, blue", "--output_dir", tmp_path / "p")
     assert (
         f"None of the 2 videos could be read, see {tmp_path}/p/bad_videos.jsonl; the first: {videos[2]}: is " in said
     )
@@ -633,6 +641,8 @@ def test_no_readable_video(evaluation, tmp_path, capsys):
 def test_predict_list_without_names(evaluation, clip_folder, tmp_path):
     (tmp_path / "list.txt").write_text("red_circle/a.mp4 12 7\n")
     source = ["--validation_list", tmp_path / "list.txt", "--video_root", clip_folder]
-    out = run(*evaluation[:2], *source, "--do_predict", "--candidate_labels", "x", "y", "--output_dir", tmp_path / "o")
+    out = run(
+        *evaluation[:2], *source, "--do_predict", "--candidate_labels", "red", "blue", "--output_dir", tmp_path / "o"
+    )
     (line,) = read_lines(out / "predictions.jsonl")
     assert "label" not in line

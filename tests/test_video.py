@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ezclip import VideoReadError
+from ezclip import VideoReadError, list_folder
 from ezclip.utils.synthetic_clips import write_video
 from tests.helpers import random_clip, shared_path
 from video_ezclip import is_single_video, read_frames, uniform_frame_indices
@@ -79,6 +80,67 @@ def test_frame_folder_order(form, tmp_path):
     frames, metadata = read_frames(tmp_path)
     assert metadata.total_num_frames == 12 and metadata.timestamps is None
     np.testing.assert_allclose(frames[:, 0, 0, 0], np.arange(10, 130, 10), atol=2)
+
+
+def save_pictures(folder, *names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Image.new("RGB", (8, 8)).save(folder / name)
+
+
+def test_folder_of_pictures_is_a_video(tmp_path):
+    save_pictures(tmp_path, "2.jpg", "1.png", ".hidden.jpg")
+    (tmp_path / "notes.txt").touch()
+    found = list_folder(tmp_path)
+    assert (found.videos, found.pictures_left_out, found.describe_left_out()) == ([str(tmp_path)], {}, None)
+    assert found.others == [str(tmp_path / "notes.txt")]
+    assert len(read_frames(tmp_path)[0]) == len(read_frames(f"{tmp_path}/")[0]) == 2
+
+
+@pytest.mark.parametrize("place", [".", "thumbnails", "a/b"])
+def test_pictures_beside_videos(place, clip, tmp_path):
+    """Photos of a phone beside its videos, or thumbnails in a folder of their own, are left out by name."""
+    save_pictures(tmp_path / place, "photo.jpg", "photo2.jpg")
+    for name in ("b.mp4", "c/d.MOV"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(clip, tmp_path / name)
+    found = list_folder(tmp_path)
+    assert found.videos == [str(tmp_path / "b.mp4"), str(tmp_path / "c" / "d.MOV")]
+    assert list(found.pictures_left_out.values()) == [["photo.jpg", "photo2.jpg"]]
+    assert "2 pictures are left out" in found.describe_left_out() and "photo.jpg" in found.describe_left_out()
+    with pytest.raises(VideoReadError, match=r"is a folder of 2 videos.*b\.mp4.*list_folder"):
+        read_frames(tmp_path)
+    for video in found.videos:
+        read_frames(video)
+
+
+def test_one_video_in_a_folder_is_not_the_folder(clip, tmp_path):
+    save_pictures(tmp_path, "1.jpg", "2.jpg")
+    shutil.copy(clip, tmp_path / "a.mp4")
+    with pytest.raises(VideoReadError, match=r"is a folder of 1 video, not one video: a\.mp4"):
+        read_frames(tmp_path)
+
+
+def test_picture_beside_frame_folders(tmp_path):
+    save_pictures(tmp_path, "cover.jpg")
+    for name in ("one", "two"):
+        save_pictures(tmp_path / name, "1.jpg", "2.jpg")
+    found = list_folder(tmp_path)
+    assert found.videos == [str(tmp_path / "one"), str(tmp_path / "two")]
+    assert found.pictures_left_out == {str(tmp_path): ["cover.jpg"]}
+    with pytest.raises(VideoReadError, match="is a folder of 2 videos, not one video: one, two"):
+        read_frames(tmp_path)
+
+
+def test_hidden_files_and_loops(clip, tmp_path):
+    save_pictures(tmp_path, "1.jpg")
+    for folder in (".cache", "__MACOSX"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(clip, tmp_path / folder / "a.mp4")
+    shutil.copy(clip, tmp_path / "._a.mp4")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert list_folder(tmp_path).videos == [str(tmp_path)]
+    assert len(read_frames(tmp_path)[0]) == 1
 
 
 def test_frame_folder_matches_video():

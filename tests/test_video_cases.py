@@ -7,9 +7,10 @@ from functools import partial
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
-from ezclip import VideoReadError
+from ezclip import EZClipProcessor, VideoReadError
+from ezclip.utils.synthetic_clips import write_video
 from tests.helpers import random_clip, shared_path
 from tests.test_decoding import encode, set_matrix
 from video_ezclip import random_frame_indices, read_frames, uniform_frame_indices
@@ -212,6 +213,35 @@ def test_animations_of_pillow(ending, tmp_path):
     np.testing.assert_allclose(metadata.timestamps, [0, 0.1, 0.3, 0.4, 0.5])
     frames, _ = read_frames(path.read_bytes(), SAMPLERS["last"])
     assert np.array_equal(frames[0], images[-1])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "MPO", "AVIF"])
+def test_still_picture_is_refused(kind, tmp_path):
+    """A photo among videos must not become an answer. MPO is a JPEG with previews, as phones write it."""
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("needs a Pillow that writes AVIF")
+    images, content = [Image.fromarray(image) for image in random_clip(4, 3)], io.BytesIO()
+    images[0].save(content, kind, **({"save_all": True, "append_images": images[1:]} if kind == "MPO" else {}))
+    path = tmp_path / "photo.mp4"
+    path.write_bytes(content.getvalue())
+    for video in (path, content.getvalue(), content, {"bytes": content.getvalue(), "path": "a.mp4"}):
+        with pytest.raises(VideoReadError, match="is a picture, not a video.*a list of pictures"):
+            read_frames(video)
+    with Image.open(path) as opened:
+        with pytest.raises(VideoReadError, match="is a picture, not a video"):
+            read_frames(opened)
+        with pytest.raises(VideoReadError, match="is a picture, not a video"):
+            EZClipProcessor()(videos=opened)
+        assert read_frames([opened])[0].shape == (1, 48, 64, 3)
+
+
+def test_videos_of_one_frame_and_motion_jpeg(tmp_path):
+    write_video(tmp_path / "one.mp4", random_clip(0, 1))
+    assert len(read_frames(tmp_path / "one.mp4")[0]) == 1
+    content = io.BytesIO()
+    for image in random_clip(4, 3):
+        Image.fromarray(image).save(content, "JPEG")
+    assert len(read_frames(content)[0]) == 3
 
 
 def test_damaged_animation_is_refused(tmp_path):

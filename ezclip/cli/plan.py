@@ -69,6 +69,8 @@ class ClassTexts:
         check_have_words(class_names)
         check_distinct(class_names, "Class names must differ")
         try:
+            if self.descriptions is None:
+                processor.check_labels(class_names)
             return processor.get_prompts(class_names, *dataclasses.astuple(self))
         except ValueError as error:
             raise DataError(str(error)) from error

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import re
+import socket
 
 import numpy as np
 import pytest
@@ -98,6 +100,42 @@ def test_load_model_refuses_other_model_types(tmp_path):
     VideoMAEConfig().save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="'videomae'"):
         load_model(tmp_path)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Make every connection fail the test."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("out/checkpont-10", "No folder 'out/checkpont-10'. 'out' holds: checkpoint-10, best."),
+        ("./ot", "No folder './ot'. '.' holds: out."),
+        ("out/best/deep/model", "'out/best' holds none."),
+        ("~/nowhere", "No folder '~/nowhere'."),
+        ("C:\\models\\clip", "No folder"),
+        ("nowhere.pt", "No file 'nowhere.pt'. '.' holds: model.pt."),
+        ("model.pt", "is a file of weights, not the folder of a model. Convert it: `ezclip convert"),
+    ],
+)
+def test_mistyped_path(name, message, tmp_path, monkeypatch, no_network):
+    for folder in ("best", "checkpoint-10"):
+        (tmp_path / "out" / folder).mkdir(parents=True)
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    monkeypatch.chdir(tmp_path)
+    for load in (load_model, load_processor):
+        with pytest.raises(ModelError, match=re.escape(message)):
+            load(name)
+    for loader in (EZClipModel, EZClipVisionModel, EZClipProcessor):
+        with pytest.raises(OSError, match=re.escape(message)):
+            loader.from_pretrained(name)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
