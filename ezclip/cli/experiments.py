@@ -2,7 +2,7 @@
 
 import contextlib
 import gc
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -123,7 +123,7 @@ class Runner:
             seed=experiment.seed,
             **experiment.views,
             **experiment.transform,
-            **{f"texts of {name or 'the test'}": digest(asdict(own)) for name, own in texts.items()},
+            **{f"texts of {name or 'the test'}": own.describe() for name, own in texts.items()},
             ensemble=self.ensemble,
             mixed_precision=self.accelerator.mixed_precision,
             num_processes=self.accelerator.num_processes,
@@ -132,7 +132,11 @@ class Runner:
 
     def test_settings(self, experiment: PlannedExperiment, name: str, settings: dict) -> dict:
         """Return the settings of a test for a reader of its predictions."""
-        settings = {k: v for k, v in settings.items() if k != "model_config"}
+        settings = {
+            key: digest(value) if key.startswith("texts of") else value
+            for key, value in settings.items()
+            if key != "model_config"
+        }
         if experiment.train is None:
             of_training = {*self.args.settings(), *TRANSFORM_OPTIONS, "texts of train"}
             settings = {key: value for key, value in settings.items() if key not in of_training}
@@ -286,10 +290,7 @@ class Runner:
             source,
             self.processor,
             output_dir,
-            {
-                **texts.settings(),
-                "texts": digest(texts.prompts(self.processor, class_names)),
-            },
+            texts.describe(),
             self.accelerator,
             batch_size=self.args.per_device_eval_batch_size,
             num_workers=self.args.dataloader_num_workers,

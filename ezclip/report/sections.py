@@ -12,6 +12,8 @@ from ezclip.report.material import NO_LABELS, Material, count_of, number, percen
 from ezclip.report.measures import NUM_BINS, calibrate, headline_accuracies
 from ezclip.report.page import Cards, Cell, Section, Table
 from ezclip.report.reading import NO_CLASS
+from ezclip.utils.digests import digest
+from ezclip.utils.settings import DIGESTS
 
 
 MAX_LISTED = 500  # bad videos
@@ -213,11 +215,13 @@ PREDICTION_MAKERS = [
 def settings_as_text(settings: dict, prefix: str = "") -> dict[str, str]:
     """Return the given settings by full name, nested ones as `outer.inner`."""
     found = {}
-    for name, value in settings.items():
+    for key, value in settings.items():
         if value is None:
             continue
-        name = f"{prefix}{name}".strip()
-        if isinstance(value, dict) and value:
+        name = f"{prefix}{key}".strip()
+        if key in DIGESTS and isinstance(value, (list, dict)):
+            found[name] = f"{len(value)} digests ({digest(value)})"
+        elif isinstance(value, dict) and value:
             found |= settings_as_text(value, f"{name}.")
         elif isinstance(value, str):
             found[name] = value
