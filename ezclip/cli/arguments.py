@@ -143,6 +143,9 @@ class RunArguments(TrainingRecipe):
     """The work to do, and its resources."""
 
     output_dir: str | None = option(None, "Folder for all results.")
+    overwrite_output_dir: bool = option(
+        False, "Start anew in a used folder: results of earlier runs go when the first new one is written."
+    )
     do_train: bool = option(False, "Train prompts and adapters.")
     do_eval: bool = option(False, "Evaluate: eval_results.json and predictions.jsonl.")
     do_predict: bool = option(
@@ -200,6 +203,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
         parser.error("--hub_model_id and --hub_private_repo are for --push_to_hub.")
     if args.report and not (args.do_eval or args.do_predict or args.protocol):
         parser.error("--report needs --do_eval or --do_predict. To report on any folder, use `ezclip report`.")
+    if args.overwrite_output_dir and args.resume_from_checkpoint:
+        parser.error("--overwrite_output_dir starts anew: leave --resume_from_checkpoint out.")
     if args.demo:
         return model_args, data_args, args
     own_videos = data_args.validation_dir or data_args.validation_list

@@ -33,6 +33,7 @@ from ezclip.systems.loading import check_fit, load_model, load_processor
 from ezclip.training.checkpoints import EXACTNESS_SETTINGS, last_checkpoint, raise_on_all_ranks
 from ezclip.training.loop import train
 from ezclip.utils.digests import digest
+from ezclip.utils.earlier_results import EarlierResults
 from ezclip.utils.files import as_json_line, read_json, write_json
 from ezclip.utils.messages import get_logger, say
 from ezclip.utils.settings import check_unchanged
@@ -155,12 +156,12 @@ class Runner:
             `tuple`: the metrics of each test, and the model (`None` if the experiment was finished before).
         """
         folder = Path(self.args.output_dir, experiment.name)
-        is_protocol = self.args.protocol is not None
-        is_finished = is_protocol and (folder / EXPERIMENT_RESULTS_NAME).is_file()
+        is_protocol, overwrite = self.args.protocol is not None, self.args.overwrite_output_dir
+        is_finished = is_protocol and not overwrite and (folder / EXPERIMENT_RESULTS_NAME).is_file()
         if is_finished and self.args.resume_from_checkpoint != "latest":
             raise DataError(
-                f"{folder} holds the results of an earlier run. Give --resume_from_checkpoint latest to resume it, or "
-                "another --output_dir."
+                f"{folder} holds the results of an earlier run. Give --resume_from_checkpoint latest to resume it, "
+                "--overwrite_output_dir to start anew, or another --output_dir."
             )
         set_seed(experiment.seed)
         model = self.load_model()
@@ -178,13 +179,17 @@ class Runner:
             raise DataError(
                 f"--save_trained_only to {folder} would replace the base model that is there. Give another folder."
             )
+        earlier = EarlierResults(
+            [self.args.output_dir, folder], overwrite, self.args.do_train, self.accelerator.is_main_process
+        )
         with _trackers(self.accelerator, folder, self.args):
-            num_steps = None if experiment.train is None else self.train(model, experiment, folder, settings)
+            num_steps = None if experiment.train is None else self.train(model, experiment, folder, settings, earlier)
             results = {}
             for name in experiment.tests:
                 predictions = self.evaluate(model, experiment, name)
                 results[name] = predictions.metrics()
                 with raise_on_all_ranks(self.accelerator, folder / name):
+                    earlier.remove()
                     if self.accelerator.is_main_process:
                         predictions.write(
                             folder / name, self.args.top_k, self.test_settings(experiment, name, settings)
@@ -212,7 +217,14 @@ class Runner:
         shared = [f"{kind} of {name}" for kind in ("videos", "texts") for name in kept]
         return {**own, **{name: settings[name] for name in shared}}
 
-    def train(self, model: EZClipModel, experiment: PlannedExperiment, folder: Path, settings: dict) -> int:
+    def train(
+        self,
+        model: EZClipModel,
+        experiment: PlannedExperiment,
+        folder: Path,
+        settings: dict,
+        earlier: EarlierResults,
+    ) -> int:
         """Train and save the model of an experiment. Return the number of steps."""
         split, args = experiment.train, self.args
         dataset = VideoDataset(
@@ -241,10 +253,12 @@ class Runner:
             resume_from=args.resume_from_checkpoint,
             settings=self.training_settings(settings, first_test),
             evaluate=None if first_test is None else evaluate,
+            earlier=earlier,
         )
         report = result.report
         counts = {"train_bad_videos": len(report.bad_videos), "train_partial_videos": len(report.partial_videos)}
         with raise_on_all_ranks(self.accelerator, folder):
+            earlier.remove()
             if self.accelerator.is_main_process:
                 model.save_pretrained(folder, trained_only=args.save_trained_only)
                 self.processor.save_pretrained(folder)
@@ -297,6 +311,7 @@ class Runner:
             ensemble=self.ensemble,
             top_k=self.args.top_k,
             strict=self.args.strict,
+            overwrite=self.args.overwrite_output_dir,
             **experiment.views,
             read=self.read,
         )
@@ -352,9 +367,10 @@ def read_results(path: Path) -> dict:
 def _trackers(accelerator: Accelerator, folder: Path, args: RunArguments):
     """Start and finish the trackers of one experiment."""
     accelerator.project_configuration.logging_dir = str(folder)
-    # A resumed training logs the steps after its checkpoint again.
+    # A resumed training logs the steps after its checkpoint again, one that starts anew logs all.
     last = last_checkpoint(folder) if args.resume_from_checkpoint == "latest" else None
-    purge = {"tensorboard": {"purge_step": int(last.name.removeprefix("checkpoint-")) + 1}} if last else {}
+    step = int(last.name.removeprefix("checkpoint-")) + 1 if last else 0
+    purge = {"tensorboard": {"purge_step": step}} if last or args.overwrite_output_dir else {}
     accelerator.init_trackers("ezclip", config=args.settings(), init_kwargs=purge)
     try:
         yield

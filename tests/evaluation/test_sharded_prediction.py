@@ -167,7 +167,7 @@ def test_views_ensemble_and_precision(run, clip_folder, tmp_path):
     for row, probabilities in zip(read_rows(tmp_path), expected.probabilities):
         scores = {p["label"]: p["score"] for p in row["predictions"]}
         assert [scores[label] for label in LABELS] == probabilities.tolist()
-    with pytest.raises(DataError, match='mixed_precision: bf16 → no'):
+    with pytest.raises(DataError, match="mixed_precision: bf16 → no"):
         AcceleratorState._reset_state(reset_partial_state=True)
         run(split, tmp_path, accelerator=Accelerator(cpu=True), ensemble="embedding", **views)
 
