@@ -388,6 +388,8 @@ class EZClipConfig(_CheckedConfig, PretrainedConfig):
         base_model_name_or_path (`str`, *optional*):
             Folder or Hub name that holds the frozen weights. Saved only with checkpoints of trained weights; see
             [`EZClipModel.save_pretrained`].
+        scope (`str`, *optional*):
+            What the model was trained for, in one sentence. The pipeline shows it with its first answer.
 
     Example:
 
@@ -420,6 +422,7 @@ class EZClipConfig(_CheckedConfig, PretrainedConfig):
     conv1d_scrambles_frames: bool = False
     initializer_factor: int | float = 1.0
     base_model_name_or_path: str | None = None
+    scope: str | None = None
 
     def __post_init__(self, **kwargs):
         check_sizes(kwargs)
