@@ -261,7 +261,8 @@ def pretrain_clip(folder: Path, seed: int, device: torch.device):
     text_config = {**tower, "num_hidden_layers": 2, "vocab_size": len(tokenizer), "max_position_embeddings": 16}
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         text_config[name] = getattr(tokenizer, name)
-    config = CLIPConfig(vision_config=vision_config, text_config=text_config, projection_dim=64, scope=SCOPE)
+    config = CLIPConfig(vision_config=vision_config, text_config=text_config, projection_dim=64)
+    config.update({"scope": SCOPE})
     model = CLIPModel(config).to(device).train()
 
     rng = np.random.default_rng((seed, len(CLIPS_PER_CLASS)))

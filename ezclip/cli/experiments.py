@@ -179,9 +179,8 @@ class Runner:
             raise DataError(
                 f"--save_trained_only to {folder} would replace the base model that is there. Give another folder."
             )
-        earlier = EarlierResults(
-            [self.args.output_dir, folder], overwrite, self.args.do_train, self.accelerator.is_main_process
-        )
+        folders = [folder, *folder.parents[: len(Path(experiment.name).parts)]]  # up to the output folder
+        earlier = EarlierResults(folders, overwrite, self.args.do_train, self.accelerator.is_main_process)
         with _trackers(self.accelerator, folder, self.args):
             num_steps = None if experiment.train is None else self.train(model, experiment, folder, settings, earlier)
             results = {}

@@ -46,17 +46,17 @@ def find_differences(before: dict, now: dict, of: str = "") -> dict[str, str]:
     """
     found = {}
     for key in {**before, **now}:
-        values = before.get(key), now.get(key)
-        if values[0] == values[1]:
+        old, new = before.get(key), now.get(key)
+        if old == new:
             continue
         name = f"{of}.{key}".lstrip(".")
         if key in DIGESTS:
-            found[name] = _name_digests(key, of, *values)
-        elif isinstance(values[0], dict) and isinstance(values[1], dict):
-            found |= find_differences(*values, name)
+            found[name] = _name_digests(key, of, old, new)
+        elif isinstance(old, dict) and isinstance(new, dict):
+            found |= find_differences(old, new, name)
         else:
             words = NAMES.get(key) or (f"{key} of the {of}" if of.startswith(("videos of", "texts of")) else name)
-            found[name] = f"{words}: {_compare(*values)}"
+            found[name] = f"{words}: {_compare(old, new)}"
     # Other videos have another content, too.
     for cause, consequence in (("number", "names and labels"), ("names and labels", "content")):
         if f"{of}.{cause}" in found or f"{of}.number" in found:
