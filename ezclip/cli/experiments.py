@@ -316,7 +316,7 @@ class Runner:
         )
         if self.accelerator.is_main_process:
             say(show_predictions(output_dir, counts))
-            say(f"\n{counts.num_videos} videos: {output_dir / PREDICTIONS_NAME}")
+            say(f"\nAll answers ({counts.num_videos - counts.num_bad_videos}): {output_dir / PREDICTIONS_NAME}")
 
     def print_summary(self, predictions: Predictions, folder: Path):
         """Print the results of a test. Raise a [`DataError`] if no video could be read."""
