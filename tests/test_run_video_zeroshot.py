@@ -366,7 +366,7 @@ def test_list_folder_and_parquet_agree(tmp_path):
         (
             ["--do_predict", "--model_name_or_path", "no/model", "--videos", "CLIP", "nope.mp4"]
             + ["--candidate_labels", "a", "b"],
-            "--videos: nope.mp4 is neither file nor folder of frames nor URL. Mend the path",
+            "--videos: nope.mp4 is neither file nor folder nor URL. Correct the path",
         ),
         (["--do_predict", "--candidate_labels", ""], "--candidate_labels: there is no label"),
         (["--do_predict", "--candidate_labels", "a", ""], "--candidate_labels: A class is called '', which leaves"),
@@ -385,7 +385,7 @@ def test_list_folder_and_parquet_agree(tmp_path):
         (["--do_eval", "--model_name_or_path", "MODEL", "--validation_dir", "FLAT"], "has videos without a class"),
         (["--do_eval", "--do_predict", "--model_name_or_path", "MODEL"], "leave --do_predict out"),
         (["--do_eval", "--model_name_or_path", "MODEL", "--videos", "x"], "add --do_predict"),
-        (["--modl", "x"], "not used by the HfArgumentParser: ['--modl', 'x'"),
+        (["--modl", "x"], "There is no option --modl"),
         (["--do_eval", "--model_name_or_path", "MODEL", "--top_k", "0"], "--top_k must be at least 1, got 0"),
         (["--do_train", "--model_name_or_path", "MODEL", "--max_train_steps", "0"], "--max_train_steps must be at"),
         (

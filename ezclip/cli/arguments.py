@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from threading import TIMEOUT_MAX
 
-from transformers import HfArgumentParser
-
 from configuration_ezclip import PRESETS, TEMPORAL_HEADS, TEMPORAL_PROMPTS
 from ezclip.cli.option_files import FILE_ENDINGS, find_option_file, read_options
+from ezclip.cli.parser import Parser
 from ezclip.data.labels import split_labels
 from ezclip.errors import DataError
 from ezclip.evaluation.protocols import PROTOCOLS
@@ -100,7 +99,9 @@ class DataArguments(ReadLimits):
     )
     video_root: str | None = option(None, "Folder that holds the videos of the lists.")
     streaming: bool = option(False, "Stream the data set instead of downloading it first.")
-    videos: list[str] | None = option(None, "Videos to predict: files, folders of frames or URLs.")
+    videos: list[str] | None = option(
+        None, "Videos to predict: files, folders, patterns such as 'clips/*.mp4', or URLs."
+    )
     candidate_labels: list[str] | None = option(
         None, "Classes to predict, in place of the classes of the data. One argument is split at commas."
     )
@@ -186,7 +187,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     groups = (ModelArguments, DataArguments, RunArguments)
-    parser = HfArgumentParser(groups, prog="ezclip run", description="Train, evaluate and predict.")
+    parser = Parser(groups, prog="ezclip run", description="Train, evaluate and predict.")
     try:
         if argv and not argv[0].startswith("-"):
             parser.set_defaults(**read_options(find_option_file(argv.pop(0)), groups))
@@ -263,7 +264,7 @@ def fill_preset(preset: str | None, data_args: DataArguments, args: RunArguments
             setattr(group, name, value)
 
 
-def check_values(parser: HfArgumentParser, model_args: ModelArguments, data_args: DataArguments, args: RunArguments):
+def check_values(parser: Parser, model_args: ModelArguments, data_args: DataArguments, args: RunArguments):
     """Exit with a message if a number is out of range, or there is no output folder."""
     options = {**vars(model_args), **vars(data_args), **vars(args)}
     for name, value in options.items():

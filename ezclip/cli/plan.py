@@ -1,7 +1,6 @@
 """Plan a run: load the videos, classes and texts of its experiments."""
 
 import dataclasses
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from ezclip.cli.arguments import DataArguments, RunArguments, explicit_options
 from ezclip.cli.option_files import parse_options
 from ezclip.data.labels import check_distinct, check_have_words, read_class_descriptions, read_label_list
 from ezclip.data.lists import guess_first_id
-from ezclip.data.sources import VideoSplit, load_files, load_folder, load_hub_dataset, load_list
+from ezclip.data.sources import VideoSplit, find_videos, load_files, load_folder, load_hub_dataset, load_list
 from ezclip.data.splits import draw_classes, find_overlap, select_classes
 from ezclip.data.streaming import StreamedVideos, stream_hub_dataset
 from ezclip.data.transforms import TrainTransform
@@ -25,7 +24,6 @@ from ezclip.utils.yaml_files import read_yaml
 from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank
 from processing_ezclip import TEAR_TEMPLATES, TEMPLATES, EZClipProcessor, label_to_words
-from video_ezclip import is_url
 
 
 logger = get_logger()
@@ -272,12 +270,10 @@ def load_splits(data_args: DataArguments, *options: str, purpose: str | None = N
         label_list = data_args.train_label_list or label_list
         split_name, max_samples = data_args.train_split_name, data_args.max_train_samples
     if option == "videos":
-        if missing := [path for path in value if not (is_url(path) or os.path.exists(path))]:
-            raise DataError(
-                f"--videos: {list_some(missing)} {'is' if len(missing) == 1 else 'are'} neither file nor folder of "
-                "frames nor URL. Mend the path, or leave it out."
-            )
-        splits = [load_files(value)]
+        try:
+            splits = [load_files(find_videos(value))]
+        except DataError as error:
+            raise DataError(f"--videos: {error}") from error
     elif option in ("train_dir", "validation_dir"):
         splits = [load_folder(value)]
     elif option in ("train_list", "validation_list"):

@@ -13,6 +13,7 @@ from .labels import (
 from .lists import read_list as read_list
 from .sources import (
     VideoSplit as VideoSplit,
+    find_videos as find_videos,
     load_files as load_files,
     load_folder as load_folder,
     load_hub_dataset as load_hub_dataset,

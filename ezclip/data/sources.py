@@ -1,7 +1,9 @@
 """Labelled videos from folders, published lists and datasets of the Hub."""
 
+import glob
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -16,7 +18,7 @@ from ezclip.data.lists import check_no_video_twice, first_id_of, name_classes, r
 from ezclip.errors import DataError
 from ezclip.utils.messages import get_logger
 from processing_ezclip import label_key
-from video_ezclip import VIDEO_EXTENSIONS, describe_video, is_frame, is_url
+from video_ezclip import VIDEO_EXTENSIONS, FolderContents, describe_video, is_frame, is_url, list_folder, local_path
 
 
 logger = get_logger(__name__)
@@ -88,6 +90,49 @@ def load_folder(folder: str | Path) -> VideoSplit:
     if not found:
         raise DataError(f"{folder} holds no video. Expected {folder}/CLASS/VIDEO with a suffix of {VIDEO_EXTENSIONS}.")
     return VideoSplit(_rows(found), class_names or None)
+
+
+def find_videos(paths: Iterable[str], keep_missing: bool = False) -> list[str]:
+    """
+    Return the videos that a user names: files, folders, patterns such as `clips/*.mp4`, and URLs.
+
+    A folder of videos stands for its videos, and a folder of pictures is one video, see [`list_folder`]. The same rule
+    holds for a pattern: where it matches a video, it matches nothing else. A file that is named itself is taken
+    whatever its suffix. A video that is named twice is taken once. Warnings name what is left out.
+
+    Args:
+        paths (`Iterable[str]`):
+            The names.
+        keep_missing (`bool`, *optional*, defaults to `False`):
+            Whether to keep the path of a file that does not exist, so that reading it gives the error.
+
+    Raises:
+        [`DataError`]: if there is no file of a name, or no video in a folder.
+    """
+    videos, missing, twice = {}, [], []
+    for path in paths:
+        place = local_path(path)
+        if os.path.isdir(place):
+            found = _list_folder(place).videos
+            if not found:
+                raise DataError(f"{path} is a folder without a video. Expected files such as {path}/clip.mp4.")
+        elif is_url(place) or os.path.exists(place) or (keep_missing and not glob.has_magic(place)):
+            found = [place]
+        else:
+            found = _match(place)
+        missing += [] if found else [path]
+        for video in found:
+            if (spelling := _one_spelling(video)) in videos:
+                twice.append(video)
+            videos.setdefault(spelling, video)
+    if missing:
+        are = "is" if len(missing) == 1 else "are"
+        raise DataError(
+            f"{list_some(missing)} {are} neither file nor folder nor URL. Correct the path or leave it out."
+        )
+    if twice:
+        logger.warning(f"Videos that are given twice are taken once: {list_some(twice)}.")
+    return list(videos.values())
 
 
 def load_files(paths: list[str]) -> VideoSplit:
@@ -196,6 +241,31 @@ def load_hub_dataset(
         rows = rows.rename_column(video_column, "video")
     rows = rows.add_column("label", labels).add_column("name", names).add_column("row", list(range(len(rows))))
     return VideoSplit(rows, class_names)
+
+
+def _list_folder(folder: str | Path) -> FolderContents:
+    """Find the videos of a folder, and warn about what is left out."""
+    try:
+        found = list_folder(folder)
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be listed ({error.strerror}). Correct its permissions.") from error
+    if left_out := found.describe_left_out():
+        logger.warning(f"{folder}: {left_out}")
+    if found.others:
+        suffixes = Counter(os.path.splitext(path)[1].lower() or os.path.basename(path) for path in found.others)
+        logger.warning(f"{folder}: skipped files whose suffix is not a video's: {dict(suffixes)}.")
+    return found
+
+
+def _match(pattern: str) -> list[str]:
+    """Return the videos that a pattern matches, in files and folders. Warn about other files that it matches."""
+    matches = sorted(glob.glob(pattern, recursive=True))
+    found = [video for path in matches for video in (_list_folder(path).videos if os.path.isdir(path) else [path])]
+    found = dict.fromkeys(found)  # `**` matches a folder and its files
+    videos = {path: None for path in found if path.lower().endswith(VIDEO_EXTENSIONS) and not os.path.isdir(path)}
+    if videos and (left_out := [path for path in found if path not in videos]):
+        logger.warning(f"{pattern}: left out, because videos are beside them: {list_some(left_out)}.")
+    return list(videos or found)
 
 
 def _one_spelling(path: str) -> str:

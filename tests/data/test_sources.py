@@ -15,7 +15,7 @@ from ezclip import EZClipProcessor, VideoReadError
 from ezclip.data.dataset import VideoCollator, VideoDataset
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.data.labels import read_class_descriptions, read_label_list
-from ezclip.data.sources import load_files, load_folder, load_hub_dataset, load_list
+from ezclip.data.sources import find_videos, load_files, load_folder, load_hub_dataset, load_list
 from ezclip.data.transforms import TrainTransform
 from ezclip.errors import DataError
 from ezclip.utils.synthetic_clips import write_video
@@ -73,6 +73,54 @@ def test_folder_errors(tmp_path):
         load_folder(tmp_path / "nowhere")
     with pytest.raises(DataError, match="holds no video"):
         load_folder(tmp_path)
+
+
+@pytest.fixture
+def phone_folder(tmp_path):
+    """A folder as phones and downloads leave it: videos, a photo, thumbnails, a note and a folder inside."""
+    folder = tmp_path / "phone"
+    for name in ("a.mp4", "b.MOV", "photo.jpg", "notes.txt", "thumbs/a.png", "trip/c.mp4", ".trash/d.mp4"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def test_find_videos_of_a_folder(phone_folder, caplog):
+    expected = [str(phone_folder / name) for name in ("a.mp4", "b.MOV", "trip/c.mp4")]
+    assert find_videos([str(phone_folder)]) == expected
+    assert "2 pictures are left out" in caplog.text and "photo.jpg" in caplog.text and "{'.txt': 1}" in caplog.text
+    assert find_videos([phone_folder.as_uri()]) == expected
+    assert find_videos([str(phone_folder / "thumbs")]) == [str(phone_folder / "thumbs")]  # a video of frames
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names", "left_out"),
+    [
+        ("*.mp4", ["a.mp4"], []),
+        ("*", ["a.mp4", "b.MOV", "trip/c.mp4"], ["photo.jpg", "notes.txt", "thumbs"]),
+        ("**", ["a.mp4", "b.MOV", "trip/c.mp4"], ["photo.jpg"]),
+        ("t*", ["trip/c.mp4"], ["thumbs"]),
+        ("*.[mM]*", ["a.mp4", "b.MOV"], []),
+        ("*.txt", ["notes.txt"], []),  # the user asks for them; reading gives the error
+    ],
+)
+def test_find_videos_of_a_pattern(phone_folder, caplog, pattern, names, left_out):
+    assert find_videos([str(phone_folder / pattern)]) == [str(phone_folder / name) for name in names]
+    assert all(str(phone_folder / name) in caplog.text for name in left_out)
+    assert ("left out" in caplog.text) == bool(left_out)
+
+
+def test_find_videos_as_named(phone_folder, tmp_path, caplog):
+    shutil.copy(phone_folder / "a.mp4", tmp_path / "clip[1].mp4")
+    named = [str(phone_folder / "photo.jpg"), str(tmp_path / "clip[1].mp4"), "https://somewhere/a.mp4?b=1"]
+    assert find_videos(named) == named and not caplog.text
+    assert find_videos([str(phone_folder / "a.mp4"), f"{phone_folder}/./*.mp4"]) == [str(phone_folder / "a.mp4")]
+    assert "given twice" in caplog.text
+    with pytest.raises(DataError, match=r"\*\.avi, nope.mp4 are neither"):
+        find_videos([str(phone_folder / "*.avi"), named[0], "nope.mp4"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty is a folder without a video"):
+        find_videos([str(tmp_path / "empty")])
 
 
 @pytest.mark.parametrize("number_of_frames", [" 12", ""])
