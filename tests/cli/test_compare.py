@@ -299,6 +299,11 @@ def test_changed_weights(tiny_folder, data, tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         run(system, tmp_path / "out", *data)
     assert "Changed: the weights of the model. " in str(caught.value.code)
+    (tmp_path / "out" / "a" / "notes.txt").write_text("mine")
+    before = (tmp_path / "out" / "a" / "predictions.jsonl").read_text()
+    run(system, tmp_path / "out", *data, "--overwrite_output_dir")
+    assert (tmp_path / "out" / "a" / "predictions.jsonl").read_text() != before
+    assert (tmp_path / "out" / "a" / "notes.txt").is_file()
 
 
 @pytest.mark.parametrize(
