@@ -144,9 +144,6 @@ class RunArguments(TrainingRecipe):
     """The work to do, and its resources."""
 
     output_dir: str | None = option(None, "Folder for all results.")
-    overwrite_output_dir: bool = option(
-        False, "Start anew in a used folder: results of earlier runs go when the first new one is written."
-    )
     do_train: bool = option(False, "Train prompts and adapters.")
     do_eval: bool = option(False, "Evaluate: eval_results.json and predictions.jsonl.")
     do_predict: bool = option(
@@ -161,6 +158,9 @@ class RunArguments(TrainingRecipe):
     )
     resume_from_checkpoint: str | None = option(None, "Checkpoint folder to resume from, or `latest`.")
     save_trained_only: bool = option(False, "Save only prompts and adapters. They load on top of the base model.")
+    overwrite_output_dir: bool = option(
+        False, "Start anew in a used folder: results of earlier runs go when the first new one is written."
+    )
     push_to_hub: bool = option(False, "Push the trained model with a card to the Hub at the end.")
     hub_model_id: str | None = option(None, "Repository to push to. Defaults to the name of the output folder.")
     hub_private_repo: bool = option(False, "Require a private repository.")
