@@ -28,6 +28,7 @@ from ezclip.errors import DataError
 from ezclip.timeline.results import Timeline
 from ezclip.timeline.search import find_segments
 from ezclip.utils.messages import get_logger
+from ezclip.utils.tables import escape_markdown
 from pipeline_ezclip import ZeroShotVideoClassificationPipeline
 from processing_ezclip import TEMPLATES
 from video_ezclip import ReadLimits, printable
@@ -39,6 +40,7 @@ MAX_LABELS, MAX_SENTENCES, MAX_CHARACTERS = 200, 32, 200
 MAX_TEXTS = 200 * 16  # labels times sentences
 MAX_WINDOWS = 600
 MAX_BARS = 10
+MAX_SCOPE = 400  # characters
 MAX_MAPS = 3  # labels whose maps are drawn
 MAX_WAITING = 32
 TICK = 0.25  # seconds between two looks for a visitor who has left
@@ -108,6 +110,8 @@ def make_page(
                 inputs = _make_inputs(settings)
                 button = gr.Button("Classify", variant="primary", elem_id="classify")
             with gr.Column(scale=3, min_width=320):
+                if scope := classifier.model.config.scope:
+                    gr.Markdown(f"**{escape_markdown(scope[:MAX_SCOPE])}**", elem_id="scope", sanitize_html=True)
                 scores = gr.Label(label="Which label fits", num_top_classes=MAX_BARS, elem_id="scores")
                 segments = gr.Markdown(elem_id="segments", sanitize_html=True)
         timeline = _make_picture("Scores over time", "timeline")

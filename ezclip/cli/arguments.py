@@ -251,6 +251,9 @@ class RunArguments(TrainingRecipe):
         const="latest",
     )
     save_trained_only: bool = option(False, "Save only prompts and adapters. They load on top of the base model.")
+    overwrite_output_dir: bool = option(
+        False, "Start anew in a used folder: results of earlier runs go when the first new one is written."
+    )
     push_to_hub: bool = option(False, "Push the trained model with a card to the Hub at the end.")
     hub_model_id: str | None = option(None, "Repository to push to. Defaults to the name of the output folder.")
     hub_private_repo: bool = option(False, "Require a private repository.")
@@ -316,6 +319,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
         parser.error("--hub_model_id and --hub_private_repo are for --push_to_hub.")
     if args.report and not (args.do_eval or args.do_predict or args.protocol):
         parser.error("--report needs --do_eval or --do_predict. To report on any folder, use `ezclip report`.")
+    if args.overwrite_output_dir and args.resume_from_checkpoint:
+        parser.error("--overwrite_output_dir starts anew: leave --resume_from_checkpoint out.")
     if args.demo:
         return model_args, data_args, args
     own_videos = data_args.validation_dir or data_args.validation_list

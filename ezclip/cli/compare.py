@@ -108,7 +108,7 @@ def compare_systems(
     for group in by_model:
         set_seed(args.seed)
         check_model(group)
-    for system in systems:
+    for system in systems if not args.overwrite_output_dir else ():
         if (finished := output_dir / system.name / EXPERIMENT_RESULTS_NAME).is_file():
             saved = read_results(finished)["settings"]
             check_unchanged(finished.parent, saved, system.settings(system.experiment), EXACTNESS_SETTINGS)

@@ -31,7 +31,7 @@ VIDEO_OPTIONS = (
     *(field.name for field in dataclasses.fields(ReadLimits)),
 )
 RUN_OPTIONS = (
-    *("output_dir", "per_device_eval_batch_size", "dataloader_num_workers"),
+    *("output_dir", "overwrite_output_dir", "per_device_eval_batch_size", "dataloader_num_workers"),
     *("mixed_precision", "use_cpu", "seed"),
 )
 

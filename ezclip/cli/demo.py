@@ -9,6 +9,8 @@ shape is held out: CLIP knows it from stills, and EZ-CLIP never sees it move.
 """
 
 import json
+import os
+import shutil
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -22,23 +24,27 @@ from tqdm.auto import tqdm
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
 
 from ezclip.data.dataset import VideoDataset
-from ezclip.data.sources import load_folder
+from ezclip.data.sources import VideoSplit, load_folder
 from ezclip.evaluation.predictions import predict
 from ezclip.evaluation.protocols import harmonic_mean, summarize
+from ezclip.hub.model_card import CardFacts, make_card
 from ezclip.systems.loading import load_model
 from ezclip.training.loop import train
 from ezclip.training.recipe import TrainingRecipe
 from ezclip.utils.files import write_json
+from ezclip.utils.messages import say
 from ezclip.utils.synthetic_clips import (
     CLIPS_PER_CLASS,
     COLOURS,
     DIRECTIONS,
+    FILE_SIZE,
     NUM_FRAMES,
     SHAPES,
     draw_still,
     render_videos,
 )
-from modeling_ezclip import similarity_targets
+from ezclip.utils.tables import as_text_table, score_bar
+from modeling_ezclip import EZClipModel, similarity_targets
 from pipeline_ezclip import ClassBank
 from processing_ezclip import EZClipProcessor, default_image_processor
 
@@ -49,6 +55,11 @@ TEMPLATE = "a {}"
 PARTS = ("base", "novel")  # test sets
 VARIANTS = {"with_temporal_prompts": "deep", "without_temporal_prompts": "none"}
 DEMO_RESULTS_NAME = "demo_results.json"
+UNFINISHED_NAME = ".unfinished"  # folder of a run in the output folder
+SCOPE = (
+    f"The demo's toy model: it knows {len(COLOURS)} colours, {len(SHAPES)} shapes and {len(DIRECTIONS)} directions on "
+    f"{FILE_SIZE} x {FILE_SIZE} pixel clips rendered by `ezclip demo`, and no real actions."
+)
 
 NUM_STILLS = 10_000
 PRETRAINING_STEPS = 1200
@@ -74,8 +85,9 @@ def run_demo(
     Run the demo. A seed takes about three minutes on two cores.
 
     The output folder holds `videos/`, the models `clip/`, `with_temporal_prompts/` and `without_temporal_prompts/`
-    with their predictions, and `demo_results.json`. Several runs have the seeds `seed`, `seed + 1`, …, each in its own
-    folder (`seed42/`); `demo_results.json` summarizes them. A seed with results is not run again.
+    with their cards and predictions, and `demo_results.json`. Earlier results are replaced at the end. Several runs
+    have the seeds `seed`, `seed + 1`, …, each in its own folder (`seed42/`); `demo_results.json` summarizes them. A
+    seed with results is not run again.
 
     Returns:
         `dict`: `chance`, `with_temporal_prompts` and `without_temporal_prompts`, each with the top-1 accuracies `base`
@@ -95,19 +107,27 @@ def run_demo(
     summary = over_seeds(by_seed)
     if accelerator.is_main_process:
         write_json(output_dir / DEMO_RESULTS_NAME, summary)
-        print(f"Seeds {seed} to {seed + num_seeds - 1}, mean ± standard deviation\n{as_table(summary)}")
+        say(f"Seeds {seed} to {seed + num_seeds - 1}, mean ± standard deviation\n{as_table(summary)}")
     return summary
 
 
 def run_seed(output_dir: Path, accelerator: Accelerator, seed: int, num_workers: int) -> dict:
-    """Run the demo with one seed. Results are written last, so a file of results means a finished run."""
+    """
+    Run the demo with one seed.
+
+    It works in a folder of its own, and moves everything over earlier results at the end: a run that is interrupted
+    leaves them as they were. `demo_results.json` comes last, so that it means a finished run.
+    """
+    work = output_dir / UNFINISHED_NAME
     if accelerator.is_main_process:
-        (output_dir / DEMO_RESULTS_NAME).unlink(missing_ok=True)
-        render_videos(output_dir / "videos", seed)
-        pretrain_clip(output_dir / "clip", seed, accelerator.device)
+        shutil.rmtree(work, ignore_errors=True)
+        render_videos(work / "videos", seed)
+        pretrain_clip(work / "clip", seed, accelerator.device)
     accelerator.wait_for_everyone()
-    splits = {name: load_folder(output_dir / "videos" / name) for name in CLIPS_PER_CLASS}
-    processor = EZClipProcessor.from_pretrained(output_dir / "clip")
+    splits = {name: load_clips(work / "videos" / name, output_dir / "videos" / name) for name in CLIPS_PER_CLASS}
+    processor = EZClipProcessor.from_pretrained(work / "clip")
+    if accelerator.is_main_process:
+        write_card(work / "clip", output_dir / "clip", load_model(work / "clip", preset="clip"), processor)
 
     results = {"chance": score(*(1 / len(splits[part].class_names) for part in PARTS))}
     # Processes share the batch, so that the number of processes does not change the steps.
@@ -117,7 +137,8 @@ def run_seed(output_dir: Path, accelerator: Accelerator, seed: int, num_workers:
         accelerator.print(f"EZ-CLIP {name.replace('_', ' ')}")
         set_seed(seed)
         vision_config = {**VISION_CONFIG, "temporal_prompt": temporal_prompt}
-        model = load_model(output_dir / "clip", True, vision_config, TEXT_CONFIG)
+        model = load_model(work / "clip", True, vision_config, TEXT_CONFIG)
+        model.config.scope = SCOPE
         prompts = processor.get_prompts(splits["train"].class_names, TEMPLATE)
         train(model, VideoDataset(splits["train"], processor, prompts, seed), recipe, accelerator, num_workers)
         model.eval()
@@ -128,16 +149,39 @@ def run_seed(output_dir: Path, accelerator: Accelerator, seed: int, num_workers:
             predictions = predict(model, bank, VideoDataset(splits[part], processor), accelerator, **options)
             accuracies.append(predictions.metrics()["eval_top1"])
             if accelerator.is_main_process:
-                predictions.write(output_dir / name / part)
+                predictions.write(work / name / part)
         results[name] = score(*accuracies)
         if accelerator.is_main_process:
-            model.save_pretrained(output_dir / name)
-            processor.save_pretrained(output_dir / name)
+            model.save_pretrained(work / name)
+            processor.save_pretrained(work / name)
+            write_card(work / name, output_dir / name, model, processor)
 
     if accelerator.is_main_process:
+        move_over(work, output_dir)
         write_json(output_dir / DEMO_RESULTS_NAME, results)
-        print(as_table(results))
+        say(f"{as_table(results)}\n\n{SCOPE}")
     return results
+
+
+def load_clips(folder: Path, final: Path) -> VideoSplit:
+    """Load a split whose videos are called by the paths that they have at the end of the demo."""
+    split = load_folder(folder)
+    names = [str(final / Path(video).relative_to(folder)) for video in split.videos["video"]]
+    return replace(split, videos=split.videos.remove_columns("name").add_column("name", names))
+
+
+def write_card(folder: Path, final: Path, model: EZClipModel, processor: EZClipProcessor):
+    """Write the card of a model, which says what it knows. `final` is its folder at the end of the demo."""
+    make_card(folder, model, processor, CardFacts(str(final))).save(folder / "README.md")
+
+
+def move_over(source: Path, target: Path):
+    """Move all files of a folder into another, over those of the same names, and remove the folder."""
+    for path in [path for path in source.rglob("*") if path.is_file()]:
+        place = target / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, place)
+    shutil.rmtree(source)
 
 
 def score(base: float, novel: float) -> dict[str, float]:
@@ -166,15 +210,15 @@ def over_seeds(by_seed: dict[str, dict]) -> dict:
 
 
 def as_table(results: dict) -> str:
-    """Return results as a text table, one row for each model."""
+    """Return results as a table for the screen, one row for each model, with a bar for the harmonic mean."""
     columns = ("base", "novel", "harmonic_mean")
-    rows = [["top-1 accuracy", *columns]]
-    rows += [[model, *(as_percent(row[name]) for name in columns)] for model, row in results.items()]
-    widths = [max(map(len, column)) + 3 for column in zip(*rows)]
-    lines = (
-        f"{name:<26}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths[1:])) for name, *cells in rows
-    )
-    return "\n".join(lines).replace("_", " ")
+    header = ["top-1 accuracy", "base", "novel", "harmonic mean", ""]
+    rows = []
+    for model, row in results.items():
+        mean = row["harmonic_mean"]
+        bar = score_bar(mean["mean"] if isinstance(mean, dict) else mean)
+        rows.append([model.replace("_", " "), *(as_percent(row[name]) for name in columns), bar])
+    return as_text_table(header, rows)
 
 
 def as_percent(value: float | dict) -> str:
@@ -218,6 +262,7 @@ def pretrain_clip(folder: Path, seed: int, device: torch.device):
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         text_config[name] = getattr(tokenizer, name)
     config = CLIPConfig(vision_config=vision_config, text_config=text_config, projection_dim=64)
+    config.update({"scope": SCOPE})
     model = CLIPModel(config).to(device).train()
 
     rng = np.random.default_rng((seed, len(CLIPS_PER_CLASS)))

@@ -2,7 +2,7 @@
 
 import contextlib
 import gc
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -33,6 +33,7 @@ from ezclip.systems.loading import check_fit, load_model, load_processor
 from ezclip.training.checkpoints import EXACTNESS_SETTINGS, last_checkpoint, raise_on_all_ranks
 from ezclip.training.loop import check_training, train
 from ezclip.utils.digests import digest
+from ezclip.utils.earlier_results import EarlierResults
 from ezclip.utils.files import as_json_line, read_json, write_json
 from ezclip.utils.messages import get_logger, say
 from ezclip.utils.settings import check_unchanged
@@ -140,7 +141,7 @@ class Runner:
             seed=experiment.seed,
             **experiment.views,
             **experiment.transform,
-            **{f"texts of {name or 'the test'}": digest(asdict(own)) for name, own in texts.items()},
+            **{f"texts of {name or 'the test'}": own.describe() for name, own in texts.items()},
             ensemble=self.ensemble,
             mixed_precision=self.accelerator.mixed_precision,
             num_processes=self.accelerator.num_processes,
@@ -149,7 +150,11 @@ class Runner:
 
     def test_settings(self, experiment: PlannedExperiment, name: str, settings: dict) -> dict:
         """Return the settings of a test for a reader of its predictions."""
-        settings = {k: v for k, v in settings.items() if k != "model_config"}
+        settings = {
+            key: digest(value) if key.startswith("texts of") else value
+            for key, value in settings.items()
+            if key != "model_config"
+        }
         if experiment.train is None:
             of_training = {*self.args.settings(), *TRANSFORM_OPTIONS, "texts of train"}
             settings = {key: value for key, value in settings.items() if key not in of_training}
@@ -168,12 +173,12 @@ class Runner:
             `tuple`: the metrics of each test, and the model (`None` if the experiment was finished before).
         """
         folder = Path(self.args.output_dir, experiment.name)
-        is_protocol = self.args.protocol is not None
-        is_finished = is_protocol and (folder / EXPERIMENT_RESULTS_NAME).is_file()
+        is_protocol, overwrite = self.args.protocol is not None, self.args.overwrite_output_dir
+        is_finished = is_protocol and not overwrite and (folder / EXPERIMENT_RESULTS_NAME).is_file()
         if is_finished and self.args.resume_from_checkpoint != "latest":
             raise DataError(
-                f"{folder} holds the results of an earlier run. Give --resume_from_checkpoint latest to resume it, or "
-                "another --output_dir."
+                f"{folder} holds the results of an earlier run. Give --resume_from_checkpoint latest to resume it, "
+                "--overwrite_output_dir to start anew, or another --output_dir."
             )
         set_seed(experiment.seed)
         model = self.load_model()
@@ -191,13 +196,16 @@ class Runner:
             raise DataError(
                 f"--save_trained_only to {folder} would replace the base model that is there. Give another folder."
             )
+        folders = [folder, *folder.parents[: len(Path(experiment.name).parts)]]  # up to the output folder
+        earlier = EarlierResults(folders, overwrite, self.args.do_train, self.accelerator.is_main_process)
         with _trackers(self.accelerator, folder, self.options_of(experiment)):
-            num_steps = None if experiment.train is None else self.train(model, experiment, folder, settings)
+            num_steps = None if experiment.train is None else self.train(model, experiment, folder, settings, earlier)
             results = {}
             for name in experiment.tests:
                 predictions = self.evaluate(model, experiment, name)
                 results[name] = predictions.metrics()
                 with raise_on_all_ranks(self.accelerator, folder / name):
+                    earlier.remove()
                     if self.accelerator.is_main_process:
                         predictions.write(
                             folder / name, self.args.top_k, self.test_settings(experiment, name, settings)
@@ -225,7 +233,14 @@ class Runner:
         shared = [f"{kind} of {name}" for kind in ("videos", "texts") for name in kept]
         return {**own, **{name: settings[name] for name in shared}}
 
-    def train(self, model: EZClipModel, experiment: PlannedExperiment, folder: Path, settings: dict) -> int:
+    def train(
+        self,
+        model: EZClipModel,
+        experiment: PlannedExperiment,
+        folder: Path,
+        settings: dict,
+        earlier: EarlierResults,
+    ) -> int:
         """Train and save the model of an experiment. Return the number of steps."""
         split, args = experiment.train, self.options_of(experiment)
         dataset = VideoDataset(
@@ -254,10 +269,12 @@ class Runner:
             resume_from=args.resume_from_checkpoint,
             settings=self.training_settings(settings, first_test),
             evaluate=None if first_test is None else evaluate,
+            earlier=earlier,
         )
         report = result.report
         counts = {"train_bad_videos": len(report.bad_videos), "train_partial_videos": len(report.partial_videos)}
         with raise_on_all_ranks(self.accelerator, folder):
+            earlier.remove()
             if self.accelerator.is_main_process:
                 model.save_pretrained(folder, trained_only=args.save_trained_only)
                 self.processor.save_pretrained(folder)
@@ -303,22 +320,20 @@ class Runner:
             source,
             self.processor,
             output_dir,
-            {
-                **texts.settings(),
-                "texts": digest(texts.prompts(self.processor, class_names)),
-            },
+            texts.describe(),
             self.accelerator,
             batch_size=self.args.per_device_eval_batch_size,
             num_workers=self.args.dataloader_num_workers,
             ensemble=self.ensemble,
             top_k=self.args.top_k,
             strict=self.args.strict,
+            overwrite=self.args.overwrite_output_dir,
             **experiment.views,
             read=self.read,
         )
         if self.accelerator.is_main_process:
             say(show_predictions(output_dir, counts))
-            say(f"\n{counts.num_videos} videos: {output_dir / PREDICTIONS_NAME}")
+            say(f"\nAll answers ({counts.num_videos - counts.num_bad_videos}): {output_dir / PREDICTIONS_NAME}")
 
     def print_summary(self, predictions: Predictions, folder: Path):
         """Print the results of a test. Raise a [`DataError`] if no video could be read."""
@@ -368,9 +383,10 @@ def read_results(path: Path) -> dict:
 def _trackers(accelerator: Accelerator, folder: Path, args: RunArguments):
     """Start and finish the trackers of one experiment."""
     accelerator.project_configuration.logging_dir = str(folder)
-    # A resumed training logs the steps after its checkpoint again.
+    # A resumed training logs the steps after its checkpoint again, one that starts anew logs all.
     last = last_checkpoint(folder) if args.resume_from_checkpoint == "latest" else None
-    purge = {"tensorboard": {"purge_step": int(last.name.removeprefix("checkpoint-")) + 1}} if last else {}
+    step = int(last.name.removeprefix("checkpoint-")) + 1 if last else 0
+    purge = {"tensorboard": {"purge_step": step}} if last or args.overwrite_output_dir else {}
     accelerator.init_trackers("ezclip", config=args.settings(), init_kwargs=purge)
     try:
         yield

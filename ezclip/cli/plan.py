@@ -17,6 +17,7 @@ from ezclip.data.transforms import TrainTransform
 from ezclip.errors import DataError
 from ezclip.evaluation import protocols
 from ezclip.evaluation.protocols import Experiment
+from ezclip.utils.digests import digest
 from ezclip.utils.files import check_folder_names
 from ezclip.utils.messages import get_logger
 from ezclip.utils.yaml_files import read_yaml
@@ -82,6 +83,12 @@ class ClassTexts:
     def settings(self) -> dict:
         """Return the options of the texts, without the descriptions."""
         return {name: value for name, value in vars(self).items() if name != "descriptions"}
+
+    def describe(self) -> dict:
+        """Return what the prompts depend on, besides the classes: the descriptions as a digest for each class."""
+        templates = self.templates or list(TEMPLATES if self.descriptions is None else ("{}",))
+        descriptions = {name: digest(texts) for name, texts in (self.descriptions or {}).items()}
+        return {**self.settings(), "templates": templates, "descriptions": descriptions}
 
 
 @dataclass

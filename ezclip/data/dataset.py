@@ -4,6 +4,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,8 @@ class VideoDataset(torch.utils.data.Dataset):
         return {
             "seed": self.seed,
             "videos of train": describe_videos(self.split),
-            "texts": digest(self.texts),
+            "texts": self.texts
+            and {name: digest(texts) for name, texts in zip(self.split.class_names or count(), self.texts)},
             "num_frames": self.processor.num_frames,
             "transform": repr(self.transform),
         }

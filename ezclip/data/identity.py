@@ -14,29 +14,33 @@ from ezclip.utils.digests import digest
 from video_ezclip import is_url, local_path
 
 
+MAX_DESCRIBED = 10_000  # videos with a digest of their own
 SAMPLED_BYTES = 4096  # of the beginning and the end of a video that is held as bytes
 
 
 def describe_videos(source: VideoSplit | StreamedVideos) -> dict:
     """
-    Return the number of videos, and digests of their names and labels, their classes and their files.
+    Return the number of videos, their classes, and digests of their names and labels and of their content.
+
+    The content is the size and the time of a file. Up to `MAX_DESCRIBED` videos have digests of their own, so that the
+    changed ones can be counted.
 
     A stream has only the names of its files here. Its parts of predictions have the rest, see [`describe_shard`].
     """
     if isinstance(source, StreamedVideos):
         columns = [source.video_column, source.label_column]
-        return {"files": digest(source.files), "columns": columns, "classes": digest(source.class_names)}
-    names, files = hashlib.sha256(), hashlib.sha256()
+        return {"files": digest(source.files), "columns": columns, "classes": source.class_names}
+    names, files = hashlib.sha256(), []
     for batch in source.videos.with_format("arrow").iter(batch_size=10_000):
         for name, label in zip(batch["name"].to_pylist(), batch["label"].to_pylist()):
             names.update(f"{name!r} {label}\n".encode())
         for description in _describe_files(batch["video"]):
-            files.update(f"{description}\n".encode())
+            files.append(hashlib.sha256(f"{description}".encode()).hexdigest()[:8])
     return {
         "number": len(source),
         "names and labels": names.hexdigest()[:16],
-        "classes": digest(source.class_names),
-        "files (size and time)": files.hexdigest()[:16],
+        "classes": source.class_names,
+        "content": files if len(files) <= MAX_DESCRIBED else digest(files),
     }
 
 

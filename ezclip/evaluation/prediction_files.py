@@ -20,6 +20,7 @@ import pyarrow
 import pyarrow.parquet
 
 from ezclip.errors import DataError
+from ezclip.utils.earlier_results import EarlierResults
 from ezclip.utils.files import as_json_line, flush, read_json, replacing
 from ezclip.utils.settings import as_json, check_unchanged
 
@@ -102,13 +103,15 @@ class PredictionFolder:
         self.path = self.output_dir / "predictions"
         self.settings_path = self.path / "settings.json"
 
-    def begin(self, settings: dict) -> Progress:
+    def begin(self, settings: dict, overwrite: bool = False) -> Progress:
         """
         Prepare the folder on one process, before any process writes to it.
 
         Args:
             settings (`dict`):
                 Everything that decides the rows and their order, in types that JSON has. `settings.json` keeps it.
+            overwrite (`bool`, *optional*, defaults to `False`):
+                Whether to remove the predictions and results of earlier runs.
 
         Returns:
             [`Progress`]: the parts of earlier runs.
@@ -119,15 +122,17 @@ class PredictionFolder:
         settings = as_json(settings)
         with self._disk_errors():
             self.path.mkdir(parents=True, exist_ok=True)
+            EarlierResults([self.output_dir], is_pending=overwrite, of_training=False).remove()
+            self.path.mkdir(exist_ok=True)
             self._remove_leftovers()
             parts = self._find_parts()
             if self.settings_path.exists():
-                saved = read_json(self.settings_path, "Give another --output_dir, or remove the folder.")
+                saved = read_json(self.settings_path, "Give --overwrite_output_dir, or another --output_dir.")
                 check_unchanged(self.path, saved, settings)
             elif parts:
                 raise DataError(
-                    f"{self.path} holds predictions without their settings.json. Give another --output_dir, or remove "
-                    "that folder."
+                    f"{self.path} holds predictions without their settings.json. Give --overwrite_output_dir to start "
+                    "anew, or another --output_dir."
                 )
             else:
                 self._write_settings(settings)

@@ -51,6 +51,7 @@ def predict_shards(
     top_k: int = 5,
     part_size: int = 256,
     strict: bool = False,
+    overwrite: bool = False,
     num_clips: int = 1,
     num_crops: int = 1,
     read: Callable = read_frames,
@@ -93,6 +94,8 @@ def predict_shards(
             Videos of a part. An interrupted process loses one part at most.
         strict (`bool`, *optional*, defaults to `False`):
             Whether the first unreadable video ends the run.
+        overwrite (`bool`, *optional*, defaults to `False`):
+            Whether to remove the predictions and results of earlier runs instead of resuming.
         num_clips (`int`, *optional*, defaults to 1), num_crops (`int`, *optional*, defaults to 1):
             Views of a video, see [`EZClipProcessor`]. Their mean is written.
         read (`Callable`, *optional*):
@@ -115,7 +118,8 @@ def predict_shards(
         used = {**settings, "class_names": bank.labels, "ensemble": ensemble, "top_k": top_k}
         used |= {"num_clips": num_clips, "num_crops": num_crops, "mixed_precision": accelerator.mixed_precision}
         used |= {"part_size": part_size, "num_shards": shards.num_shards}
-        return folder.begin(describe_result(describe_model(model), processor, read, {"prediction": source}, **used))
+        result = describe_result(describe_model(model), processor, read, {"prediction": source}, **used)
+        return folder.begin(result, overwrite)
 
     progress = processes.share(begin)
     reader = _RowReader(processor, num_clips=num_clips, num_crops=num_crops, read=read)

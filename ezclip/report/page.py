@@ -68,11 +68,29 @@ class Samples:
 
 
 @dataclass
+class Card:
+    """A video of a gallery: its name, its best labels with scores, and its frames (`None`: not shown) or the error."""
+
+    video: str
+    ranked: list[tuple[str, float]]
+    strip: Picture | str | None
+
+
+@dataclass
+class Gallery:
+    """Predicted videos; JavaScript can sort and search them."""
+
+    cards: list[Card]
+    kind: str = "gallery"
+
+
+@dataclass
 class Section:
     """
     A section with a column for each run, or one column without a name.
 
-    A column is a run's name and its items: [`Table`], [`Cards`], [`Picture`], [`Samples`], or `str` for a paragraph.
+    A column is a run's name and its items: [`Table`], [`Cards`], [`Picture`], [`Samples`], [`Gallery`], or `str` for a
+    paragraph.
     """
 
     title: str

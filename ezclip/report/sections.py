@@ -1,15 +1,19 @@
 """The sections of a report, with a column for each run."""
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 
 from ezclip.report import embedding_map, figures
 from ezclip.report.confusions import choose_classes, confused_items, matrix_items
+from ezclip.report.gallery import gallery_items
 from ezclip.report.material import NO_LABELS, Material, count_of, number, percent
 from ezclip.report.measures import NUM_BINS, calibrate, headline_accuracies
 from ezclip.report.page import Cards, Cell, Section, Table
 from ezclip.report.reading import NO_CLASS
+from ezclip.utils.digests import digest
+from ezclip.utils.settings import DIGESTS
 
 
 MAX_LISTED = 500  # bad videos
@@ -30,6 +34,8 @@ def make_sections(materials: list[Material]) -> list[Section]:
     """Return all sections, with a column for each run."""
     matrix_classes, groups = choose_classes(materials)
     positions = {index: position for position, index in enumerate(matrix_classes.tolist(), 1)}
+    if not any(len(one.run.known) for one in materials):
+        return _join(materials, PREDICTION_MAKERS)
     makers = [
         ("Results", RESULTS_INTRO, _results),
         ("Per-class accuracy", CLASSES_INTRO, lambda one: _accuracies(one, positions)),
@@ -40,6 +46,11 @@ def make_sections(materials: list[Material]) -> list[Section]:
         ("Unreadable videos", "", _bad_videos),
         ("Settings", "", _settings),
     ]
+    return _join(materials, makers)
+
+
+def _join(materials: list[Material], makers: list[tuple[str, str, Callable[[Material], list]]]) -> list[Section]:
+    """Return a section for each maker, with a column for each run."""
     several = len(materials) > 1
     return [
         Section(title, intro, [(one.run.name if several else None, make(one)) for one in materials])
@@ -119,11 +130,7 @@ def _predicted(one: Material) -> list:
 
 def _calibration(one: Material) -> list:
     if not len(one.run.known):
-        scores = np.clip(one.run.scores[:, 0], 0, 1)
-        counts = np.histogram(scores, NUM_BINS, (0, 1))[0]
-        alt = f"Histogram of the best score of {len(scores)} videos; mean {scores.mean():.2f}."
-        text = f"{NO_LABELS} The mean score of the best class is {percent(scores.mean())}."
-        return [text, one.draw("scores", figures.draw_scores, counts, alt=alt)]
+        return [NO_LABELS, *_scores(one)]
     found = calibrate(one.run)
     difference = 100 * (found.confidence - found.accuracy)
     text = (
@@ -134,6 +141,14 @@ def _calibration(one: Material) -> list:
     alt = f"Reliability diagram: accuracy over score in {int((found.counts > 0).sum())} bins. {text}"
     caption = "Bars are 95 % intervals (Wilson). Below: number of videos in each bin."
     return [text, one.draw("calibration", figures.draw_calibration, found, alt=alt, caption=caption)]
+
+
+def _scores(one: Material) -> list:
+    scores = np.clip(one.run.scores[:, 0], 0, 1)
+    counts = np.histogram(scores, NUM_BINS, (0, 1))[0]
+    alt = f"Histogram of the best score of {len(scores)} videos; mean {scores.mean():.2f}."
+    text = f"The mean score of the best class is {percent(scores.mean())}."
+    return [text, one.draw("scores", figures.draw_scores, counts, alt=alt)]
 
 
 def _map(one: Material) -> list:
@@ -186,14 +201,27 @@ def _settings(one: Material) -> list:
     return [f"Folder: {one.run.folder}.", Table(["setting", "value"], rows)]
 
 
+# Without any label nothing is known about accuracies.
+PREDICTION_MAKERS = [
+    ("Results", "", _results),
+    ("Videos", "", gallery_items),
+    ("Predicted classes", "", _predicted),
+    ("Scores", "", _scores),
+    ("Unreadable videos", "", _bad_videos),
+    ("Settings", "", _settings),
+]
+
+
 def settings_as_text(settings: dict, prefix: str = "") -> dict[str, str]:
     """Return the given settings by full name, nested ones as `outer.inner`."""
     found = {}
-    for name, value in settings.items():
+    for key, value in settings.items():
         if value is None:
             continue
-        name = f"{prefix}{name}".strip()
-        if isinstance(value, dict) and value:
+        name = f"{prefix}{key}".strip()
+        if key in DIGESTS and isinstance(value, (list, dict)):
+            found[name] = f"{len(value)} digests ({digest(value)})"
+        elif isinstance(value, dict) and value:
             found |= settings_as_text(value, f"{name}.")
         elif isinstance(value, str):
             found[name] = value

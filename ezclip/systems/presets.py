@@ -77,7 +77,7 @@ def fields_of(clip_class: type, config: PretrainedConfig) -> dict:
 
 def _on_clip(saved: PretrainedConfig, preset: str, text_config, vision_config) -> EZClipConfig:
     own = {name: getattr(saved, name) for name in ("projection_dim", "logit_scale_init_value")}
-    return EZClipConfig.from_preset(preset, text_config, vision_config, **own)
+    return EZClipConfig.from_preset(preset, text_config, vision_config, scope=getattr(saved, "scope", None), **own)
 
 
 def _differences(config: EZClipConfig, wanted: EZClipConfig) -> list[str]:

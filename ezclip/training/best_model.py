@@ -14,6 +14,7 @@ from ezclip.errors import DataError
 from ezclip.training.checkpoints import load_trained, raise_on_all_ranks, trained_weights
 from ezclip.training.recipe import TrainingRecipe
 from ezclip.utils.digests import digest_tensors
+from ezclip.utils.earlier_results import EarlierResults
 from ezclip.utils.files import flush, replacing
 from modeling_ezclip import EZClipModel
 
@@ -37,9 +38,19 @@ class BestModel:
             Digest of everything that determines the training.
         recipe ([`TrainingRecipe`]):
             Names the metric that chooses, the higher the better, and says what the best is for.
+        earlier ([`EarlierResults`]):
+            Results that the first new file replaces.
     """
 
-    def __init__(self, accelerator: Accelerator, output_dir: str | Path, training: str, recipe: TrainingRecipe):
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        output_dir: str | Path,
+        training: str,
+        recipe: TrainingRecipe,
+        earlier: EarlierResults,
+    ):
+        self.earlier = earlier
         self.accelerator, self.training, self.recipe = accelerator, training, recipe
         self.metric = recipe.metric_for_best_model
         self.output_dir = Path(output_dir)
@@ -65,6 +76,7 @@ class BestModel:
         state.best_metric, state.best_global_step = value, state.global_step
         state.best_model_checkpoint = str(self.path.parent)
         with raise_on_all_ranks(self.accelerator, self.path.parent):
+            self.earlier.remove()
             if self.accelerator.is_main_process:
                 weights = trained_weights(model)
                 record = {"training": self.training, "step": state.global_step, "metric": self.metric, "value": value}

@@ -17,6 +17,7 @@ from ezclip.constants import CHECKPOINT_SETTINGS_NAME, TRAINER_STATE_NAME
 from ezclip.data.dataset import ReadReport
 from ezclip.errors import DataError
 from ezclip.utils.digests import digest_file
+from ezclip.utils.earlier_results import EarlierResults
 from ezclip.utils.files import flush, read_json, write_json
 from ezclip.utils.messages import get_logger
 from ezclip.utils.settings import as_json, check_unchanged
@@ -51,12 +52,20 @@ class Checkpoints:
             Everything that determines the training. Training resumes only from a checkpoint with equal settings.
         total_limit (`int`, *optional*):
             Number of checkpoints to keep; the oldest are removed first. By default all are kept.
+        earlier ([`EarlierResults`], *optional*):
+            Results that the first new checkpoint replaces.
     """
 
     def __init__(
-        self, accelerator: Accelerator, output_dir: str | Path, settings: dict, total_limit: int | None = None
+        self,
+        accelerator: Accelerator,
+        output_dir: str | Path,
+        settings: dict,
+        total_limit: int | None = None,
+        earlier: EarlierResults | None = None,
     ):
         self.accelerator, self.output_dir, self.total_limit = accelerator, Path(output_dir), total_limit
+        self.earlier = earlier or EarlierResults([], is_pending=False, of_training=True)
         self.settings = as_json(settings)
 
     def choose(self, resume_from: str | Path | None) -> Path | None:
@@ -75,10 +84,10 @@ class Checkpoints:
             for leftover in self.output_dir.glob(f".{PREFIX_CHECKPOINT_DIR}-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
         if resume_from is None:
-            if (last := last_checkpoint(self.output_dir)) is not None:
+            if not self.earlier.is_pending and (last := last_checkpoint(self.output_dir)) is not None:
                 raise DataError(
-                    f"{last} belongs to an earlier training. Resume it (--resume_from_checkpoint latest), give "
-                    "another --output_dir, or remove its checkpoints."
+                    f"{last} belongs to an earlier training. Resume it (--resume_from_checkpoint latest), start anew "
+                    "(--overwrite_output_dir), or give another --output_dir."
                 )
             return None
         if str(resume_from) == "latest":
@@ -170,6 +179,8 @@ class Checkpoints:
                     _remove(path)  # an earlier run reached this step and resumed from an older checkpoint
                     os.replace(partial, path)
                     flush(self.output_dir)
+                self.earlier.remove(keep=path)
+                if self.accelerator.is_main_process:
                     self._remove_old(path)
         except DataError:
             if self.accelerator.is_main_process:

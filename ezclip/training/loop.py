@@ -21,6 +21,7 @@ from ezclip.training.log import TrainingLog
 from ezclip.training.recipe import TrainingRecipe
 from ezclip.training.stop_signals import StopSignals, TrainingStopped
 from ezclip.utils.digests import digest
+from ezclip.utils.earlier_results import EarlierResults
 from ezclip.utils.messages import get_logger
 from modeling_ezclip import EZClipModel
 
@@ -96,6 +97,7 @@ def train(
     resume_from: str | Path | None = None,
     settings: dict | None = None,
     evaluate: Callable[[], dict] | None = None,
+    earlier: EarlierResults | None = None,
 ) -> TrainingResult:
     """
     Train a model in place.
@@ -125,6 +127,8 @@ def train(
             only from a checkpoint with equal settings.
         evaluate (`Callable`, *optional*):
             Returns the metrics of the current model. It is called every `eval_steps` steps.
+        earlier ([`EarlierResults`], *optional*):
+            Results in the folder that the first new checkpoint, or the first best weights, replace.
 
     Raises:
         [`DataError`]: if there are too few videos for a batch, no video can be read, a checkpoint cannot be used or
@@ -173,11 +177,11 @@ def train(
         settings = {**recipe.settings(), **dataset.settings(), **(settings or {}), "max_steps": num_steps}
         del settings["per_device_train_batch_size"]
         settings |= {"train_batch_size": batch_size, "num_processes": accelerator.num_processes}
-        checkpoints = Checkpoints(accelerator, output_dir, settings, recipe.save_total_limit)
+        checkpoints = Checkpoints(accelerator, output_dir, settings, recipe.save_total_limit, earlier)
         if recipe.eval_steps is not None:
             # Weights are also those of this training if it resumed on another number of processes.
             training = digest({k: v for k, v in checkpoints.settings.items() if k not in EXACTNESS_SETTINGS})
-            best = BestModel(accelerator, output_dir, training, recipe)
+            best = BestModel(accelerator, output_dir, training, recipe, checkpoints.earlier)
         if (path := checkpoints.choose(resume_from)) is not None:
             state, report = checkpoints.load(path)
             if best is not None:
@@ -252,7 +256,7 @@ def train(
         # Name the last checkpoint after any error, too.
         if checkpoints is not None and state.global_step < num_steps and not is_over and accelerator.is_main_process:
             last = last_checkpoint(output_dir)
-            if last is not None:
+            if last is not None and not checkpoints.earlier.is_pending:
                 logger.warning(f"The last checkpoint is {last}. Resume with --resume_from_checkpoint latest.")
         accelerator.free_memory()
     if recipe.load_best_model_at_end:

@@ -42,7 +42,7 @@ def as_markdown_table(header: list[str], rows: list[list[str]]) -> str:
 
 def as_text_table(header: list[str], rows: list[list[str]]) -> str:
     """Return a table for the screen, in aligned columns. Texts are printed as [`printable`] makes them."""
-    cells = [[printable(" ".join(text.split("\n"))) for text in row] for row in [header, *rows]]
+    cells = [[printable(re.sub(r"[\n\t]", " ", text)) for text in row] for row in [header, *rows]]
     widths = [max(map(screen_width, column)) for column in zip(*cells)]
     lines = (
         GAP.join(text + " " * (width - screen_width(text)) for text, width in zip(row, widths)).rstrip()

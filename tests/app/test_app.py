@@ -444,3 +444,21 @@ def test_page_in_a_browser(page, clips, answers, tmp_path):
         assert sum(path.is_file() for path in folder.rglob("*")) == before
         browser.close()
     assert all(address.startswith((url, "data:", "blob:")) for address in asked)
+
+
+def test_page_says_what_a_model_knows(tiny_folder, tmp_path):
+    pytest.importorskip("gradio", reason="the page needs gradio")
+    from ezclip.app.page import AppSettings, make_page
+
+    classifier = ZeroShotVideoClassificationPipeline(
+        model=load_model(tiny_folder), processor=load_processor(tiny_folder)
+    )
+
+    def shown() -> list[str]:
+        page = make_page(classifier, AppSettings(), "tiny", str(tmp_path))
+        parts = page.get_config_file()["components"]
+        return [part["props"]["value"] for part in parts if part["props"].get("elem_id") == "scope"]
+
+    assert shown() == []
+    classifier.model.config.scope = "A toy: it knows [two](http://x) classes."
+    assert shown() == [r"**A toy: it knows \[two\](http\://x) classes.**"]

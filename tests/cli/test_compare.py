@@ -279,7 +279,7 @@ def test_resume_after_interruption(systems, data, tmp_path, monkeypatch, capsys)
             run(two, tmp_path / "out", *argv)
         return str(caught.value.code)
 
-    assert "was made with num_clips 1, now it is 2" in refusal(*data, "--num_clips", 2)
+    assert "Changed: num_clips: 1 → 2. " in refusal(*data, "--num_clips", 2)
     lines = tmp_path / "out" / "tiny" / "predictions.jsonl"
     lines.write_text(lines.read_text().split("\n", 1)[1])
     assert "4 videos instead of 5" in refusal(*data)
@@ -306,7 +306,12 @@ def test_changed_weights(tiny_folder, data, tmp_path, capsys):
     model.save_pretrained(folder)
     with pytest.raises(SystemExit) as caught:
         run(system, tmp_path / "out", *data)
-    assert "was made with weights" in str(caught.value.code)
+    assert "Changed: the weights of the model. " in str(caught.value.code)
+    (tmp_path / "out" / "a" / "notes.txt").write_text("mine")
+    before = (tmp_path / "out" / "a" / "predictions.jsonl").read_text()
+    run(system, tmp_path / "out", *data, "--overwrite_output_dir")
+    assert (tmp_path / "out" / "a" / "predictions.jsonl").read_text() != before
+    assert (tmp_path / "out" / "a" / "notes.txt").is_file()
 
 
 @pytest.mark.parametrize(

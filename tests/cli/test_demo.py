@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ import torch
 from accelerate import Accelerator
 
 from ezclip.cli import demo
+from ezclip.hub.model_card import is_untouched
+from ezclip.systems.loading import load_model
 from ezclip.utils import synthetic_clips
-from tests.helpers import ROOT
+from tests.helpers import ROOT, read_lines
 from video_ezclip import read_frames
 
 
@@ -70,7 +73,7 @@ def test_table_and_scores():
     results = {"chance": demo.score(0.02, 0.06), "with_temporal_prompts": demo.score(0.9, 0.6)}
     assert results["with_temporal_prompts"]["harmonic_mean"] == pytest.approx(0.72)
     assert demo.score(0.0, 0.0)["harmonic_mean"] == 0.0
-    assert "with temporal prompts        90.0 %   60.0 %          72.0 %" in demo.as_table(results)
+    assert "with temporal prompts  90.0 %  60.0 %  72.0 %         ██████████████▍" in demo.as_table(results)
 
 
 @pytest.fixture
@@ -103,7 +106,7 @@ def test_several_seeds(small_demo, tmp_path, capsys):
         assert row["novel"]["std"] == pytest.approx(np.std(values, ddof=1))
     shown = capsys.readouterr().out
     assert "Seeds 5 to 6, mean ± standard deviation" in shown
-    assert re.search(r"\nchance  +8\.3 ± 0\.0 %  +25\.0 ± 0\.0 %  +12\.5 ± 0\.0 %\n", shown)
+    assert re.search(r"\nchance  +8\.3 ± 0\.0 %  +25\.0 ± 0\.0 %  +12\.5 ± 0\.0 % +█", shown)
     # Another seed is another demonstration, down to its clips.
     clips = [(tmp_path / seed / "videos/base/red circle moving left/00.mp4").read_bytes() for seed in runs]
     assert clips[0] != clips[1]
@@ -118,6 +121,49 @@ def test_several_seeds(small_demo, tmp_path, capsys):
     assert "Seed 5 was run before" in shown and "Seed 6 was run before" in shown and "EZ-CLIP" not in shown
 
 
+def test_interrupted_second_run(small_demo, tmp_path, monkeypatch):
+    """`ezclip demo` twice into one folder, the second time with Ctrl-C in the last evaluation."""
+    accelerator = Accelerator(cpu=True)
+    demo.run_demo(tmp_path, accelerator, seed=1)
+    (tmp_path / "with_temporal_prompts" / "notes.txt").write_text("mine")
+
+    def files() -> dict:
+        paths = (path for path in tmp_path.rglob("*") if demo.UNFINISHED_NAME not in path.parts)
+        return {path: path.read_bytes() for path in paths if path.is_file()}
+
+    before, predict, calls = files(), demo.predict, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return predict(*args, **kwargs)
+
+    monkeypatch.setattr(demo, "predict", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        demo.run_demo(tmp_path, accelerator, seed=2)
+    assert files() == before
+    demo.run_demo(tmp_path, accelerator, seed=2)
+    after = files()
+    assert after.keys() == before.keys() and not (tmp_path / demo.UNFINISHED_NAME).exists()
+    assert after[tmp_path / "with_temporal_prompts" / "model.safetensors"] not in before.values()
+    assert after[tmp_path / "with_temporal_prompts" / "notes.txt"] == b"mine"
+    # Predictions name the videos where they are now.
+    for part in demo.PARTS:
+        lines = read_lines(tmp_path / "with_temporal_prompts" / part / "predictions.jsonl")
+        assert lines and all(Path(line["video"]).is_file() for line in lines)
+
+
+def test_models_say_that_they_are_toys(small_demo, tmp_path, capsys):
+    demo.run_demo(tmp_path, Accelerator(cpu=True), seed=1)
+    assert "no real actions" in capsys.readouterr().out
+    for name in ("clip", *demo.VARIANTS):
+        card = (tmp_path / name / "README.md").read_text()
+        assert "no real actions" in card and is_untouched(card)
+        assert load_model(tmp_path / name, preset="clip" if name == "clip" else None).config.scope == demo.SCOPE
+    assert load_model(tmp_path / "clip", True).config.scope == demo.SCOPE
+
+
 def test_table_of_several_seeds():
     runs = {"seed0": demo.score(0.8, 0.9), "seed1": demo.score(0.9, 1.0)}
     names = ("chance", "with_temporal_prompts", "without_temporal_prompts")
@@ -128,8 +174,8 @@ def test_table_of_several_seeds():
         "num_runs": 2,
     }
     assert demo.as_table(summary).splitlines()[:2] == [
-        "top-1 accuracy                       base          novel   harmonic mean",
-        "chance                       85.0 ± 7.1 %   95.0 ± 7.1 %    89.7 ± 7.1 %",
+        "top-1 accuracy            base          novel         harmonic mean",
+        "chance                    85.0 ± 7.1 %  95.0 ± 7.1 %  89.7 ± 7.1 %   ██████████████████",
     ]
 
 

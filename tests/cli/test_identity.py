@@ -71,7 +71,7 @@ def change_pixels(folder):
     processor.save_pretrained(folder)
 
 
-CHANGES = {"weights": change_weights, "processor.image_processor": change_pixels}
+CHANGES = {"the weights of the model": change_weights, "processor.image_processor": change_pixels}
 
 
 # ---- Rows ----
@@ -123,13 +123,13 @@ def test_training_does_not_resume_on_other_content(training, model_folder, tmp_p
     run_again(*training)
     shutil.rmtree(tmp_path / "out" / "checkpoint-4")
     CHANGES[change](model_folder)
-    assert f"was made with {change}" in refusal(*training, *LATEST)
+    assert f"Changed: {change}" in refusal(*training, *LATEST)
 
 
 def test_training_does_not_resume_on_another_video(training, videos, tmp_path):
     run_again(*training)
     shutil.copyfile(videos / "red_circle" / "a.mp4", videos / "red_circle" / "b 1.mp4")
-    assert "videos of train.files" in refusal(*training, *LATEST)
+    assert "Changed: the content of 1 video of train. " in refusal(*training, *LATEST)
 
 
 def test_best_choice_depends_on_the_validation(training, videos, clip_folder, tmp_path):
@@ -137,7 +137,7 @@ def test_best_choice_depends_on_the_validation(training, videos, clip_folder, tm
     run_again(*training, *evaluation)
     for change in (("--validation_dir", clip_folder), ("--max_eval_samples", 2), ("--num_clips", 2)):
         said = refusal(*training, *evaluation, *LATEST, *change)
-        assert "videos of the test" in said or "num_clips 1, now it is 2" in said
+        assert "videos of the test" in said or "num_clips: 1 → 2" in said
     assert "ensemble" in refusal(*training, *evaluation, *LATEST, "--ensemble", "embedding")
 
 
@@ -161,7 +161,7 @@ def test_predictions_of_a_replaced_video(videos, model_folder, tmp_path):
     run_again(*predict)
     run_again(*predict)
     shutil.copyfile(videos / "red_circle" / "a.mp4", videos / "red_circle" / "b 1.mp4")
-    assert "videos of prediction.files" in refusal(*predict)
+    assert "Changed: the content of 1 video of prediction. " in refusal(*predict)
 
 
 # ---- Damage ----

@@ -272,7 +272,7 @@ def test_resume_needs_same_texts(preset, clip_folder, capsys):
     arguments += ["--candidate_labels", "red circle", "green square"]
     (line,) = read_lines(run(*arguments) / "predictions.jsonl")
     assert {p["label"] for p in line["predictions"]} == {"red circle", "green square"}
-    assert "include_label true, now it is false" in error_of(capsys, *arguments, "--include_label", "False")
+    assert "include_label: true → false" in error_of(capsys, *arguments, "--include_label", "False")
 
 
 @pytest.mark.parametrize(

@@ -37,19 +37,20 @@ def test_each_change_is_named(describe, clip_folder, tmp_path):
     def change_weights(model, processor):
         model.vision_model.embeddings.class_embedding.data[0] += 1  # frozen
 
-    assert [name for name, *_ in find_differences(before, describe(split, change_weights))] == ["weights"]
+    assert find_differences(before, describe(split, change_weights)) == {"weights": "the weights of the model"}
     before = describe(split)
 
     def change_pixels(model, processor):
         processor.image_processor.image_mean = [0.0, 0.0, 0.0]
 
-    changed = [name for name, *_ in find_differences(before, describe(split, change_pixels))]
-    assert changed and all(name.startswith("processor.image_processor.image_mean") for name in changed)
+    changed = find_differences(before, describe(split, change_pixels))
+    assert list(changed) == ["processor.image_processor.image_mean"]
+    assert changed["processor.image_processor.image_mean"].endswith(" → [0.0, 0.0, 0.0]")
     before = describe(split)
     path = split.videos["video"][0]
     shutil.copyfile(split.videos["video"][1], path)
     os.utime(path, (1, 1))
-    with pytest.raises(DataError, match=r"made with videos of test\.files .* now it is"):
+    with pytest.raises(DataError, match=r"Changed: the content of 1 video of test\. .*--overwrite_output_dir"):
         check_unchanged(tmp_path, before, describe(split))
 
 
@@ -67,7 +68,7 @@ def test_videos_as_bytes(clip_folder, tmp_path):
 
     first, same, other = make("a", clips[:2]), make("b", clips[:2]), make("c", [clips[0], clips[2]])
     assert first == same and first != other
-    assert [name for name, *_ in find_differences(first, other)] == ["files (size and time)"]
+    assert list(find_differences(first, other)) == ["content"]
 
 
 def test_frame_folders(tmp_path):
@@ -85,4 +86,4 @@ def test_settings_of_a_dataset_tell_its_videos(clip_folder, tiny_folder):
     processor, split = EZClipProcessor.from_pretrained(tiny_folder), load_folder(clip_folder)
     settings = [VideoDataset(own, processor).settings() for own in (split, split, split.select(2))]
     assert settings[0] == settings[1]
-    assert {name.split(".")[0] for name, *_ in find_differences(settings[0], settings[2])} == {"videos of train"}
+    assert {name.split(".")[0] for name in find_differences(settings[0], settings[2])} == {"videos of train"}

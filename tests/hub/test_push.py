@@ -564,6 +564,12 @@ def test_card_of_evaluated_model(whole, tmp_path):
     assert [result.metric_name for result in card.data.eval_results] == ["top-1 accuracy"] and "top-5" not in text
 
 
+def test_card_says_what_a_model_knows(whole, tmp_path):
+    edit_config(whole, scope="A toy: it knows <b>two</b> classes.")
+    _, text = card_of("--model", whole, "--repo_id", "me/whole", "--dry_run", tmp_path / "look")
+    assert "# whole\n\n**A toy: it knows \\<b\\>two\\</b\\> classes.**\n\nZero-shot" in text
+
+
 def test_card_of_transformers_trainer(whole, tmp_path):
     arguments = ["--model", whole, "--repo_id", "me/whole", "--dry_run"]
     # What `save_metrics` and `save_state` of a `Trainer` write, without and with `compute_metrics`

@@ -304,13 +304,58 @@ def test_no_labels(tmp_path):
     page = read_page(write_report(path, tmp_path / "out"))
     assert {path.stem for path in old.parent.iterdir()} == {"predicted_classes", "scores"}
     assert "accuracy" not in page.text("Results") and "has no labels" in page.text("Results")
-    rows = page.rows("Per-class accuracy")
+    assert [*page.sections] == ["Results", "Videos", "Predicted classes", "Scores", "Unreadable videos", "Settings"]
+    rows = page.rows("Predicted classes")
     assert {row["class"]: int(row["videos"]) for row in rows} == {
         SIX[index]: int((ranked[:, 0] == index).sum()) for index in set(ranked[:, 0].tolist())
     }
-    assert percent(scores[:, 0].mean()) in page.text("Calibration")
-    assert "--do_eval --report" in page.text("Embedding map")
+    assert percent(scores[:, 0].mean()) in page.text("Scores")
     assert "were not saved" in page.text("Settings") and "total unknown" in page.text("Results")
+
+
+def cards_of(page: Page) -> list[dict]:
+    return [attributes for tag, attributes in page.tags if tag == "li" and "data-video" in attributes]
+
+
+def test_gallery(clip_folder, tmp_path):
+    """Each video has its frames or the reason why not, and its labels; nothing is fetched."""
+    good, bad = clip_folder / "red_circle" / "a.mp4", clip_folder / "GreenSquare" / "broken.mp4"
+    videos = [str(good), str(bad), "https://example.org/a.mp4", '"><script>alert(1)</script>.mp4']
+    names = ["yoga", '"><i>&', "做蛋糕"]
+    ranked, scores = np.array([[0, 1], [1, 2], [2, 0], [1, 0]]), np.array([[0.9, 0.1]] * 4)
+    folder = write_run(tmp_path / "run", [None] * 4, ranked, scores, names, videos)
+    page = read_page(write_report(folder))
+    (image,) = page.sections["Videos"]["images"]
+    assert "yoga" in image["alt"] and int(image["height"]) == 80
+    shown = page.text("Videos")
+    assert "is cut off" in shown and shown.count("does not exist") == 2
+    assert [card["data-video"] for card in cards_of(page)] == videos
+    assert [card["data-label"] for card in cards_of(page)] == [names[index] for index in ranked[:, 0]]
+    assert {card["data-score"] for card in cards_of(page)} == {"0.900000"}
+    assert all(f"{name} 0.90" in shown and f"{name} 0.10" in shown for name in names)
+    assert "Calibration" not in page.source and "accuracy" not in page.text("Results")
+
+    page = read_page(write_report(folder, tmp_path / "without", sample_frames=False))
+    assert not page.sections["Videos"]["images"] and "turned off" in page.text("Videos")
+
+
+def test_gallery_is_bounded(clip_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("ezclip.report.gallery.MAX_STRIPS", 2)
+    monkeypatch.setattr("ezclip.report.gallery.MAX_CARDS", 5)
+    video = str(clip_folder / "red_circle" / "a.mp4")
+    folder = write_run(
+        tmp_path / "run", [None] * 7, np.tile([0, 1], (7, 1)), np.tile([0.7, 0.3], (7, 1)), SIX, [video] * 7
+    )
+    page = read_page(write_report(folder))
+    assert len(page.sections["Videos"]["images"]) == 2 and len(cards_of(page)) == 5
+    assert "The first 5 are here, all are in predictions.jsonl. The first 2 have frames." in page.text("Videos")
+
+
+def test_reports_of_predictions_side_by_side(tmp_path):
+    _, ranked, scores = draw_run(6, 30, k=3)
+    folders = [write_run(tmp_path / name, [None] * 30, ranked, scores) for name in "ab"]
+    page = read_page(write_report(folders, tmp_path / "both", sample_frames=False))
+    assert len(cards_of(page)) == 60 and "Comparison" in page.sections
 
 
 @pytest.mark.parametrize("num_videos, names", [(1, ["yoga"]), (7, ["yoga"]), (1, ["yoga", "surfing"])])
@@ -486,6 +531,7 @@ def test_report_of_prediction(evaluated, tiny_folder, clip_folder, tmp_path, cap
     page = read_page(out / "report.html")
     assert "has no labels" in page.text("Results") and "classes 2" in page.text("Results")
     assert dict(row.values() for row in page.rows("Settings"))["templates"] == "a {}"
+    assert len(page.sections["Videos"]["images"]) == len(videos)
 
     capsys.readouterr()
     report_script.main([str(evaluated), str(out), "--output_dir", str(tmp_path / "both"), "--no_sample_frames"])

@@ -148,13 +148,11 @@ def test_checkpoints_of_another_training_are_not_mixed_in(training, tmp_path, ca
     stop_by_signal(training, out, 4)
     assert "--resume_from_checkpoint latest" in refusal(training, out)
     resume = ("--resume_from_checkpoint", "latest")
-    assert "was made with learning_rate 0.01, now it is 0.02" in refusal(
-        training, out, *resume, "--learning_rate", 0.02
-    )
-    assert "was made with seed 42, now it is 7" in refusal(training, out, *resume, "--seed", 7)
-    assert "was made with transform" in refusal(training, out, *resume, "--horizontal_flip", 0)
+    assert "Changed: learning_rate: 0.01 → 0.02. " in refusal(training, out, *resume, "--learning_rate", 0.02)
+    assert "Changed: seed: 42 → 7. " in refusal(training, out, *resume, "--seed", 7)
+    assert "Changed: transform: " in refusal(training, out, *resume, "--horizontal_flip", 0)
     fewer = refusal(training, out, *resume, "--max_train_samples", 12)
-    assert "videos of train.number 13, now it is 12" in fewer
+    assert "number of the videos of train: 13 → 12" in fewer
     assert f"{tmp_path} is not a checkpoint" in refusal(training, out, "--resume_from_checkpoint", tmp_path)
 
 

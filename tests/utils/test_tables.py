@@ -24,9 +24,9 @@ def test_screen_width():
 
 
 def test_text_table_prints_no_commands():
-    table = as_text_table(["video"], [["\x1b[2J.mp4"], ["two\nlines.mp4"]])
+    table = as_text_table(["video"], [["\x1b[2J.mp4"], ["two\nlines.mp4"], ["a\ttab.mp4"]])
     assert "\x1b" not in table
-    assert table.count("\n") == 2
+    assert table.count("\n") == 3 and "\t" not in table
 
 
 @pytest.mark.parametrize(
