@@ -31,7 +31,10 @@ from video_ezclip import read_frames
 
 SUBJECT = "red cross"  # crosses never move in training
 TEMPLATE = "a {}"
-MODELS = {"with_temporal_prompts": "with temporal tokens", "without_temporal_prompts": "without (average of the frames)"}
+MODELS = {
+    "with_temporal_prompts": "with temporal tokens",
+    "without_temporal_prompts": "without (average of the frames)",
+}
 COLOURS = {"with_temporal_prompts": "#00796b", "without_temporal_prompts": "#b0b0b0"}
 MAX_SIDE = 1144  # pixels
 MAX_BYTES = 300_000
@@ -78,7 +81,9 @@ def draw_directions(clip: Path, models: dict[str, EZClipModel], processor: EZCli
     axes = figure.subplots(2, 2, width_ratios=[2.1, 1])
     for row, (title, shown) in enumerate({"A clip": frames, "The same frames, backwards": frames[::-1]}.items()):
         strip, bars = axes[row]
-        strip.imshow(np.concatenate([np.pad(frame, ((0, 0), (1, 1), (0, 0)), constant_values=255) for frame in shown], 1))
+        strip.imshow(
+            np.concatenate([np.pad(frame, ((0, 0), (1, 1), (0, 0)), constant_values=255) for frame in shown], 1)
+        )
         strip.set_title(title, loc="left", fontsize=11)
         strip.axis("off")
         for number, (name, model) in enumerate(models.items()):
@@ -91,7 +96,9 @@ def draw_directions(clip: Path, models: dict[str, EZClipModel], processor: EZCli
         bars.set_xlim(0, 1.18)
         bars.set_xticks([])
         bars.spines[["top", "right", "bottom"]].set_visible(False)
-    figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower right", ncols=2, frameon=False, fontsize=9)
+    figure.legend(
+        *axes[0, 1].get_legend_handles_labels(), loc="outside lower right", ncols=2, frameon=False, fontsize=9
+    )
     return as_image(figure)
 
 
