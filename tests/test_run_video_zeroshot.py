@@ -105,7 +105,7 @@ def test_ensembles_and_descriptions(evaluation, tmp_path):
     assert_same_predictions(described, plain)
 
 
-def test_predict_without_labels(tiny_folder, clip_folder, tmp_path):
+def test_predict_without_labels(tiny_folder, clip_folder, tmp_path, capsys):
     out = run(
         *("--model_name_or_path", tiny_folder, "--do_predict", "--output_dir", tmp_path, "--top_k", 2),
         *("--videos", clip_folder / "red_circle" / "a.mp4", clip_folder / "GreenSquare" / "broken.mp4"),
@@ -115,6 +115,32 @@ def test_predict_without_labels(tiny_folder, clip_folder, tmp_path):
     assert line["video"].endswith("a.mp4") and "label" not in line and len(line["predictions"]) == 2
     assert "is cut off" in read_lines(out / "bad_videos.jsonl")[0]["reason"]
     assert not (out / "eval_results.json").exists()
+    header, answer, _, problem, reason, *_ = capsys.readouterr().out.splitlines()
+    assert header.split() == ["video", "best", "label", "score", "next"]
+    best, following = line["predictions"]
+    assert f"a.mp4  {best['label']}" in answer and f"  {best['score']:.2f}   █" in answer
+    assert answer.endswith(f"  {following['label']} {following['score']:.2f}")
+    assert problem == "1 of 2 videos could not be read:" and "broken.mp4: is cut off" in reason
+
+
+def test_predict_many_videos(tiny_folder, clip_folder, tmp_path, capsys):
+    """The screen has the first answers and bad videos, and names the files with all."""
+    good, bad = tmp_path / "good" / "Yoga", tmp_path / "good" / "juggling"
+    for number in range(25):
+        copy(clip_folder / "red_circle" / "a.mp4", good / f"{number:02}.mp4")
+    for number in range(12):
+        copy(clip_folder / "GreenSquare" / "broken.mp4", bad / f"{number:02}.mp4")
+    model = ("--model_name_or_path", tiny_folder, "--do_predict")
+    out = run(*model, "--validation_dir", tmp_path / "good", "--output_dir", tmp_path / "out")
+    shown = capsys.readouterr().out
+    assert "19.mp4  " in shown and "20.mp4  " not in shown
+    assert f"… and 5 more in {out / 'predictions.jsonl'}" in shown
+    assert "12 of 37 videos could not be read:" in shown and f"… and 2 more in {out / 'bad_videos.jsonl'}" in shown
+
+
+def copy(source, target):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
 
 
 def test_labels_separated_by_commas(tiny_folder, clip_folder, tmp_path):
@@ -146,7 +172,7 @@ def test_allow_partial(evaluation, tiny_folder, tmp_path, capsys):
     (partial,) = read_lines(out / "partial_videos.jsonl")
     assert partial["video"].endswith("cut.mkv") and "is cut off" in partial["reason"]
     assert not (out / "bad_videos.jsonl").exists()
-    assert "1 were read in part" in capsys.readouterr().out
+    assert "1 of 2 videos were read in part" in capsys.readouterr().out
 
     out = run(
         *("--model_name_or_path", tiny_folder, "--train_dir", folder.parent, "--do_train", "--allow_partial"),
@@ -359,7 +385,7 @@ def test_list_folder_and_parquet_agree(tmp_path):
         (["--do_eval", "--model_name_or_path", "MODEL", "--validation_dir", "FLAT"], "has videos without a class"),
         (["--do_eval", "--do_predict", "--model_name_or_path", "MODEL"], "leave --do_predict out"),
         (["--do_eval", "--model_name_or_path", "MODEL", "--videos", "x"], "add --do_predict"),
-        (["--modl", "x"], "not used by the HfArgumentParser: ['--modl', 'x'"),
+        (["--modl", "x"], "There is no option --modl"),
         (["--do_eval", "--model_name_or_path", "MODEL", "--top_k", "0"], "--top_k must be at least 1, got 0"),
         (["--do_train", "--model_name_or_path", "MODEL", "--max_train_steps", "0"], "--max_train_steps must be at"),
         (

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from ezclip.cli.demo import TEMPLATE
+from ezclip.cli.parser import Parser
 from ezclip.errors import DataError, ModelError
 from ezclip.systems.loading import check_fit, load_model, load_processor
 from ezclip.training.stop_signals import StopSignals
@@ -39,11 +40,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.exit(2, f"ezclip app: {error}\n")
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Return the parser of `ezclip app`."""
-    parser = argparse.ArgumentParser(
-        prog="ezclip app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="ezclip app", description=__doc__)
     parser.add_argument(
         "--model_name_or_path", help=f"model and processor: a folder, or a Hub name (default: {DEMO_MODEL})"
     )

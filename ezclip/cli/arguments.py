@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from threading import TIMEOUT_MAX
 
-from transformers import HfArgumentParser
-
 from configuration_ezclip import PRESETS, TEMPORAL_HEADS, TEMPORAL_PROMPTS
 from ezclip.cli.option_files import FILE_ENDINGS, find_option_file, read_options
+from ezclip.cli.parser import Parser
 from ezclip.data.labels import split_labels
 from ezclip.errors import DataError
 from ezclip.evaluation.protocols import PROTOCOLS
@@ -185,7 +184,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     groups = (ModelArguments, DataArguments, RunArguments)
-    parser = HfArgumentParser(groups, prog="ezclip run", description="Train, evaluate and predict.")
+    parser = Parser(groups, prog="ezclip run", description="Train, evaluate and predict.")
     try:
         if argv and not argv[0].startswith("-"):
             parser.set_defaults(**read_options(find_option_file(argv.pop(0)), groups))
@@ -260,7 +259,7 @@ def fill_preset(preset: str | None, data_args: DataArguments, args: RunArguments
             setattr(group, name, value)
 
 
-def check_values(parser: HfArgumentParser, model_args: ModelArguments, data_args: DataArguments, args: RunArguments):
+def check_values(parser: Parser, model_args: ModelArguments, data_args: DataArguments, args: RunArguments):
     """Exit with a message if a number is out of range, or there is no output folder."""
     options = {**vars(model_args), **vars(data_args), **vars(args)}
     for name, value in options.items():

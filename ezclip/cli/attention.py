@@ -8,7 +8,6 @@ The command writes `attention.png`, the sampled frames with the maps of CLIP and
 each label, without them the attention of the CLS token. CLIP is the model without its added parts, or `--baseline`.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from ezclip.attention.figures import draw_attention, draw_temporal_attention
 from ezclip.attention.overlay import write_overlay
 from ezclip.attention.video_attention import MAX_LABELS, METHODS, VideoAttention, describe_attention, look_at_video
 from ezclip.cli.limits import add_limits, read_limits
+from ezclip.cli.parser import Parser
 from ezclip.data.labels import split_labels
 from ezclip.systems.loading import check_fit, load_model, load_processor
 from ezclip.utils.files import replacing
@@ -80,9 +80,7 @@ def write(attention: VideoAttention, video: str, output_dir: str | None, output_
 
 def main(argv: list[str] | None = None):
     """Run `ezclip attention`."""
-    parser = argparse.ArgumentParser(
-        prog="ezclip attention", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="ezclip attention", description=__doc__)
     parser.add_argument("video", metavar="VIDEO", help="path or URL of a video file, or a folder of frames")
     parser.add_argument("--model_name_or_path", required=True, help="model and processor: a folder, or a Hub name")
     parser.add_argument("--preset", choices=PRESETS, help="system to build from plain CLIP weights")

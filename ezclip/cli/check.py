@@ -35,6 +35,7 @@ import pyarrow.compute
 from tqdm.auto import tqdm
 
 from ezclip.cli.limits import add_limits, read_limits
+from ezclip.cli.parser import Parser
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.data.sources import VideoSplit, load_folder, load_hub_dataset, load_list
 from ezclip.errors import DataError
@@ -329,11 +330,9 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Return the parser of the options."""
-    parser = argparse.ArgumentParser(
-        prog="ezclip check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="ezclip check", description=__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--video_dir", help="folder of class folders, or of videos")
     source.add_argument("--video_list", help="published list with lines `path num_frames id`, or the path alone")
@@ -357,7 +356,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace):
+def check_options(parser: Parser, args: argparse.Namespace):
     """Exit with a message if a number is out of range, or an option does not fit the source."""
     if args.num_workers < 1:
         parser.error(f"--num_workers must be at least 1, got {args.num_workers}.")

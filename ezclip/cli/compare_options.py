@@ -3,10 +3,9 @@
 import dataclasses
 from argparse import Namespace
 
-from transformers import HfArgumentParser
-
 from ezclip.cli.arguments import DataArguments, ModelArguments, RunArguments, check_values, explicit_options
 from ezclip.cli.option_files import parse_options
+from ezclip.cli.parser import Parser
 from ezclip.errors import DataError
 from ezclip.evaluation.comparison import TOP_K
 from ezclip.utils.files import check_folder_names
@@ -45,7 +44,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[DataArguments, RunArgumen
     The namespace holds `systems`, a path, and `speed_rounds`.
     """
     groups = (pick_fields(DataArguments, VIDEO_OPTIONS + CLASS_TEXT_OPTIONS), pick_fields(RunArguments, RUN_OPTIONS))
-    parser = HfArgumentParser(groups, prog="ezclip compare", description="Compare systems on the same videos.")
+    parser = Parser(groups, prog="ezclip compare", description="Compare systems on the same videos.")
     parser.add_argument("systems", metavar="SYSTEMS.yaml", help="file that maps names of systems to their options")
     help = "Rounds of the speed measurement. 0 skips it."
     parser.add_argument("--speed_rounds", "--speed-rounds", type=int, default=15, help=help)

@@ -14,6 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers.utils import PROCESSOR_NAME
 
+from ezclip.cli.parser import Parser
 from ezclip.convert.conversion import convert, describe
 from ezclip.convert.formats import read_checkpoint
 from ezclip.errors import ModelError
@@ -56,11 +57,9 @@ def convert_checkpoint(args: argparse.Namespace) -> str:
     return describe(model, original)
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Return the parser of `ezclip convert`."""
-    parser = argparse.ArgumentParser(
-        prog="ezclip convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="ezclip convert", description=__doc__)
     parser.add_argument("--checkpoint", required=True, help="the published file")
     parser.add_argument("--output_dir", required=True, help="folder to write")
     parser.add_argument("--num_frames", type=int, help="frames of a video, if the weights do not depend on it")

@@ -20,6 +20,7 @@ from threading import TIMEOUT_MAX
 from tqdm.auto import tqdm
 
 from configuration_ezclip import truncated_repr
+from ezclip.cli.parser import Parser
 from ezclip.data.labels import read_label_list
 from ezclip.descriptions.language_models import Endpoint, TransformersModel
 from ezclip.descriptions.questions import KINDS, FormError, Kind, Question, prompts_digest, without_thoughts
@@ -219,11 +220,9 @@ def load_backend(args: argparse.Namespace) -> TransformersModel | Endpoint:
     )
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Return the parser of `ezclip describe`."""
-    parser = argparse.ArgumentParser(
-        prog="ezclip describe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="ezclip describe", description=__doc__)
     parser.add_argument("--label_list", help="published list of classes: `id,name` or `id name` on each line")
     parser.add_argument("--candidate_labels", nargs="+", default=[], metavar="LABEL", help="class names")
     parser.add_argument("--output_dir", required=True, help="folder to write, or to go on with")
@@ -254,7 +253,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def complete_options(parser: argparse.ArgumentParser, args: argparse.Namespace):
+def complete_options(parser: Parser, args: argparse.Namespace):
     """Check the options and set the defaults of the chosen backend. Exit with a message if an option is wrong."""
     if args.label_list is None and not args.candidate_labels:
         parser.error("there are no classes: give --label_list, --candidate_labels or both.")

@@ -23,7 +23,9 @@ from ezclip.data.sources import VideoSplit
 from ezclip.data.splits import save_split
 from ezclip.data.streaming import StreamedVideos
 from ezclip.errors import DataError
+from ezclip.evaluation.answers import show_predictions, show_problems
 from ezclip.evaluation.identity import describe_model, describe_result
+from ezclip.evaluation.prediction_files import PredictionCounts
 from ezclip.evaluation.predictions import Predictions, predict
 from ezclip.evaluation.protocols import SINGLE_VIEW
 from ezclip.evaluation.sharded_prediction import predict_shards
@@ -32,7 +34,7 @@ from ezclip.training.checkpoints import EXACTNESS_SETTINGS, last_checkpoint, rai
 from ezclip.training.loop import train
 from ezclip.utils.digests import digest
 from ezclip.utils.files import as_json_line, read_json, write_json
-from ezclip.utils.messages import get_logger
+from ezclip.utils.messages import get_logger, say
 from ezclip.utils.settings import check_unchanged
 from modeling_ezclip import EZClipModel
 from processing_ezclip import distinct_texts
@@ -275,7 +277,7 @@ class Runner:
         source: VideoSplit | StreamedVideos,
         class_names: list[str],
     ):
-        """Predict the videos of a source with the texts of an experiment, and print how many could be read."""
+        """Predict the videos of a source with the texts of an experiment, and print the answers."""
         model.to(self.accelerator.device).eval()
         texts, output_dir = experiment.train_texts, Path(self.args.output_dir)
         counts = predict_shards(
@@ -297,10 +299,9 @@ class Runner:
             **experiment.views,
             read=self.read,
         )
-        self.accelerator.print(
-            f"{counts.num_videos} videos: {output_dir / PREDICTIONS_NAME}; {counts.num_bad_videos} could not be read, "
-            f"{counts.num_partial_videos} were read in part."
-        )
+        if self.accelerator.is_main_process:
+            say(show_predictions(output_dir, counts))
+            say(f"\n{counts.num_videos} videos: {output_dir / PREDICTIONS_NAME}")
 
     def print_summary(self, predictions: Predictions, folder: Path):
         """Print the results of a test. Raise a [`DataError`] if no video could be read."""
@@ -311,9 +312,10 @@ class Runner:
                 f"first: {next(iter(report.bad_videos.values()))}"
             )
         self.accelerator.print("\n".join(f"{name} = {value}" for name, value in predictions.metrics().items()))
-        for kind, state in {"bad_videos": "could not be read", "partial_videos": "were read in part"}.items():
-            if videos := getattr(report, kind):
-                self.accelerator.print(f"{len(videos)} {state}: {folder / kind}.jsonl")
+        if self.accelerator.is_main_process:
+            counts = PredictionCounts(len(predictions.split), len(report.bad_videos), len(report.partial_videos))
+            for line in show_problems(folder, counts):
+                say(line)
 
 
 def save_draws(experiment: PlannedExperiment, folder: Path):

@@ -9,7 +9,6 @@ length are dynamic, the frames and their size fixed; all numbers are float32. Ea
 the model on other inputs and batch sizes. A file that differs is deleted.
 """
 
-import argparse
 import copy
 import logging
 import shutil
@@ -25,6 +24,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
+from ezclip.cli.parser import Parser
 from ezclip.errors import ModelError
 from ezclip.systems.loading import load_model
 from ezclip.utils.messages import say
@@ -217,9 +217,7 @@ def export_model(
 
 def main(argv: list[str] | None = None):
     """Run `ezclip export` with the options `argv`, by default those of the process."""
-    parser = argparse.ArgumentParser(
-        prog="ezclip export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="ezclip export", description=__doc__)
     parser.add_argument("--model", required=True, help="folder, or name on the Hub")
     parser.add_argument("--output_dir", required=True, help="folder to write")
     parser.add_argument("--format", required=True, choices=SUFFIXES, help="file format")

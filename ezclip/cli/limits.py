@@ -1,13 +1,13 @@
 """The options that limit what reading a video may take, for commands without a dataclass of options."""
 
-import argparse
 import dataclasses
 
+from ezclip.cli.parser import Parser
 from ezclip.errors import DataError
 from video_ezclip import ReadLimits
 
 
-def add_limits(parser: argparse.ArgumentParser):
+def add_limits(parser: Parser):
     """Add an option for each field of [`ReadLimits`]."""
     group = parser.add_argument_group("limits of reading a video")
     for field in dataclasses.fields(ReadLimits):

@@ -6,8 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Never
 
-from transformers import HfArgumentParser
-
+from ezclip.cli.parser import Parser
 from ezclip.errors import DataError
 from ezclip.utils.yaml_files import read_yaml
 
@@ -15,7 +14,7 @@ from ezclip.utils.yaml_files import read_yaml
 FILE_ENDINGS = (".yaml", ".yml")
 
 
-class _FileParser(HfArgumentParser):
+class _FileParser(Parser):
     """Raises [`DataError`] where the parser of the command line exits."""
 
     def error(self, message: str) -> Never:

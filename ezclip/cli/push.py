@@ -8,10 +8,10 @@
 The token is that of `hf auth login`, or HF_TOKEN. Repeat the same command after an interruption.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
+from ezclip.cli.parser import Parser
 from ezclip.errors import DataError, ModelError
 from ezclip.hub.messages import without_token
 from ezclip.hub.model_card import CardFacts
@@ -22,9 +22,7 @@ from ezclip.utils.messages import say
 
 def main(argv: list[str] | None = None):
     """Run `ezclip push` with the options `argv`, by default those of the process."""
-    parser = argparse.ArgumentParser(
-        prog="ezclip push", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="ezclip push", description=__doc__)
     parser.add_argument("--model", required=True, help="folder of a converted or trained model")
     parser.add_argument(
         "--repo_id", required=True, help="repository on the Hub, USER/NAME; created if it does not exist"

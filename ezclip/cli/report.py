@@ -6,18 +6,16 @@
 A run is the output folder of `ezclip run` with --do_eval or --do_predict, or a predictions.jsonl file.
 """
 
-import argparse
 import sys
 
+from ezclip.cli.parser import Parser
 from ezclip.errors import DataError
 from ezclip.utils.messages import say
 
 
 def main(argv: list[str] | None = None):
     """Run `ezclip report`."""
-    parser = argparse.ArgumentParser(
-        prog="ezclip report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="ezclip report", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder with predictions.jsonl, or that file")
     parser.add_argument("--output_dir", help="folder of the report (default: the run; required for several runs)")
     parser.add_argument("--names", nargs="+", help="names of the runs (default: their folders)")

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from ezclip.cli.limits import add_limits, read_limits
+from ezclip.cli.parser import Parser
 from ezclip.data.labels import read_class_descriptions, read_label_list, split_labels
 from ezclip.errors import DataError, ModelError
 from ezclip.systems.loading import check_fit, load_model, load_processor
@@ -48,11 +49,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.exit(2, f"ezclip timeline: {error}\n")
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Return the parser of `ezclip timeline`."""
-    parser = argparse.ArgumentParser(
-        prog="ezclip timeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="ezclip timeline", description=__doc__)
     parser.add_argument("video", help="path or URL of a video file; - reads standard input")
     model = parser.add_argument_group("model")
     model.add_argument("--model_name_or_path", required=True, help="model and processor: a folder, or a Hub name")

@@ -1,6 +1,7 @@
 """Tables as text."""
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 from video_ezclip import printable
@@ -10,6 +11,9 @@ from video_ezclip import printable
 # no brackets: http://, www. and @ are enough.
 MARKUP = re.compile(r"[\\`*\[\]<>~|&#$@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
+
+BAR_ENDS = " ▏▎▍▌▋▊▉"  # by eighths of a character
+GAP = "  "  # between two columns of a table on the screen
 
 # What a spreadsheet takes for a formula, and what `as_csv_cell` makes of it
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
@@ -34,6 +38,38 @@ def as_markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """Return a Markdown table. The rows are plain text, see [`escape_markdown`]; the header is Markdown."""
     cells = [header, ["---"] * len(header), *(map(escape_markdown, row) for row in rows)]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def as_text_table(header: list[str], rows: list[list[str]]) -> str:
+    """Return a table for the screen, in aligned columns. Texts are printed as [`printable`] makes them."""
+    cells = [[printable(" ".join(text.split("\n"))) for text in row] for row in [header, *rows]]
+    widths = [max(map(screen_width, column)) for column in zip(*cells)]
+    lines = (
+        GAP.join(text + " " * (width - screen_width(text)) for text, width in zip(row, widths)).rstrip()
+        for row in cells
+    )
+    return "\n".join(lines)
+
+
+def screen_width(text: str) -> int:
+    """Return the columns that a text takes on a screen: two for a wide character, none for a combining one."""
+    is_shown = (unicodedata.category(character) not in ("Mn", "Me", "Cf") for character in text)
+    return sum(shown + (shown and unicodedata.east_asian_width(c) in "WF") for shown, c in zip(is_shown, text))
+
+
+def score_bar(score: float, width: int = 20) -> str:
+    """
+    Return a score from 0 to 1 as a bar of text, `width` characters long with its blanks.
+
+    Example:
+
+    ```python
+    >>> score_bar(0.55, 10)
+    '█████▌    '
+    ```
+    """
+    full, eighths = divmod(round(8 * width * min(max(score, 0.0), 1.0)), 8)
+    return ("█" * full + BAR_ENDS[eighths])[:width].ljust(width)
 
 
 def as_table(rows: Iterable[dict], columns: dict[str, tuple]) -> str:

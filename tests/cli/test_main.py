@@ -79,7 +79,7 @@ def test_wrong_option_file(arguments, messages, capsys):
     with pytest.raises(SystemExit) as ended:
         parse_args([*arguments, *NEEDED])
     error = capsys.readouterr().err
-    assert ended.value.code == 2 and "ezclip run: error: " in error
+    assert ended.value.code == 2 and "ezclip run: " in error
     assert all(message in error for message in messages)
 
 
@@ -96,7 +96,7 @@ def test_accelerate_launch(script, tmp_path):
         text=True,
         check=False,
     )
-    assert "ezclip run: error: --model_name_or_path is needed" in result.stderr
+    assert "ezclip run: --model_name_or_path is needed" in result.stderr
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -512,4 +512,4 @@ def test_report_option_without_evaluation(tmp_path, capsys):
     for options in (["--demo"], ["--do_train", "--model_name_or_path", "m"]):
         with pytest.raises(SystemExit):
             run_video_zeroshot.main([*options, "--report", "--output_dir", str(tmp_path)])
-        assert "error: --report " in capsys.readouterr().err
+        assert "ezclip run: --report " in capsys.readouterr().err
