@@ -798,7 +798,7 @@ def select_frames(
     """
     frames = np.arange(total_frames)
     if start is not None or end is not None or fps is not None:
-        _check_times(start, end, fps)
+        check_times(start, end, fps)
         if timestamps is None:
             raise UnavailableFramesError("has no frame times, which `start`, `end` and `fps` need.")
         frames = _frames_in_window(timestamps, start, end)
@@ -843,7 +843,8 @@ def _check_count(name: str, value: int):
         raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
 
 
-def _check_times(start: float | None, end: float | None, fps: float | None):
+def check_times(start: float | None, end: float | None, fps: float | None = None):
+    """Raise `ValueError` if `start`, `end` (seconds) or `fps` is out of range."""
     for name, value in (("start", start), ("end", end), ("fps", fps)):
         if value is not None and not (isinstance(value, numbers.Real) and 0 <= value < float("inf")):
             raise ValueError(f"`{name}` must be a finite number of at least 0, got {value!r}.")

@@ -14,6 +14,8 @@ from video_ezclip import ReadLimits, VideoReadError
 
 
 if TYPE_CHECKING:
+    from ezclip.classification import classify_videos
+    from ezclip.data import find_videos
     from ezclip.report import write_report
     from ezclip.systems import load_model, load_processor
     from ezclip.timeline import find_segments
@@ -24,6 +26,8 @@ __version__ = "0.2.0"
 __getattr__, _, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "classification": ["classify_videos"],
+        "data": ["find_videos"],
         "report": ["write_report"],
         "systems": ["load_model", "load_processor"],
         "timeline": ["find_segments"],
@@ -42,7 +46,9 @@ __all__ = [
     "ReadLimits",
     "VideoReadError",
     "ZeroShotVideoClassificationPipeline",
+    "classify_videos",
     "find_segments",
+    "find_videos",
     "load_model",
     "load_processor",
     "write_report",

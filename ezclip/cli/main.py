@@ -6,6 +6,7 @@ from importlib import import_module
 
 # Subcommand: the module whose `main` runs it, and a line of help
 COMMANDS = {
+    "classify": ("ezclip.cli.classify", "say which of your labels fit your videos"),
     "run": ("run_video_zeroshot", "train, evaluate and predict"),
     "demo": ("run_video_zeroshot", "train and evaluate a tiny model on clips rendered here"),
     "convert": ("ezclip.cli.convert", "convert a checkpoint of the authors"),

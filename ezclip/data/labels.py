@@ -59,6 +59,24 @@ def read_numbered_labels(path: str | Path) -> tuple[list[str], int]:
     return [names[i] for i in expected], first_id
 
 
+def read_labels(path: str | Path) -> list[str]:
+    """
+    Read labels from a text file with one a line, or from a published label list, see [`read_label_list`].
+
+    A file is a label list if each line begins with a number, or the first is `id,name`.
+
+    Raises:
+        [`DataError`]: if there is no label, or the file cannot be read.
+    """
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if not lines:
+        raise DataError(f"{path} holds no label. Write one a line.")
+    numbered = [re.match(r"\d+\s*[,\s]\s*\S", line) for line in lines]
+    if re.fullmatch(r"id\s*,\s*name", lines[0], re.IGNORECASE) or all(numbered):
+        return read_label_list(path)
+    return lines
+
+
 def split_labels(labels: list[str]) -> list[str]:
     """
     Split class names as typed on a command line.

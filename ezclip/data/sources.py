@@ -3,6 +3,7 @@
 import glob
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -91,13 +92,19 @@ def load_folder(folder: str | Path) -> VideoSplit:
     return VideoSplit(_rows(found), class_names or None)
 
 
-def find_videos(paths: list[str]) -> list[str]:
+def find_videos(paths: Iterable[str], keep_missing: bool = False) -> list[str]:
     """
     Return the videos that a user names: files, folders, patterns such as `clips/*.mp4`, and URLs.
 
     A folder of videos stands for its videos, and a folder of pictures is one video, see [`list_folder`]. The same rule
     holds for a pattern: where it matches a video, it matches nothing else. A file that is named itself is taken
     whatever its suffix. A video that is named twice is taken once. Warnings name what is left out.
+
+    Args:
+        paths (`Iterable[str]`):
+            The names.
+        keep_missing (`bool`, *optional*, defaults to `False`):
+            Whether to keep the path of a file that does not exist, so that reading it gives the error.
 
     Raises:
         [`DataError`]: if there is no file of a name, or no video in a folder.
@@ -109,7 +116,7 @@ def find_videos(paths: list[str]) -> list[str]:
             found = _list_folder(place).videos
             if not found:
                 raise DataError(f"{path} is a folder without a video. Expected files such as {path}/clip.mp4.")
-        elif is_url(place) or os.path.exists(place):
+        elif is_url(place) or os.path.exists(place) or (keep_missing and not glob.has_magic(place)):
             found = [place]
         else:
             found = _match(place)

@@ -1,0 +1,100 @@
+"""Keep video embeddings by content, so that other labels need no decoding."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ezclip.errors import DataError
+from ezclip.evaluation.identity import describe_model, describe_processor
+from ezclip.utils.digests import digest, digest_file
+from ezclip.utils.files import replacing, write_json
+from ezclip.utils.messages import get_logger
+from modeling_ezclip import EZClipModel
+from processing_ezclip import EZClipProcessor
+from video_ezclip import check_regular_file, describe_video, is_frame, local_path
+
+
+logger = get_logger(__name__)
+
+# What tells text towers and tokenizers apart does not change the embedding of a video.
+TEXT_WEIGHTS = ("text_model.", "text_projection.", "logit_scale")
+TEXT_SETTINGS = ("tokenizer", "split_camel_case")
+
+
+class EmbeddingCache:
+    """
+    A folder of video embeddings: `FOLDER/SETTINGS/CONTENT.safetensors`.
+
+    An embedding is found by the content of its video, and by everything else that decides it: the weights and the
+    configuration of the video tower, the pixels, and how the video is read. Names and times of files do not matter.
+
+    Args:
+        folder (`str` or `Path`):
+            The folder. It is created with the first embedding.
+        model ([`EZClipModel`]), processor ([`EZClipProcessor`]):
+            What embeds the videos.
+        options:
+            How videos are read, in types that JSON has.
+    """
+
+    def __init__(self, folder: str | Path, model: EZClipModel, processor: EZClipProcessor, **options):
+        described = describe_model(model, [name for name in model.state_dict() if name.startswith(TEXT_WEIGHTS)])
+        config = {name: value for name, value in described.pop("model_config").items() if "text_config." not in name}
+        pixels = {name: value for name, value in describe_processor(processor).items() if name not in TEXT_SETTINGS}
+        self.settings = {"model_config": config, **described, "processor": pixels, **options}
+        self.root = Path(folder)
+        self.folder = self.root / digest(self.settings)
+        self.num_found = 0
+
+    def find(self, key: str) -> tuple[torch.Tensor, str | None] | None:
+        """Return the embeddings `(V, D)` of a video and the reason why it was read in part, or None."""
+        path = self._path(key)
+        try:
+            with safe_open(path, framework="pt") as file:
+                embeds, problem = file.get_tensor("video_embeds"), (file.metadata() or {}).get("problem")
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError) as error:
+            logger.warning(f"{path} is damaged ({error}). Its video is read again.")
+            return None
+        self.num_found += 1
+        return embeds, problem
+
+    def keep(self, key: str, embeds: torch.Tensor, problem: str | None):
+        """
+        Write the embeddings `(V, D)` of a video.
+
+        Raises:
+            [`DataError`]: if the folder cannot be written.
+        """
+        try:
+            if not (path := self.folder / "settings.json").exists():
+                write_json(path, self.settings)
+            with replacing(self._path(key)) as temporary:
+                save_file({"video_embeds": embeds.cpu()}, temporary, {"problem": problem} if problem else None)
+        except OSError as error:
+            raise DataError(f"--cache_dir {self.root} cannot be written ({error.strerror}). Give another.") from error
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.safetensors"
+
+
+def digest_video(video: str | bytes | os.PathLike) -> str:
+    """
+    Return a digest of the content of a video: a file, a folder of frame images, or the bytes of a file.
+
+    Raises:
+        [`VideoReadError`]: if the file does not exist, is empty, or is not a regular file.
+    """
+    if isinstance(video, bytes):
+        return hashlib.sha256(video).hexdigest()
+    name, path = describe_video(video), local_path(os.fspath(video))
+    if not os.path.isdir(path):
+        check_regular_file(path, name)
+        return digest_file(path)
+    # The names say the order of the frames.
+    return digest([(entry.name, digest_file(entry)) for entry in sorted(Path(path).iterdir()) if is_frame(entry)])

@@ -1,0 +1,249 @@
+"""Classify videos with your own labels.
+
+    ezclip classify holiday/ --labels "surfing, making a cake, a dog running"
+    ezclip classify "clips/*.mp4" https://example.com/clip.mp4 --labels_file labels.txt --output_file answers.csv
+    find . -name "*.mov" | ezclip classify - --labels yoga archery --cache_dir cache
+
+Videos are files, folders, patterns and URLs; - reads a list from standard input, one a line. A folder with videos is
+a folder of videos; a folder with pictures only is one video, and its pictures are the frames. With --cache_dir, other
+labels are answered without decoding the videos again. The suffix of --output_file selects its format: .csv, .jsonl or
+.parquet, with the columns video, label, score and rank. Exit status: 0; 1 if a video could not be read; 2 if an option
+is wrong; 130 after Ctrl-C (the answers so far are written).
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+
+import torch
+
+from ezclip.classification import VideoAnswer, check_output_file, classify_videos, save_answers
+from ezclip.cli.limits import add_limits, read_limits
+from ezclip.cli.parser import Parser
+from ezclip.data.labels import check_distinct, read_class_descriptions, read_labels, split_labels
+from ezclip.data.sources import find_videos
+from ezclip.errors import DataError, ModelError
+from ezclip.systems.loading import check_fit, load_model, load_processor
+from ezclip.utils.messages import say
+from ezclip.utils.tables import score_bar, screen_width
+from pipeline_ezclip import ZeroShotVideoClassificationPipeline
+from video_ezclip import check_times, describe_video, is_url, printable
+
+
+DEFAULT_MODEL = "openai/clip-vit-base-patch16"
+DTYPES = ("float32", "bfloat16", "float16")
+MAX_NAME = 40  # columns of a video or a label on the screen
+MAX_NAMED = 10  # labels in the line that says what was understood
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `ezclip classify`."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    try:
+        return run(args)
+    except (DataError, ModelError, ValueError) as error:
+        parser.exit(2, f"ezclip classify: {error}\n")
+
+
+def make_parser() -> Parser:
+    """Return the parser of `ezclip classify`."""
+    parser = Parser(prog="ezclip classify", description=__doc__)
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="file, folder, pattern or URL; - reads a list")
+    classes = parser.add_argument_group("labels")
+    classes.add_argument(
+        "--labels", "--candidate_labels", nargs="+", help="any labels; a single argument is split at its commas"
+    )
+    classes.add_argument("--labels_file", help="file with a label a line, or a published label list (`id,name`)")
+    classes.add_argument(
+        "--background_labels", nargs="+", help='labels for what else a video may show; they answer "none of these"'
+    )
+    classes.add_argument("--descriptions", nargs="+", help="CSV or JSON files with texts for each label")
+    classes.add_argument("--templates", nargs="+", help="sentences with {} (default: the 16 published ones)")
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model", "--model_name_or_path", default=DEFAULT_MODEL, help="folder, or name on the Hub (%(default)s)"
+    )
+    model.add_argument("--device", help="cpu, cuda, cuda:1, mps, … (default: a GPU if there is one)")
+    model.add_argument("--dtype", choices=DTYPES, help="precision (default: that of the stored weights)")
+    output = parser.add_argument_group("answers")
+    output.add_argument("--top_k", type=int, default=5, help="number of labels for each video (%(default)s)")
+    output.add_argument("--output_file", help="file to write: .csv, .jsonl or .parquet")
+    output.add_argument("--cache_dir", help="folder that keeps the embeddings of videos, for other labels later")
+    reading = parser.add_argument_group("reading")
+    reading.add_argument("--start", type=float, help="second of each video to start at")
+    reading.add_argument("--end", type=float, help="second of each video to end at")
+    reading.add_argument(
+        "--video_timeout", type=float, default=60.0, help="seconds after which a video is unreadable (%(default)g)"
+    )
+    reading.add_argument("--allow_partial", action="store_true", help="use the readable part of damaged videos")
+    add_limits(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Classify the videos, print a table while it grows, and write the answers."""
+    if args.output_file is not None:
+        check_output_file(args.output_file)
+    if args.top_k < 1:
+        raise DataError(f"--top_k must be at least 1, got {args.top_k}.")
+    check_times(args.start, args.end)
+    videos, classes = find_videos(list(_read_names(args.videos)), keep_missing=True), class_options(args)
+    limits = read_limits(args)
+    labels = classes["candidate_labels"] or list(classes["descriptions"])
+    shown = ", ".join(labels[:MAX_NAMED]) + (", …" if len(labels) > MAX_NAMED else "")
+    background = f" Background: {', '.join(classes['background_labels'])}." if classes["background_labels"] else ""
+    say(f"{count_of(len(videos), 'video')}, {count_of(len(labels), 'label')}: {shown}.{background}")
+    classifier = load_classifier(args.model, args.device, args.dtype)
+    answers, status = [], 0
+    try:
+        found = classify_videos(
+            classifier,
+            videos,
+            top_k=args.top_k,
+            start=args.start,
+            end=args.end,
+            allow_partial=args.allow_partial,
+            limits=limits,
+            video_timeout=args.video_timeout,
+            cache_dir=args.cache_dir,
+            **classes,
+        )
+        table = Table(videos, [*labels, *([None] if classes["background_labels"] else [])])
+        for answer in found:
+            answers.append(answer)
+            table.show(answer)
+    except KeyboardInterrupt:
+        say(f"ezclip classify: stopped after {len(answers)} of {len(videos)} videos.", file=sys.stderr)
+        status = 130
+    finally:  # nothing that was answered is lost
+        if args.output_file is not None and answers:
+            save_answers(answers, args.output_file)
+    summarize(answers, args)
+    return status or int(any(answer.error is not None for answer in answers))
+
+
+def class_options(args: argparse.Namespace) -> dict:
+    """Return the options of the pipeline that choose the classes."""
+    if args.labels and args.labels_file:
+        raise DataError("Give either --labels or --labels_file, got both.")
+    labels = args.labels and split_labels(args.labels)
+    if args.labels_file is not None:
+        labels = read_labels(args.labels_file)
+    descriptions = args.descriptions and read_class_descriptions(args.descriptions)
+    if not labels and not descriptions:
+        raise DataError('There are no labels. Give --labels "yoga, making a cake", --labels_file or --descriptions.')
+    background = args.background_labels and split_labels(args.background_labels)
+    check_distinct([*(labels or descriptions), *(background or [])], "Labels must differ")
+    return {
+        "candidate_labels": labels,
+        "background_labels": background,
+        "descriptions": descriptions,
+        "hypothesis_template": args.templates,
+    }
+
+
+def count_of(number: int, noun: str) -> str:
+    """Return "1 video" or "3 videos"."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def load_classifier(name: str, device: str | None, dtype: str | None) -> ZeroShotVideoClassificationPipeline:
+    """
+    Load a model and its processor for classification.
+
+    Raises:
+        [`ModelError`]: if they cannot be loaded, or do not fit. [`DataError`]: if the device cannot be used.
+    """
+    check_device(device)
+    processor, model = load_processor(name), load_model(name)
+    check_fit(model, processor)
+    if dtype is not None:
+        model = model.to(getattr(torch, dtype))
+    return ZeroShotVideoClassificationPipeline(model=model, processor=processor, device=device)
+
+
+def check_device(device: str | None):
+    """Raise [`DataError`] if `--device` names a device that this machine has not."""
+    if device is None:
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise DataError(f"--device {device} cannot be used ({str(error).splitlines()[0]}).") from error
+
+
+def summarize(answers: list[VideoAnswer], args: argparse.Namespace):
+    """Say how many videos were answered, what could not be read and why, and where the answers are."""
+    good = [answer for answer in answers if answer.error is None]
+    text = f"{count_of(len(good), 'video')} classified"
+    if args.cache_dir is not None:
+        num_kept = sum(answer.is_kept for answer in good)
+        text += f", {len(good) - num_kept} decoded, {num_kept} from {args.cache_dir}"
+    say(f"{text}. Answers: {args.output_file}" if args.output_file is not None and answers else f"{text}.")
+    for answer in answers:
+        if answer.error is not None:
+            say(f"ezclip classify: {answer.video}: {answer.error}", file=sys.stderr)
+        elif answer.problem is not None:
+            say(f"ezclip classify: {answer.video} was read in part: {answer.problem}", file=sys.stderr)
+
+
+# ---- The table on the screen ----
+
+
+class Table:
+    """
+    A table that is printed row by row: video, labels, scores as bars.
+
+    Args:
+        videos (`list[str]`):
+            All videos: they decide the width of their column.
+        labels (`list[str | None]`):
+            All labels; `None` stands for the background labels.
+    """
+
+    def __init__(self, videos: list[str], labels: list[str | None]):
+        self.names = dict(zip(map(describe_video, videos), short_names(videos)))
+        self.widths = [max(map(screen_width, names)) for names in (self.names.values(), map(name_of, labels))]
+        self._say("video", "label", " score")
+
+    def show(self, answer: VideoAnswer):
+        """Print the rows of one video."""
+        name = self.names[answer.video]
+        if answer.error is not None:
+            self._say(name, "could not be read", "")
+        for one in answer.predictions:
+            self._say(name, name_of(one["label"]), f"{100 * one['score']:5.1f} %", score_bar(one["score"]))
+            name = ""
+
+    def _say(self, video: str, label: str, *cells: str):
+        padded = [text + " " * (width - screen_width(text)) for text, width in zip((video, label), self.widths)]
+        say("  ".join([*padded, *cells]).rstrip(), flush=True)
+
+
+def name_of(label: str | None) -> str:
+    """Return a label as the table shows it."""
+    return "(none of these)" if label is None else shorten(label)
+
+
+def short_names(videos: list[str]) -> list[str]:
+    """Return the names of videos without the folder that all of them share, shortened in the middle."""
+    folders = {os.path.dirname(video) for video in videos}
+    shared = "" if "" in folders or any(map(is_url, videos)) else os.path.commonpath(folders)
+    return [shorten(os.path.relpath(video, shared) if shared else describe_video(video)) for video in videos]
+
+
+def shorten(text: str) -> str:
+    """Return a text of at most `MAX_NAME` characters. Its beginning and its end stay."""
+    text = printable(" ".join(text.split()))
+    return text if len(text) <= MAX_NAME else f"{text[: MAX_NAME // 2 - 1]}…{text[-MAX_NAME // 2 :]}"
+
+
+def _read_names(names: list[str]) -> Iterator[str]:
+    """Yield names, and the lines of standard input in place of "-"."""
+    for name in names:
+        if name == "-":
+            yield from filter(None, (line.rstrip("\r\n") for line in sys.stdin))
+        else:
+            yield name
