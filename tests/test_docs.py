@@ -50,13 +50,19 @@ class Run:
 
 
 RUNS = {
-    "README.md": Run(("ezclip-vit-base-patch16/pipeline_ezclip.py", "out/eval_results.json")),
+    "README.md": Run(
+        ("answers.csv", "ezclip-vit-base-patch16/pipeline_ezclip.py", "out/eval_results.json")
+        + ("trained_on_mine/model.safetensors",)
+    ),
     "docs/attention.md": Run(
         ("maps/attention.png", "maps/attention.mp4", "maps/temporal_attention.png", "rollout.png", "figure.png"),
         needs=("matplotlib",),
     ),
     "docs/classify.md": Run(
-        ("ezclip-vit-base-patch16/class_bank.safetensors", "own/predictions.jsonl", "streamed/predictions.jsonl")
+        (
+            *("ezclip-vit-base-patch16/class_bank.safetensors", "own/predictions.jsonl", "streamed/predictions.jsonl"),
+            *("answers.csv", "answers.parquet"),
+        )
     ),
     "docs/convert.md": Run(("actionclip/model.safetensors", "vificlip/processor_config.json")),
     "docs/decoding.md": Run(("videos.csv",)),
