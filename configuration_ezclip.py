@@ -153,6 +153,9 @@ CUSTOM_PIPELINES = {
     }
 }
 
+# What is said of a model that plain CLIP becomes
+PLAIN_CLIP = "{} is plain CLIP: frames are embedded one by one and averaged; nothing was trained on videos."
+
 # File of class embeddings, saved beside a model's weights
 CLASS_BANK_NAME = "class_bank.safetensors"
 

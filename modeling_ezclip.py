@@ -34,7 +34,7 @@ from transformers.models.clip.modeling_clip import (
     CLIPVisionEmbeddings,
     eager_attention_forward,
 )
-from transformers.utils import ModelOutput, TransformersKwargs, cached_file
+from transformers.utils import ModelOutput, TransformersKwargs, cached_file, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -55,6 +55,9 @@ if TYPE_CHECKING:
     from .pipeline_ezclip import ZeroShotVideoClassificationPipeline  # noqa: F401
     from .processing_ezclip import EZClipProcessor  # noqa: F401
     from .video_ezclip import read_frames  # noqa: F401
+
+
+logger = logging.get_logger(__name__)
 
 
 # ---- Packed texts ----
@@ -1026,8 +1029,10 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
 
     # The class bank saved with the weights, if there is one
     class_bank_file: str | None = None
-    # Names of weights that were not loaded, set by `ezclip.load_model`
+    # Names of weights that were not loaded
     newly_initialized: frozenset[str] = frozenset()
+    # The new parts that spoil predictions until they are trained
+    untrained: tuple[str, ...] = ()
 
     def __init__(self, config: EZClipConfig):
         super().__init__(config)
@@ -1046,8 +1051,13 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
         """Load a model as [`LoadTrainedMixin.from_pretrained`] does, find its class bank, and freeze its backbone."""
         hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         hub_options["revision"] = kwargs.get("_commit_hash") or hub_options.get("revision")
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        return_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model.newly_initialized = frozenset(info["missing_keys"])
+        parts = {"temporal_prompt": "temporal prompts", "temporal_head": "temporal head"}
+        model.untrained = tuple(
+            name for part, name in parts.items() if any(part in key for key in model.newly_initialized)
+        )
         if pretrained_model_name_or_path is not None:
             # Fetched now, with the revision and token of the weights: later there may be no network.
             model.class_bank_file = cached_file(
@@ -1056,7 +1066,13 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
         # Loading replaces the parameters that `__init__` froze by new, trainable ones.
         if model.config.freeze_backbone:
             model.freeze_backbone()
-        return loaded
+        return (model, info) if return_info else model
+
+    def train(self, mode: bool = True) -> "EZClipModel":
+        """Set training or evaluation mode. Once training has begun, no part counts as untrained."""
+        if mode:
+            self.untrained = ()
+        return super().train(mode)
 
     def freeze_backbone(self):
         """
@@ -1127,6 +1143,11 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
             [`EZClipVideoFeatures`]: `pooler_output` `(B, D)` holds the video embeddings, projected, not normalised;
             `frame_embeds` `(B, T, D)`, with joint attention `(B, 1, D)`, the frame embeddings they are made of.
         """
+        if self.untrained and not self.training and not torch.compiler.is_compiling():
+            logger.warning_once(
+                f"{self.name_or_path}: the {' and '.join(self.untrained)} of this model are new and untrained, which "
+                "spoils its predictions. Train it, or load plain CLIP: `ezclip.load_model(name)`."
+            )
         outputs = self.vision_model(
             pixel_values=pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,

@@ -11,26 +11,31 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.utils.data import Dataset, IterableDataset, Subset
 from transformers import Pipeline
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 
 
 try:
-    from .checkpoint_ezclip import PUSH_OPTIONS
-    from .configuration_ezclip import CLASS_BANK_NAME, PIPELINE_TASK, EZClipConfig
-    from .processing_ezclip import distinct_texts, label_key, label_to_words
+    from .checkpoint_ezclip import MAY_BE_ABSENT, PUSH_OPTIONS
+    from .configuration_ezclip import CLASS_BANK_NAME, PIPELINE_TASK, PLAIN_CLIP, EZClipConfig
+    from .modeling_ezclip import EZClipModel
+    from .processing_ezclip import EZClipProcessor, distinct_texts, label_key, label_to_words
     from .video_ezclip import VideoReadError, is_single_video
 except ImportError:
     if __package__:  # in a remote-code folder, a missing dependency must keep its own message
         raise
-    from checkpoint_ezclip import PUSH_OPTIONS
-    from configuration_ezclip import CLASS_BANK_NAME, PIPELINE_TASK, EZClipConfig
-    from processing_ezclip import distinct_texts, label_key, label_to_words
+    from checkpoint_ezclip import MAY_BE_ABSENT, PUSH_OPTIONS
+    from configuration_ezclip import CLASS_BANK_NAME, PIPELINE_TASK, PLAIN_CLIP, EZClipConfig
+    from modeling_ezclip import EZClipModel
+    from processing_ezclip import EZClipProcessor, distinct_texts, label_key, label_to_words
     from video_ezclip import VideoReadError, is_single_video
 
+
+logger = logging.get_logger(__name__)
 
 ENSEMBLES = ("probability", "embedding")
 CLASS_OPTIONS = (
@@ -454,10 +459,14 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
     _load_video_processor = False
     _load_feature_extractor = False
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, model, *args, processor=None, **kwargs):
         local_files_only = kwargs.pop("local_files_only", False)
         defaults = take_class_options(kwargs)
-        super().__init__(*args, **kwargs)
+        if type(model).__name__ == "CLIPModel":
+            processor = wrap_clip_processor(processor, model)
+            model = wrap_clip(model, local_files_only)
+            logger.warning_once(PLAIN_CLIP.format(model.name_or_path or "The model"))
+        super().__init__(model, *args, processor=processor, **kwargs)
         self._check_parts()
         self.model.eval()
         self.class_choice = ClassChoice(self, defaults, local_files_only)
@@ -589,16 +598,70 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
     def _check_parts(self):
         config, name = self.model.config, self.model.name_or_path
         if config.model_type != EZClipConfig.model_type:
-            remedy = "Give the folder or repository of one."
-            if config.model_type == "clip":
-                save = f"({name!r}, preset='clip').save_pretrained(folder)`"
-                remedy = f"Convert a plain CLIP first: `ezclip.load_model{save} and `ezclip.load_processor{save}."
-            raise ValueError(f"The model must be an EZ-CLIP, got {name!r} of type {config.model_type!r}. {remedy}")
+            raise ValueError(
+                f"The model must be an EZ-CLIP or a CLIP with both towers, got {name!r} of type "
+                f"{config.model_type!r}. Give the folder or repository of one."
+            )
         if not hasattr(self.processor, "get_prompts"):
             raise ValueError(
                 f"`processor` of {PIPELINE_TASK!r} must be an EZClipProcessor, got {type(self.processor).__name__}. "
                 "Save one beside the model (`processor.save_pretrained`)."
             )
+
+
+def wrap_clip(clip, local_files_only: bool = False) -> EZClipModel:
+    """
+    Return a `CLIPModel` as an [`EZClipModel`] that averages frame embeddings. The two share their weights.
+
+    Raises:
+        `ValueError`: if weights are quantized, offloaded, or on several devices.
+    """
+    weights = clip.state_dict()
+    devices = {weight.device.type if weight.is_meta else weight.device for weight in weights.values()}
+    if len(devices) > 1 or clip.device.type == "meta" or not all(w.is_floating_point() for w in weights.values()):
+        raise ValueError(
+            f"The weights of plain CLIP must be floating point numbers on one device, got {clip.name_or_path!r} "
+            "quantized, or spread over several. Load it with `device` instead of `device_map`."
+        )
+    own = {name: getattr(clip.config, name) for name in ("projection_dim", "logit_scale_init_value")}
+    config = EZClipConfig.from_preset("clip", clip.config.text_config, clip.config.vision_config, **own)
+    with torch.device("meta"):
+        model = EZClipModel._from_config(config, attn_implementation=clip.config._attn_implementation)
+    model.load_state_dict(weights, assign=True)
+    for name, buffer in clip.named_buffers():  # positions, which no file holds
+        module, _, own_name = name.rpartition(".")
+        setattr(model.get_submodule(module), own_name, buffer)
+    model.name_or_path = model.config.name_or_path = clip.name_or_path
+    if hasattr(clip, "hf_device_map"):
+        model.hf_device_map = clip.hf_device_map
+    if clip.name_or_path:
+        hub = {"local_files_only": local_files_only, "revision": getattr(clip.config, "_commit_hash", None)}
+        model.class_bank_file = cached_file(clip.name_or_path, CLASS_BANK_NAME, **MAY_BE_ABSENT, **hub)
+    return model
+
+
+def wrap_clip_processor(processor, clip):
+    """
+    Return a `CLIPProcessor` as an [`EZClipProcessor`] that prepares frames as it does. Return any other unchanged.
+
+    Raises:
+        `ValueError`: if its tokenizer is not the model's: transformers makes an empty one if its files are missing.
+    """
+    tokenizer, image_processor = (getattr(processor, name, None) for name in ("tokenizer", "image_processor"))
+    if hasattr(processor, "get_prompts") or tokenizer is None or image_processor is None:
+        return processor
+    text_config = clip.config.text_config
+    if len(tokenizer) != text_config.vocab_size:
+        raise ValueError(
+            f"The tokenizer has {len(tokenizer)} tokens and the model {clip.name_or_path!r} {text_config.vocab_size}: "
+            "it is of another model, or its files are missing. Pass `processor=` with the right one."
+        )
+    name = type(image_processor).__name__.removesuffix("Fast")
+    if (with_pil := getattr(transformers, f"{name}Pil", None)) is not None:  # torchvision's pixels differ
+        image_processor = with_pil.from_dict(image_processor.to_dict())
+    limit = text_config.max_position_embeddings
+    tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
+    return EZClipProcessor(image_processor, tokenizer, use_published_crop=False)
 
 
 class _VideoStream(IterableDataset):

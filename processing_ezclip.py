@@ -483,6 +483,8 @@ class EZClipProcessor(ProcessorMixin):
         """Save the processor; raise `ValueError` if it has no tokenizer."""
         if self.tokenizer is None:
             raise ValueError("A processor without a tokenizer cannot be saved. Set `processor.tokenizer` first.")
+        # `pipeline` passes its `dtype` on to the tokenizer, which would save it and cannot.
+        self.tokenizer.init_kwargs.pop("dtype", None)
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def _tokenize(self, text: str | list[str], text_kwargs: dict | None = None, **kwargs) -> dict:

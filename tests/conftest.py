@@ -3,11 +3,13 @@
 import contextlib
 import functools
 import http.server
+import logging
 import threading
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from transformers.utils import logging as transformers_logging
 
 from ezclip import EZClipModel, EZClipProcessor
 from ezclip.cli.demo import word_tokenizer
@@ -21,6 +23,14 @@ def fresh_accelerator_state():
     """Accelerate keeps the devices and precision of a process; each test has its own."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def logged(caplog):
+    """Return a function that returns the warnings of this test so far."""
+    transformers_logging.enable_propagation()
+    yield lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    transformers_logging.disable_propagation()
 
 
 @pytest.fixture(scope="session")

@@ -500,7 +500,7 @@ def test_load_model_sets_base(clip, trained, tmp_path, monkeypatch):
 
 
 def test_load_model_errors(saved, clip, tmp_path):
-    model = load_model(clip, vision_config={"temporal_prompt": "none"})
+    model = load_model(clip, for_training=True, vision_config={"temporal_prompt": "none"})
     train(model).save_pretrained(tmp_path / "no prompts", trained_only=True)
     with pytest.raises(ModelError, match="no prompts was not trained with temporal prompts, which spoils"):
         load_model(tmp_path / "no prompts", vision_config={"temporal_prompt": "deep"})

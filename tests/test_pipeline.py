@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPConfig, CLIPModel, pipeline
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    pipeline,
+)
 from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 from transformers.pipelines.pt_utils import KeyDataset
 
@@ -27,7 +34,7 @@ from ezclip import (
 )
 from ezclip.cli.demo import word_tokenizer
 from processing_ezclip import default_image_processor
-from tests.helpers import ACTION_CLIPS, ROOT, WORDS, random_clip, read_lines, run, shared_path, tiny_config
+from tests.helpers import ACTION_CLIPS, ROOT, WORDS, make_clip, random_clip, read_lines, run, shared_path, tiny_config
 
 
 TASK = "zero-shot-video-classification"
@@ -35,6 +42,8 @@ TASK = "zero-shot-video-classification"
 MODULES = ("checkpoint", "configuration", "modeling", "pipeline", "processing", "video")
 CODE_FILES = {f"{module}_ezclip.py" for module in MODULES}
 LABELS = ["red circle", "green square", "blue circle"]
+PIXELS = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+TINY_TOWER = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 16}
 
 
 def make(folder, **kwargs) -> ZeroShotVideoClassificationPipeline:
@@ -484,24 +493,70 @@ def test_unreadable_video(classifier, clip_folder, clips, options):
         classifier("missing.mp4", candidate_labels=LABELS)
 
 
-def test_plain_clip(tmp_path):
-    config, tokenizer = tiny_config(15), word_tokenizer(WORDS)
-    towers = {}
-    for name in ("text_config", "vision_config"):
-        own = getattr(config, name)
-        fields = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-        towers[name] = {field: getattr(own, field) for field in fields}
-    towers["text_config"] |= {"vocab_size": len(tokenizer), "max_position_embeddings": 16, "eos_token_id": 14}
-    towers["vision_config"] |= {"image_size": 32, "patch_size": 16}
-    CLIPModel(CLIPConfig(projection_dim=16, **towers)).save_pretrained(tmp_path / "clip")
-    default_image_processor(32).save_pretrained(tmp_path / "clip")
-    tokenizer.save_pretrained(tmp_path / "clip")
-    with pytest.raises(ValueError, match=r"'clip'.*ezclip\.load_model\(.*ezclip\.load_processor\("):
+@pytest.fixture(scope="module")
+def clip_with_processor(tmp_path_factory):
+    """Return a folder as `CLIPModel` and `CLIPProcessor` save it. Tests do not change it."""
+    folder, tokenizer = tmp_path_factory.mktemp("clip"), word_tokenizer(WORDS)
+    make_clip(folder, vocab_size=len(tokenizer))
+    CLIPProcessor(CLIPImageProcessorPil(**PIXELS), tokenizer).save_pretrained(folder)
+    return folder
+
+
+def test_plain_clip(clip_with_processor, clips, logged):
+    expected = pipeline(
+        TASK,
+        model=load_model(clip_with_processor, preset="clip"),
+        processor=load_processor(clip_with_processor),
+        device="cpu",
+    )(clips, LABELS)
+    assert not [line for line in logged() if "is plain CLIP" in line]
+    assert make(clip_with_processor)(clips, LABELS) == expected
+    assert make(clip_with_processor)(clips, LABELS, batch_size=2) != []
+    assert sum(line.startswith(f"{clip_with_processor} is plain CLIP:") for line in logged()) == 1
+
+
+def test_plain_clip_as_objects(clip_with_processor, clips):
+    clip, processor = (cls.from_pretrained(clip_with_processor) for cls in (CLIPModel, CLIPProcessor))
+    weights = dict(clip.named_parameters())
+    classifier = pipeline(TASK, model=clip, processor=processor, device="cpu")
+    assert all(p.data_ptr() == weights[name].data_ptr() for name, p in classifier.model.named_parameters())
+    assert classifier(clips, LABELS) == make(clip_with_processor)(clips, LABELS)
+
+
+def test_plain_clip_options_and_save(clip_with_processor, clips, tmp_path):
+    options = {"dtype": torch.bfloat16, "model_kwargs": {"attn_implementation": "eager"}}
+    classifier = make(clip_with_processor, candidate_labels=LABELS, **options)
+    assert classifier.model.dtype == torch.bfloat16
+    assert classifier.model.config._attn_implementation == "eager"
+    expected = classifier(clips)
+    classifier.save_pretrained(tmp_path)
+    assert_carries_the_code(tmp_path)
+    again = make(tmp_path, model_kwargs={"attn_implementation": "eager"})
+    assert again.model.dtype == torch.bfloat16
+    assert_same(again(clips), [scores(result) for result in expected])
+
+
+def test_plain_clip_with_a_class_bank(clip_with_processor, clips, tmp_path):
+    folder = tmp_path / "clip"
+    shutil.copytree(clip_with_processor, folder)
+    classifier = make(folder)
+    ClassBank.build(classifier.model, classifier.processor, LABELS).save_pretrained(folder)
+    assert_same(make(folder)(clips), [scores(result) for result in classifier(clips, LABELS)])
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"), [("tokenizer*", "its files are missing"), ("processor_config.json", "image processor")]
+)
+def test_plain_clip_without_its_files(clip_with_processor, tmp_path, missing, message):
+    shutil.copytree(clip_with_processor, tmp_path / "clip", ignore=shutil.ignore_patterns(missing))
+    with pytest.raises((OSError, ValueError), match=message):
         make(tmp_path / "clip")
-    # The error suggests:
-    load_model(tmp_path / "clip", preset="clip").save_pretrained(tmp_path / "ezclip")
-    load_processor(tmp_path / "clip", preset="clip").save_pretrained(tmp_path / "ezclip")
-    assert len(make(tmp_path / "ezclip")(random_clip(0), LABELS)) == 3
+
+
+def test_half_of_clip_is_refused(tmp_path):
+    CLIPVisionModel(CLIPVisionConfig(**TINY_TOWER)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"both towers, got .* of type 'clip_vision_model'"):
+        pipeline(TASK, model=str(tmp_path), processor=EZClipProcessor(), device="cpu")
 
 
 def test_processor_is_required(own_folder):

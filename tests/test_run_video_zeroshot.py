@@ -437,15 +437,19 @@ def test_bad_arguments(arguments, message, tiny_folder, clip_folder, tmp_path, c
     assert message in said and "Traceback" not in said
 
 
-def test_untrained_temporal_prompts(tmp_path, clip_folder, tiny_folder, capsys):
+def test_plain_clip_is_evaluated_untrained_parts_are_not(tmp_path, clip_folder, tiny_folder, capsys, logged):
     make_clip(tmp_path / "clip", vocab_size=15)
     arguments = ["--model_name_or_path", tmp_path / "clip", "--tokenizer_name", tiny_folder, "--do_eval"]
     arguments += ["--validation_dir", clip_folder, "--output_dir", tmp_path / "out"]
-    said = error_of(capsys, *arguments)
-    assert "was not trained with temporal prompts, which spoils its predictions" in said
+    for added in (["--temporal_prompt", "deep"], ["--preset", "ezclip"]):
+        said = error_of(capsys, *arguments, *added)
+        assert "was not trained with temporal prompts, which spoils its predictions" in said
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert error_of(capsys, *arguments, "--temporal_head", "lstm").count("temporal head (lstm)") == 1
     AcceleratorState._reset_state(reset_partial_state=True)
-    out = run(*arguments, "--temporal_prompt", "none")
+    out = run(*arguments)
     assert read_json(out / "eval_results.json")["eval_samples"] == 5
+    assert sum(line.startswith(f"{tmp_path / 'clip'} is plain CLIP") for line in logged()) == 1
 
 
 def test_num_frames_of_processor_and_model(tiny_folder, evaluation, tmp_path, capsys):

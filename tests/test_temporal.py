@@ -259,8 +259,50 @@ def test_fields_override_preset():
 @pytest.mark.parametrize("preset", ["actionclip", "actionclip_tsm", "actionclip_joint", "ezclip"])
 def test_untrained_preset_is_refused(preset, tmp_path):
     make_clip(tmp_path)
-    with pytest.raises(ModelError, match="was not trained with .* which spoils its predictions.*--preset clip"):
+    with pytest.raises(ModelError, match="was not trained with .* which spoils .*plain CLIP needs no training"):
         load_model(tmp_path, preset=preset)
+
+
+def test_plain_clip_without_a_preset(tmp_path, logged):
+    make_clip(tmp_path)
+    model, expected = load_model(tmp_path, vision_config={"num_frames": 4}), load_model(tmp_path, preset="clip")
+    assert sum("is plain CLIP" in line for line in logged()) == 1
+    assert set(model.state_dict()) == set(expected.state_dict())
+    assert (model.config.vision_config.num_frames, model.newly_initialized) == (4, frozenset())
+    assert load_model(tmp_path, for_training=True).config.vision_config.temporal_prompt == "deep"
+
+
+@pytest.mark.parametrize("head", ["mean", "lstm"])
+def test_fresh_parts_warn_when_they_predict(head, tmp_path, logged):
+    make_clip(tmp_path)
+
+    def warnings(**options):
+        model = EZClipModel.from_pretrained(tmp_path, **options)
+        model.name_or_path = f"{tmp_path} {head} {options}"
+        for _ in range(2):
+            model.get_video_features(make_inputs()["pixel_values"])
+        trained = EZClipModel.from_pretrained(tmp_path, **options)
+        trained.train().eval().get_video_features(make_inputs()["pixel_values"])
+        return [line for line in logged() if line.startswith(f"{model.name_or_path}: ")]
+
+    assert len(said := warnings(temporal_head=head)) == 1
+    assert ("temporal prompts" in said[0], "temporal head" in said[0]) == (True, head == "lstm")
+    only_adapters = {"vision_config": {"temporal_prompt": "none"}}
+    assert warnings(**only_adapters) == []
+
+
+def test_trained_model_does_not_warn(tmp_path, logged):
+    EZClipModel(tiny_config()).save_pretrained(tmp_path)
+    EZClipModel.from_pretrained(tmp_path).get_video_features(make_inputs()["pixel_values"])
+    assert not [line for line in logged() if "untrained" in line]
+
+
+def test_fresh_parts_compile(tmp_path):
+    make_clip(tmp_path)
+    model, inputs = EZClipModel.from_pretrained(tmp_path), make_inputs()["pixel_values"]
+    torch.export.export(model.vision_model, (inputs,))
+    compiled = torch.compile(model.get_video_features, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(inputs).pooler_output, model.get_video_features(inputs).pooler_output)
 
 
 def test_preset_must_fit_trained_model(tmp_path):

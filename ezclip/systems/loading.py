@@ -8,7 +8,7 @@ from transformers.utils import IMAGE_PROCESSOR_NAME, logging
 from transformers.utils.hub import cached_file
 
 from checkpoint_ezclip import MAY_BE_ABSENT, is_added_to_clip, list_some, naming_damage, resolve_base
-from configuration_ezclip import EZClipVisionConfig, check_model_type, check_sizes
+from configuration_ezclip import PLAIN_CLIP, EZClipVisionConfig, check_model_type, check_sizes
 from ezclip.errors import ModelError, first_line
 from ezclip.systems.bpe_tokenizer import load_bpe_tokenizer
 from ezclip.systems.presets import default_num_frames, make_config
@@ -162,7 +162,8 @@ def load_model(
         vision_config (`dict`, *optional*), text_config (`dict`, *optional*):
             Fields of the towers' configurations to change.
         preset (`str`, *optional*):
-            The published system to turn plain CLIP into, by default `"ezclip"`; see [`make_config`].
+            The published system to turn plain CLIP into, see [`make_config`]. By default `"ezclip"` for training, and
+            otherwise `"clip"`, which a line says: plain CLIP on averaged frames.
         fields:
             Fields of [`EZClipConfig`] to change.
 
@@ -170,8 +171,10 @@ def load_model(
         [`ModelError`]: if there is no such model, or its weights do not fit.
     """
     saved = _read_config(name_or_path)
-    config = make_config(saved, name_or_path, preset, vision_config, text_config, **fields)
     is_plain = isinstance(saved, CLIPConfig)
+    stays_plain = is_plain and preset is None and not for_training
+    system = "clip" if stays_plain else preset
+    config = make_config(saved, name_or_path, system, vision_config, text_config, **fields)
     changed = bool(preset or vision_config or text_config or fields)
     verbosity = logging.get_verbosity()
     try:
@@ -190,10 +193,11 @@ def load_model(
     finally:
         logging.set_verbosity(verbosity)
     _check_weights(info, name_or_path, may_lack_added=is_plain or changed, may_have_added=changed)
-    model.newly_initialized = frozenset(info["missing_keys"])
     if not for_training:
         missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
         _check_trained(model, saved, missing, unexpected, name_or_path)
+    if stays_plain:
+        logger.warning_once(PLAIN_CLIP.format(name_or_path))
     if model.config.base_model_name_or_path is None:
         model.config.base_model_name_or_path = resolve_base(name_or_path)
     return model
@@ -291,8 +295,7 @@ def _check_trained(
     if untrained := [name for name, is_new in new.items() if is_new]:
         raise ModelError(
             f"{name_or_path} was not trained with {' or '.join(untrained)}, which spoils its predictions. Train it "
-            "(`ezclip run --do_train`), or use plain CLIP with --preset clip. For commands without --preset, convert "
-            f"it first: ezclip.load_model({str(name_or_path)!r}, preset='clip').save_pretrained(folder)."
+            "(`ezclip run --do_train`), or leave these options out: plain CLIP needs no training."
         )
     if left_out := sorted(key for key in unexpected if is_added_to_clip(key)):
         raise ModelError(
