@@ -496,6 +496,44 @@ def test_troubleshooting_quotes_messages(messages):
     assert not lost
 
 
+SHOWN_LABELS = "red cross, blue circle, green square"
+
+
+def masked(output: str) -> str:
+    """Leave out what depends on the weights: scores, their bars, and which label is the best."""
+    labels = "|".join(SHOWN_LABELS.split(", "))
+    return re.sub(rf"'score': [\d.e-]+|'label': '\w+ \w+'|(?<=  )({labels}) +\d+\.\d %( +\S+)?", "…", output).strip()
+
+
+def test_readme_shows_current_output(clip_files, tmp_path, monkeypatch, capfd, caplog):
+    """The README shows a run on the demo's CLIP; this is the same run on another CLIP, so the scores differ."""
+    python, command = [block.text for block in blocks_of("README.md") if block.language == "text"]
+    shutil.copytree(clip_files, tmp_path / "demo" / "clip")
+    words = list(dict.fromkeys([*SHOWN_LABELS.replace(",", "").split(), *WORDS]))
+    word_tokenizer(words[:26]).save_pretrained(tmp_path / "demo" / "clip")
+    (tmp_path / "videos").mkdir()
+    for name in ("video.mp4", "videos/blue.mp4", "videos/green.mp4"):
+        write_video(tmp_path / name, random_clip(len(name)))
+    (tmp_path / "videos" / "broken.mp4").write_text("broken")
+    monkeypatch.chdir(tmp_path)
+    (block,) = (block for block in RUNNING if block.page == "README.md" and block.language == "python")
+    own = re.sub(r'candidate_labels="[^"]+"', f'candidate_labels="{SHOWN_LABELS}"', block.text)
+    run_python(Block("README.md", block.line, "python", own.replace(CLIP, "demo/clip")), {"__name__": "example"})
+    line, answers = python.split("\n", 1)
+    assert masked(capfd.readouterr().out) == masked(answers)
+    assert line in caplog.messages
+    (words,) = (
+        commands_of(block)[0] for block in RUNNING if block.page == "README.md" and "answers.csv" in block.text
+    )
+    words[words.index("--labels") + 1] = SHOWN_LABELS
+    with pytest.raises(AssertionError, match=": 1"):  # exit status 1: a video could not be read
+        run_command([*words, "--model", "demo/clip"])
+    printed = capfd.readouterr()
+    shown, error = command.replace(f"{line}\n", "").split("ezclip classify: ")
+    assert masked(printed.out) == masked(shown)
+    assert error in printed.err
+
+
 def slug(heading: str) -> str:
     """The anchor that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
