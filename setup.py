@@ -16,11 +16,19 @@ COMPARE = ["scipy>=1.15"]
 REPORT = [*PLOTS, *COMPARE, "scikit-learn>=1.5"]
 ONNX = ["onnx>=1.20", "onnxscript>=0.6", "onnxruntime>=1.23"]
 
+
+def long_description() -> str:
+    """Return the README with absolute links: the page on PyPI has no files beside it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    pictures = re.sub(r"(!\[[^\]]*\]\()(?!https?:)", rf"\1{URL}/raw/main/", text)
+    return re.sub(r"(\]\()(?!https?:|#)", rf"\1{URL}/blob/main/", pictures)
+
+
 setup(
     name="ezclip",
     version=VERSION,
     description="Zero-shot video action recognition in transformers: EZ-CLIP, ActionCLIP, ViFi-CLIP, TEAR, CLIP",
-    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description=long_description(),
     long_description_content_type="text/markdown",
     license="MIT",
     url=URL,
@@ -81,12 +89,16 @@ setup(
         "app": APP,
         "report": REPORT,
         "onnx": ONNX,
+        # Formatting the signatures of the API reference needs ruff
+        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0", "ruff>=0.9"],
         "test": [
             *APP,
             *REPORT,
             *ONNX,
             "basedpyright>=1.30",
             "import-linter>=2.3",
+            "ipykernel>=6.29",
+            "nbclient>=0.10",
             "parameterized>=0.9",
             "peft>=0.18",
             "pytest>=8.0",

@@ -5,6 +5,7 @@ import ast
 import functools
 import importlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -25,7 +26,7 @@ from ezclip import EZClipProcessor
 from ezclip.cli.demo import word_tokenizer
 from ezclip.cli.main import COMMANDS
 from ezclip.systems.loading import load_model
-from ezclip.utils.synthetic_clips import write_video
+from ezclip.utils.synthetic_clips import DIRECTIONS, write_video
 from processing_ezclip import default_image_processor
 from tests.descriptions.test_descriptions import chat_server, save_speaking_model
 from tests.helpers import ROOT, random_clip
@@ -49,13 +50,19 @@ class Run:
 
 
 RUNS = {
-    "README.md": Run(("ezclip-vit-base-patch16/pipeline_ezclip.py", "out/eval_results.json")),
+    "README.md": Run(
+        ("answers.csv", "ezclip-vit-base-patch16/pipeline_ezclip.py", "out/eval_results.json")
+        + ("trained_on_mine/model.safetensors",)
+    ),
     "docs/attention.md": Run(
         ("maps/attention.png", "maps/attention.mp4", "maps/temporal_attention.png", "rollout.png", "figure.png"),
         needs=("matplotlib",),
     ),
     "docs/classify.md": Run(
-        ("ezclip-vit-base-patch16/class_bank.safetensors", "own/predictions.jsonl", "streamed/predictions.jsonl")
+        (
+            *("ezclip-vit-base-patch16/class_bank.safetensors", "own/predictions.jsonl", "streamed/predictions.jsonl"),
+            *("answers.csv", "answers.parquet"),
+        )
     ),
     "docs/convert.md": Run(("actionclip/model.safetensors", "vificlip/processor_config.json")),
     "docs/decoding.md": Run(("videos.csv",)),
@@ -97,6 +104,9 @@ RUNS = {
 NOT_RUN = {
     ("README.md", "python -m pip install -c constraints.txt . &&"): "installs; tests/cli/test_demo.py runs the demo",
     ("README.md", 'python -m pip install -c constraints.txt -e ".[test]"'): "installs, and runs these tests",
+    ("docs/demo.md", "ezclip demo --output_dir demo\npython scripts/make_pictures.py"): (
+        "tests/cli/test_demo.py runs the demo, test_pictures_from_a_demo the script"
+    ),
     ("docs/app.md", 'python -m pip install ".[app]"'): "installs",
     ("docs/app.md", "ezclip app --model_name_or_path"): "serves until stopped: tests/app/test_app.py runs it",
     ("docs/app.md", "from gradio_client import"): "needs the page: tests/app/test_app.py does the same",
@@ -488,6 +498,44 @@ def test_troubleshooting_quotes_messages(messages):
     assert not lost
 
 
+SHOWN_LABELS = "red cross, blue circle, green square"
+
+
+def masked(output: str) -> str:
+    """Leave out what depends on the weights: scores, their bars, and which label is the best."""
+    labels = "|".join(SHOWN_LABELS.split(", "))
+    return re.sub(rf"'score': [\d.e-]+|'label': '\w+ \w+'|(?<=  )({labels}) +\d+\.\d %( +\S+)?", "…", output).strip()
+
+
+def test_readme_shows_current_output(clip_files, tmp_path, monkeypatch, capfd, caplog):
+    """The README shows a run on the demo's CLIP; this is the same run on another CLIP, so the scores differ."""
+    python, command = [block.text for block in blocks_of("README.md") if block.language == "text"]
+    shutil.copytree(clip_files, tmp_path / "demo" / "clip")
+    words = list(dict.fromkeys([*SHOWN_LABELS.replace(",", "").split(), *WORDS]))
+    word_tokenizer(words[:26]).save_pretrained(tmp_path / "demo" / "clip")
+    (tmp_path / "videos").mkdir()
+    for name in ("video.mp4", "videos/blue.mp4", "videos/green.mp4"):
+        write_video(tmp_path / name, random_clip(len(name)))
+    (tmp_path / "videos" / "broken.mp4").write_text("broken")
+    monkeypatch.chdir(tmp_path)
+    (block,) = (block for block in RUNNING if block.page == "README.md" and block.language == "python")
+    own = re.sub(r'candidate_labels="[^"]+"', f'candidate_labels="{SHOWN_LABELS}"', block.text)
+    run_python(Block("README.md", block.line, "python", own.replace(CLIP, "demo/clip")), {"__name__": "example"})
+    line, answers = python.split("\n", 1)
+    assert masked(capfd.readouterr().out) == masked(answers)
+    assert line in caplog.messages
+    (words,) = (
+        commands_of(block)[0] for block in RUNNING if block.page == "README.md" and "answers.csv" in block.text
+    )
+    words[words.index("--labels") + 1] = SHOWN_LABELS
+    with pytest.raises(AssertionError, match=": 1"):  # exit status 1: a video could not be read
+        run_command([*words, "--model", "demo/clip"])
+    printed = capfd.readouterr()
+    shown, error = command.replace(f"{line}\n", "").split("ezclip classify: ")
+    assert masked(printed.out) == masked(shown)
+    assert error in printed.err
+
+
 def slug(heading: str) -> str:
     """The anchor that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
@@ -501,8 +549,9 @@ def test_links(page):
         name, _, anchor = target.partition("#")
         path = (ROOT / page).parent / name if name else ROOT / page
         assert path.is_file(), target
-        headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-        assert not anchor or anchor in map(slug, headings), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in map(slug, headings), target
 
 
 def test_readme_links_reach_every_page():
@@ -514,3 +563,93 @@ def test_readme_links_reach_every_page():
             path = ((ROOT / page).parent / name).resolve().relative_to(ROOT).as_posix()
             waiting += [path] if path not in reached else []
     assert reached == {*PAGES, *OTHER_PAGES}
+
+
+# The site, the pictures and the notebook
+
+
+def test_site_lists_every_page():
+    """`mkdocs build --strict`, in .ci/run, checks the rest."""
+    listed, waiting = [], list(read_yaml(ROOT / "mkdocs.yml")["nav"])
+    while waiting:
+        for entry in waiting.pop().values():
+            if isinstance(entry, list):
+                waiting += entry
+            else:
+                listed.append(f"docs/{entry}")
+    assert sorted(["README.md", *listed]) == sorted(PAGES)
+
+
+def test_pictures_are_small_and_shown():
+    pictures = {f"docs/pictures/{path.name}" for path in (ROOT / "docs" / "pictures").iterdir()}
+    assert all((ROOT / name).stat().st_size < 300_000 for name in pictures)
+    shown = {
+        ((ROOT / page).parent / target).relative_to(ROOT).as_posix()
+        for page in PAGES
+        for target in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text_of(page))
+    }
+    assert shown == pictures
+    assert text_of("README.md").startswith("# ezclip\n\n![")
+
+
+def test_readme_has_the_figures_of_models():
+    """README.md repeats a part of docs/models.md."""
+    rows = text_of("docs/models.md").splitlines()
+    named = re.findall(r"`([\w-]+/[\w.-]+)` (\d\d\.\d)", text_of("README.md"))
+    assert len(named) > 10
+    for name, figure in named:
+        (row,) = (row for row in rows if row.startswith(f"| [`{name}`](https://huggingface.co/{name})"))
+        assert row.endswith(f"| {figure} |")
+    for figures in re.findall(r"\d\d\.\d / \d\d\.\d / \d\d\.\d", text_of("README.md")):
+        assert figures in text_of("docs/models.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_demo_never_passes_for_a_general_model(page):
+    if "demo/with_temporal_prompts" in text_of(page) or "pictures/" in text_of(page):
+        assert re.search(r"knows\s+coloured\s+shapes\s+only|and\s+nothing\s+else", text_of(page))
+
+
+def test_pictures_from_a_demo(tmp_path):
+    """The script runs on the folder of a demo; here its models have random weights."""
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("sklearn")
+    make_pictures = importlib.import_module("scripts.make_pictures")
+    words = ["a", *make_pictures.SUBJECT.split(), "moving", *DIRECTIONS]
+    tokenizer = word_tokenizer(words + [f"word{number}" for number in range(26 - len(words))])
+    for name in make_pictures.MODELS:
+        random_model().save_pretrained(tmp_path / name)
+        EZClipProcessor(default_image_processor(32), tokenizer).save_pretrained(tmp_path / name)
+    labels = [f"{make_pictures.SUBJECT} moving {direction}" for direction in DIRECTIONS]
+    lines = []
+    for label in labels:
+        for number in range(6):
+            path = tmp_path / "videos" / "novel" / label / f"{number:02d}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_video(path, random_clip(number))
+            predictions = [{"label": name, "score": 0.25} for name in labels]
+            lines.append(json.dumps({"video": str(path), "label": label, "predictions": predictions}) + "\n")
+    results = tmp_path / "without_temporal_prompts" / "novel" / "predictions.jsonl"
+    results.parent.mkdir()
+    results.write_text("".join(lines))
+    make_pictures.main([str(tmp_path), "--output_dir", str(tmp_path / "pictures")])
+    drawn = {path.name for path in (tmp_path / "pictures").iterdir()}
+    assert drawn == {path.name for path in (ROOT / "docs" / "pictures").iterdir()}
+
+
+def test_notebook(stage, clip_files, tmp_path, monkeypatch):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    monkeypatch.setenv("EZCLIP_MODEL", str(clip_files))
+    monkeypatch.setenv("EZCLIP_VIDEOS", str(stage / "videos"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.outputs for cell in codes[1:])
+    assert "yoga_0.mp4" in codes[3].outputs[-1].data["text/plain"]
+    assert "image/png" in codes[2].outputs[-1].data

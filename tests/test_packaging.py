@@ -1,6 +1,7 @@
 """The package as users get it: from a wheel, a source distribution or a clone."""
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -77,6 +78,16 @@ def test_files_of_the_wheel(wheel):
     kinds = {"ezclip/py.typed", "ezclip/data/__init__.pyi", "ezclip/configs/zero_shot.yaml"}
     assert kinds | {"ezclip/hub/model_card_template.md", "ezclip/report/page.html"} <= names
     assert {name.split("/")[0].rsplit(".", 1)[-1] for name in names - top_level} == {"ezclip", "dist-info"}
+
+
+def test_links_of_the_description_are_absolute(wheel):
+    """The page of a package index has no files beside it."""
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith("METADATA"))
+    links = re.findall(r"\]\(([^)\s]+)\)", archive.read(name).decode())
+    assert len(links) > 10
+    assert all(link.startswith(("https://", "#")) for link in links)
+    assert any(link.endswith("/raw/main/docs/pictures/directions.png") for link in links)
 
 
 @pytest.mark.parametrize("source", ["wheel", "sdist"])
