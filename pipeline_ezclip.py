@@ -229,6 +229,16 @@ class ClassBank:
         joined = scores[..., is_background].sum(axis=-1, keepdims=True)
         return labels, np.concatenate([scores[..., ~is_background], joined], axis=-1)
 
+    def rank(self, scores: np.ndarray, top_k: int | None = None, min_score: float = 0.0) -> list[dict[str, Any]]:
+        """
+        Return the labels of one video by descending score, the background labels as one.
+
+        `scores` of shape `(C,)` are the probabilities of the classes. An entry has `score` and `label`.
+        """
+        labels, scores = self.join_background(scores)
+        order = np.argsort(-scores, kind="stable")[:top_k]
+        return [{"score": float(scores[i]), "label": labels[i]} for i in order if scores[i] >= min_score]
+
     def save_pretrained(self, save_directory: str | Path):
         """Write the bank, including its labels, to `class_bank.safetensors` in `save_directory`."""
         Path(save_directory).mkdir(parents=True, exist_ok=True)
@@ -543,9 +553,13 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         inputs = _as_inputs(video)
         if isinstance(inputs, list) and not inputs:
             return []
+        self.warn_of_scope()
+        return super().__call__(inputs, bank=bank, **kwargs)
+
+    def warn_of_scope(self):
+        """Say once what the model was trained for, if its configuration says so."""
         if scope := self.model.config.scope:
             logger.warning_once(clean(f"{self.model.name_or_path or 'The model'}: {scope}"))
-        return super().__call__(inputs, bank=bank, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
         r"""
@@ -628,9 +642,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         errors = model_outputs["error"]  # of one video; a list if it was not in a batch
         if error := errors[0] if isinstance(errors, list) else errors:
             return [{"score": None, "label": None, "error": error}]
-        labels, scores = bank.join_background(model_outputs["scores"][0].numpy())
-        order = np.argsort(-scores, kind="stable")[:top_k]
-        return [{"score": float(scores[i]), "label": labels[i]} for i in order if scores[i] >= min_score]
+        return bank.rank(model_outputs["scores"][0].numpy(), top_k, min_score)
 
     def _check_parts(self):
         config, name = self.model.config, self.model.name_or_path

@@ -10,7 +10,7 @@ from ezclip.classification.answers import VideoAnswer
 from ezclip.classification.embedding_cache import EmbeddingCache, digest_video
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import ModelError
-from pipeline_ezclip import CLASS_OPTIONS, ClassBank
+from pipeline_ezclip import CLASS_OPTIONS
 from video_ezclip import DEFAULT_LIMITS, ReadLimits, VideoReadError, describe_video, is_url, local_path, open_url
 
 
@@ -79,6 +79,7 @@ def classify_videos(
     if candidate_labels is not None:
         class_options["candidate_labels"] = candidate_labels
     bank = classifier.class_choice.choose({name: value for name, value in class_options.items() if value is not None})
+    classifier.warn_of_scope()
     options = {"start": start, "end": end, "allow_partial": allow_partial}
     cache = None
     if cache_dir is not None:
@@ -91,7 +92,8 @@ def classify_videos(
             except VideoReadError as error:
                 yield VideoAnswer(name, error=f"{error.reason} {error.remedy}")
                 continue
-            yield VideoAnswer(name, _predict(classifier, bank, embeds, top_k), None, problem, is_kept)
+            scores = bank.probabilities(embeds).mean(dim=0).cpu().numpy()
+            yield VideoAnswer(name, bank.rank(scores, top_k), None, problem, is_kept)
 
 
 def _embed(
@@ -120,8 +122,3 @@ def _embed(
     if cache is not None and key is not None:
         cache.keep(key, embeds, metadata.problem)
     return embeds, metadata.problem, False
-
-
-def _predict(classifier, bank: ClassBank, embeds: torch.Tensor, top_k: int | None) -> list[dict]:
-    scores = bank.probabilities(embeds).mean(dim=0, keepdim=True).cpu()
-    return classifier.postprocess({"scores": scores}, bank, top_k)

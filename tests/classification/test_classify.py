@@ -57,6 +57,12 @@ def test_scores_of_the_pipeline(classifier, clips):
         assert [one["score"] for one in answer.predictions] == pytest.approx([one["score"] for one in scores])
 
 
+def test_scope_is_said_with_the_first_answer(classifier, clips, logged):
+    classifier.model.config.scope = "It knows coloured shapes only."
+    next(classify_videos(classifier, clips, LABELS))
+    assert "It knows coloured shapes only." in logged()
+
+
 def test_unreadable_videos_do_not_lose_the_others(classifier, clips, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(clips[0].read_bytes()[:900])
