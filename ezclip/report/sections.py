@@ -63,7 +63,7 @@ def _results(one: Material) -> list:
     for name, value, interval in headline_accuracies(run, one.seed):
         cards.append((name, percent(value), f"({percent(interval[0])} to {percent(interval[1])})" if interval else ""))
     is_labelled = len(run.known) > 0
-    labelled = "" if len(run.known) == len(run.videos) else f"{len(run.known)} with a label"
+    labelled = f"{len(run.known)} with a label" if 0 < len(run.known) < len(run.videos) else ""
     cards.append(("videos", f"{len(run.videos)}", labelled))
     if run.has_all_classes:
         chance = f"chance {percent(1 / run.num_classes)}" if is_labelled else ""
