@@ -124,4 +124,4 @@ def _embed(
 
 def _predict(classifier, bank: ClassBank, embeds: torch.Tensor, top_k: int | None) -> list[dict]:
     scores = bank.probabilities(embeds).mean(dim=0, keepdim=True).cpu()
-    return classifier.postprocess({"scores": scores}, bank, top_k)
+    return classifier.postprocess({"scores": scores, "error": None}, bank, top_k)
