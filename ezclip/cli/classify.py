@@ -248,8 +248,10 @@ def name_of(label: str | None) -> str:
 
 def short_names(videos: list[str]) -> list[str]:
     """Return the names of videos without the folder that all of them share, shortened in the middle."""
-    folders = {os.path.dirname(video) for video in videos}
-    shared = "" if "" in folders or any(map(is_url, videos)) else os.path.commonpath(folders)
+    try:
+        shared = "" if any(map(is_url, videos)) else os.path.commonpath(map(os.path.dirname, videos))
+    except ValueError:  # absolute and relative paths, or two drives
+        shared = ""
     return [shorten(os.path.relpath(video, shared) if shared else describe_video(video)) for video in videos]
 
 

@@ -204,6 +204,12 @@ def test_patterns_lists_and_urls(tiny_folder, clips, tmp_path, loopback_server, 
         assert output.startswith("4 videos") and "4 videos classified, 3 decoded, 1 from" in output
 
 
+def test_absolute_and_relative_paths(tiny_folder, clips, monkeypatch, capsys):
+    monkeypatch.chdir(clips[0].parent.parent)
+    assert run(tiny_folder, clips[0], "clips/c.mp4", "--labels", *LABELS) == 0
+    assert "\nclips/c.mp4 " in capsys.readouterr().out
+
+
 def test_labels_from_files(tiny_folder, clips, tmp_path, capsys):
     lines, numbered = tmp_path / "labels.txt", tmp_path / "labels.csv"
     lines.write_text("red circle\n\n green square \n", encoding="utf-8")
