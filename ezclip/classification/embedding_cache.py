@@ -15,7 +15,14 @@ from ezclip.utils.files import replacing, write_json
 from ezclip.utils.messages import get_logger
 from modeling_ezclip import EZClipModel
 from processing_ezclip import EZClipProcessor
-from video_ezclip import check_regular_file, describe_video, is_frame, local_path
+from video_ezclip import (
+    VideoReadError,
+    check_frame_folder,
+    check_regular_file,
+    describe_video,
+    is_frame,
+    local_path,
+)
 
 
 logger = get_logger(__name__)
@@ -88,13 +95,23 @@ def digest_video(video: str | bytes | os.PathLike) -> str:
     Return a digest of the content of a video: a file, a folder of frame images, or the bytes of a file.
 
     Raises:
-        [`VideoReadError`]: if the file does not exist, is empty, or is not a regular file.
+        [`VideoReadError`]: if a file does not exist, is empty, cannot be read, or is not a regular file, or if the
+        folder is not one video.
     """
     if isinstance(video, bytes):
         return hashlib.sha256(video).hexdigest()
-    name, path = describe_video(video), local_path(os.fspath(video))
-    if not os.path.isdir(path):
-        check_regular_file(path, name)
-        return digest_file(path)
-    # The names say the order of the frames.
-    return digest([(entry.name, digest_file(entry)) for entry in sorted(Path(path).iterdir()) if is_frame(entry)])
+    path, name = local_path(os.fspath(video)), describe_video(video)
+    try:
+        if not os.path.isdir(path):
+            return _digest_regular_file(path, name)
+        check_frame_folder(path, name)
+        frames = sorted(filter(is_frame, Path(path).iterdir()))
+        # The names say the order of the frames.
+        return digest([(frame.name, _digest_regular_file(frame, name)) for frame in frames])
+    except OSError as error:
+        raise VideoReadError(name, f"cannot be read ({error.strerror}).", "Correct its permissions.") from error
+
+
+def _digest_regular_file(path: str | Path, name: str) -> str:
+    check_regular_file(path, name)
+    return digest_file(path)

@@ -128,6 +128,25 @@ def test_frames_in_a_folder_are_kept(classifier, tmp_path):
     assert not answer.is_kept
 
 
+@pytest.mark.parametrize("damage", ["broken link", "pipe", "empty", "video"])
+def test_damaged_folder_of_frames(classifier, clips, tmp_path, damage):
+    frames, cache = tmp_path / "frames", tmp_path / "cache"
+    shutil.copytree(shared_path("clips", "frames", "v_ApplyEyeMakeup_g01_c01"), frames)
+    list(classify_videos(classifier, [frames], LABELS, cache_dir=cache))
+    if damage == "broken link":
+        (frames / "zz.jpg").symlink_to("nowhere.jpg")
+    elif damage == "pipe":
+        os.mkfifo(frames / "zz.jpg")
+    elif damage == "empty":
+        (frames / "zz.jpg").touch()
+    else:  # pictures beside a video are no frames
+        shutil.copy(clips[0], frames)
+    first, second = classify_videos(classifier, [frames, clips[0]], LABELS, cache_dir=cache)
+    assert first.error is not None and not first.predictions and second.predictions
+    if damage == "video":
+        assert "is a folder of 1 video" in first.error
+
+
 def test_wrong_arguments(classifier, clips):
     with pytest.raises(TypeError, match="candidates"):
         next(classify_videos(classifier, clips, LABELS, candidates=["red"]))
