@@ -57,6 +57,22 @@ def test_scores_of_the_pipeline(classifier, clips):
         assert [one["score"] for one in answer.predictions] == pytest.approx([one["score"] for one in scores])
 
 
+def test_options_of_the_pipeline(tiny_folder, clips, tmp_path):
+    options = {"num_frames": 8, "num_clips": 2, "num_crops": 3, "square_pixels": True, "ensemble": "embedding"}
+    classifier = ZeroShotVideoClassificationPipeline(
+        model=load_model(tiny_folder), processor=load_processor(tiny_folder, num_frames=4), top_k=1, **options
+    )
+    expected = classifier(list(map(str, clips)), LABELS)
+    for is_kept in (False, True):
+        answers = list(classify_videos(classifier, clips, LABELS, cache_dir=tmp_path / "cache"))
+        for answer, scores in zip(answers, expected, strict=True):
+            assert answer.is_kept == is_kept
+            assert [one["label"] for one in answer.predictions] == [one["label"] for one in scores]
+            assert [one["score"] for one in answer.predictions] == pytest.approx([one["score"] for one in scores])
+    with pytest.raises(ValueError, match="top_k"):
+        next(classify_videos(classifier, clips, LABELS, top_k=0))
+
+
 def test_unreadable_videos_do_not_lose_the_others(classifier, clips, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(clips[0].read_bytes()[:900])
