@@ -319,6 +319,12 @@ def _normalize(embeds: torch.Tensor) -> torch.Tensor:
 # ---- Classes of a call ----
 
 
+def say_scope(model):
+    """Say once what a model was trained for, if its configuration knows it."""
+    if scope := model.config.scope:
+        logger.warning_once(clean(f"{model.name_or_path or 'The model'}: {scope}"))
+
+
 class ClassChoice:
     """Find or build the class bank of each call. `defaults` are `CLASS_OPTIONS` that a call can override."""
 
@@ -333,6 +339,7 @@ class ClassChoice:
 
     def choose(self, given: dict) -> ClassBank:
         """Return the class bank, on the model's device, for the `CLASS_OPTIONS` that a call gives."""
+        say_scope(self.pipeline.model)
         defaults = dict(self.defaults)
         if "class_bank" in given:
             defaults = {name: value for name, value in defaults.items() if name == "background_labels"}
@@ -543,8 +550,6 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         inputs = _as_inputs(video)
         if isinstance(inputs, list) and not inputs:
             return []
-        if scope := self.model.config.scope:
-            logger.warning_once(clean(f"{self.model.name_or_path or 'The model'}: {scope}"))
         return super().__call__(inputs, bank=bank, **kwargs)
 
     def merge_defaults(self, **options) -> tuple[dict, dict, dict]:
@@ -665,7 +670,7 @@ def wrap_clip(clip, local_files_only: bool = False) -> EZClipModel:
             f"The weights of plain CLIP must be floating point numbers on one device, got {clip.name_or_path!r} "
             "quantized, or spread over several. Load it with `device` instead of `device_map`."
         )
-    own = {name: getattr(clip.config, name) for name in ("projection_dim", "logit_scale_init_value")}
+    own = {name: getattr(clip.config, name, None) for name in ("projection_dim", "logit_scale_init_value", "scope")}
     config = EZClipConfig.from_preset("clip", clip.config.text_config, clip.config.vision_config, **own)
     with torch.device("meta"):
         model = EZClipModel._from_config(config, attn_implementation=clip.config._attn_implementation)

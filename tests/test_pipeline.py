@@ -588,6 +588,8 @@ def test_plain_clip_as_objects(clip_with_processor, clips):
     classifier = pipeline(TASK, model=clip, processor=processor, device="cpu")
     assert all(p.data_ptr() == weights[name].data_ptr() for name, p in classifier.model.named_parameters())
     assert classifier(clips, LABELS) == make(clip_with_processor)(clips, LABELS)
+    clip.config.scope = "Trained on red shapes."
+    assert pipeline(TASK, model=clip, processor=processor).model.config.scope == clip.config.scope
 
 
 def test_plain_clip_options_and_save(clip_with_processor, clips, tmp_path):

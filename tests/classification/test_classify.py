@@ -18,7 +18,7 @@ from ezclip.cli.classify import main
 from ezclip.errors import DataError
 from ezclip.systems.loading import load_model, load_processor
 from ezclip.utils.synthetic_clips import write_video
-from tests.helpers import random_clip, read_lines, shared_path, train
+from tests.helpers import edit_config, random_clip, read_lines, shared_path, train
 
 
 LABELS = ["red circle", "green square", "blue circle"]
@@ -290,6 +290,15 @@ def test_no_videos(tiny_folder, tmp_path, options, monkeypatch, capsys):
     with pytest.raises(SystemExit) as exit:
         run(tiny_folder, *options)
     assert exit.value.code == 2 and "video" in capsys.readouterr().err
+
+
+def test_toy_says_so(tiny_folder, clips, tmp_path, caplog):
+    toy = tmp_path / "toy"
+    shutil.copytree(tiny_folder, toy)
+    edit_config(toy, scope="Trained on red shapes.")
+    for _ in range(2):  # decoded, then kept
+        assert run(toy, clips[0], "--labels", *LABELS, "--cache_dir", tmp_path / "cache") == 0
+    assert caplog.text.count("Trained on red shapes.") == 1
 
 
 def test_dtype(tiny_folder, clips, tmp_path):
