@@ -112,18 +112,17 @@ def _embed(
     num_crops: int = 1,
 ) -> tuple[torch.Tensor, str | None, bool]:
     """Return the embeddings `(V, D)` of a video, why it was read in part, and whether they were kept before."""
-    content, key = video, None
+    source, key = video, None
     if cache is not None:
         if is_url(local_path(video)):
             with open_url(video, name, limits) as remote:
-                downloaded = remote.read_all()
-            content, key = {"path": video, "bytes": downloaded}, digest_video(downloaded)
-        else:
-            key = digest_video(video)
+                source = remote.read_all()
+        key = digest_video(source)
         if (found := cache.find(key)) is not None:
             return found[0].to(classifier.device), found[1], True
     processor = classifier.processor
     sample = processor.get_sampler(num_frames, num_clips)
+    content = {"path": video, "bytes": source} if isinstance(source, bytes) else source
     frames, metadata = processor.read_clip(content, sample, num_clips, num_crops, read=read)
     pixels = processor.normalize(torch.from_numpy(frames).to(classifier.device)).to(classifier.dtype)
     pixels = pixels.view(-1, *pixels.shape[-4:])  # (V, T, 3, H, W)
@@ -133,6 +132,7 @@ def _embed(
             "The embeddings must be finite numbers, got NaN or infinity. The weights are damaged, or too large for "
             f"{classifier.dtype}. Use other weights, or float32."
         )
-    if cache is not None and key is not None:
+    # A file may be written or replaced while it is read.
+    if cache is not None and digest_video(source) == key:
         cache.keep(key, embeds, metadata.problem)
     return embeds, metadata.problem, False

@@ -55,7 +55,6 @@ class EmbeddingCache:
         self.settings = {"model_config": config, **described, "processor": pixels, **options}
         self.root = Path(folder)
         self.folder = self.root / digest(self.settings)
-        self.num_found = 0
 
     def find(self, key: str) -> tuple[torch.Tensor, str | None] | None:
         """Return the embeddings `(V, D)` of a video and the reason why it was read in part, or None."""
@@ -68,7 +67,6 @@ class EmbeddingCache:
         except (SafetensorError, OSError) as error:
             logger.warning(f"{path} is damaged ({error}). Its video is read again.")
             return None
-        self.num_found += 1
         return embeds, problem
 
     def keep(self, key: str, embeds: torch.Tensor, problem: str | None):

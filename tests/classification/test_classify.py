@@ -119,6 +119,22 @@ def test_cache_depends_on_content_and_settings(classifier, clips, tmp_path):
     assert decoded() == [True] * 3
 
 
+def test_file_replaced_while_it_is_read(classifier, clips, tmp_path, monkeypatch):
+    read_clip, content = classifier.processor.read_clip, clips[0].read_bytes()
+
+    def replace_and_read(*args, **kwargs):
+        shutil.copy(clips[1], clips[0])
+        return read_clip(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(classifier.processor, "read_clip", replace_and_read)
+        list(classify_videos(classifier, clips[:1], LABELS, cache_dir=tmp_path / "cache"))
+    clips[0].write_bytes(content)
+    (answer,) = classify_videos(classifier, clips[:1], LABELS, cache_dir=tmp_path / "cache")
+    expected = classifier(str(clips[0]), LABELS)
+    assert [one["score"] for one in answer.predictions] == pytest.approx([one["score"] for one in expected])
+
+
 def test_damaged_cache(classifier, clips, tmp_path, caplog):
     cache = tmp_path / "cache"
     list(classify_videos(classifier, clips, LABELS, cache_dir=cache))
