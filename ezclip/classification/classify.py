@@ -54,7 +54,7 @@ def classify_videos(
         video_timeout (`float`, *optional*, defaults to 60):
             Seconds after which a video counts as unreadable.
         cache_dir (`str` or `Path`, *optional*):
-            Folder of the embeddings, see [`EmbeddingCache`].
+            Folder of the embeddings, see [`EmbeddingCache`]. Playlists, see [`ReadLimits`], cannot be kept.
         class_options:
             Other arguments of the pipeline that choose the classes: `hypothesis_template`, `descriptions`,
             `background_labels`, `class_bank`, …
@@ -83,6 +83,11 @@ def classify_videos(
     given = {"start": start, "end": end, "allow_partial": allow_partial, "limits": limits}
     reading, scoring, answering = classifier.merge_defaults(top_k=top_k, **given)
     limits = reading.pop("limits", DEFAULT_LIMITS)
+    if cache_dir is not None and limits.allow_playlists:
+        raise ValueError(
+            "`cache_dir` and `allow_playlists` exclude each other: embeddings are kept by the content of a file, and "
+            "that of a playlist says nothing about the videos that it names. Leave one of them out."
+        )
     cache = None
     if cache_dir is not None:
         cache = EmbeddingCache(cache_dir, classifier.model, classifier.processor, **reading)

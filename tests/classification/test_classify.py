@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from ezclip import VideoReadError, ZeroShotVideoClassificationPipeline, classify_videos
+from ezclip import ReadLimits, VideoReadError, ZeroShotVideoClassificationPipeline, classify_videos
 from ezclip.cli.classify import main
 from ezclip.errors import DataError
 from ezclip.systems.loading import load_model, load_processor
@@ -184,6 +184,8 @@ def test_wrong_arguments(classifier, clips):
         next(classify_videos(classifier, clips, LABELS, candidates=["red"]))
     with pytest.raises(ValueError, match="class_bank"):
         next(classify_videos(classifier, clips))
+    with pytest.raises(ValueError, match="playlist"):
+        next(classify_videos(classifier, clips, LABELS, limits=ReadLimits(allow_playlists=True), cache_dir="cache"))
 
 
 # ---- The command ----
