@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ezclip import __version__
 from ezclip.errors import DataError
 from ezclip.evaluation.identity import describe_model, describe_processor
 from ezclip.utils.digests import digest, digest_file
@@ -37,7 +38,8 @@ class EmbeddingCache:
     A folder of video embeddings: `FOLDER/SETTINGS/CONTENT.safetensors`.
 
     An embedding is found by the content of its video, and by everything else that decides it: the weights and the
-    configuration of the video tower, the pixels, and how the video is read. Names and times of files do not matter.
+    configuration of the video tower, the pixels, how the video is read, and the version of this package. Names and
+    times of files do not matter.
 
     Args:
         folder (`str` or `Path`):
@@ -52,7 +54,7 @@ class EmbeddingCache:
         described = describe_model(model, [name for name in model.state_dict() if name.startswith(TEXT_WEIGHTS)])
         config = {name: value for name, value in described.pop("model_config").items() if "text_config." not in name}
         pixels = {name: value for name, value in describe_processor(processor).items() if name not in TEXT_SETTINGS}
-        self.settings = {"model_config": config, **described, "processor": pixels, **options}
+        self.settings = {"ezclip": __version__, "model_config": config, **described, "processor": pixels, **options}
         self.root = Path(folder)
         self.folder = self.root / digest(self.settings)
 
