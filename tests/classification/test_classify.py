@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pyarrow.parquet
@@ -133,6 +134,16 @@ def test_file_replaced_while_it_is_read(classifier, clips, tmp_path, monkeypatch
     (answer,) = classify_videos(classifier, clips[:1], LABELS, cache_dir=tmp_path / "cache")
     expected = classifier(str(clips[0]), LABELS)
     assert [one["score"] for one in answer.predictions] == pytest.approx([one["score"] for one in expected])
+
+
+def test_threads_share_a_cache(classifier, clips, tmp_path):
+    def answer(_) -> list:
+        return list(classify_videos(classifier, clips, LABELS, cache_dir=tmp_path / "cache"))
+
+    with ThreadPoolExecutor(3) as pool:
+        first, *others = pool.map(answer, range(3))
+    for other in others:
+        assert [one.predictions[0]["label"] for one in other] == [one.predictions[0]["label"] for one in first]
 
 
 def test_damaged_cache(classifier, clips, tmp_path, caplog):
