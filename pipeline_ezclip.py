@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -266,6 +267,8 @@ def _check_strings(labels: str | Iterable[str], name: str) -> list[str]:
     for label in labels:
         if not isinstance(label, str):
             raise ValueError(f"`{name}` must be strings, got {label!r} ({type(label).__name__}).")
+        if re.search("[\ud800-\udfff]", label):  # bytes of a terminal that are not UTF-8
+            raise ValueError(f"`{name}` must be valid Unicode, got {label!r}.")
     return labels
 
 

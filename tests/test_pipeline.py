@@ -410,6 +410,7 @@ def test_min_score_and_top_k(classifier, clips):
         ({"candidate_labels": []}, "`candidate_labels` is empty"),
         ({"candidate_labels": " , "}, "`candidate_labels` is empty"),
         ({"candidate_labels": ["x", " "]}, "`candidate_labels` .* got ' '"),
+        ({"candidate_labels": ["yoga", "caf\udce9"]}, r"must be valid Unicode, got 'caf\\udce9'"),
         ({"candidate_labels": [1, 2]}, r"`candidate_labels` must be strings, got 1 \(int\)"),
         ({"candidate_labels": ["x", "x"]}, "repeated: .'x'"),
         ({"candidate_labels": ["x"], "background_labels": "y, x"}, "'x' is among the `candidate_labels` and the"),
