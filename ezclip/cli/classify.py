@@ -265,6 +265,7 @@ def _read_names(names: list[str]) -> Iterator[str]:
     """Yield names, and the lines of standard input in place of "-"."""
     for name in names:
         if name == "-":
+            sys.stdin.reconfigure(errors="surrogateescape")  # names of files need not be text
             yield from filter(None, (line.rstrip("\r\n") for line in sys.stdin))
         else:
             yield name

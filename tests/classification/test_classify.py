@@ -258,14 +258,17 @@ def test_output_formats(tiny_folder, clips, tmp_path):
 
 
 def test_patterns_lists_and_urls(tiny_folder, clips, tmp_path, loopback_server, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{clips[1]}\n\n{clips[2]}\n"))
+    odd = os.fsencode(clips[0].parent) + b"/\xff.mp4"  # no UTF-8
+    shutil.copy(clips[2], odd)
+    lines = b"\n".join([os.fsencode(clips[1]), b"", odd, b""])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines), encoding="utf-8"))
     with loopback_server(clips[0].parent) as address:
         options = ["--labels", *LABELS, "--cache_dir", tmp_path / "cache"]
         videos = [clips[0].parent / "*.mp4", "-", f"{address}/c.mp4"]
         assert run(tiny_folder, *videos, *options) == 0
         output = capsys.readouterr().out
-        # The file and the address have one content.
-        assert output.startswith("4 videos") and "4 videos classified, 3 decoded, 1 from" in output
+        # The file, its copy and the address have one content.
+        assert output.startswith("5 videos") and "5 videos classified, 3 decoded, 2 from" in output
 
 
 def test_absolute_and_relative_paths(tiny_folder, clips, monkeypatch, capsys):
