@@ -11,13 +11,22 @@ from ezclip.classification.embedding_cache import EmbeddingCache, digest_video
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import ModelError
 from pipeline_ezclip import CLASS_OPTIONS
-from video_ezclip import DEFAULT_LIMITS, ReadLimits, VideoReadError, describe_video, is_url, local_path, open_url
+from video_ezclip import (
+    DEFAULT_LIMITS,
+    ReadLimits,
+    VideoReadError,
+    describe_video,
+    is_single_video,
+    is_url,
+    local_path,
+    open_url,
+)
 
 
 @torch.no_grad()
 def classify_videos(
     classifier,
-    videos: Iterable[str | os.PathLike],
+    videos: str | os.PathLike | Iterable[str | os.PathLike],
     candidate_labels: str | Sequence[str] | None = None,
     *,
     top_k: int | None = None,
@@ -39,8 +48,8 @@ def classify_videos(
     Args:
         classifier ([`ZeroShotVideoClassificationPipeline`]):
             The pipeline.
-        videos (`Iterable[str | os.PathLike]`):
-            Video files, folders of frame images, or URLs; see [`find_videos`] for folders of videos.
+        videos (`str`, `os.PathLike` or an iterable of them):
+            One or many video files, folders of frame images, or URLs; see [`find_videos`] for folders of videos.
         candidate_labels (`str` or `Sequence[str]`, *optional*):
             Class names; one string is split at its commas. Defaults to the classes of the pipeline.
         top_k (`int`, *optional*):
@@ -93,7 +102,7 @@ def classify_videos(
         cache = EmbeddingCache(cache_dir, classifier.model, classifier.processor, **reading)
     views = {name: reading.pop(name) for name in ("num_frames", "num_clips", "num_crops") if name in reading}
     with IsolatedReader(video_timeout, limits=limits, **reading) as read:
-        for video in videos:
+        for video in [videos] if is_single_video(videos) else videos:
             name = describe_video(video)
             try:
                 embeds, problem, is_kept = _embed(classifier, os.fspath(video), name, read, limits, cache, **views)

@@ -51,6 +51,7 @@ def has_children() -> bool:
 
 def test_scores_of_the_pipeline(classifier, clips):
     answers = list(classify_videos(classifier, clips, LABELS, top_k=2, start=0.1))
+    assert list(classify_videos(classifier, clips[0], LABELS, top_k=2, start=0.1)) == answers[:1]
     expected = classifier(list(map(str, clips)), LABELS, top_k=2, start=0.1)
     for answer, scores, clip in zip(answers, expected, clips, strict=True):
         assert answer.video == str(clip) and answer.error is None and len(answer.predictions) == 2
