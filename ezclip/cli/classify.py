@@ -133,7 +133,10 @@ def class_options(args: argparse.Namespace) -> dict:
         raise DataError("Give either --labels or --labels_file, got both.")
     for option in ("labels", "background_labels"):
         if taken := find_videos_in(getattr(args, option) or []):
-            raise DataError(f"--{option} takes all words after it, also {taken[0]}. Give the videos before it.")
+            raise DataError(
+                f"--{option} takes all words after it, also {taken[0]}. Give videos before it, and a file with labels "
+                "as --labels_file."
+            )
     labels = args.labels and split_labels(args.labels)
     if args.labels_file is not None:
         labels = read_labels(args.labels_file)
