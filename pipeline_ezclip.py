@@ -555,10 +555,10 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
             return []
         return super().__call__(inputs, bank=bank, **kwargs)
 
-    def merge_defaults(self, **options) -> tuple[dict, dict, dict]:
+    def merge_defaults(self, **options) -> list[dict]:
         """Return the options of a call, and the pipeline's own, for reading, for scores, and for the answers."""
         own = (self._preprocess_params, self._forward_params, self._postprocess_params)
-        return tuple({**defaults, **given} for defaults, given in zip(own, self._sanitize_parameters(**options)))
+        return [{**defaults, **given} for defaults, given in zip(own, self._sanitize_parameters(**options))]
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
         r"""

@@ -16,7 +16,6 @@ from video_ezclip import (
     ReadLimits,
     VideoReadError,
     describe_video,
-    is_single_video,
     is_url,
     local_path,
     open_url,
@@ -91,8 +90,8 @@ def classify_videos(
     bank = classifier.class_choice.choose({name: value for name, value in class_options.items() if value is not None})
     given = {"start": start, "end": end, "allow_partial": allow_partial, "limits": limits}
     reading, scoring, answering = classifier.merge_defaults(top_k=top_k, **given)
-    limits = reading.pop("limits", DEFAULT_LIMITS)
-    if cache_dir is not None and limits.allow_playlists:
+    read_limits: ReadLimits = reading.pop("limits", DEFAULT_LIMITS)
+    if cache_dir is not None and read_limits.allow_playlists:
         raise ValueError(
             "`cache_dir` and `allow_playlists` exclude each other: embeddings are kept by the content of a file, and "
             "that of a playlist says nothing about the videos that it names. Leave one of them out."
@@ -101,11 +100,13 @@ def classify_videos(
     if cache_dir is not None:
         cache = EmbeddingCache(cache_dir, classifier.model, classifier.processor, **reading)
     views = {name: reading.pop(name) for name in ("num_frames", "num_clips", "num_crops") if name in reading}
-    with IsolatedReader(video_timeout, limits=limits, **reading) as read:
-        for video in [videos] if is_single_video(videos) else videos:
+    with IsolatedReader(video_timeout, limits=read_limits, **reading) as read:
+        for video in [videos] if isinstance(videos, (str, os.PathLike)) else videos:
             name = describe_video(video)
             try:
-                embeds, problem, is_kept = _embed(classifier, os.fspath(video), name, read, limits, cache, **views)
+                embeds, problem, is_kept = _embed(
+                    classifier, os.fspath(video), name, read, read_limits, cache, **views
+                )
             except VideoReadError as error:
                 yield VideoAnswer(name, error=f"{error.reason} {error.remedy}")
                 continue
@@ -126,7 +127,7 @@ def _embed(
     num_crops: int = 1,
 ) -> tuple[torch.Tensor, str | None, bool]:
     """Return the embeddings `(V, D)` of a video, why it was read in part, and whether they were kept before."""
-    source, key = video, None
+    source, key = video, ""
     if cache is not None:
         if is_url(local_path(video)):
             with open_url(video, name, limits) as remote:

@@ -15,6 +15,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -268,7 +269,8 @@ def _read_names(names: list[str]) -> Iterator[str]:
     """Yield names, and the lines of standard input in place of "-"."""
     for name in names:
         if name == "-":
-            sys.stdin.reconfigure(errors="surrogateescape")  # names of files need not be text
-            yield from filter(None, (line.rstrip("\r\n") for line in sys.stdin))
+            lines: Any = sys.stdin
+            lines.reconfigure(errors="surrogateescape")  # names of files need not be text
+            yield from filter(None, (line.rstrip("\r\n") for line in lines))
         else:
             yield name
