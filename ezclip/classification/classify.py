@@ -90,6 +90,7 @@ def classify_videos(
     bank = classifier.class_choice.choose({name: value for name, value in class_options.items() if value is not None})
     given = {"start": start, "end": end, "allow_partial": allow_partial, "limits": limits}
     reading, scoring, answering = classifier.merge_defaults(top_k=top_k, **given)
+    scoring.pop("on_error", None)  # an unreadable video is always answered
     read_limits: ReadLimits = reading.pop("limits", DEFAULT_LIMITS)
     if cache_dir is not None and read_limits.allow_playlists:
         raise ValueError(
