@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -276,6 +277,8 @@ def _check_strings(labels: str | Iterable[str], name: str) -> list[str]:
     for label in labels:
         if not isinstance(label, str):
             raise ValueError(f"`{name}` must be strings, got {label!r} ({type(label).__name__}).")
+        if re.search("[\ud800-\udfff]", label):  # bytes of a terminal that are not UTF-8
+            raise ValueError(f"`{name}` must be valid Unicode, got {label!r}.")
     return labels
 
 
@@ -329,6 +332,12 @@ def _normalize(embeds: torch.Tensor) -> torch.Tensor:
 # ---- Classes of a call ----
 
 
+def say_scope(model):
+    """Say once what a model was trained for, if its configuration knows it."""
+    if scope := model.config.scope:
+        logger.warning_once(clean(f"{model.name_or_path or 'The model'}: {scope}"))
+
+
 class ClassChoice:
     """Find or build the class bank of each call. `defaults` are `CLASS_OPTIONS` that a call can override."""
 
@@ -343,6 +352,7 @@ class ClassChoice:
 
     def choose(self, given: dict) -> ClassBank:
         """Return the class bank, on the model's device, for the `CLASS_OPTIONS` that a call gives."""
+        say_scope(self.pipeline.model)
         defaults = dict(self.defaults)
         if "class_bank" in given:
             defaults = {name: value for name, value in defaults.items() if name == "background_labels"}
@@ -553,13 +563,12 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         inputs = _as_inputs(video)
         if isinstance(inputs, list) and not inputs:
             return []
-        self.warn_of_scope()
         return super().__call__(inputs, bank=bank, **kwargs)
 
-    def warn_of_scope(self):
-        """Say once what the model was trained for, if its configuration says so."""
-        if scope := self.model.config.scope:
-            logger.warning_once(clean(f"{self.model.name_or_path or 'The model'}: {scope}"))
+    def merge_defaults(self, **options) -> list[dict]:
+        """Return the options of a call, and the pipeline's own, for reading, for scores, and for the answers."""
+        own = (self._preprocess_params, self._forward_params, self._postprocess_params)
+        return [{**defaults, **given} for defaults, given in zip(own, self._sanitize_parameters(**options))]
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
         r"""
@@ -672,7 +681,7 @@ def wrap_clip(clip, local_files_only: bool = False) -> EZClipModel:
             f"The weights of plain CLIP must be floating point numbers on one device, got {clip.name_or_path!r} "
             "quantized, or spread over several. Load it with `device` instead of `device_map`."
         )
-    own = {name: getattr(clip.config, name) for name in ("projection_dim", "logit_scale_init_value")}
+    own = {name: getattr(clip.config, name, None) for name in ("projection_dim", "logit_scale_init_value", "scope")}
     config = EZClipConfig.from_preset("clip", clip.config.text_config, clip.config.vision_config, **own)
     with torch.device("meta"):
         model = EZClipModel._from_config(config, attn_implementation=clip.config._attn_implementation)

@@ -410,6 +410,7 @@ def test_min_score_and_top_k(classifier, clips):
         ({"candidate_labels": []}, "`candidate_labels` is empty"),
         ({"candidate_labels": " , "}, "`candidate_labels` is empty"),
         ({"candidate_labels": ["x", " "]}, "`candidate_labels` .* got ' '"),
+        ({"candidate_labels": ["yoga", "caf\udce9"]}, r"must be valid Unicode, got 'caf\\udce9'"),
         ({"candidate_labels": [1, 2]}, r"`candidate_labels` must be strings, got 1 \(int\)"),
         ({"candidate_labels": ["x", "x"]}, "repeated: .'x'"),
         ({"candidate_labels": ["x"], "background_labels": "y, x"}, "'x' is among the `candidate_labels` and the"),
@@ -588,6 +589,8 @@ def test_plain_clip_as_objects(clip_with_processor, clips):
     classifier = pipeline(TASK, model=clip, processor=processor, device="cpu")
     assert all(p.data_ptr() == weights[name].data_ptr() for name, p in classifier.model.named_parameters())
     assert classifier(clips, LABELS) == make(clip_with_processor)(clips, LABELS)
+    clip.config.scope = "Trained on red shapes."
+    assert pipeline(TASK, model=clip, processor=processor).model.config.scope == clip.config.scope
 
 
 def test_plain_clip_options_and_save(clip_with_processor, clips, tmp_path):

@@ -126,7 +126,7 @@ def test_predict_without_labels(tiny_folder, clip_folder, tmp_path, capsys):
 
 def test_predict_many_videos(tiny_folder, clip_folder, tmp_path, capsys):
     """The screen has the first answers and bad videos, and names the files with all."""
-    good, bad = tmp_path / "good" / "Yoga", tmp_path / "good" / "juggling"
+    good, bad = tmp_path / "good" / "red", tmp_path / "good" / "green"
     for number in range(25):
         copy(clip_folder / "red_circle" / "a.mp4", good / f"{number:02}.mp4")
     for number in range(12):

@@ -17,7 +17,7 @@ from ezclip.attention.maps import (
 from ezclip.errors import DataError, ModelError
 from ezclip.systems.presets import is_plain
 from modeling_ezclip import EZClipModel
-from pipeline_ezclip import ClassBank
+from pipeline_ezclip import ClassBank, say_scope
 from processing_ezclip import EZClipProcessor
 from video_ezclip import VideoFramesMetadata, describe_video, read_frames
 
@@ -214,6 +214,7 @@ def _rows_of(
     covered = _covered_box(crop, processor.crop_size, model.config.vision_config.patch_size)
     if method != "relevance":
         return [AttentionRow(name, attention_maps(model, pixel_values, method)[0], covered)]
+    say_scope(model)
     with evaluation_mode(model), torch.no_grad():
         bank = ClassBank.build(model, processor, labels, templates)
         pixel_values = pixel_values.to(model.device, model.dtype)

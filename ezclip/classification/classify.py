@@ -11,20 +11,28 @@ from ezclip.classification.embedding_cache import EmbeddingCache, digest_video
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import ModelError
 from pipeline_ezclip import CLASS_OPTIONS
-from video_ezclip import DEFAULT_LIMITS, ReadLimits, VideoReadError, describe_video, is_url, local_path, open_url
+from video_ezclip import (
+    DEFAULT_LIMITS,
+    ReadLimits,
+    VideoReadError,
+    describe_video,
+    is_url,
+    local_path,
+    open_url,
+)
 
 
 @torch.no_grad()
 def classify_videos(
     classifier,
-    videos: Iterable[str | os.PathLike],
+    videos: str | os.PathLike | Iterable[str | os.PathLike],
     candidate_labels: str | Sequence[str] | None = None,
     *,
     top_k: int | None = None,
     start: float | None = None,
     end: float | None = None,
-    allow_partial: bool = False,
-    limits: ReadLimits = DEFAULT_LIMITS,
+    allow_partial: bool | None = None,
+    limits: ReadLimits | None = None,
     video_timeout: float = 60.0,
     cache_dir: str | Path | None = None,
     **class_options,
@@ -32,28 +40,29 @@ def classify_videos(
     r"""
     Classify videos one after the other, each as the pipeline does, and go on after a video that cannot be read.
 
-    Videos are decoded in a child process. With `cache_dir`, the embedding of a video is kept by the content of its
-    file, so that the next call with other labels does not decode it again.
+    Options that are left out are the pipeline's own. Videos are decoded in a child process. With `cache_dir`, the
+    embedding of a video is kept by the content of its file, so that the next call with other labels does not decode
+    it again.
 
     Args:
         classifier ([`ZeroShotVideoClassificationPipeline`]):
             The pipeline.
-        videos (`Iterable[str | os.PathLike]`):
-            Video files, folders of frame images, or URLs; see [`find_videos`] for folders of videos.
+        videos (`str`, `os.PathLike` or an iterable of them):
+            One or many video files, folders of frame images, or URLs; see [`find_videos`] for folders of videos.
         candidate_labels (`str` or `Sequence[str]`, *optional*):
             Class names; one string is split at its commas. Defaults to the classes of the pipeline.
         top_k (`int`, *optional*):
-            Number of labels for each video. Defaults to all.
+            Number of labels for each video.
         start (`float`, *optional*), end (`float`, *optional*):
             The part of each video to look at, in seconds.
-        allow_partial (`bool`, *optional*, defaults to `False`):
+        allow_partial (`bool`, *optional*):
             Whether to use the readable part of a damaged video.
         limits ([`ReadLimits`], *optional*):
             What reading may take, and where it may reach.
         video_timeout (`float`, *optional*, defaults to 60):
             Seconds after which a video counts as unreadable.
         cache_dir (`str` or `Path`, *optional*):
-            Folder of the embeddings, see [`EmbeddingCache`].
+            Folder of the embeddings, see [`EmbeddingCache`]. Playlists, see [`ReadLimits`], cannot be kept.
         class_options:
             Other arguments of the pipeline that choose the classes: `hypothesis_template`, `descriptions`,
             `background_labels`, `class_bank`, …
@@ -79,46 +88,66 @@ def classify_videos(
     if candidate_labels is not None:
         class_options["candidate_labels"] = candidate_labels
     bank = classifier.class_choice.choose({name: value for name, value in class_options.items() if value is not None})
-    classifier.warn_of_scope()
-    options = {"start": start, "end": end, "allow_partial": allow_partial}
+    given = {"start": start, "end": end, "allow_partial": allow_partial, "limits": limits}
+    reading, scoring, answering = classifier.merge_defaults(top_k=top_k, **given)
+    scoring.pop("on_error", None)  # an unreadable video is always answered
+    read_limits: ReadLimits = reading.pop("limits", DEFAULT_LIMITS)
+    if cache_dir is not None and read_limits.allow_playlists:
+        raise ValueError(
+            "`cache_dir` and `allow_playlists` exclude each other: embeddings are kept by the content of a file, and "
+            "that of a playlist says nothing about the videos that it names. Leave one of them out."
+        )
     cache = None
     if cache_dir is not None:
-        cache = EmbeddingCache(cache_dir, classifier.model, classifier.processor, **options)
-    with IsolatedReader(video_timeout, limits=limits, **options) as read:
-        for video in videos:
+        cache = EmbeddingCache(cache_dir, classifier.model, classifier.processor, **reading)
+    views = {name: reading.pop(name) for name in ("num_frames", "num_clips", "num_crops") if name in reading}
+    with IsolatedReader(video_timeout, limits=read_limits, **reading) as read:
+        for video in [videos] if isinstance(videos, (str, os.PathLike)) else videos:
             name = describe_video(video)
             try:
-                embeds, problem, is_kept = _embed(classifier, os.fspath(video), name, read, limits, cache)
+                embeds, problem, is_kept = _embed(
+                    classifier, os.fspath(video), name, read, read_limits, cache, **views
+                )
             except VideoReadError as error:
                 yield VideoAnswer(name, error=f"{error.reason} {error.remedy}")
                 continue
-            scores = bank.probabilities(embeds).mean(dim=0).cpu().numpy()
-            yield VideoAnswer(name, bank.rank(scores, top_k), None, problem, is_kept)
+            scores = bank.probabilities(embeds, **scoring).mean(dim=0).cpu().numpy()
+            yield VideoAnswer(name, bank.rank(scores, **answering), None, problem, is_kept)
 
 
 def _embed(
-    classifier, video: str, name: str, read: IsolatedReader, limits: ReadLimits, cache: EmbeddingCache | None
+    classifier,
+    video: str,
+    name: str,
+    read: IsolatedReader,
+    limits: ReadLimits,
+    cache: EmbeddingCache | None,
+    num_frames: int | None = None,
+    num_clips: int = 1,
+    num_crops: int = 1,
 ) -> tuple[torch.Tensor, str | None, bool]:
-    """Return the embeddings `(1, D)` of a video, why it was read in part, and whether they were kept before."""
-    content, key = video, None
+    """Return the embeddings `(V, D)` of a video, why it was read in part, and whether they were kept before."""
+    source, key = video, ""
     if cache is not None:
         if is_url(local_path(video)):
             with open_url(video, name, limits) as remote:
-                downloaded = remote.read_all()
-            content, key = {"path": video, "bytes": downloaded}, digest_video(downloaded)
-        else:
-            key = digest_video(video)
+                source = remote.read_all()
+        key = digest_video(source)
         if (found := cache.find(key)) is not None:
             return found[0].to(classifier.device), found[1], True
     processor = classifier.processor
-    frames, metadata = processor.read_clip(content, processor.get_sampler(), read=read)
-    pixels = processor.normalize(torch.from_numpy(frames)[None].to(classifier.device)).to(classifier.dtype)
+    sample = processor.get_sampler(num_frames, num_clips)
+    content = {"path": video, "bytes": source} if isinstance(source, bytes) else source
+    frames, metadata = processor.read_clip(content, sample, num_clips, num_crops, read=read)
+    pixels = processor.normalize(torch.from_numpy(frames).to(classifier.device)).to(classifier.dtype)
+    pixels = pixels.view(-1, *pixels.shape[-4:])  # (V, T, 3, H, W)
     embeds = classifier.model.get_video_features(pixels, output_last_hidden_state=False).pooler_output.float()
     if not embeds.isfinite().all():
         raise ModelError(
             "The embeddings must be finite numbers, got NaN or infinity. The weights are damaged, or too large for "
             f"{classifier.dtype}. Use other weights, or float32."
         )
-    if cache is not None and key is not None:
+    # A file may be written or replaced while it is read.
+    if cache is not None and digest_video(source) == key:
         cache.keep(key, embeds, metadata.problem)
     return embeds, metadata.problem, False

@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ezclip import __version__
 from ezclip.errors import DataError
 from ezclip.evaluation.identity import describe_model, describe_processor
 from ezclip.utils.digests import digest, digest_file
@@ -15,7 +16,14 @@ from ezclip.utils.files import replacing, write_json
 from ezclip.utils.messages import get_logger
 from modeling_ezclip import EZClipModel
 from processing_ezclip import EZClipProcessor
-from video_ezclip import check_regular_file, describe_video, is_frame, local_path
+from video_ezclip import (
+    VideoReadError,
+    check_frame_folder,
+    check_regular_file,
+    describe_video,
+    is_frame,
+    local_path,
+)
 
 
 logger = get_logger(__name__)
@@ -30,7 +38,8 @@ class EmbeddingCache:
     A folder of video embeddings: `FOLDER/SETTINGS/CONTENT.safetensors`.
 
     An embedding is found by the content of its video, and by everything else that decides it: the weights and the
-    configuration of the video tower, the pixels, and how the video is read. Names and times of files do not matter.
+    configuration of the video tower, the pixels, how the video is read, and the version of this package. Names and
+    times of files do not matter.
 
     Args:
         folder (`str` or `Path`):
@@ -45,10 +54,9 @@ class EmbeddingCache:
         described = describe_model(model, [name for name in model.state_dict() if name.startswith(TEXT_WEIGHTS)])
         config = {name: value for name, value in described.pop("model_config").items() if "text_config." not in name}
         pixels = {name: value for name, value in describe_processor(processor).items() if name not in TEXT_SETTINGS}
-        self.settings = {"model_config": config, **described, "processor": pixels, **options}
+        self.settings = {"ezclip": __version__, "model_config": config, **described, "processor": pixels, **options}
         self.root = Path(folder)
         self.folder = self.root / digest(self.settings)
-        self.num_found = 0
 
     def find(self, key: str) -> tuple[torch.Tensor, str | None] | None:
         """Return the embeddings `(V, D)` of a video and the reason why it was read in part, or None."""
@@ -61,7 +69,6 @@ class EmbeddingCache:
         except (SafetensorError, OSError) as error:
             logger.warning(f"{path} is damaged ({error}). Its video is read again.")
             return None
-        self.num_found += 1
         return embeds, problem
 
     def keep(self, key: str, embeds: torch.Tensor, problem: str | None):
@@ -88,13 +95,23 @@ def digest_video(video: str | bytes | os.PathLike) -> str:
     Return a digest of the content of a video: a file, a folder of frame images, or the bytes of a file.
 
     Raises:
-        [`VideoReadError`]: if the file does not exist, is empty, or is not a regular file.
+        [`VideoReadError`]: if a file does not exist, is empty, cannot be read, or is not a regular file, or if the
+        folder is not one video.
     """
     if isinstance(video, bytes):
         return hashlib.sha256(video).hexdigest()
-    name, path = describe_video(video), local_path(os.fspath(video))
-    if not os.path.isdir(path):
-        check_regular_file(path, name)
-        return digest_file(path)
-    # The names say the order of the frames.
-    return digest([(entry.name, digest_file(entry)) for entry in sorted(Path(path).iterdir()) if is_frame(entry)])
+    path, name = local_path(os.fspath(video)), describe_video(video)
+    try:
+        if not os.path.isdir(path):
+            return _digest_regular_file(path, name)
+        check_frame_folder(path, name)
+        frames = sorted(filter(is_frame, Path(path).iterdir()))
+        # The names say the order of the frames.
+        return digest([(frame.name, _digest_regular_file(frame, name)) for frame in frames])
+    except OSError as error:
+        raise VideoReadError(name, f"cannot be read ({error.strerror}).", "Correct its permissions.") from error
+
+
+def _digest_regular_file(path: str | Path, name: str) -> str:
+    check_regular_file(path, name)
+    return digest_file(path)

@@ -15,6 +15,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -133,7 +134,10 @@ def class_options(args: argparse.Namespace) -> dict:
         raise DataError("Give either --labels or --labels_file, got both.")
     for option in ("labels", "background_labels"):
         if taken := find_videos_in(getattr(args, option) or []):
-            raise DataError(f"--{option} takes all words after it, also {taken[0]}. Give the videos before it.")
+            raise DataError(
+                f"--{option} takes all words after it, also {taken[0]}. Give videos before it, and a file with labels "
+                "as --labels_file."
+            )
     labels = args.labels and split_labels(args.labels)
     if args.labels_file is not None:
         labels = read_labels(args.labels_file)
@@ -248,8 +252,10 @@ def name_of(label: str | None) -> str:
 
 def short_names(videos: list[str]) -> list[str]:
     """Return the names of videos without the folder that all of them share, shortened in the middle."""
-    folders = {os.path.dirname(video) for video in videos}
-    shared = "" if "" in folders or any(map(is_url, videos)) else os.path.commonpath(folders)
+    try:
+        shared = "" if any(map(is_url, videos)) else os.path.commonpath(map(os.path.dirname, videos))
+    except ValueError:  # absolute and relative paths, or two drives
+        shared = ""
     return [shorten(os.path.relpath(video, shared) if shared else describe_video(video)) for video in videos]
 
 
@@ -263,6 +269,8 @@ def _read_names(names: list[str]) -> Iterator[str]:
     """Yield names, and the lines of standard input in place of "-"."""
     for name in names:
         if name == "-":
-            yield from filter(None, (line.rstrip("\r\n") for line in sys.stdin))
+            lines: Any = sys.stdin
+            lines.reconfigure(errors="surrogateescape")  # names of files need not be text
+            yield from filter(None, (line.rstrip("\r\n") for line in lines))
         else:
             yield name

@@ -38,6 +38,7 @@ from ezclip.utils.files import as_json_line, read_json, write_json
 from ezclip.utils.messages import get_logger, say
 from ezclip.utils.settings import check_unchanged
 from modeling_ezclip import EZClipModel
+from pipeline_ezclip import say_scope
 from processing_ezclip import distinct_texts
 
 
@@ -314,6 +315,7 @@ class Runner:
         """Predict the videos of a source with the texts of an experiment, and print the answers."""
         model.to(self.accelerator.device).eval()
         texts, output_dir = experiment.train_texts, Path(self.args.output_dir)
+        say_scope(model)
         counts = predict_shards(
             model,
             texts.bank(model, self.processor, class_names),

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,11 +20,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     Yield a temporary path that replaces `path` at the end of the block, and is removed if the block raises.
 
-    The folder of `path` is created. An interrupted run leaves the earlier file in place.
+    The folder of `path` is created. An interrupted run leaves the earlier file in place. Threads, and computers that
+    share the folder, may write the same file at once.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -7,18 +7,19 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pyarrow.parquet
 import pytest
 import torch
 
-from ezclip import VideoReadError, ZeroShotVideoClassificationPipeline, classify_videos
+from ezclip import ReadLimits, VideoReadError, ZeroShotVideoClassificationPipeline, classify_videos
 from ezclip.cli.classify import main
 from ezclip.errors import DataError
 from ezclip.systems.loading import load_model, load_processor
 from ezclip.utils.synthetic_clips import write_video
-from tests.helpers import random_clip, read_lines, shared_path, train
+from tests.helpers import edit_config, random_clip, read_lines, shared_path, train
 
 
 LABELS = ["red circle", "green square", "blue circle"]
@@ -50,6 +51,7 @@ def has_children() -> bool:
 
 def test_scores_of_the_pipeline(classifier, clips):
     answers = list(classify_videos(classifier, clips, LABELS, top_k=2, start=0.1))
+    assert list(classify_videos(classifier, clips[0], LABELS, top_k=2, start=0.1)) == answers[:1]
     expected = classifier(list(map(str, clips)), LABELS, top_k=2, start=0.1)
     for answer, scores, clip in zip(answers, expected, clips, strict=True):
         assert answer.video == str(clip) and answer.error is None and len(answer.predictions) == 2
@@ -57,10 +59,24 @@ def test_scores_of_the_pipeline(classifier, clips):
         assert [one["score"] for one in answer.predictions] == pytest.approx([one["score"] for one in scores])
 
 
-def test_scope_is_said_with_the_first_answer(classifier, clips, logged):
-    classifier.model.config.scope = "It knows coloured shapes only."
-    next(classify_videos(classifier, clips, LABELS))
-    assert any("It knows coloured shapes only." in message for message in logged())
+def test_options_of_the_pipeline(tiny_folder, clips, tmp_path):
+    options = {"num_frames": 8, "num_clips": 2, "num_crops": 3, "square_pixels": True, "ensemble": "embedding"}
+    classifier = ZeroShotVideoClassificationPipeline(
+        model=load_model(tiny_folder),
+        processor=load_processor(tiny_folder, num_frames=4),
+        top_k=1,
+        on_error="skip",
+        **options,
+    )
+    expected = classifier(list(map(str, clips)), LABELS)
+    for is_kept in (False, True):
+        answers = list(classify_videos(classifier, clips, LABELS, cache_dir=tmp_path / "cache"))
+        for answer, scores in zip(answers, expected, strict=True):
+            assert answer.is_kept == is_kept
+            assert [one["label"] for one in answer.predictions] == [one["label"] for one in scores]
+            assert [one["score"] for one in answer.predictions] == pytest.approx([one["score"] for one in scores])
+    with pytest.raises(ValueError, match="top_k"):
+        next(classify_videos(classifier, clips, LABELS, top_k=0))
 
 
 def test_unreadable_videos_do_not_lose_the_others(classifier, clips, tmp_path):
@@ -109,6 +125,32 @@ def test_cache_depends_on_content_and_settings(classifier, clips, tmp_path):
     assert decoded() == [True] * 3
 
 
+def test_file_replaced_while_it_is_read(classifier, clips, tmp_path, monkeypatch):
+    read_clip, content = classifier.processor.read_clip, clips[0].read_bytes()
+
+    def replace_and_read(*args, **kwargs):
+        shutil.copy(clips[1], clips[0])
+        return read_clip(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(classifier.processor, "read_clip", replace_and_read)
+        list(classify_videos(classifier, clips[:1], LABELS, cache_dir=tmp_path / "cache"))
+    clips[0].write_bytes(content)
+    (answer,) = classify_videos(classifier, clips[:1], LABELS, cache_dir=tmp_path / "cache")
+    expected = classifier(str(clips[0]), LABELS)
+    assert [one["score"] for one in answer.predictions] == pytest.approx([one["score"] for one in expected])
+
+
+def test_threads_share_a_cache(classifier, clips, tmp_path):
+    def answer(_) -> list:
+        return list(classify_videos(classifier, clips, LABELS, cache_dir=tmp_path / "cache"))
+
+    with ThreadPoolExecutor(3) as pool:
+        first, *others = pool.map(answer, range(3))
+    for other in others:
+        assert [one.predictions[0]["label"] for one in other] == [one.predictions[0]["label"] for one in first]
+
+
 def test_damaged_cache(classifier, clips, tmp_path, caplog):
     cache = tmp_path / "cache"
     list(classify_videos(classifier, clips, LABELS, cache_dir=cache))
@@ -134,11 +176,32 @@ def test_frames_in_a_folder_are_kept(classifier, tmp_path):
     assert not answer.is_kept
 
 
+@pytest.mark.parametrize("damage", ["broken link", "pipe", "empty", "video"])
+def test_damaged_folder_of_frames(classifier, clips, tmp_path, damage):
+    frames, cache = tmp_path / "frames", tmp_path / "cache"
+    shutil.copytree(shared_path("clips", "frames", "v_ApplyEyeMakeup_g01_c01"), frames)
+    list(classify_videos(classifier, [frames], LABELS, cache_dir=cache))
+    if damage == "broken link":
+        (frames / "zz.jpg").symlink_to("nowhere.jpg")
+    elif damage == "pipe":
+        os.mkfifo(frames / "zz.jpg")
+    elif damage == "empty":
+        (frames / "zz.jpg").touch()
+    else:  # pictures beside a video are no frames
+        shutil.copy(clips[0], frames)
+    first, second = classify_videos(classifier, [frames, clips[0]], LABELS, cache_dir=cache)
+    assert first.error is not None and not first.predictions and second.predictions
+    if damage == "video":
+        assert "is a folder of 1 video" in first.error
+
+
 def test_wrong_arguments(classifier, clips):
     with pytest.raises(TypeError, match="candidates"):
         next(classify_videos(classifier, clips, LABELS, candidates=["red"]))
     with pytest.raises(ValueError, match="class_bank"):
         next(classify_videos(classifier, clips))
+    with pytest.raises(ValueError, match="playlist"):
+        next(classify_videos(classifier, clips, LABELS, limits=ReadLimits(allow_playlists=True), cache_dir="cache"))
 
 
 # ---- The command ----
@@ -200,14 +263,23 @@ def test_output_formats(tiny_folder, clips, tmp_path):
 
 
 def test_patterns_lists_and_urls(tiny_folder, clips, tmp_path, loopback_server, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{clips[1]}\n\n{clips[2]}\n"))
+    odd = os.fsencode(clips[0].parent) + b"/\xff.mp4"  # no UTF-8
+    shutil.copy(clips[2], odd)
+    lines = b"\n".join([os.fsencode(clips[1]), b"", odd, b""])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines), encoding="utf-8"))
     with loopback_server(clips[0].parent) as address:
         options = ["--labels", *LABELS, "--cache_dir", tmp_path / "cache"]
         videos = [clips[0].parent / "*.mp4", "-", f"{address}/c.mp4"]
         assert run(tiny_folder, *videos, *options) == 0
         output = capsys.readouterr().out
-        # The file and the address have one content.
-        assert output.startswith("4 videos") and "4 videos classified, 3 decoded, 1 from" in output
+        # The file, its copy and the address have one content.
+        assert output.startswith("5 videos") and "5 videos classified, 3 decoded, 2 from" in output
+
+
+def test_absolute_and_relative_paths(tiny_folder, clips, monkeypatch, capsys):
+    monkeypatch.chdir(clips[0].parent.parent)
+    assert run(tiny_folder, clips[0], "clips/c.mp4", "--labels", *LABELS) == 0
+    assert "\nclips/c.mp4 " in capsys.readouterr().out
 
 
 def test_labels_from_files(tiny_folder, clips, tmp_path, capsys):
@@ -255,6 +327,15 @@ def test_no_videos(tiny_folder, tmp_path, options, monkeypatch, capsys):
     with pytest.raises(SystemExit) as exit:
         run(tiny_folder, *options)
     assert exit.value.code == 2 and "video" in capsys.readouterr().err
+
+
+def test_toy_says_so(tiny_folder, clips, tmp_path, caplog):
+    toy = tmp_path / "toy"
+    shutil.copytree(tiny_folder, toy)
+    edit_config(toy, scope="Trained on red shapes.")
+    for _ in range(2):  # decoded, then kept
+        assert run(toy, clips[0], "--labels", *LABELS, "--cache_dir", tmp_path / "cache") == 0
+    assert caplog.text.count("Trained on red shapes.") == 1
 
 
 def test_dtype(tiny_folder, clips, tmp_path):
