@@ -62,21 +62,17 @@ def make_parser() -> Parser:
     classes.add_argument("--descriptions", nargs="+", help="CSV or JSON files with texts for each label")
     classes.add_argument("--templates", nargs="+", help="sentences with {} (default: the 16 published ones)")
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model", "--model_name_or_path", default=DEFAULT_MODEL, help="folder, or name on the Hub (%(default)s)"
-    )
+    model.add_argument("--model", "--model_name_or_path", default=DEFAULT_MODEL, help="folder, or name on the Hub")
     model.add_argument("--device", help="cpu, cuda, cuda:1, mps, … (default: a GPU if there is one)")
     model.add_argument("--dtype", choices=DTYPES, help="precision (default: that of the stored weights)")
     output = parser.add_argument_group("answers")
-    output.add_argument("--top_k", type=int, default=5, help="number of labels for each video (%(default)s)")
+    output.add_argument("--top_k", type=int, default=5, help="number of labels for each video")
     output.add_argument("--output_file", help="file to write: .csv, .jsonl or .parquet")
     output.add_argument("--cache_dir", help="folder that keeps the embeddings of videos, for other labels later")
     reading = parser.add_argument_group("reading")
     reading.add_argument("--start", type=float, help="second of each video to start at")
     reading.add_argument("--end", type=float, help="second of each video to end at")
-    reading.add_argument(
-        "--video_timeout", type=float, default=60.0, help="seconds after which a video is unreadable (%(default)g)"
-    )
+    reading.add_argument("--video_timeout", type=float, default=60.0, help="seconds after which a video is unreadable")
     reading.add_argument("--allow_partial", action="store_true", help="use the readable part of damaged videos")
     add_limits(parser)
     return parser
