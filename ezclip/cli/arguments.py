@@ -162,7 +162,7 @@ class DataArguments(ReadLimits):
         None, "List to train on, one `path num_frames id` per line. A --protocol takes several."
     )
     validation_list: list[str] | None = option(
-        None, "List to evaluate on. A --protocol takes several splits of one data set."
+        None, "List to evaluate on. A --protocol and `ezclip compare` take several splits of one data set."
     )
     label_list: str | None = option(
         None, "CSV of `id,name` for the lists, or for a data set with numbers for classes."
