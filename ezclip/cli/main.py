@@ -43,7 +43,7 @@ OTHER_NAMES = {
     "search": "timeline",
 }
 # Arguments that a subcommand puts before those of the user
-FIRST_ARGUMENTS = {"demo": ["--demo"]}
+FIRST_ARGUMENTS = {"demo": ["--demo=true"]}
 
 
 def main(argv: list[str] | None = None) -> int | None:

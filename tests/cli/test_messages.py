@@ -40,6 +40,7 @@ def refusal(capsys, *argv: str) -> str:
         ("run --model_nam_or_path x", "no option --model_nam_or_path; the nearest is --model_name_or_path."),
         ("demo --push_to_hub", "There is no option --push_to_hub"),  # the demo would not heed it
         ("demo --sed 1", "the nearest is --seed."),
+        ("demo x", "No option takes 'x'."),
         ("run --output-dirr=x", "no option --output-dirr; the nearest is --output_dir."),
         ("run --modl x", "the nearest is --model_name_or_path."),
         ("run --xyzzy", "There is no option --xyzzy."),
