@@ -7,7 +7,7 @@
     accelerate launch run_video_zeroshot.py --model_name_or_path openai/clip-vit-base-patch16 \\
         --do_train --train_list train.txt --label_list labels.csv --video_root videos --output_dir out
     accelerate launch run_video_zeroshot.py base_to_novel_ucf101 \\
-        --list_root EZ-CLIP --video_root UCF-101 --output_dir out
+        --model_name_or_path openai/clip-vit-base-patch16 --list_root EZ-CLIP --video_root UCF-101 --output_dir out
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ from ezclip.utils.messages import say
 def main(argv: list[str] | None = None):
     """Run `ezclip run`; exit with a message if the options, the data or the model cannot be used."""
     model_args, data_args, args = parse_args(argv)
-    with running("run", args) as accelerator:
+    with running("demo" if args.demo else "run", args) as accelerator:
         set_seed(args.seed)
         if args.demo:
             run_demo(str(args.output_dir), accelerator, args.seed, args.dataloader_num_workers, args.num_seeds or 1)

@@ -73,6 +73,8 @@ def check_options(args: argparse.Namespace):
     for name in LIMITS:
         if not 0.0 < (value := getattr(args, name)) < math.inf:
             raise DataError(f"--{name} must be a number above 0, got {value}.")
+    if args.server_port is not None and not 0 < args.server_port < 2**16:
+        raise DataError(f"--server_port must be from 1 to {2**16 - 1}, got {args.server_port}.")
     for package in ("gradio", "matplotlib"):
         if importlib.util.find_spec(package) is None:
             raise DataError(f'The page needs {package}: `pip install "ezclip[app]"`.')

@@ -3,6 +3,7 @@
 # ruff: noqa: RUF009 -- `option` returns a field, which dataclasses copy
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
@@ -42,8 +43,8 @@ VISION_CONFIG_FIELDS += ("temporal_prompt_init_range", "temporal_prompt_dropout"
 # The groups of `--help`, and their options in the order of use. Other options follow in the group of their class.
 GROUPS = {
     "What to do": (
-        *("do_predict", "do_eval", "do_train", "protocol", "demo", "output_dir", "report", "top_k", "strict"),
-        *("resume_from_checkpoint", "save_trained_only", "report_to"),
+        *("do_predict", "do_eval", "do_train", "protocol", "demo", "output_dir", "overwrite_output_dir"),
+        *("report", "top_k", "strict", "resume_from_checkpoint", "save_trained_only", "report_to"),
     ),
     "Model": ("model_name_or_path", "preset", "num_frames", "tokenizer_name"),
     "Videos": (
@@ -75,6 +76,8 @@ GROUPS = {
     ),
     "Limits of reading a video": tuple(limit.name for limit in fields(ReadLimits)),
 }
+# Options that the demo heeds
+DEMO_OPTIONS = ("demo", "output_dir", "num_seeds", "seed", "dataloader_num_workers", "mixed_precision", "use_cpu")
 DESCRIPTION = """\
 Predict the classes of videos, evaluate on labelled videos, train, or run an experiment of the papers.
 
@@ -88,6 +91,10 @@ Predict the classes of videos, evaluate on labelled videos, train, or run an exp
 
 The last command takes its options from a file of the package. A path that ends in .yaml names a file of your own.
 `ezclip demo` shows all of it on videos made here."""
+DEMO_DESCRIPTION = """\
+Train and evaluate a tiny model on clips of moving shapes that are rendered here. It needs no network and no data.
+
+    ezclip demo --output_dir demo"""
 
 
 def option(default, help: str, **metadata):
@@ -155,7 +162,7 @@ class DataArguments(ReadLimits):
         None, "List to train on, one `path num_frames id` per line. A --protocol takes several."
     )
     validation_list: list[str] | None = option(
-        None, "List to evaluate on. A --protocol takes several splits of one data set."
+        None, "List to evaluate on. A --protocol and `ezclip compare` take several splits of one data set."
     )
     label_list: str | None = option(
         None, "CSV of `id,name` for the lists, or for a data set with numbers for classes."
@@ -230,7 +237,7 @@ class RunArguments(TrainingRecipe):
 
     _argument_group_name = "What to do"
 
-    output_dir: str | None = option(None, "Folder for all results. Required.")
+    output_dir: str | None = option(None, "Folder for all results.")
     do_train: bool = option(False, "Train the prompts and adapters of ezclip, or what --preset trains.")
     do_eval: bool = option(False, "Evaluate on labelled videos: eval_results.json and predictions.jsonl.")
     do_predict: bool = option(
@@ -241,7 +248,7 @@ class RunArguments(TrainingRecipe):
         None, "Videos per class to draw. Defaults to 16 for base_to_novel; few_shot then takes whole lists."
     )
     num_seeds: int | None = option(
-        None, "Repetitions, with the seeds --seed, --seed + 1, … Defaults to 3 if the protocol draws, else 1."
+        None, "Repetitions, with the seeds --seed, --seed + 1, … Defaults to 3 if a protocol draws, else 1."
     )
     resume_from_checkpoint: str | None = option(
         None,
@@ -294,12 +301,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     groups = (ModelArguments, DataArguments, RunArguments)
-    parser = Parser(
-        group_fields(GROUPS, *groups),
-        prog="ezclip run",
-        usage="ezclip run [OPTION_FILE] --model_name_or_path MODEL --output_dir FOLDER [OPTIONS]",
-        description=DESCRIPTION,
-    )
+    is_demo = any(word.partition("=")[0] == "--demo" for word in argv)
+    parser = make_demo_parser(groups) if is_demo else make_parser(groups)
     try:
         if argv and not argv[0].startswith("-"):
             parser.set_defaults(**read_options(find_option_file(argv.pop(0)), groups))
@@ -313,7 +316,9 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
         parser.error(str(error))
     check_values(parser, model_args, data_args, args)
     check_checkpoint(parser, args.resume_from_checkpoint, args.output_dir)
-    if args.push_to_hub and (args.demo or not args.do_train):
+    if args.demo:
+        return model_args, data_args, args
+    if args.push_to_hub and not args.do_train:
         parser.error("--push_to_hub needs --do_train. To push any folder, use `ezclip push`.")
     if not args.push_to_hub and (args.hub_model_id or args.hub_private_repo):
         parser.error("--hub_model_id and --hub_private_repo are for --push_to_hub.")
@@ -321,8 +326,6 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
         parser.error("--report needs --do_eval or --do_predict. To report on any folder, use `ezclip report`.")
     if args.overwrite_output_dir and args.resume_from_checkpoint:
         parser.error("--overwrite_output_dir starts anew: leave --resume_from_checkpoint out.")
-    if args.demo:
-        return model_args, data_args, args
     own_videos = data_args.validation_dir or data_args.validation_list
     if args.protocol is None:
         if args.num_shots or args.num_seeds:
@@ -369,6 +372,24 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
     if data_args.label_list and not any(lists):
         parser.error("--label_list names the ids of a list or data set; class folders name themselves.")
     return model_args, data_args, args
+
+
+def make_parser(groups: Sequence[type]) -> Parser:
+    """Return the parser of `ezclip run`."""
+    return Parser(
+        group_fields(GROUPS, *groups),
+        prog="ezclip run",
+        usage="ezclip run [OPTION_FILE] --model_name_or_path MODEL --output_dir FOLDER [OPTIONS]",
+        description=DESCRIPTION,
+    )
+
+
+def make_demo_parser(groups: Sequence[type]) -> Parser:
+    """Return the parser of `ezclip demo`. It has only the options that the demo heeds."""
+    shown = group_fields({"What to do": DEMO_OPTIONS}, *groups, names=DEMO_OPTIONS)
+    parser = Parser(shown, prog="ezclip demo", description=DEMO_DESCRIPTION)
+    parser.set_defaults(output_dir="demo")
+    return parser
 
 
 def fill_preset(preset: str | None, data_args: DataArguments, args: RunArguments):

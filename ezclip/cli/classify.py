@@ -27,15 +27,13 @@ from ezclip.data.sources import find_videos
 from ezclip.errors import DataError, ModelError
 from ezclip.systems.loading import check_fit, load_model, load_processor
 from ezclip.utils.messages import say
-from ezclip.utils.tables import score_bar, screen_width
+from ezclip.utils.tables import count_of, first_names, score_bar, screen_width, shorten
 from pipeline_ezclip import ZeroShotVideoClassificationPipeline
-from video_ezclip import VIDEO_EXTENSIONS, check_times, describe_video, is_url, printable
+from video_ezclip import VIDEO_EXTENSIONS, check_times, describe_video, is_url
 
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"
 DTYPES = ("float32", "bfloat16", "float16")
-MAX_NAME = 40  # columns of a video or a label on the screen
-MAX_NAMED = 10  # labels in the line that says what was understood
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,21 +61,17 @@ def make_parser() -> Parser:
     classes.add_argument("--descriptions", nargs="+", help="CSV or JSON files with texts for each label")
     classes.add_argument("--templates", nargs="+", help="sentences with {} (default: the 16 published ones)")
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model", "--model_name_or_path", default=DEFAULT_MODEL, help="folder, or name on the Hub (%(default)s)"
-    )
+    model.add_argument("--model", "--model_name_or_path", default=DEFAULT_MODEL, help="folder, or name on the Hub")
     model.add_argument("--device", help="cpu, cuda, cuda:1, mps, … (default: a GPU if there is one)")
     model.add_argument("--dtype", choices=DTYPES, help="precision (default: that of the stored weights)")
     output = parser.add_argument_group("answers")
-    output.add_argument("--top_k", type=int, default=5, help="number of labels for each video (%(default)s)")
+    output.add_argument("--top_k", type=int, default=5, help="number of labels for each video")
     output.add_argument("--output_file", help="file to write: .csv, .jsonl or .parquet")
     output.add_argument("--cache_dir", help="folder that keeps the embeddings of videos, for other labels later")
     reading = parser.add_argument_group("reading")
     reading.add_argument("--start", type=float, help="second of each video to start at")
     reading.add_argument("--end", type=float, help="second of each video to end at")
-    reading.add_argument(
-        "--video_timeout", type=float, default=60.0, help="seconds after which a video is unreadable (%(default)g)"
-    )
+    reading.add_argument("--video_timeout", type=float, default=60.0, help="seconds after which a video is unreadable")
     reading.add_argument("--allow_partial", action="store_true", help="use the readable part of damaged videos")
     add_limits(parser)
     return parser
@@ -96,9 +90,8 @@ def run(args: argparse.Namespace) -> int:
         raise DataError("There are no videos. Give files, folders, patterns or URLs, before the options.")
     limits = read_limits(args)
     labels = classes["candidate_labels"] or list(classes["descriptions"])
-    shown = ", ".join(labels[:MAX_NAMED]) + (", …" if len(labels) > MAX_NAMED else "")
     background = f" Background: {', '.join(classes['background_labels'])}." if classes["background_labels"] else ""
-    say(f"{count_of(len(videos), 'video')}, {count_of(len(labels), 'label')}: {shown}.{background}")
+    say(f"{count_of(len(videos))}, {count_of(len(labels), 'label')}: {first_names(labels)}.{background}")
     classifier = load_classifier(args.model, args.device, args.dtype)
     answers, status = [], 0
     try:
@@ -167,11 +160,6 @@ def find_videos_in(labels: list[str]) -> list[str]:
     ]
 
 
-def count_of(number: int, noun: str) -> str:
-    """Return "1 video" or "3 videos"."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
 def load_classifier(name: str, device: str | None, dtype: str | None) -> ZeroShotVideoClassificationPipeline:
     """
     Load a model and its processor for classification.
@@ -200,7 +188,7 @@ def check_device(device: str | None):
 def summarize(answers: list[VideoAnswer], args: argparse.Namespace):
     """Say how many videos were answered, what could not be read and why, and where the answers are."""
     good = [answer for answer in answers if answer.error is None]
-    text = f"{count_of(len(good), 'video')} classified"
+    text = f"{count_of(len(good))} classified"
     if args.cache_dir is not None:
         num_kept = sum(answer.is_kept for answer in good)
         text += f", {len(good) - num_kept} decoded, {num_kept} from {args.cache_dir}"
@@ -257,12 +245,6 @@ def short_names(videos: list[str]) -> list[str]:
     except ValueError:  # absolute and relative paths, or two drives
         shared = ""
     return [shorten(os.path.relpath(video, shared) if shared else describe_video(video)) for video in videos]
-
-
-def shorten(text: str) -> str:
-    """Return a text of at most `MAX_NAME` characters. Its beginning and its end stay."""
-    text = printable(" ".join(text.split()))
-    return text if len(text) <= MAX_NAME else f"{text[: MAX_NAME // 2 - 1]}…{text[-MAX_NAME // 2 :]}"
 
 
 def _read_names(names: list[str]) -> Iterator[str]:

@@ -29,8 +29,8 @@ DEFAULT_TOKENIZER = "openai/clip-vit-base-patch16"
 def convert_checkpoint(args: argparse.Namespace) -> str:
     """Convert a published checkpoint to a folder with model and processor. Return a description of the model."""
     output_dir, checkpoint = Path(args.output_dir), args.checkpoint
-    tokenizer = None if args.model_only else load_tokenizer(args.tokenizer)
     original = read_checkpoint(checkpoint, args.base_model_name_or_path)
+    tokenizer = None if args.model_only else load_tokenizer(args.tokenizer)
     model = convert(original, args.num_frames)
     vision_config, vocab_size = model.config.vision_config, model.config.text_config.vocab_size
     if tokenizer is not None and len(tokenizer) != vocab_size:

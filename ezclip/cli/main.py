@@ -6,7 +6,6 @@ from importlib import import_module
 
 
 # Subcommand: the module whose `main` runs it, and a line of help
-# Subcommand: the module whose `main` runs it, and a line of help
 COMMANDS = {
     "classify": ("ezclip.cli.classify", "say which of your labels fit your videos"),
     "run": ("run_video_zeroshot", "train, evaluate and predict"),
@@ -37,10 +36,14 @@ OTHER_NAMES = {
     "eval": "run",
     "evaluate": "run",
     "test": "run",
+    "serve": "app",
+    "gui": "app",
+    "upload": "push",
+    "segment": "timeline",
+    "search": "timeline",
 }
-OTHER_NAMES |= {"serve": "app", "gui": "app", "upload": "push", "segment": "timeline", "search": "timeline"}
 # Arguments that a subcommand puts before those of the user
-FIRST_ARGUMENTS = {"demo": ["--demo", "--output_dir", "demo"]}
+FIRST_ARGUMENTS = {"demo": ["--demo=true"]}
 
 
 def main(argv: list[str] | None = None) -> int | None:

@@ -20,6 +20,7 @@ from ezclip.evaluation.protocols import Experiment
 from ezclip.utils.digests import digest
 from ezclip.utils.files import check_folder_names
 from ezclip.utils.messages import get_logger
+from ezclip.utils.tables import count_of, first_names
 from ezclip.utils.yaml_files import read_yaml
 from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank
@@ -38,7 +39,6 @@ EVAL_DATASET_OPTIONS += ("input_conditioning", "max_eval_samples")
 INHERITED_OPTIONS = ("list_root", "eval_split_name", "video_column_name", "label_column_name", "num_classes")
 INHERITED_OPTIONS += ("max_eval_samples", "templates", "include_label", "input_conditioning")
 TRANSFORM_OPTIONS = ("horizontal_flip", "color_jitter", "grayscale")
-MAX_CLASSES = 8  # named in a line
 # Words that stand for all templates of a paper
 TEMPLATE_SETS = {"published": TEMPLATES, "tear": TEAR_TEMPLATES}
 
@@ -184,8 +184,8 @@ def describe_plan(
     lines, named = [], []
     for title, split in zip(titles, splits):
         names = split.class_names
-        lines.append(f"{title}: {_count(len(split), 'video')}, {_count(len(names), 'class')} ({split.source})")
-        lines[-1] += "" if names in named else f": {_first_names(names)}"
+        lines.append(f"{title}: {count_of(len(split))}, {count_of(len(names), 'class')} ({split.source})")
+        lines[-1] += "" if names in named else f": {first_names(names)}"
         named.append(names)
         if empty := split.empty_classes:
             logger.warning(f"{title}: {len(empty)} of the {len(names)} classes have no video: {list_some(empty)}.")
@@ -193,17 +193,9 @@ def describe_plan(
             logger.warning(f"{title}: {names[0]!r} is the only class, so there is nothing to tell apart.")
     if source is not None and labels is not None:
         number = source.num_videos if isinstance(source, StreamedVideos) else len(source)
-        videos = "videos" if number is None else _count(number, "video")
-        lines.append(f"Predict: {videos} ({source.source}), {_count(len(labels), 'label')}: {_first_names(labels)}")
+        videos = "videos" if number is None else count_of(number)
+        lines.append(f"Predict: {videos} ({source.source}), {count_of(len(labels), 'label')}: {first_names(labels)}")
     return lines
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
-
-
-def _first_names(names: list[str]) -> str:
-    return ", ".join(names[:MAX_CLASSES]) + (", …" if len(names) > MAX_CLASSES else "")
 
 
 def make_supervised_experiments(data_args: DataArguments, args: RunArguments, seeds: range) -> list[Experiment]:

@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
 def make_parser() -> Parser:
     """Return the parser of `ezclip timeline`."""
     parser = Parser(prog="ezclip timeline", description=__doc__)
-    parser.add_argument("video", help="path or URL of a video file; - reads standard input")
+    parser.add_argument("video", metavar="VIDEO", help="path or URL of a video file; - reads standard input")
     model = parser.add_argument_group("model")
     model.add_argument("--model_name_or_path", required=True, help="model and processor: a folder, or a Hub name")
     model.add_argument("--tokenizer_name", help="tokenizer in place of the model's")

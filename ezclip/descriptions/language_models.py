@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, L
 from urllib3 import Timeout
 from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError, ResponseError
 
+from checkpoint_ezclip import check_folder
 from ezclip.descriptions.questions import Question
 from ezclip.errors import ModelError
 from ezclip.utils.messages import get_logger
@@ -91,6 +92,7 @@ class TransformersModel:
         self.seed, self.temperature = seed, temperature
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
         try:
+            check_folder(name_or_path)
             self.tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="left")
             self.model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype, device_map="auto").eval()
         except (OSError, ValueError) as error:

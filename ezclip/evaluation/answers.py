@@ -7,13 +7,12 @@ from pathlib import Path
 
 from ezclip.constants import PREDICTIONS_NAME
 from ezclip.evaluation.prediction_files import PredictionCounts
-from ezclip.utils.tables import as_text_table, score_bar
+from ezclip.utils.tables import as_text_table, score_bar, shorten
 
 
 MAX_VIDEOS = 20
 MAX_PROBLEMS = 10
 NUM_NEXT = 2  # labels named after the best one
-MAX_LENGTH = 40  # characters of a name of a video or label
 
 
 def show_predictions(output_dir: str | Path, counts: PredictionCounts) -> str:
@@ -53,14 +52,14 @@ def show_problems(output_dir: str | Path, counts: PredictionCounts) -> list[str]
 
 def _as_row(line: dict) -> list[str]:
     best, *others = line["predictions"]
-    following = ", ".join(f"{_shorten(other['label'])} {other['score']:.2f}" for other in others[:NUM_NEXT])
-    video = line["video"]
-    video = video if len(video) <= MAX_LENGTH else f"…{video[1 - MAX_LENGTH :]}"  # the end of a path tells most
-    return [video, _shorten(best["label"]), f"{best['score']:.2f}", score_bar(best["score"]), following]
-
-
-def _shorten(label: str) -> str:
-    return label if len(label) <= MAX_LENGTH else f"{label[: MAX_LENGTH - 1]}…"
+    following = ", ".join(f"{shorten(other['label'])} {other['score']:.2f}" for other in others[:NUM_NEXT])
+    return [
+        shorten(line["video"]),
+        shorten(best["label"]),
+        f"{best['score']:.2f}",
+        score_bar(best["score"]),
+        following,
+    ]
 
 
 def _name_rest(number: int, path: Path) -> list[str]:

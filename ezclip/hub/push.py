@@ -23,7 +23,7 @@ from configuration_ezclip import CLASS_BANK_NAME
 from ezclip.errors import ModelError, first_line
 from ezclip.hub.messages import masked_logs, without_token
 from ezclip.hub.model_card import CardFacts, is_untouched
-from ezclip.hub.staging import BASE_HINT, CARD_NAME, stage
+from ezclip.hub.staging import BASE_HINT, CARD_NAME, check_model_folder, stage
 from ezclip.utils.messages import get_logger
 
 
@@ -83,6 +83,7 @@ def push(folder: str | Path, options: PushOptions) -> CommitInfo:
         [`DataError`]: if a file of results cannot be read, or the results of `eval_dataset` are missing.
     """
     options.facts.check()
+    check_model_folder(Path(folder))  # before the Hub is asked
     facts = replace(options.facts, repo_id=_full_name(options.facts.repo_id))
     facts.check()  # the Hub gave the user's name
     with tempfile.TemporaryDirectory(prefix="ezclip-push-") as staged:

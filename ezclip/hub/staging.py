@@ -33,6 +33,15 @@ FILE_ERRORS = (OSError, ValueError, TypeError, AttributeError, LookupError, Over
 BASE_HINT = "Give the name of that model on the Hub (--base_model_name_or_path), or push the whole model (--whole)."
 
 
+def check_model_folder(folder: Path):
+    """Raise a [`ModelError`] if a folder holds no model."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"--model must be the folder of a model, got {folder}, which has no config.json. Give a folder that "
+            "training, `ezclip convert` or `save_pretrained` wrote."
+        )
+
+
 def stage(folder: str | Path, staged: str | Path, facts: CardFacts, trained_only: bool | None = None) -> Path:
     """
     Write the files that a push of a model uploads into an empty folder.
@@ -59,11 +68,7 @@ def stage(folder: str | Path, staged: str | Path, facts: CardFacts, trained_only
     """
     folder, staged = Path(folder), Path(staged)
     facts.check()
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"--model must be the folder of a model, got {folder}, which has no config.json. Give a folder that "
-            "training, `ezclip convert` or `save_pretrained` wrote."
-        )
+    check_model_folder(folder)
     with masked_logs():  # a base is downloaded
         model, base, is_part = _save_model(folder, staged, trained_only, facts.base_model)
         processor = _save_processor(folder, staged, model)

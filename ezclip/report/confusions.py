@@ -5,10 +5,11 @@ import numpy as np
 from ezclip.report import matrices
 from ezclip.report.drawing import Picture
 from ezclip.report.frames import read_strip
-from ezclip.report.material import NO_LABELS, Material, count_of, number, percent
+from ezclip.report.material import NO_LABELS, Material, number, percent
 from ezclip.report.measures import ConfusedPair, mistakes, most_confused
 from ezclip.report.ordering import order_classes
 from ezclip.report.page import Cell, Samples, Table
+from ezclip.utils.tables import count_of
 from video_ezclip import VideoReadError
 
 

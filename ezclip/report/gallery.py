@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from ezclip.report.drawing import Picture
 from ezclip.report.frames import read_strip
-from ezclip.report.material import Material, count_of
+from ezclip.report.material import Material
 from ezclip.report.page import Card, Gallery
 from ezclip.report.reading import NO_CLASS
+from ezclip.utils.tables import count_of
 from video_ezclip import VideoReadError
 
 

@@ -58,8 +58,3 @@ def percent(fraction: float) -> str:
 def number(value: int) -> Cell:
     """Return a cell with a number."""
     return Cell(f"{value}", value)
-
-
-def count_of(number: int) -> str:
-    """Return "1 video" or "N videos"."""
-    return f"{number} video" + ("" if number == 1 else "s")

@@ -8,12 +8,13 @@ import numpy as np
 from ezclip.report import embedding_map, figures
 from ezclip.report.confusions import choose_classes, confused_items, matrix_items
 from ezclip.report.gallery import gallery_items
-from ezclip.report.material import NO_LABELS, Material, count_of, number, percent
+from ezclip.report.material import NO_LABELS, Material, number, percent
 from ezclip.report.measures import NUM_BINS, calibrate, headline_accuracies
 from ezclip.report.page import Cards, Cell, Section, Table
 from ezclip.report.reading import NO_CLASS
 from ezclip.utils.digests import digest
 from ezclip.utils.settings import DIGESTS
+from ezclip.utils.tables import count_of
 
 
 MAX_LISTED = 500  # bad videos

@@ -13,6 +13,8 @@ MARKUP = re.compile(r"[\\`*\[\]<>~|&#$@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=ww
 
 
 BAR_ENDS = " ▏▎▍▌▋▊▉"  # by eighths of a character
+MAX_NAMES = 8  # in a line
+MAX_LENGTH = 40  # characters of a name of a video or label
 GAP = "  "  # between two columns of a table on the screen
 
 # What a spreadsheet takes for a formula, and what `as_csv_cell` makes of it
@@ -49,6 +51,22 @@ def as_text_table(header: list[str], rows: list[list[str]]) -> str:
         for row in cells
     )
     return "\n".join(lines)
+
+
+def count_of(number: int, noun: str = "video") -> str:
+    """Return "1 video" or "3 videos"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def first_names(names: list[str]) -> str:
+    """Return the first eight names, joined by commas."""
+    return ", ".join(names[:MAX_NAMES]) + (", …" if len(names) > MAX_NAMES else "")
+
+
+def shorten(text: str) -> str:
+    """Return a text in one line of at most 40 characters. Its beginning and its end stay."""
+    text = printable(" ".join(text.split()))
+    return text if len(text) <= MAX_LENGTH else f"{text[: MAX_LENGTH // 2 - 1]}…{text[-MAX_LENGTH // 2 :]}"
 
 
 def screen_width(text: str) -> int:

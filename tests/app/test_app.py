@@ -393,6 +393,7 @@ def test_bad_options(tmp_path, monkeypatch, capsys):
         ([], "`ezclip demo"),
         (["--max_seconds", "0"], "--max_seconds must be a number above 0"),
         (["--max_size_mb", "nan"], "--max_size_mb must be a number above 0"),
+        (["--server_port", "99999999"], "--server_port must be from 1 to 65535, got 99999999"),
     ):
         with pytest.raises(SystemExit) as ended:
             main(argv)

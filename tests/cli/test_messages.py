@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -37,6 +38,9 @@ def refusal(capsys, *argv: str) -> str:
     [
         # an option that does not exist
         ("run --model_nam_or_path x", "no option --model_nam_or_path; the nearest is --model_name_or_path."),
+        ("demo --push_to_hub", "There is no option --push_to_hub"),  # the demo would not heed it
+        ("demo --sed 1", "the nearest is --seed."),
+        ("demo x", "No option takes 'x'."),
         ("run --output-dirr=x", "no option --output-dirr; the nearest is --output_dir."),
         ("run --modl x", "the nearest is --model_name_or_path."),
         ("run --xyzzy", "There is no option --xyzzy."),
@@ -110,6 +114,26 @@ def test_other_names_lead_to_options():
 @pytest.mark.parametrize(
     ("command", "message"),
     [
+        ("convert --checkpoint gone.pt --output_dir out", "gone.pt"),
+        ("push --model ./gone --repo_id me/x", "--model must be the folder of a model, got gone"),
+        ("describe --candidate_labels a --model_name_or_path ./gone --output_dir out", "No folder './gone'"),
+    ],
+)
+def test_mistyped_paths_are_named_before_the_network(command, message, tmp_path, capsys, monkeypatch):
+    def connect(*_):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket, "getaddrinfo", connect)
+    with pytest.raises(SystemExit) as ended:
+        main(command.split())
+    assert message in f"{ended.value.code}{capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
         (["evaluate"], "no command 'evaluate': here it is `ezclip run`"),
         (["clasify", "video.mp4"], "no command 'clasify'; the nearest is `ezclip classify`"),
         (["xyzzy"], "must be one of classify, run, demo"),
@@ -152,8 +176,7 @@ def test_help_has_no_noise(command, capsys, monkeypatch):
     assert "None" not in shown and "SUPPRESS" not in shown
     assert not re.search(r"--[a-z]+-[a-z]+-?[a-z]* [A-Z]", shown), "an option by two names"
     assert not re.search(r"[Dd]efaults?\b.*[Dd]efault: ", shown), "two defaults of one option"
-    if command not in ("run", "demo"):
-        assert f"    ezclip {command} " in shown, "no example"
+    assert f"    ezclip {command} " in shown, "no example"
 
 
 def test_help_of_a_run(capsys, monkeypatch):
@@ -240,7 +263,7 @@ def launch(folder, launcher: tuple, *arguments: str) -> subprocess.Popen:
 
 
 def assert_said_once(output: str, message: str):
-    said = [line for line in output.splitlines() if line.startswith("ezclip run: ")]
+    said = [line for line in output.splitlines() if re.match(r"ezclip (run|demo): ", line)]
     assert len(said) == 1 and message in said[0], output
     # accelerate has a traceback of its own, about a process that failed
     assert "[rank" not in output and "Warning" not in output and 'run_video_zeroshot.py", line' not in output
@@ -277,6 +300,6 @@ def test_ctrl_c(launcher, tmp_path):
     while not list(tmp_path.rglob("*.mp4")) and time.monotonic() < deadline:
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
-    assert_said_once(process.communicate(timeout=60)[0], "ezclip run: stopped.")
+    assert_said_once(process.communicate(timeout=60)[0], "ezclip demo: stopped.")
     if launcher is None:
         assert process.returncode == 130

@@ -785,7 +785,6 @@ def test_failed_push_after_training(hub, training, tmp_path):
     ("arguments", "message"),
     [
         (["--push_to_hub", "--do_eval"], "--push_to_hub needs --do_train"),
-        (["--push_to_hub", "--demo"], "--push_to_hub needs --do_train"),
         (["--hub_model_id", "me/x", "--do_train"], "are for --push_to_hub"),
     ],
 )
