@@ -74,7 +74,7 @@ def _remove_results(folder: Path, of_training: bool, keep: Path | None):
             # transformers' Trainer writes folders of this name, too
             is_own = (path / CHECKPOINT_SETTINGS_NAME).is_file() and (path / "digests.json").is_file()
             if is_own and path != keep:
-                shutil.rmtree(path)
+                path.unlink() if path.is_symlink() else shutil.rmtree(path)
 
 
 def _remove_files(folder: Path, files: Iterable[str], folders: dict[str, str]):
@@ -85,7 +85,7 @@ def _remove_files(folder: Path, files: Iterable[str], folders: dict[str, str]):
             for path in (folder / name).iterdir():
                 if re.fullmatch(pattern, path.name):
                     path.unlink()
-            if not any((folder / name).iterdir()):
+            if not (folder / name).is_symlink() and not any((folder / name).iterdir()):
                 (folder / name).rmdir()
 
 
