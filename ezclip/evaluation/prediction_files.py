@@ -60,7 +60,7 @@ class Progress:
     parts: dict[int, set[int]] = field(default_factory=dict)
     ends: dict[int, int] = field(default_factory=dict)
     num_videos: int = 0
-    path: Path | None = None
+    path: Path = Path()
 
     def is_complete(self, shard: int) -> bool:
         """Return whether all parts of a shard are written."""

@@ -278,7 +278,7 @@ class _Processes:
         if self.group is not None:
             distributed.barrier(self.group)
 
-    def share(self, work: Callable[[], Any]):
+    def share(self, work: Callable[[], Any]) -> Any:
         """Run `work` on the main process. Return its result, or raise its [`DataError`], on all processes."""
         outcome = [None, None]
         if self.is_main:
