@@ -93,6 +93,7 @@ def _tests_of(finished: Path) -> list[str]:
     """Return the names of the tests of a finished experiment: none if the file is absent or of another program."""
     try:
         content = json.loads(finished.read_bytes())
-        return list(content["results"]) if {"settings", "digest"} <= content.keys() else []
+        names = content["results"] if {"settings", "digest"} <= content.keys() else []
+        return [name for name in names if not {"..", "/"} & set(Path(name).parts)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []

@@ -1,5 +1,7 @@
 """A used output folder: what changed is said in words, and `--overwrite_output_dir` starts anew."""
 
+import json
+
 import pytest
 from accelerate.state import AcceleratorState
 
@@ -165,3 +167,13 @@ def test_results_of_other_programs_stay(tmp_path):
     (tmp_path / "predictions" / "mine.csv").write_text("")
     EarlierResults([tmp_path, tmp_path / "none"], is_pending=True, of_training=True).remove()
     assert {path.name for path in tmp_path.rglob("*")} == {"results.json", "predictions", "mine.csv"}
+
+
+def test_results_of_other_folders_stay(tmp_path):
+    (tmp_path / "predictions.jsonl").touch()
+    (tmp_path / "out").mkdir()
+    names = ["..", str(tmp_path), "a/../.."]
+    content = {"settings": {}, "digest": "", "results": {name: {} for name in names}}
+    (tmp_path / "out" / "results.json").write_text(json.dumps(content))
+    EarlierResults([tmp_path / "out"], is_pending=True, of_training=True).remove()
+    assert (tmp_path / "predictions.jsonl").exists()
