@@ -79,7 +79,9 @@ def _remove_results(folder: Path, of_training: bool, keep: Path | None):
 
 def _remove_files(folder: Path, files: Iterable[str], folders: dict[str, str]):
     for name in files:
-        (folder / name).unlink(missing_ok=True)
+        path = folder / name
+        if name != "report.html" or (path.is_file() and b"Written by ezclip" in path.read_bytes()):
+            path.unlink(missing_ok=True)
     for name, pattern in folders.items():
         if (folder / name).is_dir():
             for path in (folder / name).iterdir():

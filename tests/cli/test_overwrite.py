@@ -165,8 +165,10 @@ def test_results_of_other_programs_stay(tmp_path):
     (tmp_path / "results.json").write_text('{"results": {"..": 1}}')
     (tmp_path / "predictions").mkdir()
     (tmp_path / "predictions" / "mine.csv").write_text("")
+    (tmp_path / "report.html").write_text("mine")
     EarlierResults([tmp_path, tmp_path / "none"], is_pending=True, of_training=True).remove()
-    assert {path.name for path in tmp_path.rglob("*")} == {"results.json", "predictions", "mine.csv"}
+    kept = {"results.json", "report.html", "predictions", "mine.csv"}
+    assert {path.name for path in tmp_path.rglob("*")} == kept
 
 
 def test_results_of_other_folders_stay(tmp_path):
