@@ -1,6 +1,7 @@
 """Read, decode and sample videos: everything between a file, or an address, and an array of frames."""
 
 import gc
+import heapq
 import importlib
 import io
 import ipaddress
@@ -244,15 +245,17 @@ def list_folder(folder: str | Path) -> FolderContents:
       their own: they may be photos or thumbnails.
 
     A picture beside folders of pictures is left out too. Hidden files and folders, and `__MACOSX`, are not looked at.
+    A link to a folder that is found without it adds nothing.
 
     Raises:
         `OSError`: if a folder cannot be listed.
     """
     videos, pictures, others = [], {}, []
-    pending, seen = [os.fspath(folder)], set()
-    while pending:
-        place = pending.pop()
-        if (real := os.path.realpath(place)) in seen:  # a link to a folder above
+    pending, links, seen = [os.fspath(folder)], [], set()
+    while pending or links:
+        # Links come last, in their order: a folder keeps its own videos
+        place = pending.pop() if pending else heapq.heappop(links)
+        if (real := os.path.realpath(place)) in seen:
             continue
         seen.add(real)
         names = []
@@ -260,8 +263,8 @@ def list_folder(folder: str | Path) -> FolderContents:
             for entry in entries:
                 if entry.name.startswith(".") or entry.name == "__MACOSX":
                     continue
-                if entry.is_dir():
-                    pending.append(entry.path)
+                if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                    heapq.heappush(links, entry.path) if entry.is_symlink() else pending.append(entry.path)
                 elif is_frame(entry.name):
                     names.append(entry.name)
                 else:

@@ -459,6 +459,7 @@ def test_list_folder_and_parquet_agree(tmp_path):
         ),
         (["--do_predict", "--candidate_labels", ""], "--candidate_labels: there is no label"),
         (["--do_predict", "--candidate_labels", "a", ""], "--candidate_labels: A class is called '', which leaves"),
+        (["--do_predict", "--candidate_labels", "caf\udce9", "a"], "'caf\\udce9', which is not UTF-8. Rename it."),
         (["--do_predict", "--candidate_labels", "a, _"], "--candidate_labels: A class is called '_', which leaves"),
         (["--do_predict", "--candidate_labels", "a,", "b"], "'a,' begins or ends with a comma. Give labels as sep"),
         (

@@ -139,8 +139,17 @@ def test_hidden_files_and_loops(clip, tmp_path):
         shutil.copy(clip, tmp_path / folder / "a.mp4")
     shutil.copy(clip, tmp_path / "._a.mp4")
     (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "itself").symlink_to("itself")
     assert list_folder(tmp_path).videos == [str(tmp_path)]
     assert len(read_frames(tmp_path)[0]) == 1
+
+
+def test_a_folder_keeps_its_videos_beside_links_to_it(clip, tmp_path):
+    (tmp_path / "m").mkdir()
+    shutil.copy(clip, tmp_path / "m" / "a.mp4")
+    for name in "abcxyz":
+        (tmp_path / name).symlink_to("m")
+    assert list_folder(tmp_path).videos == [str(tmp_path / "m" / "a.mp4")]
 
 
 def test_frame_folder_matches_video():

@@ -136,9 +136,11 @@ def check_have_words(names: Iterable[str]):
     Raise if a class name leaves no words for a sentence.
 
     Raises:
-        [`DataError`]: if a name has no letters or digits.
+        [`DataError`]: if a name has no letters or digits, or is not Unicode text, as names of folders may be.
     """
     for name in names:
+        if any("\ud800" <= character <= "\udfff" for character in name):
+            raise DataError(f"A class is called {name!r}, which is not UTF-8. Rename it.")
         if not label_to_words(name):
             raise DataError(f"A class is called {name!r}, which leaves no words for a sentence. Rename it.")
 

@@ -112,7 +112,9 @@ def load_folder(folder: str | Path, part: str = "test") -> VideoSplit:
         )
     folders = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if empty := [name for name in folders if name not in by_class and name not in names]:
-        logger.warning(f"{folder}: {len(empty)} folders hold no video and are no classes: {list_some(empty)}.")
+        logger.warning(
+            f"{folder}: {len(empty)} folders hold no video of their own and are no classes: {list_some(empty)}."
+        )
     spellings = merge_spellings(Counter({name: len(videos) for name, videos in by_class.items()}), folder)
     class_names = sorted(set(spellings.values()))
     ids = {name: class_names.index(spelling) for name, spelling in spellings.items()}
@@ -294,31 +296,46 @@ def _is_frame_folder(path: str) -> bool:
 def _check_levels(folder: Path, by_class: dict[str, list[Path]], part: str):
     """Raise if the first level of folders names splits (`train`, `test`), or is one folder around the classes."""
     option, preferred = ("--train_dir", TRAIN_WORDS) if part == "train" else ("--validation_dir", TEST_WORDS)
-    splits = {name: _split_word(name) for name in sorted(by_class)}
-    if all(splits.values()):
+    paths = {name: [video.relative_to(folder).parts for video in by_class[name]] for name in sorted(by_class)}
+    splits = {name: _split_word(name) for name in paths}
+    if not all(splits.values()):
+        # Splits beside another folder, or with the name of the data set: `ucf_train`. They hold folders of classes.
+        nested = [name for name, found in paths.items() if all(len(parts) > 2 for parts in found)]
+        shared = set.intersection(*map(_words, nested)) if len(nested) > 1 else set()
+        splits = {name: word for name in nested if (word := _split_word(name, shared))}
+    if len(splits) == len(paths) or len(splits) > 1:
         words = (*preferred, *TRAIN_WORDS, *TEST_WORDS)
         wanted = min(splits, key=lambda name: words.index(splits[name]))
         raise DataError(
             f"{folder} holds the split{'s' if len(splits) > 1 else ''} {' and '.join(splits)}, not classes. "
             f"Give {option} {folder / wanted}."
         )
-    paths = [video.relative_to(folder).parts for videos in by_class.values() for video in videos]
-    inner = sorted({parts[1] for parts in paths if len(parts) > 2})
-    if len(by_class) == 1 and len(inner) > 1:
-        (name,) = by_class
+    folders = [parts[:-1] for found in paths.values() for parts in found]
+    above = Path(os.path.commonpath([os.path.join(*parts) for parts in folders]))
+    depth = len(above.parts)
+    inner = sorted({parts[depth] for parts in folders if len(parts) > depth})
+    if depth and len(inner) > 1:
         raise DataError(
-            f"{folder} holds one folder, {name}, with {len(inner)} folders of videos: {list_some(inner)}. If they are "
-            f"the classes, give {option} {folder / name}."
+            f"{folder} holds one folder, {above}, with {len(inner)} folders of videos: {list_some(inner)}. If they "
+            f"are the classes, give {option} {folder / above}."
         )
+    inner = sorted({parts[1] for parts in folders if len(parts) > 1})
     if inner and all(map(_split_word, inner)):
         logger.warning(f"{folder}: the class folders hold the splits {', '.join(inner)}, which are taken together.")
 
 
-def _split_word(name: str) -> str | None:
-    """Return the word for a split that a folder is named after: "val" of "val_256"; None for other folders."""
-    words = re.findall(r"[^\W\d_]+", name.lower())
-    found = [word for word in words if word not in SPLIT_COMPANIONS]
-    return found[0] if found and set(found) <= {*TRAIN_WORDS, *TEST_WORDS} else None
+def _split_word(name: str, shared: Iterable[str] = ()) -> str | None:
+    """
+    Return the word for a split that a folder is named after: "val" of "val_256"; None for other folders.
+
+    `shared` are words that the names of all folders have.
+    """
+    found = _words(name) & {*TRAIN_WORDS, *TEST_WORDS}
+    return min(found) if found and _words(name) <= {*found, *SPLIT_COMPANIONS, *shared} else None
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[^\W\d_]+", name.lower()))
 
 
 def _match(pattern: str) -> list[str]:

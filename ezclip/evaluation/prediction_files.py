@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ SCHEMA = pyarrow.schema(
         ("error", pyarrow.string()),
     ]
 )
+UNFINISHED_NAME = ".unfinished"  # folder in `predictions` of a run that starts anew
 PART_NAME = re.compile(r"shard-(\d{5,})-part-(\d{5,})\.parquet")
 # Seconds until a node sees the files of another node: network file systems cache the lists of folders.
 SHARED_FOLDER_DELAY = 90.0
@@ -51,11 +53,14 @@ class Progress:
             Total number of parts, for each shard whose last part is written.
         num_videos (`int`):
             Number of videos in these parts.
+        path (`Path`, *optional*):
+            The folder of the parts.
     """
 
     parts: dict[int, set[int]] = field(default_factory=dict)
     ends: dict[int, int] = field(default_factory=dict)
     num_videos: int = 0
+    path: Path = Path()
 
     def is_complete(self, shard: int) -> bool:
         """Return whether all parts of a shard are written."""
@@ -89,6 +94,8 @@ class PredictionFolder:
     `label` (its class, null if unknown), `predictions` (labels and scores, best first; null for an unreadable video)
     and `error` (the reason for an unreadable video, or for one that was read in part; null otherwise).
 
+    A run that starts anew in a used folder writes to a folder within it, and replaces the earlier results at the end.
+
     Args:
         output_dir (`str` or `Path`):
             The output folder.
@@ -100,8 +107,13 @@ class PredictionFolder:
 
     def __init__(self, output_dir: str | Path, part_size: int, describe_shard: Callable[[int], str] = lambda _: ""):
         self.output_dir, self.part_size, self.describe_shard = Path(output_dir), part_size, describe_shard
-        self.path = self.output_dir / "predictions"
-        self.settings_path = self.path / "settings.json"
+        self.final = self.path = self.output_dir / "predictions"
+        self.starts_anew = False
+
+    @property
+    def settings_path(self) -> Path:
+        """Return the path of the settings of the parts."""
+        return self.path / "settings.json"
 
     def begin(self, settings: dict, overwrite: bool = False) -> Progress:
         """
@@ -111,7 +123,8 @@ class PredictionFolder:
             settings (`dict`):
                 Everything that decides the rows and their order, in types that JSON has. `settings.json` keeps it.
             overwrite (`bool`, *optional*, defaults to `False`):
-                Whether to remove the predictions and results of earlier runs.
+                Whether the predictions replace all results of earlier runs. A run that was interrupted then is resumed
+                without it.
 
         Returns:
             [`Progress`]: the parts of earlier runs.
@@ -121,9 +134,12 @@ class PredictionFolder:
         """
         settings = as_json(settings)
         with self._disk_errors():
+            unfinished = self.final / UNFINISHED_NAME
+            if overwrite:
+                shutil.rmtree(unfinished, ignore_errors=True)
+            self.starts_anew = overwrite or _has_settings(unfinished, settings)
+            self.path = unfinished if self.starts_anew else self.final
             self.path.mkdir(parents=True, exist_ok=True)
-            EarlierResults([self.output_dir], is_pending=overwrite, of_training=False).remove()
-            self.path.mkdir(exist_ok=True)
             self._remove_leftovers()
             parts = self._find_parts()
             if self.settings_path.exists():
@@ -140,7 +156,9 @@ class PredictionFolder:
                 data = self.describe_shard(shard)
                 for part in sorted(numbers):
                     self._read_part(shard, part, data)
-            return self._measure(parts)
+            progress = self._measure(parts)
+            progress.path = self.path
+            return progress
 
     def write_part(self, shard: int, part: int, rows: list[dict], is_last: bool):
         """
@@ -208,10 +226,20 @@ class PredictionFolder:
                             if row["predictions"] is not None:
                                 line |= {"label": row["label"]} if row["label"] is not None else {}
                                 _write_line(good, {**line, "predictions": row["predictions"]})
+                if self.starts_anew:
+                    self._replace_earlier()
             for path in paths[1:]:
                 if path.stat().st_size == 0:
                     path.unlink()
         return counts
+
+    def _replace_earlier(self):
+        EarlierResults([self.output_dir], is_pending=True, of_training=False).remove()
+        # The settings come first: with them, a run resumes from the parts that are there.
+        for path in [self.settings_path, *self.path.glob("*.parquet")]:
+            os.replace(path, self.final / path.name)
+        shutil.rmtree(self.path)
+        self.path = self.final
 
     def _count(self, row: dict, counts: PredictionCounts, strict: bool):
         counts.num_videos += 1
@@ -311,6 +339,13 @@ class PredictionFolder:
                 f"Predictions cannot be written to {self.output_dir} ({error}). Free disk space, and run the same "
                 "command to resume. Written parts are kept."
             ) from error
+
+
+def _has_settings(folder: Path, settings: dict) -> bool:
+    try:
+        return json.loads((folder / "settings.json").read_bytes()) == settings
+    except (OSError, ValueError):
+        return False
 
 
 def _digest_rows(rows: list[dict]) -> str:

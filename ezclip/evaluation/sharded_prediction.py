@@ -95,7 +95,7 @@ def predict_shards(
         strict (`bool`, *optional*, defaults to `False`):
             Whether the first unreadable video ends the run.
         overwrite (`bool`, *optional*, defaults to `False`):
-            Whether to remove the predictions and results of earlier runs instead of resuming.
+            Whether to start anew. The results of earlier runs are replaced at the end.
         num_clips (`int`, *optional*, defaults to 1), num_crops (`int`, *optional*, defaults to 1):
             Views of a video, see [`EZClipProcessor`]. Their mean is written.
         read (`Callable`, *optional*):
@@ -122,6 +122,7 @@ def predict_shards(
         return folder.begin(result, overwrite)
 
     progress = processes.share(begin)
+    folder.path = progress.path
     reader = _RowReader(processor, num_clips=num_clips, num_crops=num_crops, read=read)
     work = _deal(progress, shards.num_shards, accelerator.num_processes, accelerator.process_index)
     batches = _Batches(shards, work, folder, batch_size)
@@ -277,7 +278,7 @@ class _Processes:
         if self.group is not None:
             distributed.barrier(self.group)
 
-    def share(self, work: Callable[[], Any]):
+    def share(self, work: Callable[[], Any]) -> Any:
         """Run `work` on the main process. Return its result, or raise its [`DataError`], on all processes."""
         outcome = [None, None]
         if self.is_main:

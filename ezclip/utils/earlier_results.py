@@ -74,18 +74,20 @@ def _remove_results(folder: Path, of_training: bool, keep: Path | None):
             # transformers' Trainer writes folders of this name, too
             is_own = (path / CHECKPOINT_SETTINGS_NAME).is_file() and (path / "digests.json").is_file()
             if is_own and path != keep:
-                shutil.rmtree(path)
+                path.unlink() if path.is_symlink() else shutil.rmtree(path)
 
 
 def _remove_files(folder: Path, files: Iterable[str], folders: dict[str, str]):
     for name in files:
-        (folder / name).unlink(missing_ok=True)
+        path = folder / name
+        if name != "report.html" or (path.is_file() and b"Written by ezclip" in path.read_bytes()):
+            path.unlink(missing_ok=True)
     for name, pattern in folders.items():
         if (folder / name).is_dir():
             for path in (folder / name).iterdir():
                 if re.fullmatch(pattern, path.name):
                     path.unlink()
-            if not any((folder / name).iterdir()):
+            if not (folder / name).is_symlink() and not any((folder / name).iterdir()):
                 (folder / name).rmdir()
 
 
@@ -93,6 +95,7 @@ def _tests_of(finished: Path) -> list[str]:
     """Return the names of the tests of a finished experiment: none if the file is absent or of another program."""
     try:
         content = json.loads(finished.read_bytes())
-        return list(content["results"]) if {"settings", "digest"} <= content.keys() else []
+        names = content["results"] if {"settings", "digest"} <= content.keys() else []
+        return [name for name in names if not {"..", "/"} & set(Path(name).parts)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []

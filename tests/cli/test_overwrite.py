@@ -1,5 +1,7 @@
 """A used output folder: what changed is said in words, and `--overwrite_output_dir` starts anew."""
 
+import json
+
 import pytest
 from accelerate.state import AcceleratorState
 
@@ -54,6 +56,39 @@ def test_other_labels_in_a_used_folder(tiny_folder, clip_folder, tmp_path):
     assert (out / "predictions" / "mine.parquet").read_text() == "mine"
 
 
+def test_failing_prediction_keeps_the_earlier_one(tiny_folder, clip_folder, tmp_path):
+    """The second run fails at a video. Without the option, it is resumed."""
+    out = tmp_path / "out"
+    videos = ("--videos", clip_folder / "GreenSquare", "--output_dir", out)
+    model = ("--model_name_or_path", tiny_folder, "--do_predict", *videos)
+    run_again(*model, "--candidate_labels", "red circle, green square")
+    before = files_of(out)
+    other = ("--candidate_labels", "red circle, blue square")
+    assert "broken.mp4" in refusal(*model, *other, "--strict", OVERWRITE)
+    kept = files_of(out)
+    assert all(kept[path] == content for path, content in before.items())
+    assert "Changed: labels" in refusal(*model, "--candidate_labels", "blue square")
+    run_again(*model, *other)
+    assert labels_of(out) == {"red circle", "blue square"} and files_of(out).keys() == before.keys()
+
+
+def test_links_in_a_used_folder(tiny_folder, clip_folder, tmp_path):
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    for name in ("predictions", "checkpoint-1"):
+        (elsewhere / name).mkdir(parents=True)
+        out.mkdir(exist_ok=True)
+        (out / name).symlink_to(elsewhere / name)
+    for name in ("settings.json", "digests.json"):
+        (elsewhere / "checkpoint-1" / name).write_text("{}")
+    videos = ("--videos", clip_folder / "red_circle", "--output_dir", out)
+    model = ("--model_name_or_path", tiny_folder, "--do_predict", *videos)
+    run_again(*model, "--candidate_labels", "red circle, green square")
+    run_again(*model, "--candidate_labels", "red circle, blue square", OVERWRITE)
+    assert labels_of(out) == {"red circle", "blue square"} and len(files_of(elsewhere / "predictions")) == 2
+    EarlierResults([out], is_pending=True, of_training=True).remove()
+    assert {path.name for path in out.iterdir()} == {"predictions"} and len(files_of(elsewhere)) == 2
+
+
 @pytest.fixture
 def training(tiny_folder, clip_folder, tmp_path):
     recipe = ("--per_device_train_batch_size", 2, "--save_steps", 1, "--templates", "a {}")
@@ -72,7 +107,7 @@ def test_train_anew(training, clip_folder, tmp_path):
     (out / "checkpoint-500" / "trainer_state.json").write_text("{}")  # of transformers' own Trainer
     before = files_of(out)
     assert OVERWRITE in refusal(*training, "--max_train_steps", 2)
-    assert "A step takes 50 videos" in refusal(*training, OVERWRITE, "--per_device_train_batch_size", 50)
+    assert "is not a folder" in refusal(*training, OVERWRITE, "--train_dir", tmp_path / "none")
     assert files_of(out) == before
     run_again(*training, "--max_train_steps", 2, OVERWRITE)
     assert checkpoints_of(out) == {"checkpoint-1", "checkpoint-2", "checkpoint-500"}
@@ -130,5 +165,17 @@ def test_results_of_other_programs_stay(tmp_path):
     (tmp_path / "results.json").write_text('{"results": {"..": 1}}')
     (tmp_path / "predictions").mkdir()
     (tmp_path / "predictions" / "mine.csv").write_text("")
+    (tmp_path / "report.html").write_text("mine")
     EarlierResults([tmp_path, tmp_path / "none"], is_pending=True, of_training=True).remove()
-    assert {path.name for path in tmp_path.rglob("*")} == {"results.json", "predictions", "mine.csv"}
+    kept = {"results.json", "report.html", "predictions", "mine.csv"}
+    assert {path.name for path in tmp_path.rglob("*")} == kept
+
+
+def test_results_of_other_folders_stay(tmp_path):
+    (tmp_path / "predictions.jsonl").touch()
+    (tmp_path / "out").mkdir()
+    names = ["..", str(tmp_path), "a/../.."]
+    content = {"settings": {}, "digest": "", "results": {name: {} for name in names}}
+    (tmp_path / "out" / "results.json").write_text(json.dumps(content))
+    EarlierResults([tmp_path / "out"], is_pending=True, of_training=True).remove()
+    assert (tmp_path / "predictions.jsonl").exists()

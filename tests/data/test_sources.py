@@ -95,6 +95,9 @@ def touch(root, *names):
         (["train/a.mp4"], "test", "holds the split train, not .*--validation_dir .*videos/train\\."),
         (["UCF-101/yoga/a.mp4", "UCF-101/cake/g1/b.mp4"], "train", "one folder, UCF-101, .*cake, yoga.*UCF-101\\."),
         (["frames/yoga/v1/1.jpg", "frames/cake/v1/1.jpg"], "test", "one folder, frames, with 2 folders of videos"),
+        (["data/UCF/yoga/a.mp4", "data/UCF/cake/b.mp4"], "test", "one folder, data/UCF, .*_dir .*/data/UCF"),
+        (["train/yoga/a.mp4", "val/yoga/b.mp4", "replacement/c.mp4"], "test", "splits train and val, .*/val\\."),
+        (["ucf_train/yoga/a.mp4", "ucf_test/yoga/b.mp4"], "train", "splits ucf_test and ucf_train, .*/ucf_train\\."),
     ],
 )
 def test_folder_of_another_level(tmp_path, names, part, message):
@@ -118,7 +121,7 @@ def test_left_out_of_class_folders(tmp_path, caplog):
     split = load_folder(tmp_path)
     assert split.class_names == ["yoga"] and split.source == f"class folders of {tmp_path}"
     assert "3 pictures are left out" in caplog.text and "thumb.jpg" in caplog.text
-    assert "2 folders hold no video and are no classes: cake, empty" in caplog.text
+    assert "2 folders hold no video of their own and are no classes: cake, empty" in caplog.text
     assert "1 videos beside the class folders have no class and are skipped: stray.mp4" in caplog.text
 
 
