@@ -599,7 +599,7 @@ def test_train_on_unreadable_videos(training, tmp_path, capsys, num_workers):
 
 
 def test_tokenizer_of_another_model(evaluation, tmp_path, capsys):
-    word_tokenizer(["yes", "no"]).save_pretrained(tmp_path / "tokenizer")
+    word_tokenizer(["green", "red"]).save_pretrained(tmp_path / "tokenizer")
     said = error_of(capsys, *evaluation, "--tokenizer_name", tmp_path / "tokenizer")
     assert "The tokenizer has 6 tokens and the model 15" in said
 

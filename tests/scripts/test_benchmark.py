@@ -1,5 +1,6 @@
 """Reports and errors of scripts/benchmark.py. No test checks a speed."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -222,8 +223,16 @@ def test_model_failing_rival(tmp_path, tiny_folder, small_products, monkeypatch,
     assert "| no kernel |" in capsys.readouterr().out
 
 
-def test_text(tmp_path, tiny_folder, small_products):
-    options = ["--model_name_or_path", tiny_folder, "--use_cpu", "--rounds", 2, "--num_labels", 64]
+@pytest.fixture
+def labels(tmp_path):
+    """A list of 64 labels of words that the tokenizer of the tiny model knows."""
+    path, words = tmp_path / "labels.csv", itertools.permutations(["red", "green", "blue", "circle", "square", "left"])
+    path.write_text("id,name\n" + "".join(f"{i},{' '.join(label)}\n" for i, label in zip(range(64), words)))
+    return path
+
+
+def test_text(tmp_path, tiny_folder, labels, small_products):
+    options = ["--model_name_or_path", tiny_folder, "--use_cpu", "--rounds", 2, "--label_list", labels]
     result = run(tmp_path, "text", *options)
     check_rates(result["matrix"], {"float32", "bf16"})
     assert (result["num_labels"], result["num_templates"], result["longest"]) == (64, 16, 16)
@@ -278,7 +287,7 @@ def test_end_to_end(tmp_path, tiny_folder, videos, small_products):
     assert 0 < ours["share_of_matrix_rate"] < 1.5
 
 
-def test_end_to_end_disagreement(tmp_path, tiny_folder, videos, small_products, monkeypatch, capsys):
+def test_end_to_end_disagreement(tmp_path, tiny_folder, labels, videos, small_products, monkeypatch, capsys):
     read_all = end_to_end.read_all
 
     def misread(path, sample):
@@ -288,7 +297,7 @@ def test_end_to_end_disagreement(tmp_path, tiny_folder, videos, small_products, 
 
     monkeypatch.setattr(end_to_end, "read_all", misread)
     monkeypatch.setattr(end_to_end, "TOP_K", 1)
-    options = ["--model_name_or_path", tiny_folder, "--use_cpu", "--rounds", 1, "--num_labels", 40]
+    options = ["--model_name_or_path", tiny_folder, "--use_cpu", "--rounds", 1, "--label_list", labels]
     result = run(tmp_path, "end-to-end", *videos, *options, "--mixed_precision", "no", "--num_workers", 0)
     assert result["agreement"]["read_by_one"] == [videos[1]] and result["agreement"]["num_compared"] == 1
     assert any(line.startswith(f"- {Path(videos[1]).name}: ") for line in capsys.readouterr().out.splitlines())
@@ -313,7 +322,7 @@ def test_end_to_end_disagreement(tmp_path, tiny_folder, videos, small_products, 
         (["memory", "--use_cpu", "--mixed_precision", "fp16"], "--mixed_precision fp16"),
         (["cost", "--model_name_or_path", "x", "--patch_size", "16"], "--patch_size"),
         (["cost", "--model_name_or_path", "none/there"], "No model at 'none/there'"),
-        (["end-to-end", "none.mp4"], "none.mp4: is not a file"),
+        (["end-to-end", "none.mp4"], "none.mp4 is neither file"),
         (["end-to-end", "a.mp4", "--num_workers", "-1"], "--num_workers: must be at least 0, got -1."),
     ],
 )
