@@ -18,10 +18,9 @@ from pathlib import Path
 from ezclip.cli.demo import TEMPLATE
 from ezclip.cli.parser import Parser
 from ezclip.errors import DataError, ModelError
-from ezclip.systems.loading import check_fit, load_model, load_processor
+from ezclip.systems.loading import load_classifier
 from ezclip.training.stop_signals import StopSignals
 from ezclip.utils.messages import say
-from pipeline_ezclip import ZeroShotVideoClassificationPipeline
 
 
 DEMO_MODEL = "demo/with_temporal_prompts"
@@ -96,9 +95,7 @@ def run(args: argparse.Namespace) -> int:
     name, templates, labels = args.model_name_or_path, tuple(args.templates or ()), {}
     if name is None:
         name, templates, labels = DEMO_MODEL, templates or (TEMPLATE,), {"example_labels": DEMO_LABELS}
-    model, processor = load_model(name), load_processor(name)
-    check_fit(model, processor)
-    classifier = ZeroShotVideoClassificationPipeline(model=model, processor=processor, device=args.device)
+    classifier = load_classifier(name, device=args.device)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     with tempfile.TemporaryDirectory(prefix="ezclip-app-", dir=os.environ.get("GRADIO_TEMP_DIR")) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder

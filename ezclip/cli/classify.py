@@ -17,18 +17,15 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
 from ezclip.classification import VideoAnswer, check_output_file, classify_videos, save_answers
 from ezclip.cli.limits import add_limits, read_limits
 from ezclip.cli.parser import Parser
 from ezclip.data.labels import check_distinct, read_class_descriptions, read_labels, split_labels
 from ezclip.data.sources import find_videos
 from ezclip.errors import DataError, ModelError
-from ezclip.systems.loading import check_fit, load_model, load_processor
+from ezclip.systems.loading import load_classifier
 from ezclip.utils.messages import say
 from ezclip.utils.tables import count_of, first_names, score_bar, screen_width, shorten
-from pipeline_ezclip import ZeroShotVideoClassificationPipeline
 from video_ezclip import VIDEO_EXTENSIONS, check_times, describe_video, is_url
 
 
@@ -92,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     labels = classes["candidate_labels"] or list(classes["descriptions"])
     background = f" Background: {', '.join(classes['background_labels'])}." if classes["background_labels"] else ""
     say(f"{count_of(len(videos))}, {count_of(len(labels), 'label')}: {first_names(labels)}.{background}")
-    classifier = load_classifier(args.model, args.device, args.dtype)
+    classifier = load_classifier(args.model, device=args.device, dtype=args.dtype)
     answers, status = [], 0
     try:
         found = classify_videos(
@@ -158,31 +155,6 @@ def find_videos_in(labels: list[str]) -> list[str]:
         or label.lower().endswith(VIDEO_EXTENSIONS)
         or (has_comma and os.path.isdir(label))
     ]
-
-
-def load_classifier(name: str, device: str | None, dtype: str | None) -> ZeroShotVideoClassificationPipeline:
-    """
-    Load a model and its processor for classification.
-
-    Raises:
-        [`ModelError`]: if they cannot be loaded, or do not fit. [`DataError`]: if the device cannot be used.
-    """
-    check_device(device)
-    processor, model = load_processor(name), load_model(name)
-    check_fit(model, processor)
-    if dtype is not None:
-        model = model.to(getattr(torch, dtype))
-    return ZeroShotVideoClassificationPipeline(model=model, processor=processor, device=device)
-
-
-def check_device(device: str | None):
-    """Raise [`DataError`] if `--device` names a device that this machine has not."""
-    if device is None:
-        return
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise DataError(f"--device {device} cannot be used ({str(error).splitlines()[0]}).") from error
 
 
 def summarize(answers: list[VideoAnswer], args: argparse.Namespace):

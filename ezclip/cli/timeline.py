@@ -15,20 +15,18 @@ import os
 import sys
 from pathlib import Path
 
-import torch
-
 from ezclip.cli.limits import add_limits, read_limits
 from ezclip.cli.parser import Parser
 from ezclip.data.labels import read_class_descriptions, read_label_list, split_labels
 from ezclip.errors import DataError, ModelError
-from ezclip.systems.loading import check_fit, load_model, load_processor
+from ezclip.systems.loading import load_classifier
 from ezclip.timeline.frame_streams import FrameStream
 from ezclip.timeline.results import Timeline, as_clock, check_output_file
 from ezclip.timeline.search import find_segments
 from ezclip.training.stop_signals import StopSignals
 from ezclip.utils.memory import return_freed_memory
 from ezclip.utils.messages import say
-from pipeline_ezclip import ENSEMBLES, ZeroShotVideoClassificationPipeline
+from pipeline_ezclip import ENSEMBLES
 from video_ezclip import VideoReadError, is_url
 
 
@@ -98,20 +96,12 @@ def check_options(args: argparse.Namespace):
         raise DataError('A picture needs matplotlib: `pip install "ezclip[plots]"`.')
     if args.candidate_labels and args.label_list:
         raise DataError("Give either --candidate_labels or --label_list, got both.")
-    if args.device is not None:
-        try:
-            torch.empty(0, device=args.device)
-        except (RuntimeError, AssertionError) as error:
-            raise DataError(f"--device {args.device} cannot be used ({str(error).splitlines()[0]}).") from error
 
 
 def run(args: argparse.Namespace) -> int:
     """Search the video and write the timeline."""
     return_freed_memory()  # long videos allocate and free pixels for hours
-    processor = load_processor(args.model_name_or_path, args.tokenizer_name, args.num_frames)
-    model = load_model(args.model_name_or_path)
-    check_fit(model, processor)
-    classifier = ZeroShotVideoClassificationPipeline(model=model, processor=processor, device=args.device)
+    classifier = load_classifier(args.model_name_or_path, args.tokenizer_name, args.num_frames, args.device)
     video = sys.stdin.buffer if args.video == "-" else args.video
     search = {name: getattr(args, name) for name in SEARCH_OPTIONS}
     with StopSignals() as signals:

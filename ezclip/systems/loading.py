@@ -21,6 +21,7 @@ from ezclip.systems.bpe_tokenizer import load_bpe_tokenizer
 from ezclip.systems.presets import default_num_frames, make_config
 from ezclip.utils.messages import get_logger
 from modeling_ezclip import EZClipModel
+from pipeline_ezclip import ZeroShotVideoClassificationPipeline
 from processing_ezclip import EZClipProcessor, default_image_processor
 
 
@@ -209,6 +210,38 @@ def load_model(
     if model.config.base_model_name_or_path is None:
         model.config.base_model_name_or_path = resolve_base(name_or_path)
     return model
+
+
+def load_classifier(
+    name_or_path: str | Path,
+    tokenizer_name: str | Path | None = None,
+    num_frames: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> ZeroShotVideoClassificationPipeline:
+    """
+    Load a model and its processor as a pipeline, on a device that this machine has.
+
+    Args:
+        name_or_path (`str` or `Path`), tokenizer_name (`str` or `Path`, *optional*), num_frames (`int`, *optional*):
+            See [`load_processor`].
+        device (`str`, *optional*):
+            The device. Defaults to a GPU if there is one.
+        dtype (`str`, *optional*):
+            Name of a dtype of torch. Defaults to that of the stored weights.
+
+    Raises:
+        [`ModelError`]: if they cannot be loaded or do not fit, or the device cannot be used.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"--device {device} cannot be used ({first_line(error)}).") from error
+    processor, model = load_processor(name_or_path, tokenizer_name, num_frames), load_model(name_or_path)
+    check_fit(model, processor)
+    if dtype is not None:
+        model = model.to(getattr(torch, dtype))
+    return ZeroShotVideoClassificationPipeline(model=model, processor=processor, device=device)
 
 
 def check_fit(model: EZClipModel, processor: EZClipProcessor):
