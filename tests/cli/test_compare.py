@@ -264,7 +264,7 @@ def test_resume_after_interruption(systems, data, tmp_path, monkeypatch, capsys)
 
     two = {name: systems[name] for name in ("tiny", "described")}
     monkeypatch.setattr(experiments, "predict", cut_off)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="130"):
         run(two, tmp_path / "out", *data)
     assert (tmp_path / "out" / "tiny" / "predictions.jsonl").is_file()
     result = run(two, tmp_path / "out", *data)

@@ -413,10 +413,13 @@ def test_ctrl_c(tmp_path, capsys):
 
 
 def test_resume_after_kill(tmp_path, capsys):
-    process = None
+    process, journal = None, tmp_path / "killed" / "journal.jsonl"
 
     def reply(number, kind, label, messages, handler):
         if number >= 4:
+            # The next question is asked while the last answer is written.
+            while len(journal.read_text().splitlines()) < 5:
+                time.sleep(0.01)
             process.kill()
             return hang(number, kind, label, messages, handler)
         return good_answer(kind, label)
@@ -426,7 +429,6 @@ def test_resume_after_kill(tmp_path, capsys):
         command += [*endpoint_options(server), "--output_dir", str(tmp_path / "killed")]
         process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
         assert process.wait(120) == -signal.SIGKILL
-    journal = tmp_path / "killed" / "journal.jsonl"
     assert len(journal.read_text().splitlines()) == 5 and not read_files(tmp_path / "killed")
     with open(journal, "a") as file:  # as if killed amid a line
         file.write('{"kind": "context", "cla')
