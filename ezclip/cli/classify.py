@@ -106,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
         )
         table = Table(videos, [*labels, *([None] if classes["background_labels"] else [])])
         for answer in found:
+            if not answers:  # after the warnings about labels and model
+                table.show_header()
             answers.append(answer)
             table.show(answer)
     except KeyboardInterrupt:
@@ -188,7 +190,11 @@ class Table:
 
     def __init__(self, videos: list[str], labels: list[str | None]):
         self.names = dict(zip(map(describe_video, videos), short_names(videos)))
-        self.widths = [max(map(screen_width, names)) for names in (self.names.values(), map(name_of, labels))]
+        columns = (["video", *self.names.values()], ["label", *map(name_of, labels)])
+        self.widths = [max(map(screen_width, column)) for column in columns]
+
+    def show_header(self):
+        """Print the names of the columns."""
         self._say("video", "label", " score")
 
     def show(self, answer: VideoAnswer):
