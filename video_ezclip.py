@@ -232,8 +232,8 @@ class FolderContents:
             for folder, names in list(self.pictures_left_out.items())[:MAX_NAMED]
         ]
         more = ", …" if len(self.pictures_left_out) > MAX_NAMED else ""
-        pictures = "1 picture is" if count == 1 else f"{count} pictures are"
-        return f"{pictures} left out, because videos are beside them: {'; '.join(places)}{more}."
+        pictures, them = ("1 picture is", "it") if count == 1 else (f"{count} pictures are", "them")
+        return f"{pictures} left out, because videos are beside {them}: {'; '.join(places)}{more}."
 
 
 def list_folder(folder: str | Path) -> FolderContents:
