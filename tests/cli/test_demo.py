@@ -206,8 +206,9 @@ def test_demo_accuracies(demo_folder):
 
 
 @pytest.mark.slow
-def test_readme_on_the_demo(demo_folder):
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+def test_docs_on_the_demo(demo_folder):
+    page = (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     result = subprocess.run(
         [sys.executable, "-c", block],
         cwd=demo_folder.parent,
