@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from transformers import CLIPConfig, CLIPModel
 
 import run_video_zeroshot
@@ -117,6 +118,19 @@ def run(*argv) -> Path:
     argv = ["--use_cpu", *map(str, argv)]
     run_video_zeroshot.main(argv)
     return Path(argv[argv.index("--output_dir") + 1])
+
+
+def run_again(*argv) -> Path:
+    """Run the script once more in this process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return run(*argv)
+
+
+def refusal(*argv) -> str:
+    """What the script says when data, model or folder cannot be used."""
+    with pytest.raises(SystemExit) as caught:
+        run_again(*argv)
+    return str(caught.value.code)
 
 
 def read_json(path):

@@ -147,7 +147,7 @@ def _embed(
             "The embeddings must be finite numbers, got NaN or infinity. The weights are damaged, or too large for "
             f"{classifier.dtype}. Use other weights, or float32."
         )
-    # A file may be written or replaced while it is read.
-    if cache is not None and digest_video(source) == key:
+    # A file, not downloaded bytes, may be written or replaced while it is read.
+    if cache is not None and (isinstance(source, bytes) or digest_video(source) == key):
         cache.keep(key, embeds, metadata.problem)
     return embeds, metadata.problem, False

@@ -7,7 +7,6 @@ import datasets
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -16,21 +15,10 @@ from ezclip.cli import compare
 from ezclip.errors import DataError
 from ezclip.evaluation.prediction_files import PredictionFolder
 from ezclip.training.best_model import BestModel
-from tests.helpers import read_json, read_lines, run
+from tests.helpers import read_json, read_lines, refusal, run_again
 
 
 LATEST = ("--resume_from_checkpoint", "latest")
-
-
-def run_again(*argv):
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return run(*argv)
-
-
-def refusal(*argv) -> str:
-    with pytest.raises(SystemExit) as caught:
-        run_again(*argv)
-    return str(caught.value.code)
 
 
 @pytest.fixture

@@ -3,24 +3,12 @@
 import json
 
 import pytest
-from accelerate.state import AcceleratorState
 
 from ezclip.utils.earlier_results import EarlierResults
-from tests.helpers import read_json, read_lines, run
+from tests.helpers import read_json, read_lines, refusal, run_again
 
 
 OVERWRITE = "--overwrite_output_dir"
-
-
-def run_again(*argv):
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return run(*argv)
-
-
-def refusal(*argv) -> str:
-    with pytest.raises(SystemExit) as caught:
-        run_again(*argv)
-    return str(caught.value.code)
 
 
 def files_of(folder) -> dict:
