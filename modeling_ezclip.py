@@ -10,7 +10,7 @@ State-dict keys are CLIP's, so a CLIP checkpoint loads with only prompts, adapte
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
@@ -1166,6 +1166,14 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
             frame_embeds=frame_embeds,
             temporal_attentions=outputs.get("temporal_attentions"),
         )
+
+    def encode_videos(self, pixel_values: torch.FloatTensor) -> torch.Tensor:
+        """Embed videos `(B, T, C, H, W)` as `(B, D)`, not normalised (`ezclip.encoders.VideoTextEncoder`)."""
+        return self.get_video_features(pixel_values, output_last_hidden_state=False).pooler_output
+
+    def encode_texts(self, tokens: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Embed N texts, given as the tokenizer's output, as `(N, D)`, not normalised; see [`encode_videos`]."""
+        return self.get_text_features(**tokens, output_last_hidden_state=False).pooler_output
 
     @can_return_tuple
     def forward(

@@ -159,7 +159,7 @@ class ClassBank:
                 f"The tokenizer ends texts with token {eos}, but the model expects {model_eos} and would embed all "
                 "texts alike. Correct `text_config.eos_token_id` in config.json."
             )
-        embeds = _embed_texts(model, processor.tokenizer, processor(text=texts, padding=False), batch_size)
+        embeds = _embed_texts(model, processor, processor(text=texts, padding=False), batch_size)
         rows = {text: row for row, text in enumerate(texts)}
         # A tensor (S, P, D) for each class
         class_embeds = [embeds[torch.tensor([[rows[text] for text in row] for row in own])] for own in prompts]
@@ -311,16 +311,17 @@ def _probe(model) -> torch.Tensor:
     return _normalize(model.get_text_features(input_ids=tokens[None]).pooler_output[0].float())
 
 
-def _embed_texts(model, tokenizer, tokens: dict, batch_size: int) -> torch.FloatTensor:
+def _embed_texts(model, processor, tokens: dict, batch_size: int) -> torch.FloatTensor:
     """Return L2-normalised embeddings (number of texts, D)."""
     # Batch texts with the same beginning together: the model computes shared tokens once.
     order = sorted(range(len(tokens["input_ids"])), key=lambda position: tokens["input_ids"][position])
     embeds = []
     for start in range(0, len(order), batch_size):
         batch = {name: [rows[i] for i in order[start : start + batch_size]] for name, rows in tokens.items()}
-        inputs = tokenizer.pad(batch, return_tensors="pt").to(model.device)
-        outputs = model.get_text_features(**inputs, output_last_hidden_state=False)
-        embeds.append(_normalize(outputs.pooler_output.float()))
+        padding = processor.text_padding
+        max_length = processor.tokenizer.model_max_length if padding == "max_length" else None
+        inputs = processor.tokenizer.pad(batch, padding, max_length=max_length, return_tensors="pt").to(model.device)
+        embeds.append(_normalize(model.encode_texts(inputs).float()))
     embeds = torch.cat(embeds)
     return embeds[torch.tensor(order, device=embeds.device).argsort()]
 

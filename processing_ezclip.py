@@ -50,6 +50,7 @@ logger = logging.get_logger(__name__)
 
 MAX_ASPECT_RATIO = 100  # of a frame
 SAMPLINGS = ("uniform", "tear")
+TEXT_PADDINGS = ("longest", "max_length")
 # The 16 templates of ActionCLIP and EZ-CLIP
 TEMPLATES = (
     "a photo of action {}",
@@ -126,6 +127,9 @@ class EZClipProcessor(ProcessorMixin):
         use_published_crop (`bool`, *optional*, defaults to `True`):
             Whether frames are resized and cropped as published. Otherwise the image processor does all of it, as for
             plain CLIP, and may squash frames instead of cropping them.
+        text_padding (`str`, *optional*, defaults to `"longest"`):
+            Length of the tokenized texts: `"longest"`, that of the longest text, or `"max_length"`, the tokenizer's
+            `model_max_length`, as SigLIP was trained.
 
     Example:
 
@@ -144,6 +148,7 @@ class EZClipProcessor(ProcessorMixin):
         split_camel_case=True,
         sampling="uniform",
         use_published_crop=True,
+        text_padding="longest",
     ):
         image_processor = default_image_processor() if image_processor is None else image_processor
         if tokenizer is None:
@@ -155,7 +160,10 @@ class EZClipProcessor(ProcessorMixin):
         _check_channels(image_processor)
         if sampling not in SAMPLINGS:
             raise ValueError(f"`sampling` must be one of {SAMPLINGS}, got {sampling!r}.")
+        if text_padding not in TEXT_PADDINGS:
+            raise ValueError(f"`text_padding` must be one of {TEXT_PADDINGS}, got {text_padding!r}.")
         self.num_frames, self.split_camel_case, self.sampling = num_frames, split_camel_case, sampling
+        self.text_padding = text_padding
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "EZClipProcessor":
@@ -518,7 +526,7 @@ class EZClipProcessor(ProcessorMixin):
         texts = [text] if isinstance(text, str) else list(text)
         if not texts:
             raise ValueError("`text` must not be an empty list.")
-        encoded = self.tokenizer(texts, **{"padding": True, "truncation": True, **kwargs})
+        encoded = self.tokenizer(texts, **{"padding": self.text_padding, "truncation": True, **kwargs})
         cut = [bool(encoding.overflowing) for encoding in encoded.encodings or ()]
         if any(cut) and "truncation" not in kwargs:
             logger.warning_once(
