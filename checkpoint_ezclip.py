@@ -12,6 +12,7 @@ import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -46,6 +47,8 @@ INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 UNCLEAR_ERRORS = (json.JSONDecodeError, UnicodeError, RecursionError, NotImplementedError)  # they name no file
 HUB_NAME = r"\w[\w.-]*(/\w[\w.-]*)?"  # of a repository
 PLAIN_NAME = r"\w[\w.-]{0,200}"  # of a file in a folder
+# AltCLIP's files have older names of weights. No other tower has them.
+OLDER_NAMES = {r"(roberta\.encoder|vision_model\.encoder)\.layer\.": r"\1.layers."}
 FIX_HINT = "Give the right base as `base_model_name_or_path`, to `from_pretrained` or in config.json."
 
 
@@ -489,7 +492,7 @@ class LoadTrainedMixin(PreTrainedModel):
         base_model_name_or_path: str | os.PathLike | None = None,
         **kwargs,
     ):
-        load_whole = super().from_pretrained
+        load_whole = partial(super().from_pretrained, key_mapping={**OLDER_NAMES, **kwargs.pop("key_mapping", {})})
         hub_options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         checkpoint = None
         if pretrained_model_name_or_path is not None:

@@ -1,19 +1,37 @@
-"""Configurations of the model: CLIP's two towers, and what is added to them to read time.
+"""Configurations of the model: the two towers of a dual encoder, and what is added to them to read time.
 
 EZ-CLIP (Ahmad, Chanda and Rawat, "EZ-CLIP: Efficient Zeroshot Video Action Recognition") keeps CLIP frozen and
 adds temporal prompts and adapters. ActionCLIP (Wang, Xing and Liu, "ActionCLIP: A New Paradigm for Video Action
 Recognition") trains all of CLIP and adds a temporal head, a temporal shift or joint space-time attention. Each
 addition is a field of a configuration and can be switched off. With all of them off the model is CLIP with its frame
 embeddings averaged. `PRESETS` names the published systems.
+
+The towers may be those of CLIP, MetaCLIP 2, AltCLIP, Chinese-CLIP, SigLIP or SigLIP 2: see `TEXT_TOWERS` and
+`VISION_TOWERS`.
 """
 
 import copy
 import math
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from huggingface_hub.dataclasses import strict, validated_field
-from transformers import CLIPTextConfig, CLIPVisionConfig, PretrainedConfig
+from transformers import (
+    AltCLIPTextConfig,
+    AltCLIPVisionConfig,
+    ChineseCLIPTextConfig,
+    ChineseCLIPVisionConfig,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    MetaClip2TextConfig,
+    MetaClip2VisionConfig,
+    PretrainedConfig,
+    Siglip2TextConfig,
+    Siglip2VisionConfig,
+    SiglipTextConfig,
+    SiglipVisionConfig,
+)
 
 
 # ---- Size limits ----
@@ -114,7 +132,7 @@ def _estimate_tower_parameters(config) -> int:
     block += adapters * 2 * width * int(width * config.adapter_ratio)
     if getattr(config, "temporal_prompt", "none") == "deep":
         block += frames * width
-    if isinstance(config, CLIPTextConfig):
+    if hasattr(config, "vocab_size"):
         rows = config.vocab_size + config.max_position_embeddings
     else:
         rows = config.num_channels * config.patch_size**2 + (config.image_size // config.patch_size) ** 2 + frames
@@ -137,10 +155,11 @@ TemporalHead = Literal["mean", "transformer", "lstm", "conv1d", "transformer_cls
 TEMPORAL_PROMPTS = get_args(TemporalPrompt)
 TEMPORAL_HEADS = get_args(TemporalHead)
 
-# The model types whose folders load: CLIP's and this package's
-MODEL_TYPES = (
-    *("clip", "clip_text_model", "clip_vision_model"),
-    *("ezclip", "ezclip_text_model", "ezclip_vision_model"),
+# The dual encoders of transformers that the model is made of
+BASE_MODEL_TYPES = ("clip", "metaclip_2", "altclip", "chinese_clip", "siglip", "siglip2")
+# The model types whose folders load: theirs and this package's
+MODEL_TYPES = tuple(
+    f"{name}{tower}" for name in (*BASE_MODEL_TYPES, "ezclip") for tower in ("", "_text_model", "_vision_model")
 )
 
 PIPELINE_TASK = "zero-shot-video-classification"
@@ -185,18 +204,21 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def check_model_type(config: dict, name_or_path):
     """
-    Raise if a saved configuration is of another model type than CLIP's or EZ-CLIP's.
+    Raise if a saved configuration is of another model type than those in `MODEL_TYPES`.
 
     Raises:
         `ValueError`: names the model type. Other models would load with random or wrong weights.
     """
     model_type = config.get("model_type")
     if model_type not in (None, *MODEL_TYPES):
-        raise ValueError(f"{name_or_path} must be an EZ-CLIP or CLIP model, got model_type {model_type!r}.")
+        raise ValueError(
+            f"{name_or_path} must be an EZ-CLIP model or one of {', '.join(BASE_MODEL_TYPES)}, got model_type "
+            f"{model_type!r}."
+        )
 
 
 class _CheckedConfig:
-    """A configuration that loads from CLIP's and EZ-CLIP's folders only."""
+    """A configuration that loads only from folders of the model types in `MODEL_TYPES`."""
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
@@ -207,7 +229,40 @@ class _CheckedConfig:
 
 
 @strict
-class EZClipTextConfig(_CheckedConfig, CLIPTextConfig):
+@dataclass
+class AdapterFields(_CheckedConfig):
+    """Fields of every tower, see [`EZClipTextConfig`]."""
+
+    use_adapter: bool = True
+    adapter_ratio: int | float = 0.25
+
+    def __post_init__(self, **kwargs):
+        # Before transformers makes a `dict` of `num_labels` entries. `@strict` calls validators again at the end.
+        check_sizes(kwargs)
+        self.validate_architecture()
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Raise `ValueError` if a field is out of range, or the fields do not fit each other."""
+        _check_tower(self)
+
+
+@strict
+@dataclass
+class BlockFields(AdapterFields):
+    """Fields of every tower of pre-norm blocks, see [`EZClipTextConfig`]."""
+
+    attention_dropout: int | float = 0.1
+    drop_path_rate: int | float = 0.1
+
+    def validate_architecture(self):
+        """Raise `ValueError` if a field is out of range, or the fields do not fit each other."""
+        super().validate_architecture()
+        _check_probabilities(self, "attention_dropout", "drop_path_rate")
+
+
+@strict
+class EZClipTextConfig(BlockFields, CLIPTextConfig):
     r"""
     Configuration of [`EZClipTextModel`]: CLIP's text tower with an adapter in every block.
 
@@ -227,25 +282,79 @@ class EZClipTextConfig(_CheckedConfig, CLIPTextConfig):
 
     model_type = "ezclip_text_model"
 
-    use_adapter: bool = True
-    adapter_ratio: int | float = 0.25
-    attention_dropout: int | float = 0.1
-    drop_path_rate: int | float = 0.1
 
-    def __post_init__(self, **kwargs):
-        # Before transformers makes a `dict` of `num_labels` entries. `@strict` calls validators again at the end.
-        check_sizes(kwargs)
-        self.validate_architecture()
-        super().__post_init__(**kwargs)
-
-    def validate_architecture(self):
-        """Raise `ValueError` if a field is out of range, or the fields do not fit each other."""
-        _check_tower(self)
-        _check_probabilities(self, "attention_dropout", "drop_path_rate")
+@strict
+class EZClipMetaClip2TextConfig(BlockFields, MetaClip2TextConfig):
+    """MetaCLIP 2's text tower with adapters. Unlike CLIP's, its `eos_token_id` of 2 means token number 2."""
 
 
 @strict
-class EZClipVisionConfig(_CheckedConfig, CLIPVisionConfig):
+class EZClipSiglipTextConfig(BlockFields, SiglipTextConfig):
+    """SigLIP's text tower with adapters."""
+
+
+@strict
+class EZClipSiglip2TextConfig(BlockFields, Siglip2TextConfig):
+    """SigLIP 2's text tower with adapters."""
+
+
+@strict
+class EZClipAltCLIPTextConfig(AdapterFields, AltCLIPTextConfig):
+    """AltCLIP's text tower, an XLM-RoBERTa, with adapters. It has its own dropout."""
+
+
+@strict
+class EZClipChineseCLIPTextConfig(AdapterFields, ChineseCLIPTextConfig):
+    """Chinese-CLIP's text tower, a BERT, with adapters. It has its own dropout."""
+
+
+@strict
+@dataclass
+class TemporalFields(BlockFields):
+    """Fields of every vision tower, see [`EZClipVisionConfig`]."""
+
+    num_frames: int = 8
+    temporal_prompt: TemporalPrompt = "deep"
+    temporal_prompt_init_range: int | float | None = None
+    temporal_prompt_dropout: int | float = 0.1
+    use_temporal_embedding: bool = True
+    use_temporal_adapter: bool = False
+    use_temporal_shift: bool = False
+    use_joint_attention: bool = False
+    embedding_dropout: int | float = 0.0
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.temporal_prompt_init_range is None:
+            self.temporal_prompt_init_range = math.sqrt(6.0 / (3 * 16 * 16 + self.hidden_size))
+
+    def validate_architecture(self):
+        """Raise `ValueError` if a field is out of range, or the fields do not fit each other."""
+        super().validate_architecture()
+        if self.patch_size > self.image_size:
+            raise ValueError(f"`patch_size` ({self.patch_size}) must be at most `image_size` ({self.image_size}).")
+        _check_probabilities(self, "temporal_prompt_dropout", "embedding_dropout")
+        if self.temporal_prompt_init_range is not None:
+            check_numbers({"temporal_prompt_init_range": self.temporal_prompt_init_range})
+            if self.temporal_prompt_init_range < 0.0:
+                raise ValueError(
+                    f"`temporal_prompt_init_range` must be at least 0, got {self.temporal_prompt_init_range}."
+                )
+        connects_frames = self.temporal_prompt != "none" or self.use_temporal_adapter or self.use_temporal_shift
+        if self.use_joint_attention and connects_frames:
+            raise ValueError(
+                "`use_joint_attention` leaves no frames to connect: use `temporal_prompt='none'` with it, and neither "
+                "`use_temporal_adapter` nor `use_temporal_shift`."
+            )
+
+    @property
+    def fixed_num_frames(self) -> bool:
+        """Return whether a weight has one row per frame, so that a video must have exactly `num_frames` frames."""
+        return self.use_temporal_embedding or self.temporal_prompt != "none"
+
+
+@strict
+class EZClipVisionConfig(TemporalFields, CLIPVisionConfig):
     r"""
     Configuration of [`EZClipVisionModel`]: CLIP's vision tower, reading the frames of a video together.
 
@@ -289,52 +398,74 @@ class EZClipVisionConfig(_CheckedConfig, CLIPVisionConfig):
 
     model_type = "ezclip_vision_model"
 
-    num_frames: int = 8
-    temporal_prompt: TemporalPrompt = "deep"
-    temporal_prompt_init_range: int | float | None = None
-    temporal_prompt_dropout: int | float = 0.1
-    use_temporal_embedding: bool = True
-    use_temporal_adapter: bool = False
-    use_temporal_shift: bool = False
-    use_joint_attention: bool = False
-    use_adapter: bool = True
-    adapter_ratio: int | float = 0.25
-    attention_dropout: int | float = 0.1
-    drop_path_rate: int | float = 0.1
-    embedding_dropout: int | float = 0.0
 
-    def __post_init__(self, **kwargs):
-        check_sizes(kwargs)
-        self.validate_architecture()
-        if self.temporal_prompt_init_range is None:
-            self.temporal_prompt_init_range = math.sqrt(6.0 / (3 * 16 * 16 + self.hidden_size))
-        super().__post_init__(**kwargs)
+@strict
+class EZClipMetaClip2VisionConfig(TemporalFields, MetaClip2VisionConfig):
+    """MetaCLIP 2's vision tower over time. It equals CLIP's."""
+
+
+@strict
+class EZClipAltCLIPVisionConfig(TemporalFields, AltCLIPVisionConfig):
+    """AltCLIP's vision tower over time. It equals CLIP's."""
+
+
+@strict
+class EZClipChineseCLIPVisionConfig(TemporalFields, ChineseCLIPVisionConfig):
+    """Chinese-CLIP's vision tower over time. It equals CLIP's."""
+
+
+@strict
+@dataclass
+class PooledTemporalFields(TemporalFields):
+    """Fields of a vision tower that has no CLS token and pools its patches by attention."""
+
+    use_temporal_embedding: bool = False
 
     def validate_architecture(self):
-        """Raise `ValueError` if a field is out of range, or the fields do not fit each other."""
-        _check_tower(self)
-        if self.patch_size > self.image_size:
-            raise ValueError(f"`patch_size` ({self.patch_size}) must be at most `image_size` ({self.image_size}).")
-        _check_probabilities(
-            self, "attention_dropout", "drop_path_rate", "temporal_prompt_dropout", "embedding_dropout"
-        )
-        if self.temporal_prompt_init_range is not None:
-            check_numbers({"temporal_prompt_init_range": self.temporal_prompt_init_range})
-            if self.temporal_prompt_init_range < 0.0:
+        """Raise `ValueError` if a field is out of range, or needs a CLS token."""
+        super().validate_architecture()
+        if not self.vision_use_head:
+            raise ValueError("`vision_use_head` must be True, got False: without it the tower does not pool patches.")
+        for name in ("use_temporal_embedding", "use_temporal_shift", "use_joint_attention", "embedding_dropout"):
+            if value := getattr(self, name):
                 raise ValueError(
-                    f"`temporal_prompt_init_range` must be at least 0, got {self.temporal_prompt_init_range}."
+                    f"`{name}` must be {type(value)()} with a {self.model_type!r}, got {value}: it needs a tower with "
+                    "a CLS token (CLIP's, MetaCLIP 2's, AltCLIP's or Chinese-CLIP's). Leave it out."
                 )
-        connects_frames = self.temporal_prompt != "none" or self.use_temporal_adapter or self.use_temporal_shift
-        if self.use_joint_attention and connects_frames:
-            raise ValueError(
-                "`use_joint_attention` leaves no frames to connect: use `temporal_prompt='none'` with it, and neither "
-                "`use_temporal_adapter` nor `use_temporal_shift`."
-            )
+
+
+@strict
+class EZClipSiglipVisionConfig(PooledTemporalFields, SiglipVisionConfig):
+    """SigLIP's vision tower over time."""
+
+
+@strict
+class EZClipSiglip2VisionConfig(PooledTemporalFields, Siglip2VisionConfig):
+    """SigLIP 2's vision tower over time ("NaFlex"). Frames are squares of `num_patches` patches, or patch lists."""
 
     @property
-    def fixed_num_frames(self) -> bool:
-        """Return whether a weight has one row per frame, so that a video must have exactly `num_frames` frames."""
-        return self.use_temporal_embedding or self.temporal_prompt != "none"
+    def image_size(self) -> int:
+        """Return the side of a square frame of `num_patches` patches, in pixels."""
+        return math.isqrt(self.num_patches) * self.patch_size
+
+
+_TEXT_CONFIGS = (
+    *(EZClipMetaClip2TextConfig, EZClipAltCLIPTextConfig, EZClipChineseCLIPTextConfig),
+    *(EZClipSiglipTextConfig, EZClipSiglip2TextConfig),
+)
+_VISION_CONFIGS = (
+    *(EZClipMetaClip2VisionConfig, EZClipAltCLIPVisionConfig, EZClipChineseCLIPVisionConfig),
+    *(EZClipSiglipVisionConfig, EZClipSiglip2VisionConfig),
+)
+# Configurations of towers, by model type; that of CLIP's own towers too
+TEXT_TOWERS = {
+    "clip_text_model": EZClipTextConfig,
+    **{config.model_type: config for config in (EZClipTextConfig, *_TEXT_CONFIGS)},
+}
+VISION_TOWERS = {
+    "clip_vision_model": EZClipVisionConfig,
+    **{config.model_type: config for config in (EZClipVisionConfig, *_VISION_CONFIGS)},
+}
 
 
 class CarriedPipelines(dict):
@@ -364,12 +495,13 @@ class EZClipConfig(_CheckedConfig, PretrainedConfig):
     Configuration of [`EZClipModel`]. The defaults are EZ-CLIP ViT-B/32 with 8 frames.
 
     Args:
-        text_config (`dict` or [`EZClipTextConfig`], *optional*):
-            The text tower.
-        vision_config (`dict` or [`EZClipVisionConfig`], *optional*):
-            The vision tower, with everything temporal.
+        text_config (`dict` or [`PretrainedConfig`], *optional*):
+            The text tower: an [`EZClipTextConfig`], or a configuration with one of the `TEXT_TOWERS` as `model_type`.
+        vision_config (`dict` or [`PretrainedConfig`], *optional*):
+            The vision tower, with everything temporal: an [`EZClipVisionConfig`], or one of the `VISION_TOWERS`.
         projection_dim (`int`, *optional*, defaults to 512):
-            Dimension of the space that videos and texts share.
+            Dimension of the space that videos and texts share. SigLIP projects nothing: there it is the width of the
+            vision tower.
         logit_scale_init_value (`float`, *optional*, defaults to 2.6592):
             Initial value of `logit_scale`, the logarithm of the factor on the cosines.
         motion_loss_weight (`float`, *optional*, defaults to 1.0):
@@ -412,7 +544,7 @@ class EZClipConfig(_CheckedConfig, PretrainedConfig):
     ]
     sub_configs = {"text_config": EZClipTextConfig, "vision_config": EZClipVisionConfig}
 
-    # A `dict` or a configuration of a tower, or of CLIP's; an EZClipTextConfig or EZClipVisionConfig once made
+    # A `dict` or a configuration of a tower; one of the classes in TEXT_TOWERS or VISION_TOWERS once made
     text_config: Any = validated_field(_check_tower_config, default=None)
     vision_config: Any = validated_field(_check_tower_config, default=None)
     projection_dim: int = 512
@@ -429,10 +561,12 @@ class EZClipConfig(_CheckedConfig, PretrainedConfig):
 
     def __post_init__(self, **kwargs):
         check_sizes(kwargs)
-        self.text_config = self._make_tower(EZClipTextConfig, self.text_config)
-        self.vision_config = self._make_tower(EZClipVisionConfig, self.vision_config)
+        towers = self._make_towers(self.text_config, self.vision_config, family=kwargs.get("model_type"))
+        self.text_config, self.vision_config = towers
+        if not self.has_visual_projection:
+            self.projection_dim = self.vision_config.hidden_size
         self.validate_architecture()
-        # "clip" when the fields come from a CLIP folder; and `custom_pipelines` is a property.
+        # "clip" or the like when the fields come from such a folder; and `custom_pipelines` is a property.
         for name in ("model_type", "custom_pipelines"):
             kwargs.pop(name, None)
         super().__post_init__(**kwargs)
@@ -453,6 +587,12 @@ class EZClipConfig(_CheckedConfig, PretrainedConfig):
             raise ValueError(
                 f"The temporal head 'transformer' has as many positions as the text tower, {num_positions}, and "
                 f"`num_frames` is {num_frames}. Take at most {num_positions} frames."
+            )
+        text_dim = getattr(self.text_config, "projection_size", self.projection_dim)
+        if text_dim != self.projection_dim:
+            raise ValueError(
+                f"`text_config.projection_size` must be {self.projection_dim}, the dimension of the videos, got "
+                f"{text_dim}."
             )
         heads = {"transformer": self.text_config.num_attention_heads, "transformer_cls": 8}.get(self.temporal_head, 1)
         if self.projection_dim % heads:
@@ -488,7 +628,7 @@ class EZClipConfig(_CheckedConfig, PretrainedConfig):
                 `"ezclip"`, `"actionclip"` (`"actionclip_tsm"` with the temporal shift, `"actionclip_joint"` with joint
                 space-time attention), `"vificlip"`, `"tear"` or `"clip"`.
             text_config (`dict` or [`PretrainedConfig`], *optional*), vision_config (the same, *optional*):
-                The towers of a plain CLIP, or a `dict` of fields that override those of the system.
+                The towers of a plain dual encoder, or a `dict` of fields that override those of the system.
             kwargs:
                 Other fields of [`EZClipConfig`].
 
@@ -505,25 +645,53 @@ class EZClipConfig(_CheckedConfig, PretrainedConfig):
                     f"got a complete {model_type!r} configuration."
                 )
         preset = PRESETS[name]
-        towers = {
-            "text_config": cls._make_tower(EZClipTextConfig, text_config, preset.get("text_config")),
-            "vision_config": cls._make_tower(EZClipVisionConfig, vision_config, preset.get("vision_config")),
-        }
-        return cls(**{**preset, **kwargs, **towers})
+        towers = cls._make_towers(text_config, vision_config, preset)
+        return cls(**{**preset, **kwargs, **dict(zip(("text_config", "vision_config"), towers))})
 
     @property
     def fixed_num_frames(self) -> bool:
         """Return whether a weight has one row per frame, so that a video must have exactly so many frames."""
         return self.vision_config.fixed_num_frames or self.temporal_head == "transformer_cls"
 
+    @property
+    def has_visual_projection(self) -> bool:
+        """Return whether frame embeddings are projected. SigLIP's vision towers pool into the shared space."""
+        return not isinstance(self.vision_config, PooledTemporalFields)
+
+    @property
+    def has_logit_bias(self) -> bool:
+        """Return whether logits have a bias, as in SigLIP."""
+        return not self.has_visual_projection
+
+    @property
+    def has_text_projection(self) -> bool:
+        """Return whether text embeddings are projected. SigLIP's text towers have their own last layer."""
+        return not hasattr(self.text_config, "projection_size")
+
     @staticmethod
-    def _make_tower(config_class, config, preset=None):
-        _check_tower_config(config)
-        config = dict(config or {}) if not isinstance(config, PretrainedConfig) else config.to_dict()
-        if config.pop("model_type", config_class.model_type) != config_class.model_type:
-            # CLIP's default of 0 was not chosen for EZ-CLIP.
-            config.pop("attention_dropout", None)
-        return config_class(**{**(preset or {}), **config})
+    def _make_towers(text_config, vision_config, preset: dict | None = None, family: str | None = None) -> list:
+        """Make the configurations of both towers. A tower without a `model_type` is of the family of the other."""
+        towers = []
+        for config in (text_config, vision_config):
+            _check_tower_config(config)
+            towers.append(config.to_dict() if isinstance(config, PretrainedConfig) else dict(config or {}))
+        types = [config.pop("model_type", None) for config in towers]
+        families = [name.rsplit("_", 2)[0] for name in types if name]
+        families += [family] if family in BASE_MODEL_TYPES else []
+        family = families[0] if families else "ezclip"
+        known = (("text", TEXT_TOWERS), ("vision", VISION_TOWERS))
+        for index, (name, classes) in enumerate(known):
+            model_type = types[index] or f"{family}_{name}_model"
+            if model_type not in classes:
+                raise ValueError(f"`{name}_config.model_type` must be one of {tuple(classes)}, got {model_type!r}.")
+            config_class, config = classes[model_type], towers[index]
+            if types[index] and not types[index].startswith("ezclip") and "use_adapter" not in config:
+                # The default of a plain tower, 0, was not chosen for EZ-CLIP.
+                config.pop("attention_dropout", None)
+            own = (preset or {}).get(f"{name}_config", {})
+            own = {field: value for field, value in own.items() if field in config_class.__dataclass_fields__}
+            towers[index] = config_class(**{**own, **config})
+        return towers
 
 
 EZClipConfig.register_for_auto_class()

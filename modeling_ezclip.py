@@ -19,11 +19,25 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import CLIPTextModel, CLIPVisionModel, initialization as init
+from transformers import (
+    AltCLIPTextModel,
+    ChineseCLIPTextModel,
+    CLIPTextModel,
+    CLIPVisionModel,
+    MetaClip2TextConfig,
+    PretrainedConfig,
+    Siglip2TextModel,
+    Siglip2VisionModel,
+    SiglipTextModel,
+    SiglipVisionModel,
+    initialization as init,
+)
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.altclip.modeling_altclip import AltRobertaLayer
+from transformers.models.chinese_clip.modeling_chinese_clip import ChineseCLIPTextLayer
 from transformers.models.clip.modeling_clip import (
     CLIPMLP,
     CLIPAttention,
@@ -41,12 +55,34 @@ from transformers.utils.output_capturing import capture_outputs
 
 try:
     from .checkpoint_ezclip import HUB_OPTIONS, MAY_BE_ABSENT, LoadTrainedMixin, SaveTrainedMixin, is_added_to_clip
-    from .configuration_ezclip import CLASS_BANK_NAME, EZClipConfig, EZClipTextConfig, EZClipVisionConfig
+    from .configuration_ezclip import (
+        CLASS_BANK_NAME,
+        EZClipAltCLIPTextConfig,
+        EZClipChineseCLIPTextConfig,
+        EZClipConfig,
+        EZClipSiglip2TextConfig,
+        EZClipSiglip2VisionConfig,
+        EZClipSiglipTextConfig,
+        EZClipSiglipVisionConfig,
+        EZClipTextConfig,
+        EZClipVisionConfig,
+    )
 except ImportError:
     if __package__:  # in a remote-code folder, a missing dependency must keep its own message
         raise
     from checkpoint_ezclip import HUB_OPTIONS, MAY_BE_ABSENT, LoadTrainedMixin, SaveTrainedMixin, is_added_to_clip
-    from configuration_ezclip import CLASS_BANK_NAME, EZClipConfig, EZClipTextConfig, EZClipVisionConfig
+    from configuration_ezclip import (
+        CLASS_BANK_NAME,
+        EZClipAltCLIPTextConfig,
+        EZClipChineseCLIPTextConfig,
+        EZClipConfig,
+        EZClipSiglip2TextConfig,
+        EZClipSiglip2VisionConfig,
+        EZClipSiglipTextConfig,
+        EZClipSiglipVisionConfig,
+        EZClipTextConfig,
+        EZClipVisionConfig,
+    )
 
 
 if TYPE_CHECKING:
@@ -177,7 +213,7 @@ class EZClipDropPath(nn.Module):
 class EZClipAdapter(nn.Module):
     """Bottleneck with an exact GELU ("Adapter"). The caller adds the residual; a fresh adapter outputs zero."""
 
-    def __init__(self, config: EZClipTextConfig | EZClipVisionConfig):
+    def __init__(self, config: PretrainedConfig):
         super().__init__()
         bottleneck = int(config.hidden_size * config.adapter_ratio)
         self.down_proj = nn.Linear(config.hidden_size, bottleneck)
@@ -210,7 +246,12 @@ class EZClipAttention(CLIPAttention):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the attended queries, and the attention weights where the implementation is eager."""
         implementation = self.config._attn_implementation
-        if key_value_only is not None and query_index is None and implementation == "eager":
+        is_eager = key_value_only is not None and query_index is None and implementation == "eager"
+        if key_value_only is not None and attention_mask is not None:
+            added = key_value_only.shape[1]  # every token attends to them
+            is_bool = attention_mask.dtype == torch.bool
+            attention_mask = nn.functional.pad(attention_mask, (0, added, 0, added * is_eager), value=float(is_bool))
+        if is_eager:
             # Eager attention must return weights for every token, so append the key/value-only tokens first.
             tokens = torch.cat([hidden_states, key_value_only], dim=1)
             attended, weights = self.forward(tokens, attention_mask, **kwargs)
@@ -237,22 +278,36 @@ class EZClipAttention(CLIPAttention):
 class EZClipMLP(CLIPMLP):
     """CLIP's MLP, with [`EZClipQuickGELU`] in place of "quick_gelu"."""
 
-    def __init__(self, config: EZClipTextConfig | EZClipVisionConfig):
+    def __init__(self, config: PretrainedConfig):
         super().__init__(config)
         if config.hidden_act == "quick_gelu":
             self.activation_fn = EZClipQuickGELU()
 
 
 class EZClipLayer(CLIPEncoderLayer):
-    """CLIP's block with an adapter between attention and MLP, and dropout that grows with depth."""
+    """CLIP's block with an adapter between attention and MLP, and dropout that grows with depth.
 
-    def __init__(self, config: EZClipTextConfig | EZClipVisionConfig, layer_idx: int):
+    SigLIP's blocks have the same parts and names, so [`extend`] makes this class of them.
+    """
+
+    def __init__(self, config: PretrainedConfig, layer_idx: int):
         GradientCheckpointingLayer.__init__(self)
         self.embed_dim = config.hidden_size
         self.self_attn = EZClipAttention(config)
         self.layer_norm1 = nn.LayerNorm(self.embed_dim, eps=config.layer_norm_eps)
         self.mlp = EZClipMLP(config)
         self.layer_norm2 = nn.LayerNorm(self.embed_dim, eps=config.layer_norm_eps)
+        self.add_parts(config, layer_idx)
+
+    @classmethod
+    def extend(cls, layer: nn.Module, config: PretrainedConfig, layer_idx: int):
+        """Turn a block of another tower into one of this class. The names of its weights stay."""
+        layer.__class__ = cls
+        layer.self_attn.__class__ = EZClipAttention
+        layer.add_parts(config, layer_idx)
+
+    def add_parts(self, config: PretrainedConfig, layer_idx: int):
+        """Add what the block has besides CLIP's."""
         depth = layer_idx / max(config.num_hidden_layers - 1, 1)
         self.self_attn.dropout = config.attention_dropout * depth
         self.drop_path = EZClipDropPath(config.drop_path_rate * depth)
@@ -302,8 +357,9 @@ class EZClipTemporalMixing(nn.Module):
 class EZClipVisionLayer(EZClipLayer):
     """A vision block that connects frames: by a prompted token per frame, by attention over time, or by a shift."""
 
-    def __init__(self, config: EZClipVisionConfig, layer_idx: int):
-        super().__init__(config, layer_idx)
+    def add_parts(self, config: PretrainedConfig, layer_idx: int):
+        """Add what the block has besides CLIP's."""
+        super().add_parts(config, layer_idx)
         has_prompt = config.temporal_prompt == "deep" or (config.temporal_prompt == "shallow" and layer_idx == 0)
         # "T_prompt_embeddings[layer_idx]"
         self.temporal_prompt = nn.Parameter(torch.empty(config.num_frames, config.hidden_size)) if has_prompt else None
@@ -327,19 +383,28 @@ class EZClipVisionLayer(EZClipLayer):
         if self.temporal_adapter is not None:
             hidden_states = hidden_states + self.temporal_adapter(self.attend_over_time(hidden_states, num_frames))
         if self.temporal_prompt is not None:
-            kwargs["key_value_only"] = self.layer_norm1(self.temporal_tokens(hidden_states, num_frames))
+            tokens = self.temporal_tokens(hidden_states, num_frames, attention_mask)
+            kwargs["key_value_only"] = self.layer_norm1(tokens)
         normed = self.layer_norm1(hidden_states)
         attn_output, _ = self.self_attn(normed, attention_mask, query_index=query_index, **kwargs)
         hidden_states = select_queries(hidden_states, query_index) + self.drop_path(attn_output, num_frames)
         return self.adapt_and_mix(hidden_states, num_frames)
 
-    def temporal_tokens(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
+    def temporal_tokens(
+        self, hidden_states: torch.Tensor, num_frames: int, attention_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return one token a frame, `(B * T, 1, D)`: the mean of its tokens plus its prompt, attended over the frames.
 
-        The attention is the block's own, without a residual.
+        The attention is the block's own, without a residual. `attention_mask` `(B * T, 1, L, L)` tells padding.
         """
         batch_frames, _, dim = hidden_states.shape
-        summaries = hidden_states.mean(dim=1).view(-1, num_frames, dim)  # [B, T, D]
+        if attention_mask is None:
+            summaries = hidden_states.mean(dim=1)
+        else:
+            mask = attention_mask[:, 0, :1].transpose(1, 2)  # [B * T, L, 1]
+            is_token = mask if mask.dtype == torch.bool else mask == 0
+            summaries = (hidden_states * is_token).sum(dim=1) / is_token.sum(dim=1)
+        summaries = summaries.view(-1, num_frames, dim)  # [B, T, D]
         summaries = summaries + self.temporal_prompt_dropout(self.temporal_prompt)
         summaries, _ = self.temporal_mixing(self.self_attn, self.layer_norm1(summaries))
         return self.drop_path(summaries).reshape(batch_frames, 1, dim)
@@ -369,10 +434,34 @@ class EZClipVisionLayer(EZClipLayer):
         return attended.view(-1, length, num_frames, dim).transpose(1, 2).reshape(batch_frames, length, dim)
 
 
+class EZClipBertLayerMixin:
+    """A post-norm block of a BERT with an adapter between its attention and its feed-forward layers."""
+
+    @classmethod
+    def extend(cls, layer: nn.Module, config: PretrainedConfig, layer_idx: int):
+        """Turn a block of the same BERT into one of this class. The names of its weights stay."""
+        layer.__class__ = cls
+        layer.adapter = EZClipAdapter(config) if config.use_adapter else None
+
+    def feed_forward_chunk(self, attention_output: torch.Tensor) -> torch.Tensor:
+        """Apply the adapter, with its residual, and the feed-forward layers."""
+        if self.adapter is not None:
+            attention_output = attention_output + self.adapter(attention_output)
+        return super().feed_forward_chunk(attention_output)
+
+
+class EZClipAltRobertaLayer(EZClipBertLayerMixin, AltRobertaLayer):
+    """A text block of AltCLIP with an adapter."""
+
+
+class EZClipChineseCLIPTextLayer(EZClipBertLayerMixin, ChineseCLIPTextLayer):
+    """A text block of Chinese-CLIP with an adapter."""
+
+
 class EZClipEncoder(CLIPEncoder):
     """CLIP's encoder over EZ-CLIP's blocks."""
 
-    def __init__(self, config: EZClipTextConfig | EZClipVisionConfig, layer_class: type[EZClipLayer]):
+    def __init__(self, config: PretrainedConfig, layer_class: type[EZClipLayer]):
         nn.Module.__init__(self)
         self.config = config
         self.layers = nn.ModuleList(layer_class(config, idx) for idx in range(config.num_hidden_layers))
@@ -691,7 +780,7 @@ class EZClipOutput(ModelOutput):
         loss_motion (`torch.FloatTensor` of shape `()`, *optional*):
             See [`motion_loss`].
         logits_per_video (`torch.FloatTensor` of shape `(B, N)`):
-            Cosines of videos and texts times `logit_scale.exp()`.
+            Cosines of videos and texts times `logit_scale.exp()`, plus SigLIP's `logit_bias`.
         logits_per_text (`torch.FloatTensor` of shape `(N, B)`):
             Its transpose.
         video_embeds (`torch.FloatTensor` of shape `(B, D)`):
@@ -776,6 +865,14 @@ def video_text_losses(
     return {"loss": loss, "loss_video": loss_video, "loss_text": loss_text, "loss_motion": loss_motion}
 
 
+# Where the outputs that a call asks for are recorded
+RECORDED_MODULES = {
+    "hidden_states": EZClipLayer,
+    "attentions": EZClipAttention,
+    "temporal_attentions": EZClipTemporalMixing,
+}
+
+
 class EZClipPreTrainedModel(LoadTrainedMixin, CLIPPreTrainedModel):
     """Base class: initialisation, loading, and what transformers needs to know about the blocks."""
 
@@ -786,34 +883,41 @@ class EZClipPreTrainedModel(LoadTrainedMixin, CLIPPreTrainedModel):
     accepts_loss_kwargs = False
     _no_split_modules = [
         *("CLIPTextEmbeddings", "CLIPVisionEmbeddings", "EZClipLayer", "EZClipVisionLayer"),
+        *("SiglipTextEmbeddings", "SiglipVisionEmbeddings", "SiglipMultiheadAttentionPoolingHead"),
+        *("Siglip2TextEmbeddings", "Siglip2VisionEmbeddings", "Siglip2MultiheadAttentionPoolingHead"),
+        *("AltRobertaEmbeddings", "EZClipAltRobertaLayer", "ChineseCLIPTextEmbeddings", "EZClipChineseCLIPTextLayer"),
         *(head.__name__ for head in HEADS.values()),
     ]
-    _can_record_outputs = {
-        "hidden_states": EZClipLayer,
-        "attentions": EZClipAttention,
-        "temporal_attentions": EZClipTemporalMixing,
-    }
+    _can_record_outputs = RECORDED_MODULES
     # Zero if a checkpoint has none, so a CLIP checkpoint is complete without it.
     _keys_to_ignore_on_load_missing = [r"temporal_embedding$"]
 
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
+        self._init_added_weights(module)
+        if isinstance(module, EZClipVisionModel) and module.temporal_embedding is not None:
+            init.zeros_(module.temporal_embedding)
+        elif isinstance(module, EZClipMeanHead):
+            module.init_weights()
+        elif isinstance(module, EZClipModel):
+            factor = self.config.initializer_factor
+            for projection in (module.visual_projection, module.text_projection):
+                if isinstance(projection, nn.Linear):
+                    init.normal_(projection.weight, std=projection.in_features**-0.5 * factor)
+            init.constant_(module.logit_scale, self.config.logit_scale_init_value)
+            if module.logit_bias is not None:
+                init.zeros_(module.logit_bias)
+
+    @staticmethod
+    def _init_added_weights(module: nn.Module):
+        """Initialise an adapter, or the prompts of a block."""
         if isinstance(module, EZClipAdapter):
             init.kaiming_uniform_(module.down_proj.weight, a=math.sqrt(5))
             init.zeros_(module.up_proj.weight)
         elif isinstance(module, EZClipVisionLayer) and module.temporal_prompt is not None:
             init_range = module.temporal_prompt_init_range
             init.uniform_(module.temporal_prompt, -init_range, init_range)
-        elif isinstance(module, EZClipVisionModel) and module.temporal_embedding is not None:
-            init.zeros_(module.temporal_embedding)
-        elif isinstance(module, EZClipMeanHead):
-            module.init_weights()
-        elif isinstance(module, EZClipModel):
-            factor = self.config.initializer_factor
-            init.normal_(module.visual_projection.weight, std=module.visual_projection.in_features**-0.5 * factor)
-            init.normal_(module.text_projection.weight, std=module.text_projection.in_features**-0.5 * factor)
-            init.constant_(module.logit_scale, self.config.logit_scale_init_value)
 
     def _initialize_weights(self, module, *args, **kwargs):
         # For custom code transformers skips modules without direct parameters, which would leave CLIP's attention, MLP
@@ -822,7 +926,7 @@ class EZClipPreTrainedModel(LoadTrainedMixin, CLIPPreTrainedModel):
 
 
 class EZClipTextModel(EZClipPreTrainedModel, CLIPTextModel):
-    """CLIP's text tower with adapters, with the interface of [`CLIPTextModel`]."""
+    """The text tower of CLIP or MetaCLIP 2 with adapters, with the interface of [`CLIPTextModel`]."""
 
     config: EZClipTextConfig
     base_model_prefix = "text_model"
@@ -834,6 +938,8 @@ class EZClipTextModel(EZClipPreTrainedModel, CLIPTextModel):
         self.encoder = EZClipEncoder(config, EZClipLayer)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.eos_token_id = config.eos_token_id
+        # See [`_find_ends`]. MetaCLIP 2 means what it says.
+        self.ends_at_highest = config.eos_token_id == 2 and not isinstance(config, MetaClip2TextConfig)
         self.post_init()
 
     @can_return_tuple
@@ -865,7 +971,8 @@ class EZClipTextModel(EZClipPreTrainedModel, CLIPTextModel):
         if packed is not None:
             return BaseModelOutputWithPooling(pooler_output=self.embed_packed(packed, **kwargs))
         outputs = super().forward(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
-        if self.eos_token_id == 2 and attention_mask is not None:  # `CLIPTextModel` takes the highest token
+        if self.eos_token_id == 2 and not (self.ends_at_highest and attention_mask is None):
+            # `CLIPTextModel` takes the highest token.
             rows = torch.arange(len(input_ids), device=input_ids.device)
             outputs.pooler_output = outputs.last_hidden_state[rows, self._find_ends(input_ids, attention_mask)]
         return outputs
@@ -878,10 +985,10 @@ class EZClipTextModel(EZClipPreTrainedModel, CLIPTextModel):
         mask tells it: it is the last token that is not padding.
         """
         end = self.eos_token_id
-        if end == 2 and attention_mask is not None:
+        if self.ends_at_highest and attention_mask is not None:
             positions = torch.arange(input_ids.shape[1], device=input_ids.device)
             end = input_ids.gather(-1, (attention_mask.bool() * positions).argmax(dim=-1, keepdim=True))
-        elif end == 2:
+        elif self.ends_at_highest:
             end = input_ids.amax(dim=-1, keepdim=True)
         return (input_ids == end).int().argmax(dim=-1)
 
@@ -919,8 +1026,34 @@ class EZClipTextModel(EZClipPreTrainedModel, CLIPTextModel):
         return PackedTexts.pack(texts, input_ids.device)
 
 
+def check_num_frames(config: PretrainedConfig, pixel_values: torch.FloatTensor, num_dimensions: int = 5) -> int:
+    """Return the frames of a video in `pixel_values`; raise `ValueError` if these do not fit the weights."""
+    if pixel_values.ndim != num_dimensions:
+        raise ValueError(
+            "`pixel_values` must have shape (batch_size, num_frames, channels, height, width), got "
+            f"{tuple(pixel_values.shape)}. One video needs a batch dimension: `pixel_values[None]`."
+        )
+    num_frames = pixel_values.shape[1]
+    if config.fixed_num_frames and num_frames != config.num_frames:
+        raise ValueError(
+            f"`pixel_values` has {num_frames} frames a video, and the temporal weights of this model are for "
+            f"{config.num_frames}. Sample {config.num_frames} frames (the processor's `num_frames`), or "
+            f"load the weights into a model configured for {num_frames}."
+        )
+    return num_frames
+
+
+def extend_layers(layers: Iterable[nn.Module], layer_class, config: PretrainedConfig):
+    """Turn the blocks of another family's tower into blocks of `layer_class`, in place."""
+    for layer_idx, layer in enumerate(layers):
+        layer_class.extend(layer, config, layer_idx)
+
+
 class EZClipVisionModel(EZClipPreTrainedModel, CLIPVisionModel):
-    """CLIP's vision tower over the frames of videos, whose blocks connect the frames."""
+    """CLIP's vision tower over the frames of videos, whose blocks connect the frames.
+
+    The towers of MetaCLIP 2, AltCLIP and Chinese-CLIP are the same.
+    """
 
     config: EZClipVisionConfig
     base_model_prefix = "vision_model"
@@ -968,7 +1101,7 @@ class EZClipVisionModel(EZClipPreTrainedModel, CLIPVisionModel):
         Raises:
             `ValueError`: if `pixel_values` does not have five dimensions, or T does not fit the weights.
         """
-        num_frames = self._check_num_frames(pixel_values)
+        num_frames = check_num_frames(self.config, pixel_values)
         hidden_states = self.embeddings(
             pixel_values.flatten(0, 1), interpolate_pos_encoding=interpolate_pos_encoding
         )  # [B * T, L, D]
@@ -995,26 +1128,153 @@ class EZClipVisionModel(EZClipPreTrainedModel, CLIPVisionModel):
             patches = patches + self.temporal_embedding[:, None]
         return torch.cat([cls_token, patches.flatten(1, 2)], dim=1)
 
-    def _check_num_frames(self, pixel_values: torch.FloatTensor) -> int:
-        if pixel_values.ndim != 5:
+
+class EZClipWholeTowerMixin:
+    """A tower of another family, which computes all tokens of its last block, because it pools them."""
+
+    _can_record_outputs = RECORDED_MODULES
+
+    @can_return_tuple
+    def forward(self, *args, output_last_hidden_state: bool = True, **kwargs) -> BaseModelOutputWithPooling:
+        """Apply the tower. `output_last_hidden_state=False` leaves its tokens out of the output."""
+        outputs = super().forward(*args, return_dict=True, **kwargs)
+        if not output_last_hidden_state:
+            outputs.last_hidden_state = None
+        return outputs
+
+
+class EZClipSiglipTextModel(EZClipWholeTowerMixin, SiglipTextModel):
+    """SigLIP's text tower with adapters."""
+
+    def __init__(self, config: EZClipSiglipTextConfig):
+        super().__init__(config)
+        extend_layers(self.encoder.layers, EZClipLayer, config)
+
+
+class EZClipSiglip2TextModel(EZClipWholeTowerMixin, Siglip2TextModel):
+    """SigLIP 2's text tower with adapters."""
+
+    def __init__(self, config: EZClipSiglip2TextConfig):
+        super().__init__(config)
+        extend_layers(self.encoder.layers, EZClipLayer, config)
+
+
+class EZClipAltCLIPTextModel(EZClipWholeTowerMixin, AltCLIPTextModel):
+    """AltCLIP's text tower with adapters."""
+
+    _can_record_outputs = AltCLIPTextModel._can_record_outputs
+
+    def __init__(self, config: EZClipAltCLIPTextConfig):
+        super().__init__(config)
+        extend_layers(self.roberta.encoder.layers, EZClipAltRobertaLayer, config)
+
+
+class EZClipChineseCLIPTextModel(EZClipWholeTowerMixin, ChineseCLIPTextModel):
+    """Chinese-CLIP's text tower with adapters, pooled at its first token."""
+
+    _can_record_outputs = ChineseCLIPTextModel._can_record_outputs
+
+    def __init__(self, config: EZClipChineseCLIPTextConfig):
+        super().__init__(config, add_pooling_layer=False)
+        extend_layers(self.encoder.layer, EZClipChineseCLIPTextLayer, config)
+
+    @can_return_tuple
+    def forward(self, *args, output_last_hidden_state: bool = True, **kwargs) -> BaseModelOutputWithPooling:
+        """Apply the tower as [`EZClipWholeTowerMixin`] does."""
+        outputs = super().forward(*args, return_dict=True, **kwargs)
+        outputs.pooler_output = outputs.last_hidden_state[:, 0]
+        if not output_last_hidden_state:
+            outputs.last_hidden_state = None
+        return outputs
+
+
+class EZClipSiglipVisionModel(EZClipWholeTowerMixin, SiglipVisionModel):
+    """SigLIP's vision tower over the frames of videos. It pools the patches of each frame by attention."""
+
+    def __init__(self, config: EZClipSiglipVisionConfig):
+        super().__init__(config)
+        extend_layers(self.encoder.layers, EZClipVisionLayer, config)
+
+    def forward(self, pixel_values: torch.FloatTensor, **kwargs) -> BaseModelOutputWithPooling:
+        """Apply the tower to `(B, T, C, H, W)`; see [`EZClipVisionModel.forward`]."""
+        num_frames = check_num_frames(self.config, pixel_values)
+        return super().forward(pixel_values.flatten(0, 1), num_frames=num_frames, **kwargs)
+
+
+class EZClipSiglip2VisionModel(EZClipWholeTowerMixin, Siglip2VisionModel):
+    """SigLIP 2's vision tower over the frames of videos ("NaFlex"). Frames may be lists of patches."""
+
+    def __init__(self, config: EZClipSiglip2VisionConfig):
+        super().__init__(config)
+        extend_layers(self.encoder.layers, EZClipVisionLayer, config)
+
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.LongTensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(B, T, C, H, W)` or `(B, T, N, patch_size * patch_size * C)`):
+                Frames whose sides are multiples of `patch_size`; or their patches, as [`Siglip2ImageProcessor`] makes
+                them, with the next two arguments.
+            pixel_attention_mask (`torch.Tensor` of shape `(B, T, N)`, *optional*):
+                0 at padding.
+            spatial_shapes (`torch.LongTensor` of shape `(B, T, 2)`, *optional*):
+                Rows and columns of patches of each frame.
+            interpolate_pos_encoding (`bool`, *optional*):
+                Has no effect: this tower always interpolates.
+
+        Returns:
+            [`BaseModelOutputWithPooling`]: as [`EZClipVisionModel.forward`].
+        """
+        num_frames = check_num_frames(self.config, pixel_values, num_dimensions=5 if spatial_shapes is None else 4)
+        if spatial_shapes is None:
+            pixel_values, spatial_shapes = self._cut_into_patches(pixel_values.flatten(0, 1))
+        else:
+            pixel_values, spatial_shapes = pixel_values.flatten(0, 1), spatial_shapes.flatten(0, 1)
+            pixel_attention_mask = pixel_attention_mask.flatten(0, 1)
+        return super().forward(pixel_values, pixel_attention_mask, spatial_shapes, num_frames=num_frames, **kwargs)
+
+    def _cut_into_patches(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the patches of frames `(N, C, H, W)`, and the one shape that all of them have."""
+        size = self.config.patch_size
+        if frames.shape[-2] % size or frames.shape[-1] % size:
             raise ValueError(
-                "`pixel_values` must have shape (batch_size, num_frames, channels, height, width), got "
-                f"{tuple(pixel_values.shape)}. One video needs a batch dimension: `pixel_values[None]`."
+                f"The sides of frames must be multiples of `patch_size`, {size}, got {tuple(frames.shape[-2:])}."
             )
-        num_frames = pixel_values.shape[1]
-        if self.config.fixed_num_frames and num_frames != self.config.num_frames:
-            raise ValueError(
-                f"`pixel_values` has {num_frames} frames a video, and the temporal weights of this model are for "
-                f"{self.config.num_frames}. Sample {self.config.num_frames} frames (the processor's `num_frames`), or "
-                f"load the weights into a model configured for {num_frames}."
-            )
-        return num_frames
+        patches = frames.unflatten(-1, (-1, size)).unflatten(-3, (-1, size))  # [N, C, rows, size, columns, size]
+        rows, columns = patches.shape[2], patches.shape[4]
+        patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+        return patches, torch.tensor([[rows, columns]], device="cpu")
+
+
+TEXT_MODELS = {
+    "ezclip_text_model": EZClipTextModel,
+    "metaclip_2_text_model": EZClipTextModel,
+    "altclip_text_model": EZClipAltCLIPTextModel,
+    "chinese_clip_text_model": EZClipChineseCLIPTextModel,
+    "siglip_text_model": EZClipSiglipTextModel,
+    "siglip2_text_model": EZClipSiglip2TextModel,
+}
+VISION_MODELS = {
+    "ezclip_vision_model": EZClipVisionModel,
+    "metaclip_2_vision_model": EZClipVisionModel,
+    "altclip_vision_model": EZClipVisionModel,
+    "chinese_clip_vision_model": EZClipVisionModel,
+    "siglip_vision_model": EZClipSiglipVisionModel,
+    "siglip2_vision_model": EZClipSiglip2VisionModel,
+}
 
 
 class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
     """Video and text embeddings in one space: EZ-CLIP, or, by its configuration, ActionCLIP, ViFi-CLIP or CLIP.
 
-    Loads EZ-CLIP folders and plain CLIP folders; prompts, adapters and temporal head are new in the latter.
+    The towers are CLIP's, or those of another dual encoder: see [`EZClipConfig`]. Loads EZ-CLIP folders and folders of
+    such a plain dual encoder; prompts, adapters and temporal head are new in the latter.
 
     Example:
 
@@ -1036,11 +1296,18 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
 
     def __init__(self, config: EZClipConfig):
         super().__init__(config)
-        self.text_model = EZClipTextModel._from_config(config.text_config)
-        self.vision_model = EZClipVisionModel._from_config(config.vision_config)
-        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
-        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
-        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+        text, vision = config.text_config, config.vision_config
+        self.text_model = TEXT_MODELS[text.model_type]._from_config(text)
+        self.vision_model = VISION_MODELS[vision.model_type]._from_config(vision)
+        self.visual_projection, self.text_projection = nn.Identity(), nn.Identity()
+        if config.has_visual_projection:
+            self.visual_projection = nn.Linear(vision.hidden_size, config.projection_dim, bias=False)
+        if config.has_text_projection:
+            text_dim = getattr(text, "project_dim", text.hidden_size)  # AltCLIP's text tower has a layer of its own
+            self.text_projection = nn.Linear(text_dim, config.projection_dim, bias=False)
+        logit_scale = torch.tensor(float(config.logit_scale_init_value))
+        self.logit_scale = nn.Parameter(logit_scale[None] if config.has_logit_bias else logit_scale)
+        self.logit_bias = nn.Parameter(torch.zeros(1)) if config.has_logit_bias else None
         self.temporal_head = HEADS[config.temporal_head](config)
         self.post_init()
         if config.freeze_backbone:
@@ -1074,6 +1341,14 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
         if mode:
             self.untrained = ()
         return super().train(mode)
+
+    def initialize_weights(self):
+        """Initialise all weights that were not loaded."""
+        super().initialize_weights()
+        for tower in (self.text_model, self.vision_model):
+            if not isinstance(tower, EZClipPreTrainedModel):  # it initialises its own modules, and does not know ours
+                for module in tower.modules():
+                    self._init_added_weights(module)
 
     def freeze_backbone(self):
         """
@@ -1185,6 +1460,9 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
         labels: torch.LongTensor | None = None,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
+        token_type_ids: torch.LongTensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> EZClipOutput:
         r"""
@@ -1205,6 +1483,10 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
                 Whether to return the loss. Without `labels` every video is a class of its own.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
                 Whether to interpolate the position embedding to frames of another size.
+            token_type_ids (`torch.LongTensor` of shape `(N, sequence_length)`, *optional*):
+                For the text towers of AltCLIP and Chinese-CLIP.
+            pixel_attention_mask, spatial_shapes (*optional*):
+                For SigLIP 2, see [`EZClipSiglip2VisionModel.forward`].
             kwargs:
                 Arguments of both towers, such as `output_last_hidden_state` and `output_hidden_states`.
 
@@ -1217,11 +1499,16 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
                 "`EZClipModel` takes `pixel_values` and `input_ids` together; for one alone call "
                 "`get_video_features` or `get_text_features`."
             )
-        video_outputs = self.get_video_features(pixel_values, interpolate_pos_encoding, **kwargs)
-        text_outputs = self.get_text_features(input_ids, attention_mask, position_ids, **kwargs)
+        of_video = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
+        of_video = {name: value for name, value in of_video.items() if value is not None}
+        of_text = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        video_outputs = self.get_video_features(pixel_values, interpolate_pos_encoding, **of_video, **kwargs)
+        text_outputs = self.get_text_features(input_ids, attention_mask, position_ids, **of_text, **kwargs)
         video_embeds = nn.functional.normalize(video_outputs.pooler_output, dim=-1)  # [B, D]
         text_embeds = nn.functional.normalize(text_outputs.pooler_output, dim=-1)  # [N, D]
         logits_per_video = self.logit_scale.exp() * video_embeds @ text_embeds.t().to(video_embeds.device)
+        if self.logit_bias is not None:
+            logits_per_video = logits_per_video + self.logit_bias
         logits_per_text = logits_per_video.t()
 
         losses = {}
