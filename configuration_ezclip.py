@@ -155,11 +155,18 @@ TemporalHead = Literal["mean", "transformer", "lstm", "conv1d", "transformer_cls
 TEMPORAL_PROMPTS = get_args(TemporalPrompt)
 TEMPORAL_HEADS = get_args(TemporalHead)
 
-# The dual encoders of transformers that the model is made of
-BASE_MODEL_TYPES = ("clip", "metaclip_2", "altclip", "chinese_clip", "siglip", "siglip2")
+# The dual encoders of transformers whose towers the model takes: model type and name
+BASE_MODELS = {
+    "clip": "CLIP",
+    "metaclip_2": "MetaCLIP 2",
+    "altclip": "AltCLIP",
+    "chinese_clip": "Chinese-CLIP",
+    "siglip": "SigLIP",
+    "siglip2": "SigLIP 2",
+}
 # The model types whose folders load: theirs and this package's
 MODEL_TYPES = tuple(
-    f"{name}{tower}" for name in (*BASE_MODEL_TYPES, "ezclip") for tower in ("", "_text_model", "_vision_model")
+    f"{name}{tower}" for name in (*BASE_MODELS, "ezclip") for tower in ("", "_text_model", "_vision_model")
 )
 
 PIPELINE_TASK = "zero-shot-video-classification"
@@ -172,8 +179,6 @@ CUSTOM_PIPELINES = {
     }
 }
 
-# What is said of a model that plain CLIP becomes
-PLAIN_CLIP = "{} is plain CLIP: frames are embedded one by one and averaged; nothing was trained on videos."
 
 # File of class embeddings, saved beside a model's weights
 CLASS_BANK_NAME = "class_bank.safetensors"
@@ -202,30 +207,45 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def check_model_type(config: dict, name_or_path):
+def describe_plain(name_or_path: str, model_type: str) -> str:
+    """Return what is said of a plain dual encoder, one of the `BASE_MODELS`."""
+    return (
+        f"{name_or_path} is plain {BASE_MODELS[model_type]}: frames are embedded one by one and averaged; nothing was "
+        "trained on videos."
+    )
+
+
+def check_model_type(config: dict, name_or_path, model_types: tuple[str, ...] = MODEL_TYPES):
     """
-    Raise if a saved configuration is of another model type than those in `MODEL_TYPES`.
+    Raise if a saved configuration is not of one of `model_types`.
 
     Raises:
         `ValueError`: names the model type. Other models would load with random or wrong weights.
     """
     model_type = config.get("model_type")
-    if model_type not in (None, *MODEL_TYPES):
+    if model_type not in (None, *model_types):
         raise ValueError(
-            f"{name_or_path} must be an EZ-CLIP model or one of {', '.join(BASE_MODEL_TYPES)}, got model_type "
-            f"{model_type!r}."
+            f"{name_or_path} must be an EZ-CLIP or CLIP model, got model_type {model_type!r}. Model types that load: "
+            f"{', '.join(model_types)}."
         )
 
 
 class _CheckedConfig:
-    """A configuration that loads only from folders of the model types in `MODEL_TYPES`."""
+    """A configuration that loads only from folders of certain model types."""
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
         """Return the saved configuration as a `dict`; see [`check_model_type`]."""
         config, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        check_model_type(config, pretrained_model_name_or_path)
+        check_model_type(config, pretrained_model_name_or_path, cls.loadable_types())
+        if isinstance(tower := config.get(cls.base_config_key), dict) and "model_type" in tower:
+            check_model_type(tower, pretrained_model_name_or_path, cls.loadable_types())
         return config, kwargs
+
+    @classmethod
+    def loadable_types(cls) -> tuple[str, ...]:
+        """Return the model types of the folders that load."""
+        return MODEL_TYPES
 
 
 @strict
@@ -245,6 +265,13 @@ class AdapterFields(_CheckedConfig):
     def validate_architecture(self):
         """Raise `ValueError` if a field is out of range, or the fields do not fit each other."""
         _check_tower(self)
+
+    @classmethod
+    def loadable_types(cls) -> tuple[str, ...]:
+        """Return the model types of the folders that load: of the same tower, or of a whole model with it."""
+        family, tower, _ = cls.model_type.rsplit("_", 2)
+        own = (family, cls.model_type, "ezclip")
+        return (*own, "clip", f"clip_{tower}_model") if family == "ezclip" else own
 
 
 @strict
@@ -677,7 +704,7 @@ class EZClipConfig(_CheckedConfig, PretrainedConfig):
             towers.append(config.to_dict() if isinstance(config, PretrainedConfig) else dict(config or {}))
         types = [config.pop("model_type", None) for config in towers]
         families = [name.rsplit("_", 2)[0] for name in types if name]
-        families += [family] if family in BASE_MODEL_TYPES else []
+        families += [family] if family in BASE_MODELS else []
         family = families[0] if families else "ezclip"
         known = (("text", TEXT_TOWERS), ("vision", VISION_TOWERS))
         for index, (name, classes) in enumerate(known):

@@ -22,17 +22,33 @@ from transformers.utils import cached_file, logging
 
 try:
     from .checkpoint_ezclip import MAY_BE_ABSENT, PUSH_OPTIONS
-    from .configuration_ezclip import CLASS_BANK_NAME, PIPELINE_TASK, PLAIN_CLIP, EZClipConfig
+    from .configuration_ezclip import BASE_MODELS, CLASS_BANK_NAME, PIPELINE_TASK, EZClipConfig, describe_plain
     from .modeling_ezclip import EZClipModel
-    from .processing_ezclip import EZClipProcessor, distinct_texts, label_key, label_to_words
+    from .processing_ezclip import (
+        EZClipProcessor,
+        distinct_texts,
+        fits_vocabulary,
+        label_key,
+        label_to_words,
+        max_text_length,
+        text_padding_of,
+    )
     from .video_ezclip import clean, describe_video, is_single_video, picture_error
 except ImportError:
     if __package__:  # in a remote-code folder, a missing dependency must keep its own message
         raise
     from checkpoint_ezclip import MAY_BE_ABSENT, PUSH_OPTIONS
-    from configuration_ezclip import CLASS_BANK_NAME, PIPELINE_TASK, PLAIN_CLIP, EZClipConfig
+    from configuration_ezclip import BASE_MODELS, CLASS_BANK_NAME, PIPELINE_TASK, EZClipConfig, describe_plain
     from modeling_ezclip import EZClipModel
-    from processing_ezclip import EZClipProcessor, distinct_texts, label_key, label_to_words
+    from processing_ezclip import (
+        EZClipProcessor,
+        distinct_texts,
+        fits_vocabulary,
+        label_key,
+        label_to_words,
+        max_text_length,
+        text_padding_of,
+    )
     from video_ezclip import clean, describe_video, is_single_video, picture_error
 
 
@@ -497,10 +513,10 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
     def __init__(self, model, *args, processor=None, **kwargs):
         local_files_only = kwargs.pop("local_files_only", False)
         defaults = take_class_options(kwargs)
-        if type(model).__name__ == "CLIPModel":
+        if model.config.model_type in BASE_MODELS and hasattr(model, "text_model") and hasattr(model, "vision_model"):
+            logger.warning_once(describe_plain(model.name_or_path or "The model", model.config.model_type))
             processor = wrap_clip_processor(processor, model)
             model = wrap_clip(model, local_files_only)
-            logger.warning_once(PLAIN_CLIP.format(model.name_or_path or "The model"))
         super().__init__(model, *args, processor=processor, **kwargs)
         self._check_parts()
         self.model.eval()
@@ -658,7 +674,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         config, name = self.model.config, self.model.name_or_path
         if config.model_type != EZClipConfig.model_type:
             raise ValueError(
-                f"The model must be an EZ-CLIP or a CLIP with both towers, got {name!r} of type "
+                f"The model must be an EZ-CLIP, or a dual encoder with both towers, got {name!r} of type "
                 f"{config.model_type!r}. Give the folder or repository of one."
             )
         if not hasattr(self.processor, "get_prompts"):
@@ -670,7 +686,9 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
 
 def wrap_clip(clip, local_files_only: bool = False) -> EZClipModel:
     """
-    Return a `CLIPModel` as an [`EZClipModel`] that averages frame embeddings. The two share their weights.
+    Return a dual encoder of `BASE_MODELS`, such as a `CLIPModel`, as an [`EZClipModel`] that averages frames.
+
+    The two share their weights.
 
     Raises:
         `ValueError`: if weights are quantized, offloaded, or on several devices.
@@ -679,10 +697,11 @@ def wrap_clip(clip, local_files_only: bool = False) -> EZClipModel:
     devices = {weight.device.type if weight.is_meta else weight.device for weight in weights.values()}
     if len(devices) > 1 or clip.device.type == "meta" or not all(w.is_floating_point() for w in weights.values()):
         raise ValueError(
-            f"The weights of plain CLIP must be floating point numbers on one device, got {clip.name_or_path!r} "
+            f"The weights of a plain dual encoder must be floats on one device, got {clip.name_or_path!r} "
             "quantized, or spread over several. Load it with `device` instead of `device_map`."
         )
-    own = {name: getattr(clip.config, name, None) for name in ("projection_dim", "logit_scale_init_value", "scope")}
+    names = ("projection_dim", "logit_scale_init_value", "scope")
+    own = {name: getattr(clip.config, name) for name in names if hasattr(clip.config, name)}
     config = EZClipConfig.from_preset("clip", clip.config.text_config, clip.config.vision_config, **own)
     with torch.device("meta"):
         model = EZClipModel._from_config(config, attn_implementation=clip.config._attn_implementation)
@@ -701,7 +720,9 @@ def wrap_clip(clip, local_files_only: bool = False) -> EZClipModel:
 
 def wrap_clip_processor(processor, clip):
     """
-    Return a `CLIPProcessor` as an [`EZClipProcessor`] that prepares frames as it does. Return any other unchanged.
+    Return the processor of a dual encoder as an [`EZClipProcessor`] that prepares frames as it does.
+
+    An [`EZClipProcessor`] is returned unchanged.
 
     Raises:
         `ValueError`: if its tokenizer is not the model's: transformers makes an empty one if its files are missing.
@@ -710,7 +731,7 @@ def wrap_clip_processor(processor, clip):
     if hasattr(processor, "get_prompts") or tokenizer is None or image_processor is None:
         return processor
     text_config = clip.config.text_config
-    if len(tokenizer) != text_config.vocab_size:
+    if not fits_vocabulary(tokenizer, text_config):
         raise ValueError(
             f"The tokenizer has {len(tokenizer)} tokens and the model {clip.name_or_path!r} {text_config.vocab_size}: "
             "it is of another model, or its files are missing. Pass `processor=` with the right one."
@@ -718,9 +739,9 @@ def wrap_clip_processor(processor, clip):
     name = type(image_processor).__name__.removesuffix("Fast")
     if (with_pil := getattr(transformers, f"{name}Pil", None)) is not None:  # torchvision's pixels differ
         image_processor = with_pil.from_dict(image_processor.to_dict())
-    limit = text_config.max_position_embeddings
-    tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
-    return EZClipProcessor(image_processor, tokenizer, use_published_crop=False)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, max_text_length(text_config))
+    padding = text_padding_of(clip.config.model_type)
+    return EZClipProcessor(image_processor, tokenizer, use_published_crop=False, text_padding=padding)
 
 
 class _VideoStream(IterableDataset):

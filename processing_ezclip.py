@@ -1,5 +1,6 @@
 """Convert videos and labels to tensors: the published sampling, cropping, normalisation and prompts."""
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -9,14 +10,14 @@ from functools import partial
 import numpy as np
 import torch
 from PIL import Image
-from transformers import BatchFeature, CLIPImageProcessorPil, PretrainedConfig, ProcessorMixin
+from transformers import BatchFeature, CLIPImageProcessorPil, PretrainedConfig, ProcessorMixin, SiglipImageProcessorPil
 from transformers.processing_utils import TextKwargs
 from transformers.utils import logging
 
 
 try:
     from .checkpoint_ezclip import HUB_OPTIONS, check_folder, list_some, naming_damage
-    from .configuration_ezclip import check_model_type, check_numbers, check_sizes, truncated_repr
+    from .configuration_ezclip import BASE_MODELS, check_model_type, check_numbers, check_sizes, truncated_repr
     from .video_ezclip import (
         DEFAULT_LIMITS,
         FrameSampler,
@@ -32,7 +33,7 @@ except ImportError:
     if __package__:  # in a remote-code folder, a missing dependency must keep its own message
         raise
     from checkpoint_ezclip import HUB_OPTIONS, check_folder, list_some, naming_damage
-    from configuration_ezclip import check_model_type, check_numbers, check_sizes, truncated_repr
+    from configuration_ezclip import BASE_MODELS, check_model_type, check_numbers, check_sizes, truncated_repr
     from video_ezclip import (
         DEFAULT_LIMITS,
         FrameSampler,
@@ -97,6 +98,23 @@ def label_key(label: str) -> str:
     return re.sub(r"[\W_]+", "", folded) or folded
 
 
+def text_padding_of(model_type: str) -> str:
+    """Return how a dual encoder of `BASE_MODELS` pads texts: SigLIP reads the last of always equally many tokens."""
+    return "max_length" if model_type.startswith("siglip") else "longest"
+
+
+def fits_vocabulary(tokenizer, text_config: PretrainedConfig) -> bool:
+    """Return whether a tokenizer is of the text tower's vocabulary. Only CLIP's towers have no unused rows."""
+    is_clip = text_config.model_type in ("clip_text_model", "ezclip_text_model")
+    return len(tokenizer) == text_config.vocab_size or (not is_clip and len(tokenizer) < text_config.vocab_size)
+
+
+def max_text_length(text_config: PretrainedConfig) -> int:
+    """Return how many tokens a text tower reads. XLM-RoBERTa (AltCLIP) counts positions from that after padding."""
+    first = text_config.pad_token_id + 1 if text_config.model_type == "altclip_text_model" else 0
+    return text_config.max_position_embeddings - first
+
+
 def distinct_texts(prompts: Iterable[Iterable[Iterable[str]]]) -> list[str]:
     """Return each distinct text of [`~EZClipProcessor.get_prompts`] once, class by class."""
     return list(dict.fromkeys(prompt for texts in prompts for row in texts for prompt in row))
@@ -108,6 +126,21 @@ def default_image_processor(image_size: int = 224) -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(size={"shortest_edge": image_size * 256 // 224}, crop_size=crop_size)
 
 
+def as_square_frames(image_processor):
+    """
+    Return the image processor of SigLIP 2 ("NaFlex") for square frames of as many patches. Return others unchanged.
+
+    All frames of a batch must have one shape, and videos have all aspect ratios: frames are squashed, as by SigLIP.
+    """
+    max_num_patches = getattr(image_processor, "max_num_patches", None)
+    if max_num_patches is None:
+        return image_processor
+    side = math.isqrt(max_num_patches) * image_processor.patch_size
+    names = ("resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+    options = {name: getattr(image_processor, name) for name in names}
+    return SiglipImageProcessorPil(size={"height": side, "width": side}, **options)
+
+
 class EZClipProcessor(ProcessorMixin):
     r"""
     Reads videos and writes prompts for [`EZClipModel`].
@@ -115,9 +148,10 @@ class EZClipProcessor(ProcessorMixin):
     Args:
         image_processor ([`CLIPImageProcessor`], *optional*):
             Provides `size["shortest_edge"]`, `crop_size`, `image_mean` and `image_std`. Defaults to the published
-            test pixels: short side 256, centre crop 224, CLIP's normalisation.
+            test pixels: short side 256, centre crop 224, CLIP's normalisation. One of SigLIP 2 ("NaFlex") is replaced,
+            see [`as_square_frames`].
         tokenizer ([`CLIPTokenizer`], *optional*):
-            CLIP's tokenizer. It is not needed to read videos.
+            The text tower's tokenizer. It is not needed to read videos.
         num_frames (`int`, *optional*, defaults to 8):
             Number of frames sampled from a video.
         split_camel_case (`bool`, *optional*, defaults to `True`):
@@ -126,7 +160,7 @@ class EZClipProcessor(ProcessorMixin):
             Test sampling: `"uniform"`, the middle of `num_frames` equal segments (EZ-CLIP, ActionCLIP), or `"tear"`.
         use_published_crop (`bool`, *optional*, defaults to `True`):
             Whether frames are resized and cropped as published. Otherwise the image processor does all of it, as for
-            plain CLIP, and may squash frames instead of cropping them.
+            a plain dual encoder, and may squash frames instead of cropping them.
         text_padding (`str`, *optional*, defaults to `"longest"`):
             Length of the tokenized texts: `"longest"`, that of the longest text, or `"max_length"`, the tokenizer's
             `model_max_length`, as SigLIP was trained.
@@ -150,7 +184,7 @@ class EZClipProcessor(ProcessorMixin):
         use_published_crop=True,
         text_padding="longest",
     ):
-        image_processor = default_image_processor() if image_processor is None else image_processor
+        image_processor = default_image_processor() if image_processor is None else as_square_frames(image_processor)
         if tokenizer is None:
             self.image_processor, self.tokenizer, self.chat_template = image_processor, None, None
         else:
@@ -168,7 +202,7 @@ class EZClipProcessor(ProcessorMixin):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "EZClipProcessor":
         """
-        Load the processor of an EZ-CLIP model, or of plain CLIP with its own image processor.
+        Load the processor of an EZ-CLIP model, or of a plain dual encoder with its own image processor.
 
         Raises:
             `ValueError`: if the model is of another type, or a file has unexpected contents. `OSError`: if files are
@@ -184,8 +218,9 @@ class EZClipProcessor(ProcessorMixin):
             check_model_type(config, pretrained_model_name_or_path)
             processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
             saved, _ = cls.get_processor_dict(pretrained_model_name_or_path, **hub_options)
-            if config.get("model_type") == "clip" and saved.get("processor_class") != cls.__name__:
+            if config.get("model_type") in BASE_MODELS and saved.get("processor_class") != cls.__name__:
                 processor.use_published_crop = kwargs.get("use_published_crop", False)
+                processor.text_padding = kwargs.get("text_padding", text_padding_of(config["model_type"]))
                 logger.warning_once(f"{pretrained_model_name_or_path}: {processor.describe_pixels()}")
             return processor
 
@@ -194,7 +229,7 @@ class EZClipProcessor(ProcessorMixin):
         options = self.image_processor
         size = {name: value for name, value in dict(options.size).items() if value is not None}
         crop = "{}x{}".format(*self.crop_size) if options.do_center_crop else "none"
-        who = "the published crop" if self.use_published_crop else "the image processor of plain CLIP"
+        who = "the published crop" if self.use_published_crop else "the model's own image processor"
         return f"frames are prepared by {who}: size {size}, crop {crop}, mean {options.image_mean}."
 
     @property
@@ -355,7 +390,7 @@ class EZClipProcessor(ProcessorMixin):
         if self.use_published_crop:
             frames, metadata = read(video, sample, transform=self.resize_frame, **options)
             return self.crop_frames(frames, num_clips, num_crops), metadata
-        frames, metadata = read(video, sample, transform=self._crop_frame_as_plain_clip, **options)
+        frames, metadata = read(video, sample, transform=self._process_frame, **options)
         return frames if num_clips == 1 else frames.reshape(num_clips, -1, *frames.shape[1:]), metadata
 
     def frames_to_pixels(self, frames: np.ndarray, num_clips: int = 1, num_crops: int = 1) -> torch.FloatTensor:
@@ -374,7 +409,7 @@ class EZClipProcessor(ProcessorMixin):
         """
         self.check_views(num_clips, num_crops)
         if not self.use_published_crop:
-            frames = np.stack([self._crop_frame_as_plain_clip(frame) for frame in frames])
+            frames = np.stack([self._process_frame(frame) for frame in frames])
             return frames if num_clips == 1 else frames.reshape(num_clips, -1, *frames.shape[1:])
         frames = np.stack([self.resize_frame(frame) for frame in frames])
         height, width = frames.shape[1:3]
@@ -395,7 +430,7 @@ class EZClipProcessor(ProcessorMixin):
         """
         Resize an RGB frame `(H, W, 3)`, uint8, to the published short side (bicubic).
 
-        A frame that has it stays as it is, and so do all frames of plain CLIP, which its image processor resizes.
+        A frame that has it stays as it is, and so do all frames that the image processor resizes itself.
         """
         if not self.use_published_crop:
             return frame
@@ -416,7 +451,7 @@ class EZClipProcessor(ProcessorMixin):
         height, width = (side * short_side // min(height, width) for side in (height, width))
         return np.asarray(Image.fromarray(frame).resize((width, height), self.image_processor.resample))
 
-    def _crop_frame_as_plain_clip(self, frame: np.ndarray) -> np.ndarray:
+    def _process_frame(self, frame: np.ndarray) -> np.ndarray:
         _check_shape(*frame.shape[:2])
         image = Image.fromarray(frame)
         pixels = self.image_processor(image, do_rescale=False, do_normalize=False, return_tensors="np")

@@ -1,9 +1,17 @@
-"""Models, processors and tokenizers from EZ-CLIP and plain CLIP checkpoints."""
+"""Models, processors and tokenizers from checkpoints of EZ-CLIP and of plain dual encoders, such as CLIP."""
 
+import math
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPConfig, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    CLIPConfig,
+    PretrainedConfig,
+    SiglipImageProcessorPil,
+)
 from transformers.utils import IMAGE_PROCESSOR_NAME, logging
 from transformers.utils.hub import cached_file
 
@@ -15,14 +23,20 @@ from checkpoint_ezclip import (
     naming_damage,
     resolve_base,
 )
-from configuration_ezclip import PLAIN_CLIP, EZClipVisionConfig, check_model_type, check_sizes
+from configuration_ezclip import BASE_MODELS, EZClipVisionConfig, check_model_type, check_sizes, describe_plain
 from ezclip.errors import ModelError, first_line
 from ezclip.systems.bpe_tokenizer import load_bpe_tokenizer
 from ezclip.systems.presets import default_num_frames, make_config
 from ezclip.utils.messages import get_logger
 from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ZeroShotVideoClassificationPipeline
-from processing_ezclip import EZClipProcessor, default_image_processor
+from processing_ezclip import (
+    EZClipProcessor,
+    default_image_processor,
+    fits_vocabulary,
+    max_text_length,
+    text_padding_of,
+)
 
 
 logger = get_logger()
@@ -61,10 +75,11 @@ def load_processor(
     preset: str | None = None,
 ) -> EZClipProcessor:
     """
-    Load the processor of an EZ-CLIP model, or of plain CLIP, and say which pixels plain CLIP gets.
+    Load the processor of an EZ-CLIP model or a plain dual encoder, and say which pixels the latter gets.
 
-    Plain CLIP keeps its own image processor, with its size, its crop or squash, its mean and deviation. A published
-    system on top of it has the published size and crop, scaled with the image size, and CLIP's mean and deviation.
+    A plain dual encoder keeps its own image processor, with its size, its crop or squash, its mean and deviation. A
+    published system on plain CLIP has the published size and crop, scaled with the image size, and CLIP's mean and
+    deviation; on other towers it keeps theirs.
 
     Args:
         name_or_path (`str` or `Path`):
@@ -74,20 +89,20 @@ def load_processor(
         num_frames (`int`, *optional*):
             Frames of a video. Defaults to the number of the model.
         preset (`str`, *optional*):
-            The published system of the model, or to turn plain CLIP into; see [`EZClipConfig.from_preset`]. By default
-            plain CLIP stays plain. `"tear"` samples 16 frames by TEAR's rule.
+            The published system of the model, or to turn a plain dual encoder into; see [`EZClipConfig.from_preset`].
+            By default that stays plain. `"tear"` samples 16 frames by TEAR's rule.
 
     Raises:
         [`ModelError`]: if the model or the tokenizer cannot be loaded, or `num_frames` is below 1.
     """
     config = _read_config(name_or_path)
-    is_clip = config.model_type == CLIPConfig.model_type
+    is_base = config.model_type in BASE_MODELS
     try:
         processor = EZClipProcessor.from_pretrained(name_or_path)
         if tokenizer_name is not None:
             processor.tokenizer = load_tokenizer(tokenizer_name)
     except (OSError, ValueError, TypeError) as error:
-        if tokenizer_name is None and not is_clip:
+        if tokenizer_name is None and not is_base:
             raise ModelError(
                 f"{name_or_path} has no processor ({explain_processor(error)}). Give --tokenizer_name, or run "
                 "`ezclip convert` with --tokenizer."
@@ -96,25 +111,29 @@ def load_processor(
         try:
             with naming_damage(name_or_path):
                 image_processor = _load_image_processor(name_or_path, config)
-                processor = EZClipProcessor(image_processor, tokenizer, use_published_crop=not is_clip)
+                padding = text_padding_of(config.text_config.model_type)
+                processor = EZClipProcessor(
+                    image_processor, tokenizer, use_published_crop=not is_base, text_padding=padding
+                )
         except (OSError, ValueError, ImportError) as error:
             raise ModelError(
                 f"{name_or_path} has a broken image processor ({first_line(error)}). Correct its "
                 "preprocessor_config.json, or remove it."
             ) from error
-        if is_clip:
+        if is_base:
             logger.warning_once(f"{name_or_path}: {processor.describe_pixels()}")
         else:
             processor.num_frames = config.vision_config.num_frames
-    if num_frames is None and is_clip:
+    if num_frames is None and is_base:
         num_frames = default_num_frames(preset)
-    if preset not in (None, "clip") and not processor.use_published_crop:
+    of_clip = config.model_type == CLIPConfig.model_type or config.vision_config.model_type == "ezclip_vision_model"
+    if preset not in (None, "clip") and of_clip and not processor.use_published_crop:
         own = processor.image_processor
         processor.image_processor = default_image_processor(config.vision_config.image_size)
         processor.image_processor.image_mean, processor.image_processor.image_std = own.image_mean, own.image_std
         processor.use_published_crop = True
         logger.warning_once(f"{name_or_path} as {preset}: {processor.describe_pixels()}")
-    limit = config.text_config.max_position_embeddings
+    limit = max_text_length(config.text_config)
     own_limit = processor.tokenizer.model_max_length
     processor.tokenizer.model_max_length = own_limit if isinstance(own_limit, int) and own_limit < limit else limit
     if preset is not None and processor.sampling != (sampling := "tear" if preset == "tear" else "uniform"):
@@ -129,16 +148,21 @@ def load_processor(
 
 
 def _load_image_processor(name_or_path: str | Path, config: PretrainedConfig):
-    """Load a checkpoint's image processor. Without one, return CLIP's or the published one at the image size."""
+    """Load a checkpoint's image processor. Without one, return its family's or the published one at the image size."""
     try:
         return AutoImageProcessor.from_pretrained(name_or_path, backend="pil")
     except (OSError, ValueError):
         if cached_file(str(name_or_path), IMAGE_PROCESSOR_NAME, **MAY_BE_ABSENT) is not None:
             raise
-        image_size = config.vision_config.image_size
-        processor = default_image_processor(image_size)
-        if config.model_type == CLIPConfig.model_type:
-            processor.size = {"shortest_edge": image_size}
+        if config.model_type == "siglip2":
+            side = math.isqrt(config.vision_config.num_patches) * config.vision_config.patch_size
+        else:
+            side = config.vision_config.image_size
+        if config.vision_config.model_type.startswith("siglip"):
+            return SiglipImageProcessorPil(size={"height": side, "width": side})
+        processor = default_image_processor(side)
+        if config.model_type in BASE_MODELS:
+            processor.size = {"shortest_edge": side}
         return processor
 
 
@@ -158,7 +182,7 @@ def load_model(
     **fields,
 ) -> EZClipModel:
     """
-    Load an [`EZClipModel`] from EZ-CLIP or plain CLIP weights.
+    Load an [`EZClipModel`] from the weights of EZ-CLIP or of a plain dual encoder (`BASE_MODELS`).
 
     The model stores its base, so that `save_pretrained(folder, trained_only=True)` can save the trained weights alone.
 
@@ -166,13 +190,13 @@ def load_model(
         name_or_path (`str` or `Path`):
             A folder, or a name on the Hub. If it holds only trained weights, their base is loaded too.
         for_training (`bool`, *optional*, defaults to `False`):
-            Whether the parts added to CLIP may be newly initialised. New adapters change nothing. New temporal prompts
-            and heads do, so without training they are an error.
+            Whether the parts added to the towers may be newly initialised. New adapters change nothing. New temporal
+            prompts and heads do, so without training they are an error.
         vision_config (`dict`, *optional*), text_config (`dict`, *optional*):
             Fields of the towers' configurations to change.
         preset (`str`, *optional*):
-            The published system to turn plain CLIP into, see [`make_config`]. By default `"ezclip"` for training, and
-            otherwise `"clip"`, which a line says: plain CLIP on averaged frames.
+            The published system to turn a plain dual encoder into, see [`make_config`]. By default `"ezclip"` for
+            training, and otherwise `"clip"`, which a line says: frames are averaged, and nothing is added.
         fields:
             Fields of [`EZClipConfig`] to change.
 
@@ -180,7 +204,7 @@ def load_model(
         [`ModelError`]: if there is no such model, or its weights do not fit.
     """
     saved = _read_config(name_or_path)
-    is_plain = isinstance(saved, CLIPConfig)
+    is_plain = saved.model_type in BASE_MODELS
     stays_plain = is_plain and preset is None and not for_training
     system = "clip" if stays_plain else preset
     config = make_config(saved, name_or_path, system, vision_config, text_config, **fields)
@@ -206,7 +230,7 @@ def load_model(
         missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
         _check_trained(model, saved, missing, unexpected, name_or_path)
     if stays_plain:
-        logger.warning_once(PLAIN_CLIP.format(name_or_path))
+        logger.warning_once(describe_plain(str(name_or_path), saved.model_type))
     if model.config.base_model_name_or_path is None:
         model.config.base_model_name_or_path = resolve_base(name_or_path)
     return model
@@ -264,14 +288,15 @@ def check_fit(model: EZClipModel, processor: EZClipProcessor):
             f"{num_positions}. Use --num_frames {num_positions} or fewer."
         )
     height, width = processor.crop_size
-    if (height, width) != (config.image_size, config.image_size):
+    takes_any_size = config.model_type == "siglip2_vision_model"  # of whole patches
+    if (height, width) != (config.image_size, config.image_size) and not takes_any_size:
         raise ModelError(
             f"The processor crops frames to {height} x {width}, the model takes "
             f"{config.image_size} x {config.image_size}. Set `processor.image_processor.crop_size` and save the "
             "processor again."
         )
     vocab_size = model.config.text_config.vocab_size
-    if len(processor.tokenizer) != vocab_size:
+    if not fits_vocabulary(processor.tokenizer, model.config.text_config):
         raise ModelError(
             f"The tokenizer has {len(processor.tokenizer)} tokens and the model {vocab_size}: it is of another model, "
             "or its files are missing. Give the right one as --tokenizer_name."

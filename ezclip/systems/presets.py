@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
-from configuration_ezclip import PRESETS, EZClipConfig
+from configuration_ezclip import BASE_MODELS, PRESETS, EZClipConfig, TemporalFields
 from ezclip.errors import ModelError
 
 
@@ -26,7 +26,7 @@ def make_config(
     **fields,
 ) -> EZClipConfig:
     """
-    Build the configuration for loading the weights of a plain CLIP or an EZ-CLIP model.
+    Build the configuration for loading the weights of a plain dual encoder, such as CLIP, or an EZ-CLIP model.
 
     Args:
         saved ([`PretrainedConfig`]):
@@ -34,8 +34,8 @@ def make_config(
         name_or_path (`str` or `Path`):
             The source of `saved`, for messages.
         preset (`str`, *optional*):
-            The system to turn plain CLIP into, by default `"ezclip"`. An [`EZClipConfig`] that adds nothing to CLIP is
-            plain too, and keeps `num_frames`. Any other model must already be this system.
+            The system to turn a plain dual encoder into, by default `"ezclip"`. An [`EZClipConfig`] that adds nothing
+            to its towers is plain too, and keeps `num_frames`. Any other model must already be this system.
         vision_config (`dict`, *optional*), text_config (`dict`, *optional*), fields:
             Fields to change.
 
@@ -44,11 +44,11 @@ def make_config(
     """
     vision_config, text_config = vision_config or {}, text_config or {}
     try:
-        if isinstance(saved, CLIPConfig):
-            saved = _on_clip(saved, preset or "ezclip", saved.text_config, saved.vision_config)
+        if saved.model_type in BASE_MODELS:
+            saved = _on_base(saved, preset or "ezclip", saved.text_config, saved.vision_config)
         elif preset is not None and is_plain(saved):
-            towers = (fields_of(CLIPTextConfig, saved.text_config), fields_of(CLIPVisionConfig, saved.vision_config))
-            saved = _on_clip(saved, preset, towers[0], {**towers[1], "num_frames": saved.vision_config.num_frames})
+            text, vision = _base_fields(saved.text_config), _base_fields(saved.vision_config)
+            saved = _on_base(saved, preset, text, {**vision, "num_frames": saved.vision_config.num_frames})
         elif preset is not None:
             _check_preset(saved, name_or_path, preset, {*vision_config, *text_config, *fields})
         content = saved.to_dict()
@@ -60,7 +60,7 @@ def make_config(
 
 
 def is_plain(config: EZClipConfig) -> bool:
-    """Return whether a model adds nothing to CLIP."""
+    """Return whether a model adds nothing to its towers."""
     return not _differences(config, EZClipConfig.from_preset("clip"))
 
 
@@ -75,9 +75,19 @@ def fields_of(clip_class: type, config: PretrainedConfig) -> dict:
     return {name: value for name, value in config.to_dict().items() if name in names}
 
 
-def _on_clip(saved: PretrainedConfig, preset: str, text_config, vision_config) -> EZClipConfig:
-    own = {name: getattr(saved, name) for name in ("projection_dim", "logit_scale_init_value")}
-    return EZClipConfig.from_preset(preset, text_config, vision_config, scope=getattr(saved, "scope", None), **own)
+def _base_fields(config: PretrainedConfig) -> dict:
+    """Return the fields of a tower's configuration that were not added by EZ-CLIP."""
+    added = {*TemporalFields.__dataclass_fields__}
+    fields = {name: value for name, value in config.to_dict().items() if name not in added}
+    if config.model_type.startswith("ezclip"):
+        del fields["model_type"]
+    return fields
+
+
+def _on_base(saved: PretrainedConfig, preset: str, text_config, vision_config) -> EZClipConfig:
+    names = ("projection_dim", "logit_scale_init_value", "scope")
+    own = {name: getattr(saved, name) for name in names if hasattr(saved, name)}
+    return EZClipConfig.from_preset(preset, text_config, vision_config, **own)
 
 
 def _differences(config: EZClipConfig, wanted: EZClipConfig) -> list[str]:
@@ -91,7 +101,9 @@ def _differences(config: EZClipConfig, wanted: EZClipConfig) -> list[str]:
 
 
 def _check_preset(config: EZClipConfig, name_or_path: str | Path, preset: str, changed: set[str]):
-    wanted = EZClipConfig.from_preset(preset)
+    vision_type = config.vision_config.model_type
+    tower = {} if vision_type.startswith("ezclip") else {"model_type": vision_type}
+    wanted = EZClipConfig.from_preset(preset, vision_config=tower)
     allowed = {*changed, "temporal_head"} if preset == "actionclip" else changed  # ActionCLIP has every head
     if "none" not in (config.vision_config.temporal_prompt, wanted.vision_config.temporal_prompt):
         allowed = {*allowed, "temporal_prompt"}  # both deep and shallow are EZ-CLIP
@@ -99,5 +111,5 @@ def _check_preset(config: EZClipConfig, name_or_path: str | Path, preset: str, c
     if differences:
         raise ModelError(
             f"{name_or_path} is not what --preset {preset} says: its configuration differs in "
-            f"{', '.join(differences)}. Leave --preset out: it is for plain CLIP weights."
+            f"{', '.join(differences)}. Leave --preset out: it is for weights of plain dual encoders."
         )
