@@ -31,6 +31,7 @@ from transformers import (
     Siglip2VisionConfig,
     SiglipTextConfig,
     SiglipVisionConfig,
+    TimmWrapperConfig,
 )
 
 
@@ -335,10 +336,16 @@ class EZClipChineseCLIPTextConfig(AdapterFields, ChineseCLIPTextConfig):
     """Chinese-CLIP's text tower, a BERT, with adapters. It has its own dropout."""
 
 
+# Fields of a vision tower that begins as CLIP's does
+CLIP_FIELDS = ("use_temporal_embedding", "use_temporal_shift", "use_joint_attention", "embedding_dropout")
+
+
 @strict
 @dataclass
 class TemporalFields(BlockFields):
     """Fields of every vision tower, see [`EZClipVisionConfig`]."""
+
+    has_clip_embeddings = True
 
     num_frames: int = 8
     temporal_prompt: TemporalPrompt = "deep"
@@ -366,6 +373,12 @@ class TemporalFields(BlockFields):
             if self.temporal_prompt_init_range < 0.0:
                 raise ValueError(
                     f"`temporal_prompt_init_range` must be at least 0, got {self.temporal_prompt_init_range}."
+                )
+        for name in () if self.has_clip_embeddings else CLIP_FIELDS:
+            if value := getattr(self, name):
+                raise ValueError(
+                    f"`{name}` must be {type(value)()} with a {self.model_type!r}, got {value}: it needs CLIP's CLS "
+                    "token and embeddings, which MetaCLIP 2, AltCLIP and Chinese-CLIP have too. Leave it out."
                 )
         connects_frames = self.temporal_prompt != "none" or self.use_temporal_adapter or self.use_temporal_shift
         if self.use_joint_attention and connects_frames:
@@ -446,19 +459,15 @@ class EZClipChineseCLIPVisionConfig(TemporalFields, ChineseCLIPVisionConfig):
 class PooledTemporalFields(TemporalFields):
     """Fields of a vision tower that has no CLS token and pools its patches by attention."""
 
+    has_clip_embeddings = False
+
     use_temporal_embedding: bool = False
 
     def validate_architecture(self):
-        """Raise `ValueError` if a field is out of range, or needs a CLS token."""
+        """Raise `ValueError` if a field is out of range, or the fields do not fit each other."""
         super().validate_architecture()
         if not self.vision_use_head:
             raise ValueError("`vision_use_head` must be True, got False: without it the tower does not pool patches.")
-        for name in ("use_temporal_embedding", "use_temporal_shift", "use_joint_attention", "embedding_dropout"):
-            if value := getattr(self, name):
-                raise ValueError(
-                    f"`{name}` must be {type(value)()} with a {self.model_type!r}, got {value}: it needs a tower with "
-                    "a CLS token (CLIP's, MetaCLIP 2's, AltCLIP's or Chinese-CLIP's). Leave it out."
-                )
 
 
 @strict
@@ -476,13 +485,63 @@ class EZClipSiglip2VisionConfig(PooledTemporalFields, Siglip2VisionConfig):
         return math.isqrt(self.num_patches) * self.patch_size
 
 
+@strict
+class EZClipTimmVisionConfig(TemporalFields, TimmWrapperConfig):
+    """PE-Core's vision tower over time: timm's `architecture`, changed by `model_args`, without its last layer.
+
+    timm knows the sizes of an architecture. They are written to config.json, so that only the model needs timm.
+    (Bolya et al., "Perception Encoder: The best visual embeddings are not at the output of the network".)
+    """
+
+    has_clip_embeddings = False
+
+    hidden_size: int | None = None
+    num_hidden_layers: int | None = None
+    num_attention_heads: int | None = None
+    intermediate_size: int | None = None
+    image_size: int | None = None
+    patch_size: int | None = None
+    num_channels: int = 3
+    layer_norm_eps: float = 1e-5
+    use_temporal_embedding: bool = False
+
+    def __post_init__(self, **kwargs):
+        if not self.architecture.startswith("vit_pe_core_"):
+            raise ValueError(f"`architecture` must be one of timm's vit_pe_core_*, got {self.architecture!r}.")
+        if self.hidden_size is None:
+            self._take_sizes_from_timm()
+        super().__post_init__(**kwargs)
+
+    def _take_sizes_from_timm(self):
+        try:
+            import timm
+            import torch
+        except ImportError as error:
+            raise ImportError(f"{self.architecture!r} needs timm: `pip install timm`.") from error
+        with torch.device("meta"):
+            model = timm.create_model(self.architecture, num_classes=0, **(self.model_args or {}))
+        block, (image_size, _), (patch_size, _) = (
+            model.blocks[0],
+            model.patch_embed.img_size,
+            model.patch_embed.patch_size,
+        )
+        self.hidden_size, self.num_hidden_layers = model.embed_dim, len(model.blocks)
+        self.num_attention_heads, self.intermediate_size = block.attn.num_heads, block.mlp.fc1.out_features
+        self.image_size, self.patch_size = image_size, patch_size
+
+    @classmethod
+    def loadable_types(cls) -> tuple[str, ...]:
+        """Return the model types of the folders that load."""
+        return (cls.model_type, "ezclip")
+
+
 _TEXT_CONFIGS = (
     *(EZClipMetaClip2TextConfig, EZClipAltCLIPTextConfig, EZClipChineseCLIPTextConfig),
     *(EZClipSiglipTextConfig, EZClipSiglip2TextConfig),
 )
 _VISION_CONFIGS = (
     *(EZClipMetaClip2VisionConfig, EZClipAltCLIPVisionConfig, EZClipChineseCLIPVisionConfig),
-    *(EZClipSiglipVisionConfig, EZClipSiglip2VisionConfig),
+    *(EZClipSiglipVisionConfig, EZClipSiglip2VisionConfig, EZClipTimmVisionConfig),
 )
 # Configurations of towers, by model type; that of CLIP's own towers too
 TEXT_TOWERS = {
@@ -703,7 +762,7 @@ class EZClipConfig(_CheckedConfig, PretrainedConfig):
             _check_tower_config(config)
             towers.append(config.to_dict() if isinstance(config, PretrainedConfig) else dict(config or {}))
         types = [config.pop("model_type", None) for config in towers]
-        families = [name.rsplit("_", 2)[0] for name in types if name]
+        families = [name.rsplit("_", 2)[0] for name in types if name and name.endswith("_model")]
         families += [family] if family in BASE_MODELS else []
         family = families[0] if families else "ezclip"
         known = (("text", TEXT_TOWERS), ("vision", VISION_TOWERS))

@@ -30,6 +30,7 @@ from transformers import (
     Siglip2VisionModel,
     SiglipTextModel,
     SiglipVisionModel,
+    TimmWrapperModel,
     initialization as init,
 )
 from transformers.activations import ACT2FN
@@ -65,6 +66,7 @@ try:
         EZClipSiglipTextConfig,
         EZClipSiglipVisionConfig,
         EZClipTextConfig,
+        EZClipTimmVisionConfig,
         EZClipVisionConfig,
     )
 except ImportError:
@@ -81,6 +83,7 @@ except ImportError:
         EZClipSiglipTextConfig,
         EZClipSiglipVisionConfig,
         EZClipTextConfig,
+        EZClipTimmVisionConfig,
         EZClipVisionConfig,
     )
 
@@ -309,9 +312,13 @@ class EZClipLayer(CLIPEncoderLayer):
     def add_parts(self, config: PretrainedConfig, layer_idx: int):
         """Add what the block has besides CLIP's."""
         depth = layer_idx / max(config.num_hidden_layers - 1, 1)
-        self.self_attn.dropout = config.attention_dropout * depth
+        self.set_attention_dropout(config.attention_dropout * depth)
         self.drop_path = EZClipDropPath(config.drop_path_rate * depth)
         self.adapter = EZClipAdapter(config) if config.use_adapter else None
+
+    def set_attention_dropout(self, rate: float):
+        """Set the dropout of the attention weights."""
+        self.self_attn.dropout = rate
 
     def forward(
         self,
@@ -406,8 +413,16 @@ class EZClipVisionLayer(EZClipLayer):
             summaries = (hidden_states * is_token).sum(dim=1) / is_token.sum(dim=1)
         summaries = summaries.view(-1, num_frames, dim)  # [B, T, D]
         summaries = summaries + self.temporal_prompt_dropout(self.temporal_prompt)
-        summaries, _ = self.temporal_mixing(self.self_attn, self.layer_norm1(summaries))
+        summaries = self.attend_to_frames(self.layer_norm1(summaries))
         return self.drop_path(summaries).reshape(batch_frames, 1, dim)
+
+    def attend_to_frames(self, summaries: torch.Tensor) -> torch.Tensor:
+        """Apply the block's attention to the summaries `(B, T, D)` of the frames."""
+        return self.temporal_mixing(self.self_attn, summaries)[0]
+
+    def attend(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Apply the block's attention to sequences of tokens over time."""
+        return self.self_attn.forward(hidden_states)[0]
 
     def shift_over_time(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
         """Take an eighth of the patches' channels from the next frame and one from the previous, zero at the ends.
@@ -430,8 +445,57 @@ class EZClipVisionLayer(EZClipLayer):
         """
         batch_frames, length, dim = hidden_states.shape
         tracks = self.layer_norm1(hidden_states).view(-1, num_frames, length, dim).transpose(1, 2)  # [B, L, T, D]
-        attended, _ = self.self_attn.forward(tracks.reshape(-1, num_frames, dim))
+        attended = self.attend(tracks.reshape(-1, num_frames, dim))
         return attended.view(-1, length, num_frames, dim).transpose(1, 2).reshape(batch_frames, length, dim)
+
+
+class EZClipEvaLayer(EZClipVisionLayer):
+    """A vision block of PE-Core, timm's "EvaBlock", that connects frames by a prompted token per frame.
+
+    Its attention rotates patches by their place. The token stands before the CLS token and is not rotated.
+    """
+
+    num_frames = 1
+
+    @classmethod
+    def extend(cls, layer: nn.Module, config: PretrainedConfig, layer_idx: int):
+        """Turn a block of timm into one of this class. The names of its weights stay."""
+        layer.__class__ = cls
+        layer.add_parts(config, layer_idx)
+        if layer.temporal_prompt is not None:
+            layer.attn.num_prefix_tokens += 1
+
+    @property
+    def layer_norm1(self) -> nn.Module:
+        """Return the norm before the attention."""
+        return self.norm1
+
+    @property
+    def layer_norm2(self) -> nn.Module:
+        """Return the norm before the MLP."""
+        return self.norm2
+
+    def set_attention_dropout(self, rate: float):
+        """Set the dropout of the attention weights."""
+        self.attn.attn_drop.p = rate
+
+    def attend(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Apply the block's attention, without rotation, to sequences of tokens over time."""
+        return self.attn(hidden_states)
+
+    attend_to_frames = attend
+
+    def forward(self, hidden_states: torch.Tensor, rope: torch.Tensor, **kwargs) -> torch.Tensor:
+        """Return the tokens `(B * T, L, D)` after the block; `rope` and `kwargs` are arguments of timm's attention."""
+        num_frames = self.num_frames
+        if self.temporal_adapter is not None:
+            hidden_states = hidden_states + self.temporal_adapter(self.attend_over_time(hidden_states, num_frames))
+        normed = self.norm1(hidden_states)
+        if self.temporal_prompt is not None:
+            tokens = self.norm1(self.temporal_tokens(hidden_states, num_frames))
+            normed = torch.cat([tokens, normed], dim=1)
+        attended = self.attn(normed, rope=rope, **kwargs)[:, -hidden_states.shape[1] :]
+        return self.adapt_and_mix(hidden_states + self.drop_path(attended, num_frames), num_frames)
 
 
 class EZClipBertLayerMixin:
@@ -1252,6 +1316,38 @@ class EZClipSiglip2VisionModel(EZClipWholeTowerMixin, Siglip2VisionModel):
         return patches, torch.tensor([[rows, columns]], device="cpu")
 
 
+class EZClipTimmVisionModel(TimmWrapperModel):
+    """PE-Core's vision tower, timm's, over the frames of videos. It pools the tokens of each frame by attention."""
+
+    def __init__(self, config: EZClipTimmVisionConfig):
+        super().__init__(config)
+        extend_layers(self.timm_model.blocks, EZClipEvaLayer, config)
+
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor,
+        interpolate_pos_encoding: bool = False,
+        output_last_hidden_state: bool = True,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool = True,
+    ) -> BaseModelOutputWithPooling:
+        """Apply the tower to `(B, T, C, H, W)`; see [`EZClipVisionModel.forward`]. It has no `attentions`."""
+        num_frames = check_num_frames(self.config, pixel_values)
+        if interpolate_pos_encoding or output_hidden_states or output_attentions:
+            raise ValueError(
+                "PE-Core's tower has neither `interpolate_pos_encoding`, `output_hidden_states` nor "
+                "`output_attentions`. Leave them out."
+            )
+        for block in self.timm_model.blocks:  # timm passes no other arguments to its blocks
+            block.num_frames = num_frames
+        tokens = self.timm_model.forward_features(pixel_values.flatten(0, 1).to(self.dtype))
+        return BaseModelOutputWithPooling(
+            last_hidden_state=tokens if output_last_hidden_state else None,
+            pooler_output=self.timm_model.forward_head(tokens),
+        )
+
+
 TEXT_MODELS = {
     "ezclip_text_model": EZClipTextModel,
     "metaclip_2_text_model": EZClipTextModel,
@@ -1267,6 +1363,7 @@ VISION_MODELS = {
     "chinese_clip_vision_model": EZClipVisionModel,
     "siglip_vision_model": EZClipSiglipVisionModel,
     "siglip2_vision_model": EZClipSiglip2VisionModel,
+    "timm_wrapper": EZClipTimmVisionModel,
 }
 
 

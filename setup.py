@@ -14,6 +14,7 @@ PLOTS = ["matplotlib>=3.8"]
 APP = ["gradio>=6.31,<7", *PLOTS]
 COMPARE = ["scipy>=1.15"]
 REPORT = [*PLOTS, *COMPARE, "scikit-learn>=1.5"]
+PE = ["timm>=1.0.16"]
 ONNX = ["onnx>=1.20", "onnxscript>=0.6", "onnxruntime>=1.23"]
 
 
@@ -89,6 +90,7 @@ setup(
         "app": APP,
         "report": REPORT,
         "onnx": ONNX,
+        "pe": PE,
         # Formatting the signatures of the API reference needs ruff
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0", "ruff>=0.9"],
         "test": [
