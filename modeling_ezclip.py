@@ -1198,6 +1198,9 @@ class EZClipWholeTowerMixin:
 
     _can_record_outputs = RECORDED_MODULES
 
+    def _initialize_weights(self, module: nn.Module, *args, **kwargs):
+        super()._initialize_weights(module)  # see [`EZClipPreTrainedModel`]
+
     @can_return_tuple
     def forward(self, *args, output_last_hidden_state: bool = True, **kwargs) -> BaseModelOutputWithPooling:
         """Apply the tower. `output_last_hidden_state=False` leaves its tokens out of the output."""
