@@ -89,6 +89,7 @@ setup(
         "app": APP,
         "report": REPORT,
         "onnx": ONNX,
+        "mteb": ["mteb>=2.26"],
         # Formatting the signatures of the API reference needs ruff
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0", "ruff>=0.9"],
         "test": [
