@@ -41,7 +41,7 @@ def make_parser() -> Parser:
     """Return the parser of `ezclip leaderboard`."""
     parser = Parser(prog="ezclip leaderboard", description=__doc__)
     parser.add_argument("--model_name_or_path", required=True, help="model and processor: a folder, or a Hub name")
-    parser.add_argument("--tasks", nargs="+", default=[BENCHMARK], help="names of tasks or benchmarks of mteb")
+    parser.add_argument("--tasks", nargs="+", help=f"tasks or benchmarks of mteb (default: {BENCHMARK!r})")
     parser.add_argument("--output_dir", required=True, help="folder of the results")
     parser.add_argument("--num_frames", type=int, help="frames of a video (default: the number of the model)")
     parser.add_argument("--batch_size", type=int, default=8, help="videos or texts of a batch")
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
             raise DataError(f"--{name} must be at least {least}, got {value}.")
     if importlib.util.find_spec("mteb") is None:
         raise DataError('The leaderboard needs mteb: `pip install "ezclip[mteb]"`.')
-    tasks = find_tasks(args.tasks)
+    tasks = find_tasks(args.tasks or [BENCHMARK])
     try:
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     meta = encoder.mteb_model_meta
     say(
         f"{meta.name}, revision {meta.revision}: {meta.n_parameters:,} parameters, {meta.embed_dim} dimensions, "
-        f"{classifier.processor.num_frames} frames of a video, on {classifier.model.device}."
+        f"{encoder.processor.num_frames} frames of a video, on {classifier.model.device}."
     )
     found = evaluate_tasks(encoder, tasks, args.output_dir, args.batch_size, args.dataloader_num_workers)
     rows = [[one.task_name, one.task.metadata.main_score, f"{one.get_score():.4f}"] for one in found.task_results]

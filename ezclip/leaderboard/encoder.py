@@ -98,14 +98,14 @@ class LeaderboardEncoder(AbsEncoder):
         prompt_type=None,
         show_progress_bar: bool = True,
         **kwargs,
-    ) -> torch.FloatTensor:
+    ) -> torch.Tensor:
         """
         Embed the rows of a loader of `mteb`: their `video`, their `text`, or the sum of both.
 
         The other arguments are those of `EncoderProtocol`. They change nothing: the models take no instructions.
 
         Returns:
-            `torch.FloatTensor` of shape `(number of rows, D)`: float32, on the CPU.
+            `torch.Tensor` of shape `(number of rows, D)`: float32, on the CPU.
 
         Raises:
             [`VideoReadError`]: if a video cannot be read. [`ModelError`]: if an embedding is not finite. `ValueError`:
@@ -134,20 +134,20 @@ class LeaderboardEncoder(AbsEncoder):
             )
         return embeds
 
-    def embed_videos(self, frames: torch.ByteTensor) -> torch.FloatTensor:
+    def embed_videos(self, frames: torch.Tensor) -> torch.Tensor:
         """Embed cropped RGB frames `(B, T, H, W, 3)`, uint8, as `(B, D)`, float32."""
         pixels = self.processor.normalize(frames.to(self.model.device)).to(self.model.dtype)
         embeds = self.model.encode_videos(pixels).float()
         # (B, 1 + L, D) of X-CLIP: the video, and what the prompts of `score` read
         return embeds if embeds.ndim == 2 else embeds[:, 0]
 
-    def embed_texts(self, texts: list[str]) -> torch.FloatTensor:
+    def embed_texts(self, texts: list[str]) -> torch.Tensor:
         """Embed N texts as `(N, D)`, float32."""
         tokens = self.processor(text=texts, return_tensors="pt").to(self.model.device)
         return self.model.encode_texts(tokens).float()
 
     def _collate(self, rows: list[dict], read: Callable) -> dict:
-        batch = {name: [row[name] for row in rows] for name in rows[0]}
+        batch: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
         if "video" in batch:
             sample = self.processor.get_sampler()
             clips = [self.processor.read_clip(video, sample, read=read) for video in batch["video"]]

@@ -184,6 +184,23 @@ def test_revision_follows_weights_and_frames(folder):
     assert len({first, fewer, revision()}) == 3
 
 
+def test_refuse_a_file_as_output_dir(folder, tasks, tmp_path, capsys):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(SystemExit) as ended:
+        main(
+            [
+                "leaderboard",
+                "--model_name_or_path",
+                str(folder),
+                "--output_dir",
+                str(tmp_path / "out"),
+                "--tasks",
+                tasks[0],
+            ]
+        )
+    assert ended.value.code == 2 and "out cannot be written" in capsys.readouterr().err
+
+
 def test_go_on_after_a_failed_task(folder, tasks, tmp_path, capsys):
     argv = ["leaderboard", "--model_name_or_path", str(folder), "--output_dir", str(tmp_path)]
     assert main([*argv, "--tasks", "Missing", "ClipsZeroShot"]) == 1
@@ -211,6 +228,7 @@ def test_unreadable_video_fails_its_task(folder, monkeypatch, tmp_path):
         ("--tasks ClipsWithAudio", "--tasks must be of video"),
         ("--tasks HMDB51ZeroShott", "got 'HMDB51ZeroShott'; the nearest is HMDB51ZeroShot."),
         ("--tasks MVEB", "18 tasks"),
+        ("--tasks UCF101ZeroShot", "1 task"),  # of images
         ("--batch_size 0", "--batch_size must be at least 1, got 0."),
         ("--dataloader_num_workers -1", "--dataloader_num_workers must be at least 0, got -1."),
     ],
