@@ -169,7 +169,7 @@ class ClassBank:
         prompts = processor.get_prompts(labels, templates, descriptions, include_label, input_conditioning)
         texts = distinct_texts(prompts)
         # Only the text towers of CLIP and MetaCLIP 2 look for the token that ends a text.
-        text_model = getattr(model, "text_model", None)
+        text_model: Any = getattr(model, "text_model", None)
         model_eos = getattr(text_model, "eos_token_id", None)
         eos = processor.tokenizer.eos_token_id
         if model_eos not in (None, eos) and not text_model.ends_at_highest:

@@ -15,6 +15,7 @@ from checkpoint_ezclip import is_added_to_clip
 from configuration_ezclip import EZClipConfig
 from ezclip import EZClipModel, EZClipProcessor
 from ezclip.attention.maps import ATTENTION_METHODS, attention_maps, plain_clip, relevance_maps, temporal_attention
+from ezclip.cli import push
 from ezclip.cli.export import export_model
 from ezclip.hub.model_card import CardFacts, make_card
 from ezclip.systems.citations import CITATIONS, TOWER_CITATIONS
@@ -458,12 +459,11 @@ def test_load_elsewhere(base, tmp_path, monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "own cache"))
         hub.add("org/base", base.folder)
         model, processor = train(base.extended()).eval(), ezclip.load_processor(base.folder, num_frames=NUM_FRAMES)
-        for name, options in (
-            ("whole", {}),
-            ("trained", {"trained_only": True, "base_model_name_or_path": "org/base"}),
-        ):
-            model.push_to_hub(f"me/{name}", **options)
-            processor.push_to_hub(f"me/{name}")
+        model.save_pretrained(tmp_path / "whole")
+        model.save_pretrained(tmp_path / "trained", trained_only=True, base_model_name_or_path=base.folder)
+        for name, options in (("whole", ()), ("trained", ("--base_model_name_or_path", "org/base"))):
+            processor.save_pretrained(tmp_path / name)
+            push.main(["--model", str(tmp_path / name), "--repo_id", f"me/{name}", *options])
         monkeypatch.undo()
         code = ELSEWHERE.partition("bank = ")[0] + "json.dump(answers, open(sys.argv[1], 'w'))"
         answers = run_elsewhere(code, hub, tmp_path)

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 import torch
@@ -138,7 +139,7 @@ def relevance_maps(
         attended = [] if pooling is None else [pooling.attended]
         video_embeds = torch.nn.functional.normalize(outputs.pooler_output.float(), dim=-1)
         logits = model.logit_scale.detach().exp() * video_embeds @ text_embeds.to(video_embeds).t()  # (B, C)
-        temporal = [weights.detach() for weights in outputs.temporal_attentions]
+        temporal = [weights.detach() for weights in outputs.temporal_attentions or ()]
         maps = []
         for score in logits.sum(dim=0):
             gradients = torch.autograd.grad(score, [*outputs.attentions, *attended], retain_graph=True)
@@ -243,7 +244,7 @@ def _attend(model: EZClipModel, pixel_values: torch.Tensor, interpolate_pos_enco
 
 
 @contextmanager
-def _recorded_pooling(tower: torch.nn.Module) -> Iterator[list[Pooling]]:
+def _recorded_pooling(tower: Any) -> Iterator[list[Pooling]]:
     """Append the attention of the tower's pooling head, if it has one, to a list."""
     recorded, handles = [], []
 

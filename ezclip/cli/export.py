@@ -82,10 +82,10 @@ class TextTower(nn.Module):
         self.vocab_size = model.config.text_config.vocab_size
         self.max_length = max_text_length(model.config.text_config)
         # The token that ends a text. Only the towers of CLIP and MetaCLIP 2 look for it.
-        self.eos_token_id = getattr(model.text_model, "eos_token_id", None)
-        if self.eos_token_id is None or model.text_model.ends_at_highest:
-            self.eos_token_id = self.vocab_size - 1
-        elif not 0 <= self.eos_token_id < self.vocab_size:
+        self.eos_token_id: int = self.vocab_size - 1
+        if hasattr(model.text_model, "eos_token_id") and not model.text_model.ends_at_highest:
+            self.eos_token_id = model.text_model.eos_token_id
+        if not 0 <= self.eos_token_id < self.vocab_size:
             raise ModelError(
                 f"The end-of-text token {self.eos_token_id} of the model must be one of its {self.vocab_size} tokens. "
                 "Correct `eos_token_id` in its config.json."
