@@ -168,9 +168,11 @@ class ClassBank:
             logger.warning_once(f"{labels[0]!r} is the only label, so its score is always 1. Add labels to compare.")
         prompts = processor.get_prompts(labels, templates, descriptions, include_label, input_conditioning)
         texts = distinct_texts(prompts)
-        model_eos = model.config.text_config.eos_token_id
-        # 2 in OpenAI's configs stands for the token with the highest number.
-        if (eos := processor.tokenizer.eos_token_id) != model_eos and model_eos != 2:
+        # Only the text towers of CLIP and MetaCLIP 2 look for the token that ends a text.
+        text_model: Any = getattr(model, "text_model", None)
+        model_eos = getattr(text_model, "eos_token_id", None)
+        eos = processor.tokenizer.eos_token_id
+        if model_eos not in (None, eos) and not text_model.ends_at_highest:
             raise ValueError(
                 f"The tokenizer ends texts with token {eos}, but the model expects {model_eos} and would embed all "
                 "texts alike. Correct `text_config.eos_token_id` in config.json."
@@ -323,7 +325,8 @@ def _probe(model) -> torch.Tensor:
     """Embed a few tokens that every vocabulary has, to identify a text tower."""
     config = model.config.text_config
     tokens = torch.arange(min(config.max_position_embeddings, 8), device=model.device) % config.vocab_size
-    tokens[-1] = min(config.eos_token_id, config.vocab_size - 1)
+    last, end = config.vocab_size - 1, config.eos_token_id  # Chinese-CLIP has no end token
+    tokens[-1] = last if end is None else min(end, last)
     return _normalize(model.get_text_features(input_ids=tokens[None]).pooler_output[0].float())
 
 
