@@ -10,7 +10,7 @@ from ezclip.classification.answers import VideoAnswer
 from ezclip.classification.embedding_cache import EmbeddingCache, digest_video
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import ModelError
-from pipeline_ezclip import CLASS_OPTIONS
+from pipeline_ezclip import CLASS_OPTIONS, score_embeds
 from video_ezclip import (
     DEFAULT_LIMITS,
     ReadLimits,
@@ -111,7 +111,7 @@ def classify_videos(
             except VideoReadError as error:
                 yield VideoAnswer(name, error=f"{error.reason} {error.remedy}")
                 continue
-            scores = bank.probabilities(embeds, **scoring).mean(dim=0).cpu().numpy()
+            scores = score_embeds(classifier.model, bank, embeds, **scoring).mean(dim=0).cpu().numpy()
             yield VideoAnswer(name, bank.rank(scores, **answering), None, problem, is_kept)
 
 
@@ -141,7 +141,7 @@ def _embed(
     frames, metadata = processor.read_clip(content, sample, num_clips, num_crops, read=read)
     pixels = processor.normalize(torch.from_numpy(frames).to(classifier.device)).to(classifier.dtype)
     pixels = pixels.view(-1, *pixels.shape[-4:])  # (V, T, 3, H, W)
-    embeds = classifier.model.get_video_features(pixels, output_last_hidden_state=False).pooler_output.float()
+    embeds = classifier.model.encode_videos(pixels).float()
     if not embeds.isfinite().all():
         raise ModelError(
             "The embeddings must be finite numbers, got NaN or infinity. The weights are damaged, or too large for "
