@@ -27,8 +27,8 @@ RESULTS_INTRO = (
 )
 CLASSES_INTRO = "Intervals are Wilson's, 95 %. Few videos give a wide interval: the order of such classes says little."
 CALIBRATION_INTRO = (
-    "If scores are probabilities of being correct, the points are on the dashed line. Above the line, more are correct "
-    f"than the scores predict; below it, fewer. {NUM_BINS} bins of equal width; an empty bin has no point."
+    "If scores are probabilities of being correct, the points are on the dashed line. Above the line, more are "
+    f"correct than the scores predict; below it, fewer. {NUM_BINS} bins of equal width; an empty bin has no point."
 )
 
 
@@ -145,7 +145,7 @@ def _calibration(one: Material) -> list:
     )
     if is_sigmoid:
         most = int((one.run.ranked != NO_CLASS).sum(axis=1).max())
-        text = f"{found.counts.sum():.0f} {unit}, up to {most} labels of each video: is the label that of the video? {text}"
+        text = f"{found.counts.sum()} {unit}, up to {most} labels of each video: is it the video's label? {text}"
     alt = f"Reliability diagram: accuracy over score in {int((found.counts > 0).sum())} bins. {text}"
     caption = f"Bars are 95 % intervals (Wilson). Below: number of {unit} in each bin."
     return [text, one.draw("calibration", figures.draw_calibration, found, is_sigmoid, alt=alt, caption=caption)]
