@@ -121,7 +121,7 @@ class Scoring:
             value = getattr(self, name)
             if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
                 raise ValueError(f"`{name}` must be a number, got {value!r}.")
-        if self.logit_scale <= 0:
+        if not self.logit_scale > 0:
             raise ValueError(f"`logit_scale` must be above 0, got {self.logit_scale}.")
 
     @classmethod
@@ -258,7 +258,7 @@ def _float_weights(model) -> dict[str, torch.Tensor]:
 
 
 def _check_min_score(value, name: str):
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0.0 <= value <= 1.0:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0.0 <= value <= 1.0:
         raise ValueError(f"`{name}` must be a probability in [0, 1], got {value!r}.")
 
 
@@ -884,13 +884,13 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         Raises:
             `ValueError`: if it was fitted to other weights, or cannot be read.
         """
-        # No isinstance: each remote-code folder has its own Calibration.
-        if not hasattr(calibration, "scoring"):
-            calibration = Calibration.from_file(calibration)
-        if calibration != self._checked_calibration:
-            calibration.check_model(self.model)
-            self._checked_calibration = calibration
-        return calibration
+        # Each remote-code folder has its own Calibration, so only paths are told by their type.
+        given: Any = calibration
+        found = Calibration.from_file(given) if isinstance(given, (str, os.PathLike)) else given
+        if found != self._checked_calibration:
+            found.check_model(self.model)
+            self._checked_calibration = found
+        return found
 
     def _sanitize_parameters(
         self,
@@ -960,7 +960,8 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
     def _score(self, pixels: torch.Tensor, bank: ClassBank, ensemble: str, scoring: Scoring) -> torch.Tensor:
         # (B, T, 3, H, W), or (B, V, T, 3, H, W)
         views = self.processor.normalize(pixels).to(self.dtype)
-        embeds = self.model.encode_videos(views.flatten(0, -5))
+        model: Any = self.model
+        embeds = model.encode_videos(views.flatten(0, -5))
         scores = score_embeds(self.model, bank, embeds, ensemble, scoring).unflatten(0, (len(views), -1)).mean(dim=1)
         if not scores.isfinite().all():
             raise ValueError(

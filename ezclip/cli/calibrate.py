@@ -26,6 +26,7 @@ from ezclip.cli.setup import make_reader, running
 from ezclip.constants import UNKNOWN_LABEL
 from ezclip.data.dataset import VideoDataset
 from ezclip.data.labels import split_labels
+from ezclip.data.sources import VideoSplit
 from ezclip.errors import DataError
 from ezclip.evaluation.calibration import (
     MIN_VIDEOS,
@@ -88,26 +89,22 @@ def calibrate(
     """Fit, print and write a calibration."""
     if accelerator.num_processes > 1:
         raise DataError("`ezclip calibrate` runs on one process: start it without a launcher.")
+    texts = ClassTexts.from_options(in_list_root(data_args))
     if background is None:
         split = one_of(load_eval_splits(in_list_root(data_args)), "--validation_list")
+        plan = describe_plan([Experiment("", args.seed, None, {"": split})])
     else:
         split = load_predict_source(data_args)
-    class_names = data_args.candidate_labels or split.class_names
-    say(
-        "\n".join(
-            describe_plan(
-                [Experiment("", args.seed, None, {"": split})] if background is None else [],
-                None if background is None else split,
-                class_names,
-            )
-        )
-    )
+        plan = describe_plan([], split, data_args.candidate_labels or split.class_names)
+    if not isinstance(split, VideoSplit):
+        raise DataError("--streaming is for `ezclip run --do_predict`: leave it out.")
+    class_names = list(data_args.candidate_labels or split.class_names or [])
+    say("\n".join(plan))
     runner = Runner(model_args, args, make_reader(data_args), accelerator)
     model = runner.load_model().to(accelerator.device).eval()
-    texts = ClassTexts.from_options(in_list_root(data_args))
     bank = texts.bank(model, runner.processor, class_names)
-    views = {"num_clips": data_args.num_clips, "num_crops": data_args.num_crops}
-    dataset = VideoDataset(split, runner.processor, read=runner.read, **views)
+    views = (data_args.num_clips, data_args.num_crops)
+    dataset = VideoDataset(split, runner.processor, num_clips=views[0], num_crops=views[1], read=runner.read)
     embeds, labels, report = embed_videos(
         model, dataset, accelerator, args.per_device_eval_batch_size, args.dataloader_num_workers
     )
@@ -133,12 +130,12 @@ def calibrate(
         after = scoring.apply(similarities)
         fitted_on |= {"method": "background texts", "num_background_texts": len(background)}
     calibration = Calibration(scoring, threshold, fitted_on, Calibration.fingerprint_weights(model))
-    path = Path(args.output_dir, CALIBRATION_NAME)
+    path = Path(str(args.output_dir), CALIBRATION_NAME)
     calibration.save(path)
     bias = f", bias {scoring.logit_bias:.4g}" if scoring.function_to_apply == "sigmoid" else ""
     say(f"{scoring.function_to_apply}: factor {scoring.logit_scale:.4g}{bias}, threshold {threshold:.3f}.")
     say(
-        describe_change(before, after, labels, args.function_to_apply, kind)
+        describe_change(before, after, labels, scoring.function_to_apply, kind)
         if is_labelled
         else "The videos have no labels among these, so nothing says how good the scores are."
     )
