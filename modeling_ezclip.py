@@ -1541,7 +1541,7 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
             temporal_attentions=outputs.get("temporal_attentions"),
         )
 
-    def encode_videos(self, pixel_values: torch.FloatTensor) -> torch.Tensor:
+    def encode_videos(self, pixel_values: Any) -> torch.Tensor:
         """Embed videos `(B, T, C, H, W)` as `(B, D)`, not normalised (`ezclip.encoders.VideoTextEncoder`)."""
         features: Any = self.get_video_features(pixel_values, output_last_hidden_state=False)
         return features.pooler_output

@@ -17,7 +17,7 @@ from ezclip.evaluation.metrics import accuracies_of, rank_labels
 from ezclip.utils.digests import digest_file
 from ezclip.utils.files import as_json_line, replacing, write_json
 from modeling_ezclip import EZClipModel
-from pipeline_ezclip import ClassBank
+from pipeline_ezclip import ClassBank, Scoring, score_embeds
 
 
 @dataclass
@@ -111,6 +111,7 @@ def predict(
     strict: bool = False,
     desc: str = "Evaluating",
     keep_embeds: bool = False,
+    scoring: Scoring | None = None,
 ) -> Predictions:
     """
     Predict the class probabilities of all videos of a dataset. The views of a video are averaged.
@@ -136,6 +137,8 @@ def predict(
             Label of the progress bar.
         keep_embeds (`bool`, *optional*, defaults to `False`):
             Whether to return the embeddings of the videos too, averaged over views.
+        scoring ([`Scoring`], *optional*):
+            How similarities become scores. Defaults to the model's own.
 
     Raises:
         [`VideoReadError`]: with `strict`, for the first unreadable video.
@@ -147,7 +150,7 @@ def predict(
     for batch in tqdm(loader, desc=desc, unit="batch", disable=not accelerator.is_local_main_process):
         report.take(batch, strict)
         embeds = embed_views(model, dataset.processor.normalize(batch["frames"]), accelerator)
-        results = [batch["index"], mean_probabilities(bank, embeds, ensemble)]
+        results = [batch["index"], mean_probabilities(model, bank, embeds, ensemble, scoring)]
         if keep_embeds:
             directions = torch.nn.functional.normalize(embeds, dim=-1)
             results.append(torch.nn.functional.normalize(directions.mean(dim=1), dim=-1))
@@ -163,7 +166,12 @@ def predict(
 
 
 def view_probabilities(
-    model: EZClipModel, bank: ClassBank, views: torch.Tensor, ensemble: str, accelerator: Accelerator
+    model: EZClipModel,
+    bank: ClassBank,
+    views: torch.Tensor,
+    ensemble: str,
+    accelerator: Accelerator,
+    scoring: Scoring | None = None,
 ) -> torch.Tensor:
     """
     Compute the class probabilities of videos, averaged over their views.
@@ -179,6 +187,8 @@ def view_probabilities(
             See [`~ClassBank.probabilities`].
         accelerator (`Accelerator`):
             Sets the precision of the embedding. Scores are computed in float32.
+        scoring ([`Scoring`], *optional*):
+            See [`predict`].
 
     Returns:
         `torch.Tensor` of shape `(B, C)`: float32.
@@ -186,7 +196,7 @@ def view_probabilities(
     Raises:
         [`ModelError`]: if an embedding is not finite.
     """
-    return mean_probabilities(bank, embed_views(model, views, accelerator), ensemble)
+    return mean_probabilities(model, bank, embed_views(model, views, accelerator), ensemble, scoring)
 
 
 def embed_views(model: EZClipModel, views: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
@@ -198,24 +208,28 @@ def embed_views(model: EZClipModel, views: torch.Tensor, accelerator: Accelerato
             See [`view_probabilities`].
 
     Returns:
-        `torch.Tensor` of shape `(B, V, D)`: float32; V is 1 for a single view.
+        `torch.Tensor` of shape `(B, V, …)`: float32; V is 1 for a single view.
     """
     with accelerator.autocast():
-        embeds = model.get_video_features(views.flatten(0, -5), output_last_hidden_state=False).pooler_output
+        embeds = model.encode_videos(views.flatten(0, -5))
     return embeds.float().unflatten(0, (len(views), -1))
 
 
-def mean_probabilities(bank: ClassBank, embeds: torch.Tensor, ensemble: str) -> torch.Tensor:
+def mean_probabilities(
+    model: EZClipModel, bank: ClassBank, embeds: torch.Tensor, ensemble: str, scoring: Scoring | None = None
+) -> torch.Tensor:
     """
     Compute the class probabilities of embedded videos, averaged over their views.
 
     Args:
+        model ([`EZClipModel`]):
+            The model of the embeddings.
         bank ([`ClassBank`]):
             The C classes.
-        embeds (`torch.Tensor` of shape `(B, V, D)`):
+        embeds (`torch.Tensor` of shape `(B, V, …)`):
             Embeddings of the views.
-        ensemble (`str`):
-            See [`~ClassBank.probabilities`].
+        ensemble (`str`), scoring ([`Scoring`], *optional*):
+            See [`predict`].
 
     Returns:
         `torch.Tensor` of shape `(B, C)`: float32.
@@ -223,7 +237,7 @@ def mean_probabilities(bank: ClassBank, embeds: torch.Tensor, ensemble: str) -> 
     Raises:
         [`ModelError`]: if an embedding is not finite.
     """
-    scores = bank.probabilities(embeds.flatten(0, 1), ensemble)
+    scores = score_embeds(model, bank, embeds.flatten(0, 1), ensemble, scoring)
     if not scores.isfinite().all():
         raise ModelError(
             "The embeddings must be finite numbers, got NaN or infinity. The weights are damaged, or too large for "
