@@ -258,7 +258,7 @@ def _float_weights(model) -> dict[str, torch.Tensor]:
 
 
 def _check_min_score(value, name: str):
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0.0 <= value <= 1.0:
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0.0 <= float(value) <= 1.0:
         raise ValueError(f"`{name}` must be a probability in [0, 1], got {value!r}.")
 
 
@@ -410,7 +410,9 @@ class ClassBank:
         if descriptions is None:
             processor.check_labels(labels)
         if len(labels) == 1:
-            logger.warning_once(f"{labels[0]!r} is the only label, so its score is always 1. Add labels to compare.")
+            logger.warning_once(
+                f"{labels[0]!r} is the only label, so softmax always gives it 1. Add labels to compare."
+            )
         prompts = processor.get_prompts(labels, templates, descriptions, include_label, input_conditioning)
         texts = distinct_texts(prompts)
         # Only the text towers of CLIP and MetaCLIP 2 look for the token that ends a text.

@@ -102,6 +102,9 @@ def calibrate(
     class_names = list(data_args.candidate_labels or split.class_names or [])
     say("\n".join(plan))
     runner = Runner(model_args, args, make_reader(data_args), accelerator)
+    if len(class_names) < 2:
+        raise DataError(f"Calibration needs at least 2 labels, got {class_names}: one has nothing to differ from.")
+    texts.prompts(runner.processor, [*class_names, *(background or [])])  # raises the errors of labels and templates
     model = runner.load_model().to(accelerator.device).eval()
     bank = texts.bank(model, runner.processor, class_names)
     views = (data_args.num_clips, data_args.num_crops)
