@@ -1542,6 +1542,11 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
             temporal_attentions=outputs.get("temporal_attentions"),
         )
 
+    @property
+    def eos_token_id(self) -> int:
+        """Return the token at which the text tower reads a text. 2 stands for the one with the highest number."""
+        return self.config.text_config.eos_token_id
+
     def encode_videos(self, pixel_values: torch.FloatTensor) -> torch.Tensor:
         """Embed videos `(B, T, C, H, W)` as `(B, D)`, not normalised (`ezclip.encoders.VideoTextEncoder`)."""
         return self.get_video_features(pixel_values, output_last_hidden_state=False).pooler_output

@@ -4,8 +4,9 @@ import json
 import os
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,9 @@ MAX_KEPT_BANKS = 4  # of earlier calls
 # between a trained model and its base.
 MIN_PROBE_COSINE = 0.99
 FIX_HINT = "Build it with this model (`ClassBank.build`)."
+# Functions of other dual encoders, by model type: `wrap(model, processor)` returns both as this pipeline needs them.
+# `import ezclip` fills it.
+WRAPPERS: dict[str, Callable] = {}
 
 
 # ---- Class bank ----
@@ -85,7 +89,7 @@ class ClassBank:
         labels (`list[str]`):
             Names of the C classes.
         embeds (`torch.FloatTensor` of shape `(P, C, D)`):
-            L2-normalised text embeddings.
+            L2-normalised text embeddings; those of a model with a method `score` are not normalised.
         probe (`torch.FloatTensor` of shape `(D,)`, *optional*):
             The embedding of a fixed row of tokens, which identifies the model, see [`~ClassBank.check_model`].
         background_labels (`list[str]`, *optional*):
@@ -168,9 +172,9 @@ class ClassBank:
             logger.warning_once(f"{labels[0]!r} is the only label, so its score is always 1. Add labels to compare.")
         prompts = processor.get_prompts(labels, templates, descriptions, include_label, input_conditioning)
         texts = distinct_texts(prompts)
-        model_eos = model.config.text_config.eos_token_id
+        model_eos = getattr(model, "eos_token_id", None)
         # 2 in OpenAI's configs stands for the token with the highest number.
-        if (eos := processor.tokenizer.eos_token_id) != model_eos and model_eos != 2:
+        if (eos := processor.tokenizer.eos_token_id) != model_eos and model_eos not in (None, 2):
             raise ValueError(
                 f"The tokenizer ends texts with token {eos}, but the model expects {model_eos} and would embed all "
                 "texts alike. Correct `text_config.eos_token_id` in config.json."
@@ -181,7 +185,8 @@ class ClassBank:
         class_embeds = [embeds[torch.tensor([[rows[text] for text in row] for row in own])] for own in prompts]
         if all(len(own) == 1 for own in prompts):
             return cls(labels, torch.cat(class_embeds).transpose(0, 1).contiguous(), _probe(model))
-        means = [_normalize(_normalize(own.mean(dim=1)).mean(dim=0)) for own in class_embeds]
+        normalize = partial(_normalize_for, model)
+        means = [normalize(normalize(own.mean(dim=1)).mean(dim=0)) for own in class_embeds]
         return cls(labels, torch.stack(means)[None], _probe(model))
 
     def check_model(self, model):
@@ -190,12 +195,13 @@ class ClassBank:
 
         A bank without `probe` is only compared by its number of dimensions.
         """
-        dim, own = model.config.projection_dim, self.embeds.shape[-1]
+        probe = _probe(model)
+        dim, own = len(probe), self.embeds.shape[-1]
         if own != dim:
             reason = f"The class bank has embeddings of {own} dimensions, and the model's have {dim}."
             raise ValueError(f"{reason} It was built with another model. {FIX_HINT}")
         if self.probe is not None:
-            cosine = float(self.probe.float().cpu() @ _probe(model).cpu())
+            cosine = float(self.probe.float().cpu() @ probe.cpu())
             if cosine < MIN_PROBE_COSINE:
                 raise ValueError(
                     "The class bank was built with another model, or before this one was trained: the two embeddings "
@@ -323,12 +329,13 @@ def _probe(model) -> torch.Tensor:
     """Embed a few tokens that every vocabulary has, to identify a text tower."""
     config = model.config.text_config
     tokens = torch.arange(min(config.max_position_embeddings, 8), device=model.device) % config.vocab_size
-    tokens[-1] = min(config.eos_token_id, config.vocab_size - 1)
-    return _normalize(model.get_text_features(input_ids=tokens[None]).pooler_output[0].float())
+    if (eos := getattr(model, "eos_token_id", None)) is not None:
+        tokens[-1] = min(eos, config.vocab_size - 1)
+    return _normalize(model.encode_texts({"input_ids": tokens[None]})[0].float())
 
 
 def _embed_texts(model, processor, tokens: dict, batch_size: int) -> torch.FloatTensor:
-    """Return L2-normalised embeddings (number of texts, D)."""
+    """Return embeddings (number of texts, D), L2-normalised unless the model has its own `score` of them."""
     # Batch texts with the same beginning together: the model computes shared tokens once.
     order = sorted(range(len(tokens["input_ids"])), key=lambda position: tokens["input_ids"][position])
     embeds = []
@@ -337,7 +344,7 @@ def _embed_texts(model, processor, tokens: dict, batch_size: int) -> torch.Float
         padding = processor.text_padding
         max_length = processor.tokenizer.model_max_length if padding == "max_length" else None
         inputs = processor.tokenizer.pad(batch, padding, max_length=max_length, return_tensors="pt").to(model.device)
-        embeds.append(_normalize(model.encode_texts(inputs).float()))
+        embeds.append(_normalize_for(model, model.encode_texts(inputs).float()))
     embeds = torch.cat(embeds)
     return embeds[torch.tensor(order, device=embeds.device).argsort()]
 
@@ -346,12 +353,17 @@ def _normalize(embeds: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(embeds, dim=-1)
 
 
+def _normalize_for(model, embeds: torch.Tensor) -> torch.Tensor:
+    """Return embeddings as the model compares them: not normalised if it has its own `score`."""
+    return embeds if hasattr(model, "score") else _normalize(embeds)
+
+
 # ---- Classes of a call ----
 
 
 def say_scope(model):
     """Say once what a model was trained for, if its configuration knows it."""
-    if scope := model.config.scope:
+    if scope := getattr(model.config, "scope", None):
         logger.warning_once(clean(f"{model.name_or_path or 'The model'}: {scope}"))
 
 
@@ -436,7 +448,7 @@ class ClassChoice:
         return bank
 
     def _find_beside_model(self) -> ClassBank | None:
-        file = self.pipeline.model.class_bank_file
+        file = getattr(self.pipeline.model, "class_bank_file", None)
         if file is not None:
             self._beside_model = self._load(self._beside_model or Path(file).parent)
         return self._beside_model
@@ -517,6 +529,8 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
             logger.warning_once(describe_plain(model.name_or_path or "The model", model.config.model_type))
             processor = wrap_clip_processor(processor, model)
             model = wrap_clip(model, local_files_only)
+        elif (wrap := WRAPPERS.get(model.config.model_type)) is not None:
+            model, processor = wrap(model, processor)
         super().__init__(model, *args, processor=processor, **kwargs)
         self._check_parts()
         self.model.eval()
@@ -594,6 +608,11 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         `push_to_hub` uploads the folder too, to `repo_id` or a repository of the folder's name. `kwargs` are the
         arguments of [`EZClipModel.save_pretrained`].
         """
+        if self.model.config.model_type != EZClipConfig.model_type:
+            raise ValueError(
+                f"Only EZ-CLIP is saved with its pipeline, got {self.model.config.model_type!r}. Save the model and its "
+                "own processor with transformers."
+            )
         if push_to_hub and kwargs.get("trained_only"):
             raise ValueError(
                 "`trained_only` cannot be combined with `push_to_hub`. Push the model with "
@@ -654,8 +673,8 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
     def _score(self, pixels: torch.Tensor, bank: ClassBank, ensemble: str) -> torch.Tensor:
         # (B, T, 3, H, W), or (B, V, T, 3, H, W)
         views = self.processor.normalize(pixels).to(self.dtype)
-        outputs = self.model.get_video_features(views.flatten(0, -5), output_last_hidden_state=False)
-        scores = bank.probabilities(outputs.pooler_output, ensemble).unflatten(0, (len(views), -1)).mean(dim=1)
+        embeds = self.model.encode_videos(views.flatten(0, -5))
+        scores = bank.probabilities(embeds, ensemble).unflatten(0, (len(views), -1)).mean(dim=1)
         if not scores.isfinite().all():
             raise ValueError(
                 "The scores are not finite. Load the model and its processor again: they may be damaged. If "
@@ -672,10 +691,11 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
 
     def _check_parts(self):
         config, name = self.model.config, self.model.name_or_path
-        if config.model_type != EZClipConfig.model_type:
+        if config.model_type != EZClipConfig.model_type and not hasattr(self.model, "encode_videos"):
             raise ValueError(
                 f"The model must be an EZ-CLIP, or a dual encoder with both towers, got {name!r} of type "
-                f"{config.model_type!r}. Give the folder or repository of one."
+                f"{config.model_type!r}. Give the folder or repository of one. With `import ezclip`, others load too: "
+                "X-CLIP, VideoPrism, …"
             )
         if not hasattr(self.processor, "get_prompts"):
             raise ValueError(

@@ -141,7 +141,7 @@ def _embed(
     frames, metadata = processor.read_clip(content, sample, num_clips, num_crops, read=read)
     pixels = processor.normalize(torch.from_numpy(frames).to(classifier.device)).to(classifier.dtype)
     pixels = pixels.view(-1, *pixels.shape[-4:])  # (V, T, 3, H, W)
-    embeds = classifier.model.get_video_features(pixels, output_last_hidden_state=False).pooler_output.float()
+    embeds = classifier.model.encode_videos(pixels).float()
     if not embeds.isfinite().all():
         raise ModelError(
             "The embeddings must be finite numbers, got NaN or infinity. The weights are damaged, or too large for "

@@ -254,7 +254,7 @@ def make_embedding(system: System, accelerator: Accelerator, batch_size: int) ->
     @torch.no_grad()
     def embed() -> torch.Tensor:
         with accelerator.autocast():
-            return model.get_video_features(clips, output_last_hidden_state=False).pooler_output.cpu()
+            return model.encode_videos(clips).cpu()
 
     return embed
 

@@ -201,7 +201,7 @@ def embed_views(model: EZClipModel, views: torch.Tensor, accelerator: Accelerato
         `torch.Tensor` of shape `(B, V, D)`: float32; V is 1 for a single view.
     """
     with accelerator.autocast():
-        embeds = model.get_video_features(views.flatten(0, -5), output_last_hidden_state=False).pooler_output
+        embeds = model.encode_videos(views.flatten(0, -5))
     return embeds.float().unflatten(0, (len(views), -1))
 
 

@@ -171,7 +171,7 @@ class _WindowScores:
         frames = torch.from_numpy(np.stack(self.waiting)).to(self.model.device)
         pixel_values = self.processor.normalize(frames).to(self.model.dtype)
         self.waiting.clear()
-        video_embeds = self.model.get_video_features(pixel_values, output_last_hidden_state=False).pooler_output
+        video_embeds = self.model.encode_videos(pixel_values)
         self.scores.append(self.bank.probabilities(video_embeds, self.ensemble).cpu().numpy())
 
     def timeline(self, video: str, problem: str | None, settings: tuple[float, float, int, float, float]) -> Timeline:

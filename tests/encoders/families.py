@@ -1,0 +1,99 @@
+"""Tiny random dual encoders of other families of transformers, saved with the real CLIP tokenizer."""
+
+from pathlib import Path
+
+import torch
+import transformers
+
+from ezclip.systems import load_bpe_tokenizer
+from tests.helpers import shared_path
+
+
+TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+TEXT = {**TOWER, "vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 49406, "eos_token_id": 49407}
+VISION = {**TOWER, "image_size": 32, "patch_size": 16}
+SQUARE = {"height": 32, "width": 32}
+CROP = {"size": {"shortest_edge": 32}, "crop_size": SQUARE}
+
+
+def _xclip():
+    mit = {"mit_hidden_size": 24, "mit_intermediate_size": 48, "mit_num_hidden_layers": 1, "mit_num_attention_heads": 2}
+    vision = {**VISION, **mit, "num_frames": 4}
+    config = transformers.XCLIPConfig(
+        text_config=TEXT, vision_config=vision, projection_dim=24, prompt_layers=1, prompt_num_attention_heads=2
+    )
+    return transformers.XCLIPModel(config), transformers.VideoMAEImageProcessorPil(**CROP)
+
+
+def _videoprism():
+    tower = {**TOWER, "hidden_act": "gelu"}
+    vision = {**tower, "image_size": 32, "num_frames": 4, "tubelet_size": [1, 16, 16], "num_auxiliary_layers": 1}
+    vision |= {"num_spatial_layers": 1, "num_temporal_layers": 1}
+    text = {**tower, "vocab_size": 49408, "max_position_embeddings": 64}
+    config = transformers.VideoPrismConfig(text_config=text, vision_config=vision)
+    return transformers.VideoPrismClipModel(config), None
+
+
+def _tipsv2():
+    text = {**TOWER, "vocab_size": 49408, "max_position_embeddings": 64}
+    vision = {name: size for name, size in VISION.items() if name != "intermediate_size"}
+    return transformers.Tipsv2Model(transformers.Tipsv2Config(text_config=text, vision_config=vision)), None
+
+
+def _clipseg():
+    config = transformers.CLIPSegConfig(text_config=TEXT, vision_config=VISION, projection_dim=24)
+    return transformers.CLIPSegModel(config), transformers.ViTImageProcessorPil(size=SQUARE)
+
+
+def _groupvit():
+    vision = {**VISION, "depths": [1, 1, 1], "num_group_tokens": [8, 4, 0], "num_output_groups": [8, 4, 4]}
+    config = transformers.GroupViTConfig(
+        text_config=TEXT, vision_config=vision, projection_dim=24, projection_intermediate_dim=32
+    )
+    return transformers.GroupViTModel(config), transformers.CLIPImageProcessorPil(**CROP)
+
+
+def _aimv2():
+    config = transformers.Aimv2Config(text_config=TEXT, vision_config=VISION, projection_dim=24)
+    return transformers.Aimv2Model(config), transformers.CLIPImageProcessorPil(**CROP)
+
+
+def _pe_video():
+    text = {**TOWER, "model_type": "modernbert", "vocab_size": 49408, "max_position_embeddings": 64}
+    text |= {"pad_token_id": 49407, "bos_token_id": 49406, "cls_token_id": 49406, "sep_token_id": 49407}
+    vision = {"architecture": "vit_tiny_patch16_224", "num_classes": 24, "global_pool": "token"}
+    vision |= {"model_args": {"img_size": 32, "embed_dim": 24, "depth": 1, "num_heads": 2}, "do_pooling": True}
+    video = {**TOWER, "head_dim": 16, "vision_config": {**vision, "model_type": "timm_wrapper"}}
+    model = transformers.PeVideoModel(transformers.PeVideoConfig(text_config=text, video_config=video))
+    with torch.no_grad():  # zero in a new model
+        model.text_video_logit_scale.fill_(0.5)
+        model.text_video_logit_bias.fill_(-2.0)
+    return model, None
+
+
+# The image processor is None where transformers' own needs torchvision.
+MAKERS = {
+    "xclip": _xclip,
+    "videoprism": _videoprism,
+    "tipsv2": _tipsv2,
+    "clipseg": _clipseg,
+    "groupvit": _groupvit,
+    "aimv2": _aimv2,
+    "pe_video": _pe_video,
+}
+
+
+def make_rival(model_type: str, folder: Path) -> Path:
+    """Save a tiny random model of a family, its processor, and CLIP's tokenizer. Returns the folder."""
+    tokenizer = load_bpe_tokenizer(shared_path("tokenizer", "bpe_simple_vocab_16e6.txt.gz"))
+    torch.manual_seed(0)
+    model, image_processor = MAKERS[model_type]()
+    with torch.no_grad():  # the initial range of small towers hardly tells videos apart
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if image_processor is not None:
+        image_processor.save_pretrained(folder)
+    return folder
