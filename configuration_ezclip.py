@@ -554,6 +554,10 @@ VISION_TOWERS = {
 }
 
 
+# Values of fields that config.json leaves out
+UNSET = {"scope": None, "function_to_apply": "softmax"}
+
+
 class CarriedPipelines(dict):
     """
     Pipelines whose code a checkpoint carries, by task, as `transformers.pipeline` reads them.
@@ -611,6 +615,9 @@ class EZClipConfig(_CheckedConfig, PretrainedConfig):
             [`EZClipModel.save_pretrained`].
         scope (`str`, *optional*):
             What the model was trained for, in one sentence. The pipeline shows it with its first answer.
+        function_to_apply (`str`, *optional*, defaults to `"softmax"`):
+            How cosines become scores: `"softmax"` over the labels with a factor of 100, as in all published
+            evaluations on videos, or `"sigmoid"` per label with the model's own factor and bias, as in SigLIP.
 
     Example:
 
@@ -644,6 +651,7 @@ class EZClipConfig(_CheckedConfig, PretrainedConfig):
     initializer_factor: int | float = 1.0
     base_model_name_or_path: str | None = None
     scope: str | None = None
+    function_to_apply: Literal["softmax", "sigmoid"] = "softmax"
 
     def __post_init__(self, **kwargs):
         check_sizes(kwargs)
@@ -700,9 +708,9 @@ class EZClipConfig(_CheckedConfig, PretrainedConfig):
         return CarriedPipelines(copy.deepcopy(CUSTOM_PIPELINES))
 
     def to_dict(self) -> dict:
-        """Return `custom_pipelines` and all fields, but a `scope` that is not set, as config.json holds them."""
+        """Return `custom_pipelines` and all fields, but unset ones of `UNSET`, as config.json holds them."""
         fields = {**super().to_dict(), "custom_pipelines": copy.deepcopy(CUSTOM_PIPELINES)}
-        return {name: value for name, value in fields.items() if name != "scope" or value is not None}
+        return {name: value for name, value in fields.items() if name not in UNSET or value != UNSET[name]}
 
     @classmethod
     def from_preset(cls, name: str, text_config=None, vision_config=None, **kwargs) -> "EZClipConfig":

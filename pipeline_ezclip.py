@@ -1,6 +1,7 @@
 """Classify videos with `pipeline("zero-shot-video-classification")`, and keep class embeddings in a [`ClassBank`]."""
 
 import json
+import math
 import os
 import re
 from collections import Counter, OrderedDict
@@ -56,6 +57,7 @@ except ImportError:
 logger = logging.get_logger(__name__)
 
 ENSEMBLES = ("probability", "embedding")
+SCORE_FUNCTIONS = ("softmax", "sigmoid")
 CLASS_OPTIONS = (
     *("candidate_labels", "hypothesis_template", "descriptions", "include_label", "input_conditioning"),
     *("background_labels", "class_bank"),
@@ -75,6 +77,115 @@ FIX_HINT = "Build it with this model (`ClassBank.build`)."
 # Functions of other dual encoders, by model type: `wrap(model, processor)` returns both as this pipeline needs them.
 # `import ezclip` fills it.
 WRAPPERS: dict[str, Callable] = {}
+
+
+# ---- Scores ----
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """
+    How the similarities of videos and texts become scores.
+
+    A similarity is a cosine, or what the method `score` of a model returns.
+
+    Args:
+        function_to_apply (`str`, *optional*, defaults to `"softmax"`):
+            `"softmax"` makes the labels compete: the scores of a video sum to 1. `"sigmoid"` scores each label on its
+            own, as SigLIP does: several labels, or none, can fit a video.
+        logit_scale (`float`, *optional*, defaults to 100):
+            Factor on the similarities. All published evaluations of CLIP on videos use 100.
+        logit_bias (`float`, *optional*, defaults to 0):
+            Added to the scaled similarities. Softmax does not depend on it.
+    """
+
+    function_to_apply: str = "softmax"
+    logit_scale: float = 100.0
+    logit_bias: float = 0.0
+
+    def __post_init__(self):
+        if self.function_to_apply not in SCORE_FUNCTIONS:
+            raise ValueError(f"`function_to_apply` must be one of {SCORE_FUNCTIONS}, got {self.function_to_apply!r}.")
+        for name in ("logit_scale", "logit_bias"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+                raise ValueError(f"`{name}` must be a number, got {value!r}.")
+        if self.logit_scale <= 0:
+            raise ValueError(f"`logit_scale` must be above 0, got {self.logit_scale}.")
+
+    @classmethod
+    def of(cls, model, function_to_apply: str | None = None) -> "Scoring":
+        """
+        Return how a model scores by itself, or with another function.
+
+        Its attribute `scoring` says it. Without one, it is softmax with the published factor of 100, or, if its
+        configuration asks for sigmoid, sigmoid with its own trained factor and bias.
+
+        Raises:
+            `ValueError`: for sigmoid of a model without a bias.
+        """
+        own = getattr(model, "scoring", None)
+        default = getattr(model.config, "function_to_apply", "softmax") if own is None else own.function_to_apply
+        function = default if function_to_apply is None else function_to_apply
+        if own is not None and (function == own.function_to_apply or function == "softmax"):
+            return replace(own, function_to_apply=function)
+        if function != "sigmoid":
+            return cls(function)
+        bias = getattr(model, "logit_bias", None)
+        if bias is None:
+            raise ValueError(
+                "`function_to_apply='sigmoid'` needs a model with a bias, such as SigLIP, and this one has none. Fit "
+                "one on a few labelled videos or background texts (`ezclip calibrate`), and pass its `calibration`."
+            )
+        return cls("sigmoid", float(model.logit_scale.exp()), float(bias))
+
+    def apply(self, similarities: torch.Tensor) -> torch.Tensor:
+        """Return the scores `(B, C)` of similarities `(B, P, C)` to C classes: the mean over their P prompts."""
+        logits = self.logit_scale * similarities
+        if self.function_to_apply == "softmax":
+            return logits.softmax(dim=-1).mean(dim=1)
+        return (logits + self.logit_bias).sigmoid().mean(dim=1)
+
+
+def compute_similarities(
+    model, bank: "ClassBank", video_embeds: torch.Tensor, ensemble: str = "probability"
+) -> torch.Tensor:
+    """
+    Compare videos with the prompts of classes: by the model's `score`, or else by cosines.
+
+    Args:
+        model:
+            The model of the embeddings. Its method `score(videos, texts)`, if any, returns logits `(B, N)`.
+        bank ([`ClassBank`]):
+            The C classes.
+        video_embeds (`torch.Tensor` of shape `(B, …)`):
+            What `model.encode_videos` returned.
+        ensemble (`str`, *optional*, defaults to `"probability"`):
+            See [`ClassBank.probabilities`].
+
+    Returns:
+        `torch.Tensor` of shape `(B, P, C)`: float32. P is 1 with the ensemble `"embedding"`.
+    """
+    embeds = bank.prompt_embeds(ensemble).to(video_embeds.device)  # (P, C, D)
+    if hasattr(model, "score"):
+        return model.score(video_embeds.float(), embeds.flatten(0, 1)).float().unflatten(-1, embeds.shape[:2])
+    return torch.einsum("bd,pcd->bpc", _normalize(video_embeds.float()), embeds)
+
+
+def score_embeds(
+    model, bank: "ClassBank", video_embeds: torch.Tensor, ensemble: str = "probability", scoring: Scoring | None = None
+) -> torch.Tensor:
+    """
+    Return the score of each class for each embedded video, float32 of shape `(B, C)`.
+
+    Args:
+        model, bank, video_embeds, ensemble:
+            See [`compute_similarities`].
+        scoring ([`Scoring`], *optional*):
+            How similarities become scores. Defaults to the model's own, see [`Scoring.of`].
+    """
+    scoring = Scoring.of(model) if scoring is None else scoring
+    return scoring.apply(compute_similarities(model, bank, video_embeds, ensemble))
 
 
 # ---- Class bank ----
@@ -212,8 +323,20 @@ class ClassBank:
         """Return whether the model, with its current weights and adapters, is the one that built the bank."""
         return self.probe is not None and torch.allclose(self.probe.to(model.device), _probe(model), atol=1e-5)
 
+    def prompt_embeds(self, ensemble: str = "probability") -> torch.Tensor:
+        """Return the float32 embeddings `(P, C, D)` of an ensemble, see [`~ClassBank.probabilities`]."""
+        if ensemble not in ENSEMBLES:
+            raise ValueError(f"`ensemble` must be one of {ENSEMBLES}, got {ensemble!r}.")
+        embeds = self.embeds.float()
+        return _normalize(embeds.mean(dim=0, keepdim=True)) if ensemble == "embedding" else embeds
+
     def probabilities(
-        self, video_embeds: torch.Tensor, ensemble: str = "probability", logit_scale: float = 100.0
+        self,
+        video_embeds: torch.Tensor,
+        ensemble: str = "probability",
+        logit_scale: float = 100.0,
+        logit_bias: float = 0.0,
+        function_to_apply: str = "softmax",
     ) -> torch.Tensor:
         """
         Return the probability of each class for each video.
@@ -226,18 +349,14 @@ class ClassBank:
                 (EZ-CLIP, ActionCLIP). `"embedding"` takes the normalised mean of the P embeddings of a class (TEAR).
             logit_scale (`float`, *optional*, defaults to 100):
                 Factor on the cosines. All published evaluations use 100; TEAR's temperature divides it.
+            logit_bias (`float`, *optional*, defaults to 0), function_to_apply (`str`, *optional*):
+                See [`Scoring`].
 
         Returns:
-            `torch.Tensor` of shape `(B, C)`: float32, rows sum to 1.
+            `torch.Tensor` of shape `(B, C)`: float32. With softmax, rows sum to 1.
         """
-        if ensemble not in ENSEMBLES:
-            raise ValueError(f"`ensemble` must be one of {ENSEMBLES}, got {ensemble!r}.")
-        embeds = self.embeds.to(video_embeds.device).float()
-        if ensemble == "embedding":
-            embeds = _normalize(embeds.mean(dim=0, keepdim=True))
-        video_embeds = _normalize(video_embeds.float())
-        logits = logit_scale * torch.einsum("bd,pcd->bpc", video_embeds, embeds)  # (B, P, C)
-        return logits.softmax(dim=-1).mean(dim=1)
+        scoring = Scoring(function_to_apply, logit_scale, logit_bias)
+        return scoring.apply(compute_similarities(None, self, video_embeds, ensemble))
 
     def join_background(self, scores: np.ndarray) -> tuple[list[str | None], np.ndarray]:
         """
@@ -674,7 +793,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         # (B, T, 3, H, W), or (B, V, T, 3, H, W)
         views = self.processor.normalize(pixels).to(self.dtype)
         embeds = self.model.encode_videos(views.flatten(0, -5))
-        scores = bank.probabilities(embeds, ensemble).unflatten(0, (len(views), -1)).mean(dim=1)
+        scores = score_embeds(self.model, bank, embeds, ensemble).unflatten(0, (len(views), -1)).mean(dim=1)
         if not scores.isfinite().all():
             raise ValueError(
                 "The scores are not finite. Load the model and its processor again: they may be damaged. If "
@@ -720,7 +839,7 @@ def wrap_clip(clip, local_files_only: bool = False) -> EZClipModel:
             f"The weights of a plain dual encoder must be floats on one device, got {clip.name_or_path!r} "
             "quantized, or spread over several. Load it with `device` instead of `device_map`."
         )
-    names = ("projection_dim", "logit_scale_init_value", "scope")
+    names = ("projection_dim", "logit_scale_init_value", "scope", "function_to_apply")
     own = {name: getattr(clip.config, name) for name in names if hasattr(clip.config, name)}
     config = EZClipConfig.from_preset("clip", clip.config.text_config, clip.config.vision_config, **own)
     with torch.device("meta"):
@@ -798,4 +917,4 @@ def _as_inputs(video):
     return _VideoStream(video) if isinstance(video, Iterable) else video
 
 
-__all__ = ["ClassBank", "ZeroShotVideoClassificationPipeline"]
+__all__ = ["ClassBank", "Scoring", "ZeroShotVideoClassificationPipeline"]

@@ -17,7 +17,7 @@ from ezclip.attention.maps import (
 from ezclip.errors import DataError, ModelError
 from ezclip.systems.presets import is_plain
 from modeling_ezclip import EZClipModel
-from pipeline_ezclip import ClassBank, say_scope
+from pipeline_ezclip import ClassBank, say_scope, score_embeds
 from processing_ezclip import EZClipProcessor
 from video_ezclip import VideoFramesMetadata, describe_video, read_frames
 
@@ -219,7 +219,7 @@ def _rows_of(
         bank = ClassBank.build(model, processor, labels, templates)
         pixel_values = pixel_values.to(model.device, model.dtype)
         video_embeds = model.get_video_features(pixel_values, output_last_hidden_state=False).pooler_output
-    probabilities = bank.probabilities(video_embeds)[0].tolist() if len(labels) > 1 else [None]
+    probabilities = score_embeds(model, bank, video_embeds)[0].tolist() if len(labels) > 1 else [None]
     maps = relevance_maps(model, pixel_values, bank.embeds.mean(dim=0))[0]
     return [AttentionRow(name, *row) for row in zip(maps, [covered] * len(maps), labels, probabilities)]
 

@@ -10,7 +10,7 @@ from ezclip.classification.answers import VideoAnswer
 from ezclip.classification.embedding_cache import EmbeddingCache, digest_video
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import ModelError
-from pipeline_ezclip import CLASS_OPTIONS
+from pipeline_ezclip import CLASS_OPTIONS, score_embeds
 from video_ezclip import (
     DEFAULT_LIMITS,
     ReadLimits,
@@ -111,7 +111,7 @@ def classify_videos(
             except VideoReadError as error:
                 yield VideoAnswer(name, error=f"{error.reason} {error.remedy}")
                 continue
-            scores = bank.probabilities(embeds, **scoring).mean(dim=0).cpu().numpy()
+            scores = score_embeds(classifier.model, bank, embeds, **scoring).mean(dim=0).cpu().numpy()
             yield VideoAnswer(name, bank.rank(scores, **answering), None, problem, is_kept)
 
 

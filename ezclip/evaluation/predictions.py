@@ -17,7 +17,7 @@ from ezclip.evaluation.metrics import accuracies_of, rank_labels
 from ezclip.utils.digests import digest_file
 from ezclip.utils.files import as_json_line, replacing, write_json
 from modeling_ezclip import EZClipModel
-from pipeline_ezclip import ClassBank
+from pipeline_ezclip import ClassBank, score_embeds
 
 
 @dataclass
@@ -147,7 +147,7 @@ def predict(
     for batch in tqdm(loader, desc=desc, unit="batch", disable=not accelerator.is_local_main_process):
         report.take(batch, strict)
         embeds = embed_views(model, dataset.processor.normalize(batch["frames"]), accelerator)
-        results = [batch["index"], mean_probabilities(bank, embeds, ensemble)]
+        results = [batch["index"], mean_probabilities(model, bank, embeds, ensemble)]
         if keep_embeds:
             directions = torch.nn.functional.normalize(embeds, dim=-1)
             results.append(torch.nn.functional.normalize(directions.mean(dim=1), dim=-1))
@@ -186,7 +186,7 @@ def view_probabilities(
     Raises:
         [`ModelError`]: if an embedding is not finite.
     """
-    return mean_probabilities(bank, embed_views(model, views, accelerator), ensemble)
+    return mean_probabilities(model, bank, embed_views(model, views, accelerator), ensemble)
 
 
 def embed_views(model: EZClipModel, views: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
@@ -198,21 +198,23 @@ def embed_views(model: EZClipModel, views: torch.Tensor, accelerator: Accelerato
             See [`view_probabilities`].
 
     Returns:
-        `torch.Tensor` of shape `(B, V, D)`: float32; V is 1 for a single view.
+        `torch.Tensor` of shape `(B, V, …)`: float32; V is 1 for a single view.
     """
     with accelerator.autocast():
         embeds = model.encode_videos(views.flatten(0, -5))
     return embeds.float().unflatten(0, (len(views), -1))
 
 
-def mean_probabilities(bank: ClassBank, embeds: torch.Tensor, ensemble: str) -> torch.Tensor:
+def mean_probabilities(model: EZClipModel, bank: ClassBank, embeds: torch.Tensor, ensemble: str) -> torch.Tensor:
     """
     Compute the class probabilities of embedded videos, averaged over their views.
 
     Args:
+        model ([`EZClipModel`]):
+            The model of the embeddings.
         bank ([`ClassBank`]):
             The C classes.
-        embeds (`torch.Tensor` of shape `(B, V, D)`):
+        embeds (`torch.Tensor` of shape `(B, V, …)`):
             Embeddings of the views.
         ensemble (`str`):
             See [`~ClassBank.probabilities`].
@@ -223,7 +225,7 @@ def mean_probabilities(bank: ClassBank, embeds: torch.Tensor, ensemble: str) -> 
     Raises:
         [`ModelError`]: if an embedding is not finite.
     """
-    scores = bank.probabilities(embeds.flatten(0, 1), ensemble)
+    scores = score_embeds(model, bank, embeds.flatten(0, 1), ensemble)
     if not scores.isfinite().all():
         raise ModelError(
             "The embeddings must be finite numbers, got NaN or infinity. The weights are damaged, or too large for "

@@ -85,7 +85,7 @@ def _base_fields(config: PretrainedConfig) -> dict:
 
 
 def _on_base(saved: PretrainedConfig, preset: str, text_config, vision_config) -> EZClipConfig:
-    names = ("projection_dim", "logit_scale_init_value", "scope")
+    names = ("projection_dim", "logit_scale_init_value", "scope", "function_to_apply")
     own = {name: getattr(saved, name) for name in names if hasattr(saved, name)}
     return EZClipConfig.from_preset(preset, text_config, vision_config, **own)
 

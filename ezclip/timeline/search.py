@@ -14,7 +14,7 @@ from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import DataError
 from ezclip.timeline.results import Timeline, check_segment_options
 from ezclip.timeline.windows import WindowClip, read_windows
-from pipeline_ezclip import CLASS_OPTIONS, ENSEMBLES, ClassBank, take_class_options
+from pipeline_ezclip import CLASS_OPTIONS, ENSEMBLES, ClassBank, score_embeds, take_class_options
 from video_ezclip import DEFAULT_LIMITS, ReadLimits, VideoReadError, describe_video
 
 
@@ -172,7 +172,7 @@ class _WindowScores:
         pixel_values = self.processor.normalize(frames).to(self.model.dtype)
         self.waiting.clear()
         video_embeds = self.model.encode_videos(pixel_values)
-        self.scores.append(self.bank.probabilities(video_embeds, self.ensemble).cpu().numpy())
+        self.scores.append(score_embeds(self.model, self.bank, video_embeds, self.ensemble).cpu().numpy())
 
     def timeline(self, video: str, problem: str | None, settings: tuple[float, float, int, float, float]) -> Timeline:
         """Classify the rest, and return the timeline of the windows so far."""

@@ -19,7 +19,7 @@ from ezclip.evaluation.sharded_prediction import predict_shards
 from ezclip.systems.macs import count_macs
 from ezclip.utils.tables import as_table
 from modeling_ezclip import EZClipModel
-from pipeline_ezclip import ClassBank
+from pipeline_ezclip import ClassBank, score_embeds
 from processing_ezclip import EZClipProcessor
 from scripts.benchmarks.harness import (
     Contender,
@@ -60,7 +60,7 @@ def predict_in_loop(
             except (av.FFmpegError, IndexError):
                 continue
             pixels = image_processor(images, return_tensors="pt")["pixel_values"][None].to(model.device)
-            scores = bank.probabilities(model.get_video_features(pixels).pooler_output)[0]
+            scores = score_embeds(model, bank, model.encode_videos(pixels))[0]
             best = scores.argsort(descending=True, stable=True)[:TOP_K].tolist()
             predictions = [{"label": bank.labels[i], "score": float(scores[i])} for i in best]
             file.write(json.dumps({"video": path, "predictions": predictions}) + "\n")
