@@ -127,7 +127,7 @@ class Scoring:
         own = getattr(model, "scoring", None)
         default = getattr(model.config, "function_to_apply", "softmax") if own is None else own.function_to_apply
         function = default if function_to_apply is None else function_to_apply
-        if own is not None and (function == own.function_to_apply or function == "softmax"):
+        if own is not None and (function in (own.function_to_apply, "softmax") or own.logit_bias):
             return replace(own, function_to_apply=function)
         if function != "sigmoid":
             return cls(function)
@@ -169,6 +169,7 @@ def compute_similarities(
     embeds = bank.prompt_embeds(ensemble).to(video_embeds.device)  # (P, C, D)
     if hasattr(model, "score"):
         return model.score(video_embeds.float(), embeds.flatten(0, 1)).float().unflatten(-1, embeds.shape[:2])
+    embeds = _normalize(embeds) if ensemble == "embedding" else embeds
     return torch.einsum("bd,pcd->bpc", _normalize(video_embeds.float()), embeds)
 
 
@@ -324,11 +325,11 @@ class ClassBank:
         return self.probe is not None and torch.allclose(self.probe.to(model.device), _probe(model), atol=1e-5)
 
     def prompt_embeds(self, ensemble: str = "probability") -> torch.Tensor:
-        """Return the float32 embeddings `(P, C, D)` of an ensemble, see [`~ClassBank.probabilities`]."""
+        """Return the float32 embeddings `(P, C, D)` of an ensemble, or the mean of them; not normalised again."""
         if ensemble not in ENSEMBLES:
             raise ValueError(f"`ensemble` must be one of {ENSEMBLES}, got {ensemble!r}.")
         embeds = self.embeds.float()
-        return _normalize(embeds.mean(dim=0, keepdim=True)) if ensemble == "embedding" else embeds
+        return embeds.mean(dim=0, keepdim=True) if ensemble == "embedding" else embeds
 
     def probabilities(
         self,
@@ -729,8 +730,8 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         """
         if self.model.config.model_type != EZClipConfig.model_type:
             raise ValueError(
-                f"Only EZ-CLIP is saved with its pipeline, got {self.model.config.model_type!r}. Save the model and its "
-                "own processor with transformers."
+                f"Only EZ-CLIP is saved with its pipeline, got {self.model.config.model_type!r}. Save the model and "
+                "its own processor with transformers."
             )
         if push_to_hub and kwargs.get("trained_only"):
             raise ValueError(

@@ -30,7 +30,7 @@ logger = get_logger(__name__)
 
 # What tells text towers and tokenizers apart does not change the embedding of a video.
 TEXT_WEIGHTS = ("text_model.", "text_projection.", "logit_scale")
-TEXT_SETTINGS = ("tokenizer", "split_camel_case")
+TEXT_SETTINGS = ("tokenizer", "split_camel_case", "text_padding")
 
 
 class EmbeddingCache:

@@ -22,6 +22,7 @@ from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.data.sources import VideoSplit
 from ezclip.data.splits import save_split
 from ezclip.data.streaming import StreamedVideos
+from ezclip.encoders import RivalEncoder
 from ezclip.errors import DataError
 from ezclip.evaluation.answers import show_predictions, show_problems
 from ezclip.evaluation.identity import describe_model, describe_result
@@ -29,7 +30,7 @@ from ezclip.evaluation.prediction_files import PredictionCounts
 from ezclip.evaluation.predictions import Predictions, predict
 from ezclip.evaluation.protocols import SINGLE_VIEW
 from ezclip.evaluation.sharded_prediction import predict_shards
-from ezclip.systems.loading import check_fit, load_model, load_processor
+from ezclip.systems.loading import check_fit, load_encoder, load_processor
 from ezclip.training.checkpoints import EXACTNESS_SETTINGS, last_checkpoint, raise_on_all_ranks
 from ezclip.training.loop import check_training, train
 from ezclip.utils.digests import digest
@@ -62,9 +63,9 @@ class Runner:
         preset = self.model_args.preset or ("ezclip" if self.args.do_train else None)
         self.processor = load_processor(*names, preset=preset)
 
-    def load_model(self) -> EZClipModel:
+    def load_model(self) -> EZClipModel | RivalEncoder:
         """Load the model that every experiment starts from. New weights follow the seed that was set."""
-        model = load_model(
+        model = load_encoder(
             self.model_args.model_name_or_path,
             self.args.do_train,
             vision_config=explicit_options(self.model_args, *VISION_CONFIG_FIELDS),
@@ -73,7 +74,8 @@ class Runner:
             **explicit_options(self.model_args, "temporal_head"),
         )
         check_fit(model, self.processor)
-        self.model_description = self.model_description or describe_model(model, model.newly_initialized)
+        new_weights = getattr(model, "newly_initialized", ())
+        self.model_description = self.model_description or describe_model(model, new_weights)
         return model
 
     @property
@@ -192,7 +194,7 @@ class Runner:
         folder.mkdir(parents=True, exist_ok=True)
         if experiment.name:
             self.accelerator.print(f"{experiment.name}:")
-        base = model.config.base_model_name_or_path
+        base = getattr(model.config, "base_model_name_or_path", None)
         if self.args.save_trained_only and base is not None and Path(base).resolve() == folder.resolve():
             raise DataError(
                 f"--save_trained_only to {folder} would replace the base model that is there. Give another folder."

@@ -4,8 +4,6 @@ from dataclasses import dataclass, field
 
 from PIL.Image import Resampling
 from transformers.image_utils import (
-    IMAGENET_DEFAULT_MEAN,
-    IMAGENET_DEFAULT_STD,
     IMAGENET_STANDARD_MEAN,
     IMAGENET_STANDARD_STD,
     OPENAI_CLIP_MEAN,
@@ -49,11 +47,7 @@ class Family:
 
 RIVALS = {
     # `VideoMAEImageProcessor`
-    "xclip": Family(
-        "X-CLIP",
-        {"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD, "do_center_crop": True}
-        | {"resample": Resampling.BILINEAR},
-    ),
+    "xclip": Family("X-CLIP", {**STANDARD, "do_center_crop": True}),
     # `LlavaOnevisionVideoProcessor`, with the options that `VideoPrismProcessor` gives
     "videoprism": Family(
         "VideoPrism",

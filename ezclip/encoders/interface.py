@@ -15,10 +15,10 @@ class VideoTextEncoder(Protocol):
     A `torch.nn.Module` that has these members runs in the pipeline, the evaluator, `classify_videos` and
     `find_segments`. Three more are optional:
 
-    - `score(videos, texts)`: logits `(B, N)` of what `encode_videos` and `encode_texts` returned. It is for models
-      whose score is no cosine of two vectors. Without it, both embeddings are normalised and compared.
-    - `scoring` ([`Scoring`]): the function, the scale and the bias that make scores of cosines or logits. Without
-      it, cosines times 100 go through a softmax over the labels.
+    - `score(videos, texts)`: similarities `(B, N)`, float32, of what `encode_videos` and `encode_texts` returned. It
+      is for models that do not compare two vectors by their cosine. Without it, both are normalised and compared.
+    - `scoring` ([`Scoring`]): the function, the scale and the bias that make scores of similarities. Without it,
+      they are multiplied by 100 and go through a softmax over the labels.
     - `eos_token_id` (`int`): the token at which the text tower reads a text. Without it, none is asked of the
       tokenizer.
 

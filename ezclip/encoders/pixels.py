@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from transformers import AutoTokenizer, CLIPImageProcessorPil, PretrainedConfig
+from transformers import CLIPImageProcessorPil, PretrainedConfig
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, VIDEO_PROCESSOR_NAME
 from transformers.utils.hub import cached_file
 
@@ -18,7 +18,7 @@ PIXEL_OPTIONS = (
 )
 
 
-def read_processor(name_or_path: str | Path, config: PretrainedConfig, tokenizer=None) -> EZClipProcessor:
+def read_processor(name_or_path: str | Path, config: PretrainedConfig, tokenizer) -> EZClipProcessor:
     """
     Read the processor of a checkpoint of one of `RIVALS`.
 
@@ -29,13 +29,12 @@ def read_processor(name_or_path: str | Path, config: PretrainedConfig, tokenizer
             A folder, or a name on the Hub.
         config (`PretrainedConfig`):
             Its configuration.
-        tokenizer (*optional*):
-            A tokenizer to use instead of the saved one.
+        tokenizer:
+            Its tokenizer, or another of the same vocabulary.
 
     Raises:
-        `OSError`: if there is no tokenizer. `ValueError`: if an option has an unexpected value.
+        `ValueError`: see [`make_processor`].
     """
-    tokenizer = AutoTokenizer.from_pretrained(str(name_or_path)) if tokenizer is None else tokenizer
     return make_processor(config, _read_options(name_or_path), tokenizer)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from ezclip.encoders.pixels import make_processor
 from pipeline_ezclip import Scoring
 
 
@@ -75,11 +76,6 @@ class XCLIPMethods(RivalEncoder):
         """Return how many frames the model takes: its messages and positions are of so many."""
         return self.config.vision_config.num_frames
 
-    @property
-    def scoring(self) -> Scoring:
-        """Return a softmax of the logits of [`score`], which have the trained factor."""
-        return Scoring(logit_scale=1.0)
-
     def encode_videos(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Embed videos `(B, T, C, H, W)` as `(B, 1 + L, D)`: the video, and its L patches, averaged over time."""
         outputs = self.vision_model(pixel_values=pixel_values.flatten(0, 1))
@@ -89,11 +85,11 @@ class XCLIPMethods(RivalEncoder):
         return torch.cat([self.mit(frames).pooler_output[:, None], patches], dim=1)
 
     def score(self, videos: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-        """Return the logits `(B, N)` of embedded videos `(B, 1 + L, D)` and texts `(N, D)`."""
+        """Return the cosines `(B, N)` of embedded videos `(B, 1 + L, D)` and texts `(N, D)`, which they prompt."""
         videos, texts = videos.to(self.dtype), texts.to(self.dtype).expand(len(videos), -1, -1)
         texts = texts + self.prompts_generator(texts, videos[:, 1:])
         videos, texts = (torch.nn.functional.normalize(embeds, dim=-1) for embeds in (videos[:, 0], texts))
-        return torch.einsum("bd,bnd->bn", videos, self.logit_scale.exp() * texts)
+        return torch.einsum("bd,bnd->bn", videos, texts)
 
 
 class VideoPrismMethods(RivalEncoder):
@@ -123,7 +119,7 @@ class PeVideoMethods(RivalEncoder):
     """
     [`PeVideoModel`], the video branch of PE-AV (Vyas et al., "Pushing the Frontier of Audiovisual Perception").
 
-    Its logits are products of embeddings that are not normalised, times a factor, plus a bias.
+    Its similarities are products of embeddings that are not normalised. It was trained with a sigmoid.
     """
 
     eos_token_id = None  # the first token is read
@@ -131,8 +127,9 @@ class PeVideoMethods(RivalEncoder):
 
     @property
     def scoring(self) -> Scoring:
-        """Return a softmax of the logits of [`score`]."""
-        return Scoring(logit_scale=1.0)
+        """Return the model's own factor, which is no logarithm, and bias."""
+        factor, bias = self.text_video_logit_scale, self.text_video_logit_bias
+        return Scoring(logit_scale=float(factor), logit_bias=float(bias))
 
     def encode_videos(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Embed videos `(B, T, C, H, W)` as `(B, D)`."""
@@ -144,9 +141,8 @@ class PeVideoMethods(RivalEncoder):
         return self.text_video_head(outputs.hidden_states[-1][:, 0])
 
     def score(self, videos: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-        """Return the logits `(B, N)` of embedded videos `(B, D)` and texts `(N, D)`."""
-        products = videos.to(self.dtype) @ texts.to(self.dtype).T
-        return products * self.text_video_logit_scale + self.text_video_logit_bias
+        """Return the products `(B, N)` of embedded videos `(B, D)` and texts `(N, D)`."""
+        return videos.to(self.dtype) @ texts.to(self.dtype).T
 
 
 METHODS = {
@@ -170,9 +166,27 @@ def as_encoder(model: PreTrainedModel) -> RivalEncoder:
     >>> encoder.encode_videos(pixel_values)  # (B, 1 + L, D)
     ```
     """
+    if isinstance(model, RivalEncoder):
+        return model.eval()
     encoder = copy.copy(model)
     encoder.__class__ = _add_methods(METHODS.get(model.config.model_type, RivalEncoder), type(model))
     return encoder.eval()
+
+
+def wrap_rival(model: PreTrainedModel, processor) -> tuple[RivalEncoder, Any]:
+    """
+    Return a model and its processor, as `transformers.pipeline` loads them, as an encoder and an [`EZClipProcessor`].
+
+    An [`EZClipProcessor`] is returned unchanged, and so is a processor without a tokenizer or pixels.
+
+    Raises:
+        `ValueError`: see [`make_processor`].
+    """
+    tokenizer = getattr(processor, "tokenizer", None)
+    part = getattr(processor, "video_processor", None) or getattr(processor, "image_processor", None)
+    if not hasattr(processor, "get_prompts") and tokenizer is not None and part is not None:
+        processor = make_processor(model.config, part.to_dict(), tokenizer)
+    return as_encoder(model), processor
 
 
 @functools.cache

@@ -81,4 +81,6 @@ def describe_processor(processor: EZClipProcessor) -> dict:
         "sampling": processor.sampling,
         "split_camel_case": processor.split_camel_case,
         "use_published_crop": processor.use_published_crop,
+        # Results from before there was a choice have no entry.
+        **({} if processor.text_padding == "longest" else {"text_padding": processor.text_padding}),
     }

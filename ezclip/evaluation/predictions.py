@@ -149,7 +149,8 @@ def predict(
         embeds = embed_views(model, dataset.processor.normalize(batch["frames"]), accelerator)
         results = [batch["index"], mean_probabilities(model, bank, embeds, ensemble)]
         if keep_embeds:
-            directions = torch.nn.functional.normalize(embeds, dim=-1)
+            own = embeds if embeds.ndim == 3 else embeds[:, :, 0]  # the other rows are for the model's `score`
+            directions = torch.nn.functional.normalize(own, dim=-1)
             results.append(torch.nn.functional.normalize(directions.mean(dim=1), dim=-1))
         # Drops the videos that the last batch repeats to fill all processes.
         gathered.append(accelerator.gather_for_metrics(tuple(results)))
