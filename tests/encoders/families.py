@@ -1,5 +1,6 @@
 """Tiny random dual encoders of other families of transformers, saved with the real CLIP tokenizer."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -17,7 +18,12 @@ CROP = {"size": {"shortest_edge": 32}, "crop_size": SQUARE}
 
 
 def _xclip():
-    mit = {"mit_hidden_size": 24, "mit_intermediate_size": 48, "mit_num_hidden_layers": 1, "mit_num_attention_heads": 2}
+    mit = {
+        "mit_hidden_size": 24,
+        "mit_intermediate_size": 48,
+        "mit_num_hidden_layers": 1,
+        "mit_num_attention_heads": 2,
+    }
     vision = {**VISION, **mit, "num_frames": 4}
     config = transformers.XCLIPConfig(
         text_config=TEXT, vision_config=vision, projection_dim=24, prompt_layers=1, prompt_num_attention_heads=2
@@ -66,8 +72,8 @@ def _pe_video():
     video = {**TOWER, "head_dim": 16, "vision_config": {**vision, "model_type": "timm_wrapper"}}
     model = transformers.PeVideoModel(transformers.PeVideoConfig(text_config=text, video_config=video))
     with torch.no_grad():  # zero in a new model
-        model.text_video_logit_scale.fill_(0.5)
-        model.text_video_logit_bias.fill_(-2.0)
+        model.text_video_logit_scale.fill_(10.0)
+        model.text_video_logit_bias.fill_(20.0)
     return model, None
 
 
@@ -94,6 +100,13 @@ def make_rival(model_type: str, folder: Path) -> Path:
                 parameter.mul_(4)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    if image_processor is not None:
+    if model_type == "xclip":
+        transformers.XCLIPProcessor(image_processor, tokenizer).save_pretrained(folder)
+    elif image_processor is not None:
         image_processor.save_pretrained(folder)
+    elif model_type == "pe_video":  # its video processor cannot be made without torchvision
+        options = {"size": SQUARE, "do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255}
+        options |= {"do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        options["video_processor_type"] = "PeVideoVideoProcessor"
+        (folder / "video_preprocessor_config.json").write_text(json.dumps(options))
     return folder
