@@ -58,6 +58,7 @@ RIVALS = {
     ),
     # `PeVideoVideoProcessor`
     "pe_video": Family("PE-Video", STANDARD, num_frames=16),
+    "pe_audio_video": Family("PE-AV", STANDARD, num_frames=16),
     # `Tipsv2ImageProcessor` and the texts of `Tipsv2Processor`
     "tipsv2": Family(
         "TIPSv2",

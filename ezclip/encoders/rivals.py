@@ -168,6 +168,9 @@ def as_encoder(model: PreTrainedModel) -> RivalEncoder:
     """
     if isinstance(model, RivalEncoder):
         return model.eval()
+    if model.config.model_type == "pe_audio_video":  # the published PE-AV also hears
+        name, model = model.name_or_path, model.video_model
+        model.name_or_path = name
     encoder = copy.copy(model)
     encoder.__class__ = _add_methods(METHODS.get(model.config.model_type, RivalEncoder), type(model))
     return encoder.eval()

@@ -311,7 +311,7 @@ def load_encoder(
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ModelError(f"{name_or_path} cannot be loaded: {error}") from error
     _check_weights(info, name_or_path, may_lack_added=False, may_have_added=False)
-    return as_encoder(model)
+    return as_encoder(model).requires_grad_(False)
 
 
 def load_classifier(
@@ -462,7 +462,7 @@ def _read_config(name_or_path: str | Path):
         with naming_damage(name_or_path):
             saved, _ = PretrainedConfig.get_config_dict(name_or_path)
             check_model_type(saved, name_or_path, (*MODEL_TYPES, *RIVALS))
-            if saved.get("model_type") == "pe_video" and not is_timm_available():
+            if saved.get("model_type") in ("pe_video", "pe_audio_video") and not is_timm_available():
                 raise ModelError(f"{name_or_path} needs timm for its frames: `pip install timm`.")
             for fields in (saved, saved.get("text_config"), saved.get("vision_config")):
                 if fields and "num_labels" in fields:  # transformers makes a `dict` of so many entries
