@@ -14,7 +14,7 @@ import copy
 import math
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from huggingface_hub.dataclasses import strict, validated_field
 from transformers import (
@@ -125,6 +125,16 @@ def _check_tower(config):
     _check_num_parameters(_estimate_tower_parameters(config))
 
 
+def _width(config) -> int:
+    return config.hidden_size
+
+
+def _check_patches(config):
+    """Raise if frames of a vision tower are smaller than its patches."""
+    if config.patch_size > config.image_size:
+        raise ValueError(f"`patch_size` ({config.patch_size}) must be at most `image_size` ({config.image_size}).")
+
+
 def _estimate_tower_parameters(config) -> int:
     """Count the parameters of a tower that grow with more than one of its sizes."""
     width, frames = config.hidden_size, getattr(config, "num_frames", 0)
@@ -231,7 +241,11 @@ def check_model_type(config: dict, name_or_path, model_types: tuple[str, ...] = 
         )
 
 
-class _CheckedConfig:
+# The mixins of configurations have no fields of `PretrainedConfig`: these would override those of a tower.
+_Mixin = PretrainedConfig if TYPE_CHECKING else object
+
+
+class _CheckedConfig(_Mixin):
     """A configuration that loads only from folders of certain model types."""
 
     @classmethod
@@ -280,7 +294,7 @@ class AdapterFields(_CheckedConfig):
 class BlockFields(AdapterFields):
     """Fields of every tower of pre-norm blocks, see [`EZClipTextConfig`]."""
 
-    attention_dropout: int | float = 0.1
+    attention_dropout: Any = 0.1  # towers differ in its type
     drop_path_rate: int | float = 0.1
 
     def validate_architecture(self):
@@ -360,13 +374,12 @@ class TemporalFields(BlockFields):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         if self.temporal_prompt_init_range is None:
-            self.temporal_prompt_init_range = math.sqrt(6.0 / (3 * 16 * 16 + self.hidden_size))
+            self.temporal_prompt_init_range = math.sqrt(6.0 / (3 * 16 * 16 + _width(self)))
 
     def validate_architecture(self):
         """Raise `ValueError` if a field is out of range, or the fields do not fit each other."""
         super().validate_architecture()
-        if self.patch_size > self.image_size:
-            raise ValueError(f"`patch_size` ({self.patch_size}) must be at most `image_size` ({self.image_size}).")
+        _check_patches(self)
         _check_probabilities(self, "temporal_prompt_dropout", "embedding_dropout")
         if self.temporal_prompt_init_range is not None:
             check_numbers({"temporal_prompt_init_range": self.temporal_prompt_init_range})
@@ -462,6 +475,7 @@ class PooledTemporalFields(TemporalFields):
     has_clip_embeddings = False
 
     use_temporal_embedding: bool = False
+    vision_use_head: bool = True
 
     def validate_architecture(self):
         """Raise `ValueError` if a field is out of range, or the fields do not fit each other."""
@@ -482,7 +496,8 @@ class EZClipSiglip2VisionConfig(PooledTemporalFields, Siglip2VisionConfig):
     @property
     def image_size(self) -> int:
         """Return the side of a square frame of `num_patches` patches, in pixels."""
-        return math.isqrt(self.num_patches) * self.patch_size
+        size: Any = self.patch_size
+        return math.isqrt(self.num_patches) * size
 
 
 @strict

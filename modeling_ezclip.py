@@ -36,7 +36,7 @@ from transformers import (
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.models.altclip.modeling_altclip import AltRobertaLayer
 from transformers.models.chinese_clip.modeling_chinese_clip import ChineseCLIPTextLayer
 from transformers.models.clip.modeling_clip import (
@@ -249,12 +249,14 @@ class EZClipAttention(CLIPAttention):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the attended queries, and the attention weights where the implementation is eager."""
         implementation = self.config._attn_implementation
-        is_eager = key_value_only is not None and query_index is None and implementation == "eager"
+        returns_weights = query_index is None and implementation == "eager"
         if key_value_only is not None and attention_mask is not None:
             added = key_value_only.shape[1]  # every token attends to them
-            is_bool = attention_mask.dtype == torch.bool
-            attention_mask = nn.functional.pad(attention_mask, (0, added, 0, added * is_eager), value=float(is_bool))
-        if is_eager:
+            padding = (0, added, 0, added * returns_weights)
+            attention_mask = nn.functional.pad(
+                attention_mask, padding, value=float(attention_mask.dtype == torch.bool)
+            )
+        if key_value_only is not None and returns_weights:
             # Eager attention must return weights for every token, so append the key/value-only tokens first.
             tokens = torch.cat([hidden_states, key_value_only], dim=1)
             attended, weights = self.forward(tokens, attention_mask, **kwargs)
@@ -281,7 +283,7 @@ class EZClipAttention(CLIPAttention):
 class EZClipMLP(CLIPMLP):
     """CLIP's MLP, with [`EZClipQuickGELU`] in place of "quick_gelu"."""
 
-    def __init__(self, config: PretrainedConfig):
+    def __init__(self, config: Any):
         super().__init__(config)
         if config.hidden_act == "quick_gelu":
             self.activation_fn = EZClipQuickGELU()
@@ -293,7 +295,7 @@ class EZClipLayer(CLIPEncoderLayer):
     SigLIP's blocks have the same parts and names, so [`extend`] makes this class of them.
     """
 
-    def __init__(self, config: PretrainedConfig, layer_idx: int):
+    def __init__(self, config: Any, layer_idx: int):
         GradientCheckpointingLayer.__init__(self)
         self.embed_dim = config.hidden_size
         self.self_attn = EZClipAttention(config)
@@ -303,7 +305,7 @@ class EZClipLayer(CLIPEncoderLayer):
         self.add_parts(config, layer_idx)
 
     @classmethod
-    def extend(cls, layer: nn.Module, config: PretrainedConfig, layer_idx: int):
+    def extend(cls, layer: Any, config: PretrainedConfig, layer_idx: int):
         """Turn a block of another tower into one of this class. The names of its weights stay."""
         layer.__class__ = cls
         layer.self_attn.__class__ = EZClipAttention
@@ -456,9 +458,12 @@ class EZClipEvaLayer(EZClipVisionLayer):
     """
 
     num_frames = 1
+    attn: Any
+    norm1: nn.Module
+    norm2: nn.Module
 
     @classmethod
-    def extend(cls, layer: nn.Module, config: PretrainedConfig, layer_idx: int):
+    def extend(cls, layer: Any, config: PretrainedConfig, layer_idx: int):
         """Turn a block of timm into one of this class. The names of its weights stay."""
         layer.__class__ = cls
         layer.add_parts(config, layer_idx)
@@ -483,9 +488,11 @@ class EZClipEvaLayer(EZClipVisionLayer):
         """Apply the block's attention, without rotation, to sequences of tokens over time."""
         return self.attn(hidden_states)
 
-    attend_to_frames = attend
+    def attend_to_frames(self, summaries: torch.Tensor) -> torch.Tensor:
+        """Apply the block's attention to the summaries `(B, T, D)` of the frames. It has no weights to record."""
+        return self.attend(summaries)
 
-    def forward(self, hidden_states: torch.Tensor, rope: torch.Tensor, **kwargs) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, *args: Any, rope: torch.Tensor | None = None, **kwargs: Any):
         """Return the tokens `(B * T, L, D)` after the block; `rope` and `kwargs` are arguments of timm's attention."""
         num_frames = self.num_frames
         if self.temporal_adapter is not None:
@@ -494,15 +501,17 @@ class EZClipEvaLayer(EZClipVisionLayer):
         if self.temporal_prompt is not None:
             tokens = self.norm1(self.temporal_tokens(hidden_states, num_frames))
             normed = torch.cat([tokens, normed], dim=1)
-        attended = self.attn(normed, rope=rope, **kwargs)[:, -hidden_states.shape[1] :]
+        attended = self.attn(normed, *args, rope=rope, **kwargs)[:, -hidden_states.shape[1] :]
         return self.adapt_and_mix(hidden_states + self.drop_path(attended, num_frames), num_frames)
 
 
-class EZClipBertLayerMixin:
+class EZClipBertLayerMixin(nn.Module):
     """A post-norm block of a BERT with an adapter between its attention and its feed-forward layers."""
 
+    adapter: EZClipAdapter | None
+
     @classmethod
-    def extend(cls, layer: nn.Module, config: PretrainedConfig, layer_idx: int):
+    def extend(cls, layer: Any, config: PretrainedConfig, layer_idx: int):
         """Turn a block of the same BERT into one of this class. The names of its weights stay."""
         layer.__class__ = cls
         layer.adapter = EZClipAdapter(config) if config.use_adapter else None
@@ -511,7 +520,7 @@ class EZClipBertLayerMixin:
         """Apply the adapter, with its residual, and the feed-forward layers."""
         if self.adapter is not None:
             attention_output = attention_output + self.adapter(attention_output)
-        return super().feed_forward_chunk(attention_output)
+        return super().feed_forward_chunk(attention_output)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class EZClipAltRobertaLayer(EZClipBertLayerMixin, AltRobertaLayer):
@@ -1090,7 +1099,7 @@ class EZClipTextModel(EZClipPreTrainedModel, CLIPTextModel):
         return PackedTexts.pack(texts, input_ids.device)
 
 
-def check_num_frames(config: PretrainedConfig, pixel_values: torch.FloatTensor, num_dimensions: int = 5) -> int:
+def check_num_frames(config: Any, pixel_values: torch.Tensor, num_dimensions: int = 5) -> int:
     """Return the frames of a video in `pixel_values`; raise `ValueError` if these do not fit the weights."""
     if pixel_values.ndim != num_dimensions:
         raise ValueError(
@@ -1193,7 +1202,7 @@ class EZClipVisionModel(EZClipPreTrainedModel, CLIPVisionModel):
         return torch.cat([cls_token, patches.flatten(1, 2)], dim=1)
 
 
-class EZClipWholeTowerMixin:
+class EZClipWholeTowerMixin(PreTrainedModel):
     """A tower of another family, which computes all tokens of its last block, because it pools them."""
 
     _can_record_outputs = RECORDED_MODULES
@@ -1202,9 +1211,11 @@ class EZClipWholeTowerMixin:
         super()._initialize_weights(module)  # see [`EZClipPreTrainedModel`]
 
     @can_return_tuple
-    def forward(self, *args, output_last_hidden_state: bool = True, **kwargs) -> BaseModelOutputWithPooling:
+    def forward(self, *args: Any, output_last_hidden_state: bool = True, **kwargs: Any) -> Any:
         """Apply the tower. `output_last_hidden_state=False` leaves its tokens out of the output."""
         outputs = super().forward(*args, return_dict=True, **kwargs)
+        if outputs.pooler_output is None:  # Chinese-CLIP's text tower leaves it to the whole model
+            outputs.pooler_output = outputs.last_hidden_state[:, 0]
         if not output_last_hidden_state:
             outputs.last_hidden_state = None
         return outputs
@@ -1245,15 +1256,6 @@ class EZClipChineseCLIPTextModel(EZClipWholeTowerMixin, ChineseCLIPTextModel):
         super().__init__(config, add_pooling_layer=False)
         extend_layers(self.encoder.layer, EZClipChineseCLIPTextLayer, config)
 
-    @can_return_tuple
-    def forward(self, *args, output_last_hidden_state: bool = True, **kwargs) -> BaseModelOutputWithPooling:
-        """Apply the tower as [`EZClipWholeTowerMixin`] does."""
-        outputs = super().forward(*args, return_dict=True, **kwargs)
-        outputs.pooler_output = outputs.last_hidden_state[:, 0]
-        if not output_last_hidden_state:
-            outputs.last_hidden_state = None
-        return outputs
-
 
 class EZClipSiglipVisionModel(EZClipWholeTowerMixin, SiglipVisionModel):
     """SigLIP's vision tower over the frames of videos. It pools the patches of each frame by attention."""
@@ -1262,10 +1264,10 @@ class EZClipSiglipVisionModel(EZClipWholeTowerMixin, SiglipVisionModel):
         super().__init__(config)
         extend_layers(self.encoder.layers, EZClipVisionLayer, config)
 
-    def forward(self, pixel_values: torch.FloatTensor, **kwargs) -> BaseModelOutputWithPooling:
+    def forward(self, pixel_values: torch.Tensor, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
         """Apply the tower to `(B, T, C, H, W)`; see [`EZClipVisionModel.forward`]."""
         num_frames = check_num_frames(self.config, pixel_values)
-        return super().forward(pixel_values.flatten(0, 1), num_frames=num_frames, **kwargs)
+        return super().forward(pixel_values.flatten(0, 1), *args, num_frames=num_frames, **kwargs)
 
 
 class EZClipSiglip2VisionModel(EZClipWholeTowerMixin, Siglip2VisionModel):
@@ -1277,11 +1279,11 @@ class EZClipSiglip2VisionModel(EZClipWholeTowerMixin, Siglip2VisionModel):
 
     def forward(
         self,
-        pixel_values: torch.FloatTensor,
+        pixel_values: torch.Tensor,
         pixel_attention_mask: torch.Tensor | None = None,
-        spatial_shapes: torch.LongTensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         r"""
         Args:
@@ -1299,16 +1301,17 @@ class EZClipSiglip2VisionModel(EZClipWholeTowerMixin, Siglip2VisionModel):
             [`BaseModelOutputWithPooling`]: as [`EZClipVisionModel.forward`].
         """
         num_frames = check_num_frames(self.config, pixel_values, num_dimensions=5 if spatial_shapes is None else 4)
+        frames = pixel_values.flatten(0, 1)
         if spatial_shapes is None:
-            pixel_values, spatial_shapes = self._cut_into_patches(pixel_values.flatten(0, 1))
+            frames, shapes = self._cut_into_patches(frames)
         else:
-            pixel_values, spatial_shapes = pixel_values.flatten(0, 1), spatial_shapes.flatten(0, 1)
-            pixel_attention_mask = pixel_attention_mask.flatten(0, 1)
-        return super().forward(pixel_values, pixel_attention_mask, spatial_shapes, num_frames=num_frames, **kwargs)
+            shapes = spatial_shapes.flatten(0, 1)
+        mask = None if pixel_attention_mask is None else pixel_attention_mask.flatten(0, 1)
+        return super().forward(frames, mask, shapes, num_frames=num_frames, **kwargs)
 
     def _cut_into_patches(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the patches of frames `(N, C, H, W)`, and the one shape that all of them have."""
-        size = self.config.patch_size
+        size: Any = self.config.patch_size
         if frames.shape[-2] % size or frames.shape[-1] % size:
             raise ValueError(
                 f"The sides of frames must be multiples of `patch_size`, {size}, got {tuple(frames.shape[-2:])}."
@@ -1328,20 +1331,16 @@ class EZClipTimmVisionModel(TimmWrapperModel):
 
     def forward(
         self,
-        pixel_values: torch.FloatTensor,
-        interpolate_pos_encoding: bool = False,
+        pixel_values: torch.Tensor,
+        *args: Any,
         output_last_hidden_state: bool = True,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        return_dict: bool = True,
-    ) -> BaseModelOutputWithPooling:
-        """Apply the tower to `(B, T, C, H, W)`; see [`EZClipVisionModel.forward`]. It has no `attentions`."""
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Apply the tower to `(B, T, C, H, W)`; see [`EZClipVisionModel.forward`]. It records no other outputs."""
         num_frames = check_num_frames(self.config, pixel_values)
-        if interpolate_pos_encoding or output_hidden_states or output_attentions:
-            raise ValueError(
-                "PE-Core's tower has neither `interpolate_pos_encoding`, `output_hidden_states` nor "
-                "`output_attentions`. Leave them out."
-            )
+        if asked := [*filter(None, args), *(name for name, value in kwargs.items() if value)]:
+            raise ValueError(f"The tower of PE-Core, timm's, does not have {asked[0]!r}. Leave it out.")
         for block in self.timm_model.blocks:  # timm passes no other arguments to its blocks
             block.num_frames = num_frames
         tokens = self.timm_model.forward_features(pixel_values.flatten(0, 1).to(self.dtype))
@@ -1549,11 +1548,13 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
 
     def encode_videos(self, pixel_values: torch.FloatTensor) -> torch.Tensor:
         """Embed videos `(B, T, C, H, W)` as `(B, D)`, not normalised (`ezclip.encoders.VideoTextEncoder`)."""
-        return self.get_video_features(pixel_values, output_last_hidden_state=False).pooler_output
+        features: Any = self.get_video_features(pixel_values, output_last_hidden_state=False)
+        return features.pooler_output
 
-    def encode_texts(self, tokens: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def encode_texts(self, tokens: Mapping[str, Any]) -> torch.Tensor:
         """Embed N texts, given as the tokenizer's output, as `(N, D)`, not normalised; see [`encode_videos`]."""
-        return self.get_text_features(**tokens, output_last_hidden_state=False).pooler_output
+        features: Any = self.get_text_features(**tokens, output_last_hidden_state=False)
+        return features.pooler_output
 
     @can_return_tuple
     def forward(
@@ -1604,11 +1605,13 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
                 "`EZClipModel` takes `pixel_values` and `input_ids` together; for one alone call "
                 "`get_video_features` or `get_text_features`."
             )
-        of_video = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
+        of_video: dict[str, Any] = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
         of_video = {name: value for name, value in of_video.items() if value is not None}
-        of_text = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        video_outputs = self.get_video_features(pixel_values, interpolate_pos_encoding, **of_video, **kwargs)
-        text_outputs = self.get_text_features(input_ids, attention_mask, position_ids, **of_text, **kwargs)
+        of_text: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids}
+        if token_type_ids is not None:
+            of_text["token_type_ids"] = token_type_ids
+        video_outputs: Any = self.get_video_features(pixel_values, interpolate_pos_encoding, **of_video, **kwargs)
+        text_outputs: Any = self.get_text_features(input_ids, **of_text, **kwargs)
         video_embeds = nn.functional.normalize(video_outputs.pooler_output, dim=-1)  # [B, D]
         text_embeds = nn.functional.normalize(text_outputs.pooler_output, dim=-1)  # [N, D]
         logits_per_video = self.logit_scale.exp() * video_embeds @ text_embeds.t().to(video_embeds.device)

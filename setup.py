@@ -91,6 +91,7 @@ setup(
         "report": REPORT,
         "onnx": ONNX,
         "pe": PE,
+        "mteb": ["mteb>=2.26"],
         # Formatting the signatures of the API reference needs ruff
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0", "ruff>=0.9"],
         "test": [

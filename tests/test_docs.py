@@ -111,6 +111,11 @@ NOT_RUN = {
     ("docs/app.md", "ezclip app --model_name_or_path"): "serves until stopped: tests/app/test_app.py runs it",
     ("docs/app.md", "from gradio_client import"): "needs the page: tests/app/test_app.py does the same",
     ("docs/app.md", "from ezclip.cli.app import main"): "serves until stopped: tests/app/test_app.py runs it",
+    (
+        "docs/evaluate.md",
+        "ezclip leaderboard",
+    ): "data sets of the Hub: tests/leaderboard runs it on local ones",
+    ("docs/evaluate.md", "import mteb"): "data sets of the Hub: tests/leaderboard runs it on local ones",
     ("docs/export.md", 'python -m pip install -c constraints.txt ".[onnx]"'): "installs",
     ("docs/speed.md", "python scripts/benchmark.py cost"): "slow: tests/scripts/test_benchmark.py runs both commands",
     ("docs/training_with_trainer.md", "import torch"): "tests/test_trainer.py runs it and checks the result",

@@ -13,6 +13,7 @@ COMMANDS = {
     "convert": ("ezclip.cli.convert", "convert a checkpoint of the authors"),
     "check": ("ezclip.cli.check", "check video files before a long run"),
     "compare": ("ezclip.cli.compare", "evaluate several systems on the same videos"),
+    "leaderboard": ("ezclip.cli.leaderboard", "evaluate a model on the video tasks of mteb (MVEB)"),
     "describe": ("ezclip.cli.describe", "write class descriptions with a language model"),
     "export": ("ezclip.cli.export", "export a model to ONNX or torch.export"),
     "push": ("ezclip.cli.push", "push a model to the Hub with a card"),
@@ -23,7 +24,7 @@ COMMANDS = {
 }
 GROUPS = {
     "Try it": ("classify", "timeline", "app", "demo"),
-    "Train, evaluate and predict": ("run", "compare", "report"),
+    "Train, evaluate and predict": ("run", "compare", "leaderboard", "report"),
     "Prepare": ("check", "describe", "convert"),
     "Look inside and hand on": ("attention", "export", "push"),
 }
@@ -36,6 +37,7 @@ OTHER_NAMES = {
     "eval": "run",
     "evaluate": "run",
     "test": "run",
+    "mteb": "leaderboard",
     "serve": "app",
     "gui": "app",
     "upload": "push",

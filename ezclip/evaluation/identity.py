@@ -1,6 +1,8 @@
 """What a result depends on, by content: weights, pixels, texts, videos and options."""
 
+import json
 from collections.abc import Callable, Container
+from typing import Any
 
 import torch
 
@@ -73,7 +75,11 @@ def describe_processor(processor: EZClipProcessor) -> dict:
     """Return the settings of frames and pixels, and a digest of the tokenizer."""
     image_processor = processor.image_processor.to_dict()
     tokenizer = getattr(processor.tokenizer, "backend_tokenizer", None)
-    vocabulary = tokenizer.to_str() if tokenizer is not None else sorted(processor.tokenizer.get_vocab().items())
+    if tokenizer is not None:
+        # Padding and truncation are those of the last call.
+        vocabulary: Any = {**json.loads(tokenizer.to_str()), "padding": None, "truncation": None}
+    else:
+        vocabulary = sorted(processor.tokenizer.get_vocab().items())
     return {
         "image_processor": {name: value for name, value in image_processor.items() if not name.endswith("_type")},
         "tokenizer": digest(vocabulary),

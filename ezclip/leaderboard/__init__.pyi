@@ -1,0 +1,1 @@
+from .encoder import LeaderboardEncoder as LeaderboardEncoder, evaluate_tasks as evaluate_tasks
