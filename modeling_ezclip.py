@@ -1546,7 +1546,7 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
         """Return the token at which the text tower reads a text. 2 stands for the one with the highest number."""
         return self.config.text_config.eos_token_id
 
-    def encode_videos(self, pixel_values: torch.FloatTensor) -> torch.Tensor:
+    def encode_videos(self, pixel_values: Any) -> torch.Tensor:
         """Embed videos `(B, T, C, H, W)` as `(B, D)`, not normalised (`ezclip.encoders.VideoTextEncoder`)."""
         features: Any = self.get_video_features(pixel_values, output_last_hidden_state=False)
         return features.pooler_output

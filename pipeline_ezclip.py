@@ -793,7 +793,8 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
     def _score(self, pixels: torch.Tensor, bank: ClassBank, ensemble: str) -> torch.Tensor:
         # (B, T, 3, H, W), or (B, V, T, 3, H, W)
         views = self.processor.normalize(pixels).to(self.dtype)
-        embeds = self.model.encode_videos(views.flatten(0, -5))
+        model: Any = self.model
+        embeds = model.encode_videos(views.flatten(0, -5))
         scores = score_embeds(self.model, bank, embeds, ensemble).unflatten(0, (len(views), -1)).mean(dim=1)
         if not scores.isfinite().all():
             raise ValueError(

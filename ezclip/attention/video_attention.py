@@ -218,7 +218,7 @@ def _rows_of(
     with evaluation_mode(model), torch.no_grad():
         bank = ClassBank.build(model, processor, labels, templates)
         pixel_values = pixel_values.to(model.device, model.dtype)
-        video_embeds = model.get_video_features(pixel_values, output_last_hidden_state=False).pooler_output
+        video_embeds = model.encode_videos(pixel_values)
     probabilities = score_embeds(model, bank, video_embeds)[0].tolist() if len(labels) > 1 else [None]
     maps = relevance_maps(model, pixel_values, bank.embeds.mean(dim=0))[0]
     return [AttentionRow(name, *row) for row in zip(maps, [covered] * len(maps), labels, probabilities)]

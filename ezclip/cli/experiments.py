@@ -22,7 +22,7 @@ from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.data.sources import VideoSplit
 from ezclip.data.splits import save_split
 from ezclip.data.streaming import StreamedVideos
-from ezclip.encoders import RivalEncoder
+from ezclip.encoders import DualEncoder
 from ezclip.errors import DataError
 from ezclip.evaluation.answers import show_predictions, show_problems
 from ezclip.evaluation.identity import describe_model, describe_result
@@ -63,7 +63,7 @@ class Runner:
         preset = self.model_args.preset or ("ezclip" if self.args.do_train else None)
         self.processor = load_processor(*names, preset=preset)
 
-    def load_model(self) -> EZClipModel | RivalEncoder:
+    def load_model(self) -> DualEncoder:
         """Load the model that every experiment starts from. New weights follow the seed that was set."""
         model = load_encoder(
             self.model_args.model_name_or_path,
@@ -168,7 +168,7 @@ class Runner:
             "top_k": self.args.top_k,
         }
 
-    def run(self, experiment: PlannedExperiment) -> tuple[dict[str, dict], EZClipModel | None]:
+    def run(self, experiment: PlannedExperiment) -> tuple[dict[str, dict], DualEncoder | None]:
         """
         Run one experiment, or read its results if an interrupted run finished it.
 
@@ -238,13 +238,14 @@ class Runner:
 
     def train(
         self,
-        model: EZClipModel,
+        model: DualEncoder,
         experiment: PlannedExperiment,
         folder: Path,
         settings: dict,
         earlier: EarlierResults,
     ) -> int:
         """Train and save the model of an experiment. Return the number of steps."""
+        assert isinstance(model, EZClipModel)  # `load_encoder` refuses to load others for training
         split, args = experiment.train, self.options_of(experiment)
         dataset = VideoDataset(
             split,
@@ -287,7 +288,7 @@ class Runner:
                 report.write(folder, split, prefix="train_")
         return result.log.state.global_step
 
-    def evaluate(self, model: EZClipModel, experiment: PlannedExperiment, name: str) -> Predictions:
+    def evaluate(self, model: DualEncoder, experiment: PlannedExperiment, name: str) -> Predictions:
         """Predict the videos of a test, with the views of the experiment."""
         model.to(self.accelerator.device).eval()
         split = experiment.tests[name]
@@ -309,7 +310,7 @@ class Runner:
 
     def predict(
         self,
-        model: EZClipModel,
+        model: DualEncoder,
         experiment: PlannedExperiment,
         source: VideoSplit | StreamedVideos,
         class_names: list[str],

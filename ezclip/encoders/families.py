@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from PIL.Image import Resampling
-from transformers.image_utils import (
+from transformers.utils.constants import (
     IMAGENET_STANDARD_MEAN,
     IMAGENET_STANDARD_STD,
     OPENAI_CLIP_MEAN,

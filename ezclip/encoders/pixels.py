@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from transformers import CLIPImageProcessorPil, PretrainedConfig
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, VIDEO_PROCESSOR_NAME
@@ -56,15 +57,15 @@ def make_processor(config: PretrainedConfig, options: dict, tokenizer) -> EZClip
     """
     family = RIVALS[config.model_type]
     given = {name: options[name] for name in PIXEL_OPTIONS if options.get(name) is not None}
-    pixels = {"do_center_crop": False, **family.pixels, **given, **family.fixed_pixels}
+    pixels: dict[str, Any] = {"do_center_crop": False, **family.pixels, **given, **family.fixed_pixels}
     tower = getattr(config, "vision_config", None)
     own_size = getattr(tower, "image_size", None)
-    size = _as_size(pixels.get("size") or own_size, is_square=not pixels["do_center_crop"])
-    if size is None:
+    pixels["size"] = _as_size(pixels.get("size") or own_size, is_square=not pixels["do_center_crop"])
+    if pixels["size"] is None:
         raise ValueError("`size` of the video processor must be given: the configuration does not say it.")
-    crop_size = _as_size(pixels.get("crop_size") or own_size, is_square=True)
+    pixels["crop_size"] = _as_size(pixels.get("crop_size") or own_size, is_square=True)
     processor = EZClipProcessor(
-        CLIPImageProcessorPil(**{**pixels, "size": size, "crop_size": crop_size}),
+        CLIPImageProcessorPil(**pixels),
         tokenizer,
         num_frames=getattr(tower, "num_frames", None) or options.get("num_frames") or family.num_frames,
         use_published_crop=False,

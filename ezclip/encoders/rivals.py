@@ -3,12 +3,13 @@
 import copy
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel
 
 from ezclip.encoders.pixels import make_processor
+from modeling_ezclip import EZClipModel
 from pipeline_ezclip import Scoring
 
 
@@ -18,6 +19,11 @@ class RivalEncoder(PreTrainedModel):
 
     Here for encoders of images: a video is the mean of its frames' embeddings, as in plain CLIP.
     """
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:  # the modules of the family's own class
+            ...
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -44,12 +50,12 @@ class RivalEncoder(PreTrainedModel):
 
     def encode_videos(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Embed videos `(B, T, C, H, W)` as `(B, D)`, not normalised."""
-        frames: Any = self.get_image_features(pixel_values=pixel_values.flatten(0, 1))
+        frames = self.get_image_features(pixel_values=pixel_values.flatten(0, 1))
         return frames.pooler_output.unflatten(0, pixel_values.shape[:2]).mean(dim=1)
 
     def encode_texts(self, tokens: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Embed N texts, given as the tokenizer's output, as `(N, D)`, not normalised."""
-        texts: Any = self.get_text_features(**tokens)
+        texts = self.get_text_features(**tokens)
         return texts.pooler_output
 
 
@@ -69,7 +75,9 @@ class XCLIPMethods(RivalEncoder):
     Its texts are prompted by the patches of the video, so that a score is no cosine of two embeddings.
     """
 
-    eos_token_id = None  # the token with the highest number
+    @property
+    def eos_token_id(self) -> None:
+        """Return `None`: the text tower reads the token with the highest number."""
 
     @property
     def num_frames(self) -> int:
@@ -122,8 +130,13 @@ class PeVideoMethods(RivalEncoder):
     Its similarities are products of embeddings that are not normalised. It was trained with a sigmoid.
     """
 
-    eos_token_id = None  # the first token is read
-    image_size = None  # of a timm model
+    @property
+    def eos_token_id(self) -> None:
+        """Return `None`: the text tower reads the first token."""
+
+    @property
+    def image_size(self) -> None:
+        """Return `None`: the size is that of a timm model, which the processor knows."""
 
     @property
     def scoring(self) -> Scoring:
@@ -144,6 +157,9 @@ class PeVideoMethods(RivalEncoder):
         """Return the products `(B, N)` of embedded videos `(B, D)` and texts `(N, D)`."""
         return videos.to(self.dtype) @ texts.to(self.dtype).T
 
+
+# What every command takes: see `load_encoder`.
+DualEncoder = EZClipModel | RivalEncoder
 
 METHODS = {
     "aimv2": AIMv2Methods,
@@ -169,10 +185,11 @@ def as_encoder(model: PreTrainedModel) -> RivalEncoder:
     if isinstance(model, RivalEncoder):
         return model.eval()
     if model.config.model_type == "pe_audio_video":  # the published PE-AV also hears
-        name, model = model.name_or_path, model.video_model
-        model.name_or_path = name
-    encoder = copy.copy(model)
-    encoder.__class__ = _add_methods(METHODS.get(model.config.model_type, RivalEncoder), type(model))
+        encoder: Any = copy.copy(model.video_model)
+        encoder.name_or_path = model.name_or_path
+    else:
+        encoder = copy.copy(model)
+    encoder.__class__ = _add_methods(METHODS.get(encoder.config.model_type, RivalEncoder), type(encoder))
     return encoder.eval()
 
 

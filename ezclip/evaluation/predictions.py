@@ -12,11 +12,11 @@ from tqdm.auto import tqdm
 from ezclip.constants import EVAL_SETTINGS_NAME, PREDICTIONS_NAME, UNKNOWN_LABEL, VIDEO_EMBEDS_NAME
 from ezclip.data.dataset import ReadReport, VideoDataset, make_loader
 from ezclip.data.sources import VideoSplit
+from ezclip.encoders import DualEncoder
 from ezclip.errors import ModelError
 from ezclip.evaluation.metrics import accuracies_of, rank_labels
 from ezclip.utils.digests import digest_file
 from ezclip.utils.files import as_json_line, replacing, write_json
-from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank, score_embeds
 
 
@@ -101,7 +101,7 @@ class Predictions:
 
 @torch.no_grad()
 def predict(
-    model: EZClipModel,
+    model: DualEncoder,
     bank: ClassBank,
     dataset: VideoDataset,
     accelerator: Accelerator | None = None,
@@ -116,7 +116,7 @@ def predict(
     Predict the class probabilities of all videos of a dataset. The views of a video are averaged.
 
     Args:
-        model ([`EZClipModel`]):
+        model ([`VideoTextEncoder`]):
             The model. It is put in evaluation mode.
         bank ([`ClassBank`]):
             The classes.
@@ -164,13 +164,13 @@ def predict(
 
 
 def view_probabilities(
-    model: EZClipModel, bank: ClassBank, views: torch.Tensor, ensemble: str, accelerator: Accelerator
+    model: DualEncoder, bank: ClassBank, views: torch.Tensor, ensemble: str, accelerator: Accelerator
 ) -> torch.Tensor:
     """
     Compute the class probabilities of videos, averaged over their views.
 
     Args:
-        model ([`EZClipModel`]):
+        model ([`VideoTextEncoder`]):
             The model.
         bank ([`ClassBank`]):
             The C classes.
@@ -190,12 +190,12 @@ def view_probabilities(
     return mean_probabilities(model, bank, embed_views(model, views, accelerator), ensemble)
 
 
-def embed_views(model: EZClipModel, views: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
+def embed_views(model: DualEncoder, views: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
     """
     Embed videos, without normalisation.
 
     Args:
-        model ([`EZClipModel`]), views (`torch.Tensor`), accelerator (`Accelerator`):
+        model ([`VideoTextEncoder`]), views (`torch.Tensor`), accelerator (`Accelerator`):
             See [`view_probabilities`].
 
     Returns:
@@ -206,12 +206,12 @@ def embed_views(model: EZClipModel, views: torch.Tensor, accelerator: Accelerato
     return embeds.float().unflatten(0, (len(views), -1))
 
 
-def mean_probabilities(model: EZClipModel, bank: ClassBank, embeds: torch.Tensor, ensemble: str) -> torch.Tensor:
+def mean_probabilities(model: DualEncoder, bank: ClassBank, embeds: torch.Tensor, ensemble: str) -> torch.Tensor:
     """
     Compute the class probabilities of embedded videos, averaged over their views.
 
     Args:
-        model ([`EZClipModel`]):
+        model ([`VideoTextEncoder`]):
             The model of the embeddings.
         bank ([`ClassBank`]):
             The C classes.

@@ -13,8 +13,9 @@ from transformers import (
     PretrainedConfig,
     SiglipImageProcessorPil,
 )
-from transformers.utils import IMAGE_PROCESSOR_NAME, is_timm_available, logging
+from transformers.utils import IMAGE_PROCESSOR_NAME, logging
 from transformers.utils.hub import cached_file
+from transformers.utils.import_utils import is_timm_available
 
 from checkpoint_ezclip import (
     MAY_BE_ABSENT,
@@ -32,7 +33,7 @@ from configuration_ezclip import (
     check_sizes,
     describe_plain,
 )
-from ezclip.encoders import RIVALS, RivalEncoder, as_encoder, check_trainable, read_processor
+from ezclip.encoders import RIVALS, DualEncoder, as_encoder, check_trainable, read_processor
 from ezclip.errors import ModelError, first_line
 from ezclip.systems.bpe_tokenizer import load_bpe_tokenizer
 from ezclip.systems.presets import default_num_frames, make_config
@@ -272,7 +273,7 @@ def load_model(
 
 def load_encoder(
     name_or_path: str | Path, for_training: bool = False, preset: str | None = None, **options
-) -> EZClipModel | RivalEncoder:
+) -> DualEncoder:
     """
     Load a dual encoder of videos and texts, in evaluation mode.
 
@@ -346,7 +347,7 @@ def load_classifier(
     return ZeroShotVideoClassificationPipeline(model=model, processor=processor, device=device)
 
 
-def check_fit(model: EZClipModel | RivalEncoder, processor: EZClipProcessor):
+def check_fit(model: DualEncoder, processor: EZClipProcessor):
     """
     Raise if a processor does not fit a model.
 

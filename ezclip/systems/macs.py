@@ -2,12 +2,13 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ezclip.encoders import RivalEncoder
+from ezclip.encoders import DualEncoder, RivalEncoder
 from modeling_ezclip import EZClipModel
 from processing_ezclip import EZClipProcessor
 
@@ -51,7 +52,7 @@ def count_macs(model: EZClipModel, num_frames: int | None = None, output_last_hi
 
 
 @torch.no_grad()
-def count_clip_macs(model: EZClipModel | RivalEncoder, processor: EZClipProcessor) -> int:
+def count_clip_macs(model: DualEncoder, processor: EZClipProcessor) -> int:
     """Count the multiply-accumulates of embedding one clip of a processor; see [`count_macs`]."""
     if isinstance(model, EZClipModel):
         return count_macs(model, processor.num_frames)
@@ -62,7 +63,10 @@ def count_clip_macs(model: EZClipModel | RivalEncoder, processor: EZClipProcesso
     def make() -> RivalEncoder:
         return type(model)(config).eval().requires_grad_(False)
 
-    return count_macs_of(make, lambda copied: copied.encode_videos(torch.empty(clip)))
+    def run(copied: Any) -> torch.Tensor:
+        return copied.encode_videos(torch.empty(clip))
+
+    return count_macs_of(make, run)
 
 
 def count_macs_of(make: Callable[[], nn.Module], run: Callable[[nn.Module], object]) -> int:

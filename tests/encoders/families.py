@@ -71,9 +71,29 @@ def _pe_video():
     vision |= {"model_args": {"img_size": 32, "embed_dim": 24, "depth": 1, "num_heads": 2}, "do_pooling": True}
     video = {**TOWER, "head_dim": 16, "vision_config": {**vision, "model_type": "timm_wrapper"}}
     model = transformers.PeVideoModel(transformers.PeVideoConfig(text_config=text, video_config=video))
-    with torch.no_grad():  # zero in a new model
-        model.text_video_logit_scale.fill_(10.0)
-        model.text_video_logit_bias.fill_(20.0)
+    _set_scale(model, bias=20.0)
+    return model, None
+
+
+@torch.no_grad()
+def _set_scale(model: transformers.PeVideoModel, bias: float):
+    """Set what is zero in a new model. The bias puts the logits of the tests near 0."""
+    model.text_video_logit_scale.fill_(10.0)
+    model.text_video_logit_bias.fill_(bias)
+
+
+def _pe_audio_video():
+    """PE-AV, as it is published: a PE-Video and branches that hear."""
+    video = _pe_video()[0].config
+    tower = {**TOWER, "head_dim": 16}
+    codec = {"model_type": "dac", "encoder_hidden_size": 8, "decoder_hidden_size": 16, "codebook_size": 8}
+    codec |= {"n_codebooks": 1, "codebook_dim": 4, "downsampling_ratios": [2, 4], "upsampling_ratios": [4, 2]}
+    branches = {"audio_config": {**tower, "dac_config": codec}, "video_config": video.video_config.to_dict()}
+    config = transformers.PeAudioVideoConfig(
+        text_config=video.text_config.to_dict(), audio_video_config={**tower, **branches}
+    )
+    model = transformers.PeAudioVideoModel(config)
+    _set_scale(model.video_model, bias=1.0)
     return model, None
 
 
@@ -86,6 +106,7 @@ MAKERS = {
     "groupvit": _groupvit,
     "aimv2": _aimv2,
     "pe_video": _pe_video,
+    "pe_audio_video": _pe_audio_video,
 }
 
 
@@ -104,7 +125,7 @@ def make_rival(model_type: str, folder: Path) -> Path:
         transformers.XCLIPProcessor(image_processor, tokenizer).save_pretrained(folder)
     elif image_processor is not None:
         image_processor.save_pretrained(folder)
-    elif model_type == "pe_video":  # its video processor cannot be made without torchvision
+    elif model_type.startswith("pe_"):  # its video processor cannot be made without torchvision
         options = {"size": SQUARE, "do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255}
         options |= {"do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
         options["video_processor_type"] = "PeVideoVideoProcessor"

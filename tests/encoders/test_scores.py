@@ -21,7 +21,7 @@ from video_ezclip import read_frames
 LABELS = ["yoga", "making a cake", "archery with a bow", "playing guitar"]
 IMAGE_MODELS = {"clipseg": "CLIPSegProcessor", "groupvit": "CLIPProcessor", "aimv2": "CLIPProcessor"}
 needs_timm = pytest.mark.skipif(not is_timm_available(), reason="PE-Video needs timm, which is not installed")
-FAMILIES = [pytest.param(name, marks=needs_timm if name == "pe_video" else ()) for name in MAKERS]
+FAMILIES = [pytest.param(name, marks=needs_timm if name.startswith("pe_") else ()) for name in MAKERS]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,9 @@ def tokens_of(folder, **padding):
 def test_interface(rival, model_type):
     folder = rival(model_type)
     encoder, processor = ezclip.load_encoder(folder), ezclip.load_processor(folder)
-    assert isinstance(encoder, VideoTextEncoder) and isinstance(encoder, type(AutoModel.from_pretrained(folder)))
+    assert isinstance(encoder, VideoTextEncoder)
+    model = AutoModel.from_pretrained(folder)
+    assert isinstance(encoder, type(model.video_model if model_type == "pe_audio_video" else model))
     assert not encoder.training
     check_fit(encoder, processor)
     clips = [str(shared_path("clips", f"OpenGVLab_Ask-Anything__{name}.mp4")) for name in ("yoga", "making_cake")]
@@ -137,15 +139,16 @@ def test_videoprism(rival):
 
 @needs_timm
 @torch.no_grad()
+@pytest.mark.parametrize("model_type", ["pe_video", "pe_audio_video"])
 @pytest.mark.parametrize("function_to_apply", ["softmax", "sigmoid"])
-def test_pe_video(rival, function_to_apply):
-    folder, frames = rival("pe_video"), read(16, side=32)
+def test_pe_video(rival, model_type, function_to_apply):
+    folder, frames = rival(model_type), read(16, side=32)
     options = {"size": SQUARE, "do_resize": True, "do_rescale": True, "do_normalize": True, "image_mean": [0.5] * 3}
     own = transformers.PeVideoVideoProcessor(**options, image_std=[0.5] * 3, rescale_factor=1 / 255)
     pixels = own(np.stack(frames), return_tensors="pt").pixel_values_videos
-    outputs = transformers.PeVideoModel.from_pretrained(folder)(
-        pixel_values_videos=pixels, **tokens_of(folder, padding=True)
-    )
+    model = AutoModel.from_pretrained(folder)
+    model = model.video_model if model_type == "pe_audio_video" else model
+    outputs = model(pixel_values_videos=pixels, **tokens_of(folder, padding=True))
     logits = outputs.logits_video_text
     expected = logits.sigmoid() if function_to_apply == "sigmoid" else logits.softmax(dim=1)
     assert torch.allclose(our_scores(folder, frames, function_to_apply), expected, atol=1e-5)
