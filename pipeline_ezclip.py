@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -23,8 +23,15 @@ from transformers.utils import cached_file, logging
 
 
 try:
-    from .checkpoint_ezclip import MAY_BE_ABSENT, PUSH_OPTIONS
-    from .configuration_ezclip import BASE_MODELS, CLASS_BANK_NAME, PIPELINE_TASK, EZClipConfig, describe_plain
+    from .checkpoint_ezclip import MAY_BE_ABSENT, PUSH_OPTIONS, fingerprint, has_fingerprint
+    from .configuration_ezclip import (
+        BASE_MODELS,
+        CLASS_BANK_NAME,
+        PIPELINE_TASK,
+        EZClipConfig,
+        check_numbers,
+        describe_plain,
+    )
     from .modeling_ezclip import EZClipModel
     from .processing_ezclip import (
         EZClipProcessor,
@@ -39,8 +46,15 @@ try:
 except ImportError:
     if __package__:  # in a remote-code folder, a missing dependency must keep its own message
         raise
-    from checkpoint_ezclip import MAY_BE_ABSENT, PUSH_OPTIONS
-    from configuration_ezclip import BASE_MODELS, CLASS_BANK_NAME, PIPELINE_TASK, EZClipConfig, describe_plain
+    from checkpoint_ezclip import MAY_BE_ABSENT, PUSH_OPTIONS, fingerprint, has_fingerprint
+    from configuration_ezclip import (
+        BASE_MODELS,
+        CLASS_BANK_NAME,
+        PIPELINE_TASK,
+        EZClipConfig,
+        check_numbers,
+        describe_plain,
+    )
     from modeling_ezclip import EZClipModel
     from processing_ezclip import (
         EZClipProcessor,
@@ -58,11 +72,12 @@ logger = logging.get_logger(__name__)
 
 ENSEMBLES = ("probability", "embedding")
 SCORE_FUNCTIONS = ("softmax", "sigmoid")
+CALIBRATION_NAME = "calibration.json"
 CLASS_OPTIONS = (
     *("candidate_labels", "hypothesis_template", "descriptions", "include_label", "input_conditioning"),
     *("background_labels", "class_bank"),
 )
-SCORE_OPTIONS = ("ensemble", "top_k", "min_score")
+SCORE_OPTIONS = ("ensemble", "top_k", "min_score", "function_to_apply", "calibration")
 READ_OPTIONS = ("num_frames", "num_clips", "num_crops", "start", "end")
 READ_OPTIONS += ("backend", "allow_partial", "square_pixels", "limits")
 RUN_OPTIONS = ("on_error", "batch_size", "num_workers")
@@ -110,7 +125,7 @@ class Scoring:
             value = getattr(self, name)
             if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
                 raise ValueError(f"`{name}` must be a number, got {value!r}.")
-        if self.logit_scale <= 0:
+        if not self.logit_scale > 0:
             raise ValueError(f"`logit_scale` must be above 0, got {self.logit_scale}.")
 
     @classmethod
@@ -147,6 +162,110 @@ class Scoring:
         return (logits + self.logit_bias).sigmoid().mean(dim=1)
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """
+    A [`Scoring`] and a threshold that `ezclip calibrate` fitted to one model.
+
+    Args:
+        scoring ([`Scoring`]):
+            Function, factor and bias.
+        threshold (`float`):
+            The default of `min_score`: a video whose best score is lower shows none of the labels.
+        fitted_on (`dict`):
+            What it was fitted on: the method, the numbers of videos, classes and background texts.
+        weights (`dict[str, float]`):
+            A fingerprint of each weight of the model.
+    """
+
+    scoring: Scoring
+    threshold: float
+    fitted_on: dict = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self):
+        _check_min_score(self.threshold, "threshold")
+
+    @staticmethod
+    def fingerprint_weights(model) -> dict[str, float]:
+        """Return a fingerprint of each weight of a model, which rounding to 16 bits hardly changes."""
+        return {name: fingerprint(weight) for name, weight in _float_weights(model).items()}
+
+    def check_model(self, model):
+        """Raise `ValueError` if the weights of a model are not those that the calibration was fitted to."""
+        weights = _float_weights(model)
+        others = sorted(set(weights) ^ set(self.weights)) or [
+            name for name, weight in weights.items() if not has_fingerprint(weight, self.weights[name])
+        ]
+        if others:
+            raise ValueError(
+                f"The calibration was fitted to other weights: {others[0]} and {len(others) - 1} others differ. Fit "
+                "one to this model (`ezclip calibrate`)."
+            )
+
+    def as_dict(self) -> dict:
+        """Return everything but the weights, as calibration.json has it."""
+        return {**asdict(self.scoring), "threshold": self.threshold, "fitted_on": self.fitted_on}
+
+    def save(self, path: str | os.PathLike):
+        """Write the calibration as JSON."""
+        text = json.dumps({**self.as_dict(), "weights": self.weights}, indent=2, ensure_ascii=False)
+        Path(path).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike) -> "Calibration":
+        """
+        Read a calibration from its file, or from the folder with a `calibration.json`.
+
+        Raises:
+            `ValueError`: if there is none, or the file is damaged.
+        """
+        path = Path(path)
+        path = path / CALIBRATION_NAME if path.is_dir() else path
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            names = ("function_to_apply", "logit_scale", "logit_bias")
+            scoring = Scoring(**{name: content[name] for name in names})
+            check_numbers(content["weights"])
+            return cls(scoring, content["threshold"], dict(content["fitted_on"]), dict(content["weights"]))
+        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"`calibration` {path} cannot be read ({type(error).__name__}: {error!s:.200}). Write it with "
+                "`ezclip calibrate`."
+            ) from error
+
+
+def choose_scoring(model, function_to_apply: str | None = None, calibration: Calibration | None = None) -> Scoring:
+    """
+    Return the scoring of a calibration, or else the model's own, see [`Scoring.of`].
+
+    Raises:
+        `ValueError`: if the function is not the one of the calibration, or needs a calibration.
+    """
+    if calibration is None:
+        return Scoring.of(model, function_to_apply)
+    fitted = calibration.scoring.function_to_apply
+    if function_to_apply not in (None, fitted):
+        raise ValueError(
+            f"`function_to_apply` must be {fitted!r}, as in the calibration, got {function_to_apply!r}. Leave it out, "
+            "or fit another calibration (`ezclip calibrate`)."
+        )
+    return calibration.scoring
+
+
+def _float_weights(model) -> dict[str, torch.Tensor]:
+    return {
+        name: weight
+        for name, weight in model.state_dict().items()
+        if isinstance(weight, torch.Tensor) and weight.is_floating_point()
+    }
+
+
+def _check_min_score(value, name: str):
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0.0 <= value <= 1.0:
+        raise ValueError(f"`{name}` must be a probability in [0, 1], got {value!r}.")
+
+
 def compute_similarities(
     model, bank: "ClassBank", video_embeds: torch.Tensor, ensemble: str = "probability"
 ) -> torch.Tensor:
@@ -171,6 +290,21 @@ def compute_similarities(
         return model.score(video_embeds.float(), embeds.flatten(0, 1)).float().unflatten(-1, embeds.shape[:2])
     embeds = _normalize(embeds) if ensemble == "embedding" else embeds
     return torch.einsum("bd,pcd->bpc", _normalize(video_embeds.float()), embeds)
+
+
+def best_labels(
+    labels: Sequence[str | None], scores: np.ndarray, top_k: int | None = None, min_score: float = 0.0
+) -> list[dict[str, Any]]:
+    """
+    Return the `label` and the `score` of the best labels of a video, best first, and drop those below `min_score`.
+
+    If none reaches it, the answer is "none of these": one entry with the label `None`. Its score is 1 minus the best
+    score, or that of the background labels if it is the best.
+    """
+    order = np.argsort(-scores, kind="stable")[:top_k]
+    if (best := float(scores[order[0]])) < min_score:
+        return [{"score": best if labels[order[0]] is None else 1.0 - best, "label": None}]
+    return [{"score": float(scores[i]), "label": labels[i]} for i in order if scores[i] >= min_score]
 
 
 def score_embeds(
@@ -359,28 +493,37 @@ class ClassBank:
         scoring = Scoring(function_to_apply, logit_scale, logit_bias)
         return scoring.apply(compute_similarities(None, self, video_embeds, ensemble))
 
-    def join_background(self, scores: np.ndarray) -> tuple[list[str | None], np.ndarray]:
+    def join_background(
+        self, scores: np.ndarray, function_to_apply: str = "softmax"
+    ) -> tuple[list[str | None], np.ndarray]:
         """
-        Join the background labels to one, `None`, the last, with the sum of their scores.
+        Join the background labels to one, `None`, the last.
 
-        `scores` of shape `(…, C)` are the probabilities of the classes. Returns the labels, and a score for each.
+        Its score is the sum of theirs; with sigmoid, whose scores do not sum to 1, the highest of them.
+        `scores` of shape `(…, C)` are the scores of the classes. Returns the labels, and a score for each.
         """
         if not self.background_labels:
             return list(self.labels), scores
         is_background = np.isin(self.labels, self.background_labels)
         labels = [*(label for label, out in zip(self.labels, is_background) if not out), None]
-        joined = scores[..., is_background].sum(axis=-1, keepdims=True)
+        join = np.sum if function_to_apply == "softmax" else np.max
+        joined = join(scores[..., is_background], axis=-1, keepdims=True)
         return labels, np.concatenate([scores[..., ~is_background], joined], axis=-1)
 
-    def rank(self, scores: np.ndarray, top_k: int | None = None, min_score: float = 0.0) -> list[dict[str, Any]]:
+    def rank(
+        self,
+        scores: np.ndarray,
+        top_k: int | None = None,
+        min_score: float = 0.0,
+        function_to_apply: str = "softmax",
+    ) -> list[dict[str, Any]]:
         """
         Return the labels of one video by descending score, the background labels as one.
 
-        `scores` of shape `(C,)` are the probabilities of the classes. An entry has `score` and `label`.
+        `scores` of shape `(C,)` are the scores of the classes. An entry has `score` and `label`. If none reaches
+        `min_score`, the only entry is "none of these", see [`best_labels`].
         """
-        labels, scores = self.join_background(scores)
-        order = np.argsort(-scores, kind="stable")[:top_k]
-        return [{"score": float(scores[i]), "label": labels[i]} for i in order if scores[i] >= min_score]
+        return best_labels(*self.join_background(scores, function_to_apply), top_k, min_score)
 
     def save_pretrained(self, save_directory: str | Path):
         """Write the bank, including its labels, to `class_bank.safetensors` in `save_directory`."""
@@ -641,6 +784,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
     _load_image_processor = False
     _load_video_processor = False
     _load_feature_extractor = False
+    _checked_calibration: Calibration | None = None
 
     def __init__(self, model, *args, processor=None, **kwargs):
         local_files_only = kwargs.pop("local_files_only", False)
@@ -677,16 +821,22 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
                 See [`EZClipProcessor.get_prompts`].
             background_labels (`str` or `Sequence[str]`, *optional*):
                 Labels for what a video may show besides the classes. They compete with the others and are
-                returned as one, `None`, with the sum of their scores. With a class bank, they must be labels of it,
-                and default to those it was saved with.
+                returned as one, `None`, with the sum of their scores (with sigmoid: the highest). With a
+                class bank, they must be labels of it, and default to those it was saved with.
             class_bank ([`ClassBank`], `str` or `os.PathLike`, *optional*):
                 Classes that are already embedded, or the folder or repository they were saved in.
             ensemble (`str`, *optional*, defaults to `"probability"`):
                 See [`ClassBank.probabilities`].
             top_k (`int`, *optional*):
                 Number of labels to return for each video. Defaults to all.
-            min_score (`float`, *optional*, defaults to 0):
-                Lowest score to return, in [0, 1]. A video without such a label gives an empty list.
+            min_score (`float`, *optional*):
+                Lowest score to return, in [0, 1]. A video without such a label gives one entry with the label `None`
+                ("none of these") and 1 minus the best score. Defaults to the threshold of `calibration`, or to 0.
+            function_to_apply (`str`, *optional*):
+                `"softmax"` over the labels, or `"sigmoid"` for each label on its own, see [`Scoring`]. Defaults to
+                that of the calibration, or to the model's own.
+            calibration ([`Calibration`], `str` or `os.PathLike`, *optional*):
+                Factor, bias and threshold that `ezclip calibrate` fitted to this model, or their file.
             num_frames, num_clips, num_crops, start, end, backend, allow_partial, square_pixels, limits (*optional*):
                 How videos are read, see [`EZClipProcessor`]. The scores of several views are averaged.
             on_error (`str`, *optional*, defaults to `"raise"`):
@@ -747,7 +897,32 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         if push_to_hub:
             self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), **hub)
 
-    def _sanitize_parameters(self, bank=None, ensemble=None, on_error=None, top_k=None, min_score=None, **kwargs):
+    def load_calibration(self, calibration: Calibration | str | os.PathLike) -> Calibration:
+        """
+        Return a calibration, read from its file if need be.
+
+        Raises:
+            `ValueError`: if it was fitted to other weights, or cannot be read.
+        """
+        # Each remote-code folder has its own Calibration, so only paths are told by their type.
+        given: Any = calibration
+        found = Calibration.from_file(given) if isinstance(given, (str, os.PathLike)) else given
+        if found != self._checked_calibration:
+            found.check_model(self.model)
+            self._checked_calibration = found
+        return found
+
+    def _sanitize_parameters(
+        self,
+        bank=None,
+        ensemble=None,
+        on_error=None,
+        top_k=None,
+        min_score=None,
+        function_to_apply=None,
+        calibration=None,
+        **kwargs,
+    ):
         _check_names(kwargs)
         if ensemble is not None and ensemble not in ENSEMBLES:
             raise ValueError(f"`ensemble` must be one of {ENSEMBLES}, got {ensemble!r}.")
@@ -755,10 +930,15 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
             raise ValueError(f"`on_error` must be one of {ON_ERROR}, got {on_error!r}.")
         if top_k is not None and (not isinstance(top_k, Integral) or isinstance(top_k, bool) or top_k < 1):
             raise ValueError(f"`top_k` must be an integer of at least 1, got {top_k!r}. Leave it out for all labels.")
-        if min_score is not None and not (isinstance(min_score, Real) and 0.0 <= min_score <= 1.0):
-            raise ValueError(f"`min_score` must be a probability in [0, 1], got {min_score!r}.")
-        forward = {"bank": bank, "ensemble": ensemble, "on_error": on_error}
-        post = {"bank": bank, "top_k": top_k, "min_score": min_score}
+        if min_score is not None:
+            _check_min_score(min_score, "min_score")
+        if function_to_apply is not None:
+            Scoring(function_to_apply)  # raises the error
+        if calibration is not None:
+            calibration = self.load_calibration(calibration)
+        scoring = {"function_to_apply": function_to_apply, "calibration": calibration}
+        forward = {"bank": bank, "ensemble": ensemble, "on_error": on_error, **scoring}
+        post = {"bank": bank, "top_k": top_k, "min_score": min_score, **scoring}
         return tuple({name: value for name, value in s.items() if value is not None} for s in (kwargs, forward, post))
 
     def preprocess(self, video, **read_options) -> dict:
@@ -777,8 +957,15 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         return {"pixel_values": inputs["pixel_values"], "error": None}
 
     def _forward(
-        self, model_inputs: dict, bank: ClassBank, ensemble: str = "probability", on_error: str = "raise"
+        self,
+        model_inputs: dict,
+        bank: ClassBank,
+        ensemble: str = "probability",
+        on_error: str = "raise",
+        function_to_apply: str | None = None,
+        calibration: Calibration | None = None,
     ) -> dict:
+        scoring = choose_scoring(self.model, function_to_apply, calibration)
         errors = model_inputs["error"] if isinstance(model_inputs["error"], list) else [model_inputs["error"]]
         for error in filter(None, errors):
             if on_error == "raise":
@@ -787,15 +974,15 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         scores = torch.full((len(errors), len(bank.labels)), torch.nan)
         is_read = torch.tensor([error is None for error in errors])
         if is_read.any():
-            scores[is_read] = self._score(model_inputs["pixel_values"], bank, ensemble).cpu()
+            scores[is_read] = self._score(model_inputs["pixel_values"], bank, ensemble, scoring).cpu()
         return {"scores": scores, "error": [None if error is None else str(error) for error in errors]}  # (B, C)
 
-    def _score(self, pixels: torch.Tensor, bank: ClassBank, ensemble: str) -> torch.Tensor:
+    def _score(self, pixels: torch.Tensor, bank: ClassBank, ensemble: str, scoring: Scoring) -> torch.Tensor:
         # (B, T, 3, H, W), or (B, V, T, 3, H, W)
         views = self.processor.normalize(pixels).to(self.dtype)
         model: Any = self.model
         embeds = model.encode_videos(views.flatten(0, -5))
-        scores = score_embeds(self.model, bank, embeds, ensemble).unflatten(0, (len(views), -1)).mean(dim=1)
+        scores = score_embeds(self.model, bank, embeds, ensemble, scoring).unflatten(0, (len(views), -1)).mean(dim=1)
         if not scores.isfinite().all():
             raise ValueError(
                 "The scores are not finite. Load the model and its processor again: they may be damaged. If "
@@ -803,12 +990,23 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
             )
         return scores  # (B, C)
 
-    def postprocess(self, model_outputs: dict, bank: ClassBank, top_k: int | None = None, min_score: float = 0.0):
+    def postprocess(
+        self,
+        model_outputs: dict,
+        bank: ClassBank,
+        top_k: int | None = None,
+        min_score: float | None = None,
+        function_to_apply: str | None = None,
+        calibration: Calibration | None = None,
+    ) -> list[dict[str, Any]]:
         """Return the labels of one video by descending score."""
         errors = model_outputs["error"]  # of one video; a list if it was not in a batch
         if error := errors[0] if isinstance(errors, list) else errors:
             return [{"score": None, "label": None, "error": error}]
-        return bank.rank(model_outputs["scores"][0].numpy(), top_k, min_score)
+        scoring = choose_scoring(self.model, function_to_apply, calibration)
+        if min_score is None:
+            min_score = 0.0 if calibration is None else calibration.threshold
+        return bank.rank(model_outputs["scores"][0].numpy(), top_k, min_score, scoring.function_to_apply)
 
     def _check_parts(self):
         config, name = self.model.config, self.model.name_or_path
@@ -919,4 +1117,4 @@ def _as_inputs(video):
     return _VideoStream(video) if isinstance(video, Iterable) else video
 
 
-__all__ = ["ClassBank", "Scoring", "ZeroShotVideoClassificationPipeline"]
+__all__ = ["Calibration", "ClassBank", "Scoring", "ZeroShotVideoClassificationPipeline"]

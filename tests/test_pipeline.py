@@ -400,7 +400,8 @@ def test_min_score_and_top_k(classifier, clips):
     second = everything[1]["score"]
     assert classifier(clips[0], LABELS, min_score=second) == everything[:2]
     assert classifier(clips[0], LABELS, min_score=second, top_k=1) == everything[:1]
-    assert classifier([clips[0]], LABELS, min_score=1.0) == [[]]
+    none_of_these = {"score": pytest.approx(1 - everything[0]["score"]), "label": None}
+    assert classifier([clips[0]], LABELS, min_score=1.0) == [[none_of_these]]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ class VideoAnswer:
             Path or URL of the video, as given.
         predictions (`list[dict]`):
             `label` and `score` of the best labels, best first, as the pipeline returns them. The label `None` stands
-            for all background labels. Empty if the video could not be read.
+            for all background labels, or for no label that reaches `min_score`. Empty if the video could not be read.
         error (`str`, *optional*):
             The reason why the video could not be read.
         problem (`str`, *optional*):

@@ -10,7 +10,7 @@ from ezclip.classification.answers import VideoAnswer
 from ezclip.classification.embedding_cache import EmbeddingCache, digest_video
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import ModelError
-from pipeline_ezclip import CLASS_OPTIONS, score_embeds
+from pipeline_ezclip import CLASS_OPTIONS, choose_scoring, score_embeds
 from video_ezclip import (
     DEFAULT_LIMITS,
     ReadLimits,
@@ -29,6 +29,9 @@ def classify_videos(
     candidate_labels: str | Sequence[str] | None = None,
     *,
     top_k: int | None = None,
+    min_score: float | None = None,
+    function_to_apply: str | None = None,
+    calibration=None,
     start: float | None = None,
     end: float | None = None,
     allow_partial: bool | None = None,
@@ -53,6 +56,8 @@ def classify_videos(
             Class names; one string is split at its commas. Defaults to the classes of the pipeline.
         top_k (`int`, *optional*):
             Number of labels for each video.
+        min_score (`float`, *optional*), function_to_apply (`str`, *optional*), calibration (*optional*):
+            See the pipeline. A video whose labels all score below `min_score` has the answer `None`.
         start (`float`, *optional*), end (`float`, *optional*):
             The part of each video to look at, in seconds.
         allow_partial (`bool`, *optional*):
@@ -89,8 +94,11 @@ def classify_videos(
         class_options["candidate_labels"] = candidate_labels
     bank = classifier.class_choice.choose({name: value for name, value in class_options.items() if value is not None})
     given = {"start": start, "end": end, "allow_partial": allow_partial, "limits": limits}
-    reading, scoring, answering = classifier.merge_defaults(top_k=top_k, **given)
-    scoring.pop("on_error", None)  # an unreadable video is always answered
+    given |= {"min_score": min_score, "function_to_apply": function_to_apply, "calibration": calibration}
+    reading, scores_of, answering = classifier.merge_defaults(top_k=top_k, **given)
+    scores_of.pop("on_error", None)  # an unreadable video is always answered
+    function_and_calibration = (scores_of.pop(name, None) for name in ("function_to_apply", "calibration"))
+    scoring = choose_scoring(classifier.model, *function_and_calibration)
     read_limits: ReadLimits = reading.pop("limits", DEFAULT_LIMITS)
     if cache_dir is not None and read_limits.allow_playlists:
         raise ValueError(
@@ -111,8 +119,9 @@ def classify_videos(
             except VideoReadError as error:
                 yield VideoAnswer(name, error=f"{error.reason} {error.remedy}")
                 continue
-            scores = score_embeds(classifier.model, bank, embeds, **scoring).mean(dim=0).cpu().numpy()
-            yield VideoAnswer(name, bank.rank(scores, **answering), None, problem, is_kept)
+            scores = score_embeds(classifier.model, bank, embeds, scoring=scoring, **scores_of).mean(dim=0)
+            outputs = {"scores": scores.cpu()[None], "error": None}
+            yield VideoAnswer(name, classifier.postprocess(outputs, bank, **answering), None, problem, is_kept)
 
 
 def _embed(

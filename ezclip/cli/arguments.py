@@ -18,7 +18,7 @@ from ezclip.data.labels import split_labels
 from ezclip.errors import DataError
 from ezclip.evaluation.protocols import PROTOCOLS
 from ezclip.training.recipe import TrainingRecipe
-from pipeline_ezclip import ENSEMBLES
+from pipeline_ezclip import ENSEMBLES, SCORE_FUNCTIONS
 from video_ezclip import BACKENDS, ReadLimits
 
 
@@ -34,7 +34,7 @@ LEAST |= {"learning_rate": 0, "prompt_learning_rate": 0, "text_learning_rate": 0
 LEAST |= {"head_learning_rate": 0, "micro_batch_size": 1, "eval_steps": 1, "save_steps": 1}
 LEAST |= {"save_total_limit": 1, "early_stopping_patience": 1, "num_seeds": 1}
 LEAST |= {"max_train_samples": 1, "max_eval_samples": 1, "num_classes": 2, "num_clips": 1}
-FRACTIONS = ("horizontal_flip", "color_jitter", "grayscale", "warmup_ratio")
+FRACTIONS = ("horizontal_flip", "color_jitter", "grayscale", "warmup_ratio", "min_score")
 TEXT_CONFIG_FIELDS = ("drop_path_rate", "attention_dropout")
 VISION_CONFIG_FIELDS = (*TEXT_CONFIG_FIELDS, "num_frames", "temporal_prompt")
 VISION_CONFIG_FIELDS += ("temporal_prompt_init_range", "temporal_prompt_dropout")
@@ -55,6 +55,7 @@ GROUPS = {
     "Classes and their texts": (
         *("candidate_labels", "label_list", "train_label_list", "class_subset", "templates", "class_descriptions"),
         *("include_label", "input_conditioning", "ensemble"),
+        *("function_to_apply", "calibration", "min_score"),
     ),
     "Speed and repeatability": (
         *("per_device_eval_batch_size", "dataloader_num_workers", "mixed_precision", "use_cpu", "seed"),
@@ -272,6 +273,19 @@ class RunArguments(TrainingRecipe):
     ensemble: str | None = option(
         None, "How the prompts of a class are joined. Defaults to probability.", choices=list(ENSEMBLES)
     )
+    function_to_apply: str | None = option(
+        None,
+        "softmax: the labels compete. sigmoid: each label has a score of its own. Defaults to the model's.",
+        choices=list(SCORE_FUNCTIONS),
+    )
+    calibration: str | None = option(
+        None,
+        "calibration.json of `ezclip calibrate`, for scores that are probabilities, and a threshold.",
+    )
+    min_score: float | None = option(
+        None,
+        "Smallest score that --do_predict writes. A video without one is none of these. Default: calibrated, or 0.",
+    )
     top_k: int = option(5, "Number of labels written for each video.")
     report: bool = option(False, "Write report.html, a page with pictures, for each evaluation or prediction.")
     strict: bool = option(False, "Stop at the first video that cannot be read.")
@@ -322,6 +336,10 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
         parser.error("--push_to_hub needs --do_train. To push any folder, use `ezclip push`.")
     if not args.push_to_hub and (args.hub_model_id or args.hub_private_repo):
         parser.error("--hub_model_id and --hub_private_repo are for --push_to_hub.")
+    if args.min_score is not None and not args.do_predict:
+        parser.error("--min_score is for --do_predict. --do_eval counts the best label of each video.")
+    if args.calibration and args.do_train:
+        parser.error("--calibration is fitted to one model: leave it out of --do_train, and calibrate after it.")
     if args.report and not (args.do_eval or args.do_predict or args.protocol):
         parser.error("--report needs --do_eval or --do_predict. To report on any folder, use `ezclip report`.")
     if args.overwrite_output_dir and args.resume_from_checkpoint:
@@ -408,7 +426,7 @@ def check_values(parser: Parser, model_args: ModelArguments, data_args: DataArgu
             parser.error(f"--{name} must be a finite number, got {value}.")
         if value is not None and name in LEAST and value < LEAST[name]:
             parser.error(f"--{name} must be at least {LEAST[name]}, got {value}.")
-        if name in FRACTIONS and not 0 <= value <= 1:
+        if value is not None and name in FRACTIONS and not 0 <= value <= 1:
             parser.error(f"--{name} must be in [0, 1], got {value}.")
     if args.max_grad_norm is not None and args.max_grad_norm <= 0:
         parser.error(f"--max_grad_norm must be above 0, got {args.max_grad_norm}.")

@@ -20,12 +20,13 @@ from typing import Any
 from ezclip.classification import VideoAnswer, check_output_file, classify_videos, save_answers
 from ezclip.cli.limits import add_limits, read_limits
 from ezclip.cli.parser import Parser
+from ezclip.cli.scoring_options import add_scoring
 from ezclip.data.labels import check_distinct, read_class_descriptions, read_labels, split_labels
 from ezclip.data.sources import find_videos
 from ezclip.errors import DataError, ModelError
 from ezclip.systems.loading import load_classifier
 from ezclip.utils.messages import say
-from ezclip.utils.tables import count_of, first_names, score_bar, screen_width, shorten
+from ezclip.utils.tables import count_of, first_names, name_of, score_bar, screen_width, shorten
 from video_ezclip import VIDEO_EXTENSIONS, check_times, describe_video, is_url
 
 
@@ -63,6 +64,7 @@ def make_parser() -> Parser:
     model.add_argument("--dtype", choices=DTYPES, help="precision (default: that of the stored weights)")
     output = parser.add_argument_group("answers")
     output.add_argument("--top_k", type=int, default=5, help="number of labels for each video")
+    add_scoring(output)
     output.add_argument("--output_file", help="file to write: .csv, .jsonl or .parquet")
     output.add_argument("--cache_dir", help="folder that keeps the embeddings of videos, for other labels later")
     reading = parser.add_argument_group("reading")
@@ -96,6 +98,9 @@ def run(args: argparse.Namespace) -> int:
             classifier,
             videos,
             top_k=args.top_k,
+            min_score=args.min_score,
+            function_to_apply=args.function_to_apply,
+            calibration=args.calibration,
             start=args.start,
             end=args.end,
             allow_partial=args.allow_partial,
@@ -104,7 +109,8 @@ def run(args: argparse.Namespace) -> int:
             cache_dir=args.cache_dir,
             **classes,
         )
-        table = Table(videos, [*labels, *([None] if classes["background_labels"] else [])])
+        may_be_none = classes["background_labels"] or args.min_score or args.calibration
+        table = Table(videos, [*labels, *([None] if may_be_none else [])])
         for answer in found:
             if not answers:  # after the warnings about labels and model
                 table.show_header()
@@ -209,11 +215,6 @@ class Table:
     def _say(self, video: str, label: str, *cells: str):
         padded = [text + " " * (width - screen_width(text)) for text, width in zip((video, label), self.widths)]
         say("  ".join([*padded, *cells]).rstrip(), flush=True)
-
-
-def name_of(label: str | None) -> str:
-    """Return a label as the table shows it."""
-    return "(none of these)" if label is None else shorten(label)
 
 
 def short_names(videos: list[str]) -> list[str]:

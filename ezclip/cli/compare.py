@@ -187,7 +187,8 @@ def make_system(
     """Make a system and its experiment, and check its texts."""
     texts = {option: options[option] for option in CLASS_TEXT_OPTIONS if option in options}
     data_args = dataclasses.replace(data_args, **texts)
-    args = dataclasses.replace(args, ensemble=options.get("ensemble"))
+    own = ("ensemble", "function_to_apply", "calibration")
+    args = dataclasses.replace(args, **{option: options.get(option) for option in own})
     model_args = ModelArguments(**{option: options[option] for option in MODEL_OPTIONS if option in options})
     if (data_args.include_label or data_args.input_conditioning) and not data_args.class_descriptions:
         raise DataError("include_label and input_conditioning are for class_descriptions, which are not given.")

@@ -21,7 +21,7 @@ from video_ezclip import ReadLimits
 
 MODEL_OPTIONS = tuple(field.name for field in dataclasses.fields(ModelArguments))
 CLASS_TEXT_OPTIONS = ("templates", "class_descriptions", "include_label", "input_conditioning")
-SYSTEM_OPTIONS = (*MODEL_OPTIONS, *CLASS_TEXT_OPTIONS, "ensemble")
+SYSTEM_OPTIONS = (*MODEL_OPTIONS, *CLASS_TEXT_OPTIONS, "ensemble", "function_to_apply", "calibration")
 SOURCE_OPTIONS = ("validation_dir", "validation_list", "dataset_name")
 VIDEO_OPTIONS = (
     *SOURCE_OPTIONS,

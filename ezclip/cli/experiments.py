@@ -2,7 +2,7 @@
 
 import contextlib
 import gc
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -23,7 +23,7 @@ from ezclip.data.sources import VideoSplit
 from ezclip.data.splits import save_split
 from ezclip.data.streaming import StreamedVideos
 from ezclip.encoders import DualEncoder
-from ezclip.errors import DataError
+from ezclip.errors import DataError, ModelError
 from ezclip.evaluation.answers import show_predictions, show_problems
 from ezclip.evaluation.identity import describe_model, describe_result
 from ezclip.evaluation.prediction_files import PredictionCounts
@@ -39,7 +39,7 @@ from ezclip.utils.files import as_json_line, read_json, write_json
 from ezclip.utils.messages import get_logger, say
 from ezclip.utils.settings import check_unchanged
 from modeling_ezclip import EZClipModel
-from pipeline_ezclip import say_scope
+from pipeline_ezclip import Calibration, Scoring, choose_scoring, say_scope
 from processing_ezclip import distinct_texts
 
 
@@ -77,6 +77,39 @@ class Runner:
         new_weights = getattr(model, "newly_initialized", ())
         self.model_description = self.model_description or describe_model(model, new_weights)
         return model
+
+    def load_calibration(self) -> Calibration | None:
+        """
+        Return the calibration of the options, if any.
+
+        Raises:
+            [`DataError`]: if it cannot be read.
+        """
+        try:
+            return None if self.args.calibration is None else Calibration.from_file(self.args.calibration)
+        except ValueError as error:
+            raise DataError(f"--calibration: {error}") from error
+
+    def choose_scoring(self, model: DualEncoder) -> Scoring:
+        """
+        Return how a model's similarities become scores.
+
+        Raises:
+            [`ModelError`]: if the calibration is of another model, or the function needs one.
+        """
+        calibration = self.load_calibration()
+        try:
+            if calibration is not None:
+                calibration.check_model(model)
+            return choose_scoring(model, self.args.function_to_apply, calibration)
+        except ValueError as error:
+            raise ModelError(str(error)) from error
+
+    def scoring_settings(self) -> dict:
+        """Return the options of scores that were given."""
+        calibration = self.load_calibration()
+        own = explicit_options(self.args, "function_to_apply")
+        return own if calibration is None else {**own, "calibration": calibration.as_dict()}
 
     @property
     def ensemble(self) -> str:
@@ -146,12 +179,13 @@ class Runner:
             **experiment.transform,
             **{f"texts of {name or 'the test'}": own.describe() for name, own in texts.items()},
             ensemble=self.ensemble,
+            **self.scoring_settings(),
             mixed_precision=self.accelerator.mixed_precision,
             num_processes=self.accelerator.num_processes,
         )
         return broadcast_object_list([settings])[0]  # times of files may differ between nodes
 
-    def test_settings(self, experiment: PlannedExperiment, name: str, settings: dict) -> dict:
+    def test_settings(self, experiment: PlannedExperiment, name: str, settings: dict, scoring: Scoring) -> dict:
         """Return the settings of a test for a reader of its predictions."""
         settings = {
             key: digest(value) if key.startswith("texts of") else value
@@ -166,6 +200,7 @@ class Runner:
             "num_frames": self.processor.num_frames,
             **experiment.test_texts[name].settings(),
             "top_k": self.args.top_k,
+            "scoring": asdict(scoring),
         }
 
     def run(self, experiment: PlannedExperiment) -> tuple[dict[str, dict], DualEncoder | None]:
@@ -185,6 +220,7 @@ class Runner:
             )
         set_seed(experiment.seed)
         model = self.load_model()
+        self.choose_scoring(model)  # before any work
         settings = self.settings(experiment)
         if is_finished:
             saved = read_results(folder / EXPERIMENT_RESULTS_NAME)
@@ -210,9 +246,8 @@ class Runner:
                 with raise_on_all_ranks(self.accelerator, folder / name):
                     earlier.remove()
                     if self.accelerator.is_main_process:
-                        predictions.write(
-                            folder / name, self.args.top_k, self.test_settings(experiment, name, settings)
-                        )
+                        written = self.test_settings(experiment, name, settings, self.choose_scoring(model))
+                        predictions.write(folder / name, self.args.top_k, written)
                         write_json(folder / name / EVAL_RESULTS_NAME, results[name])
                 self.print_summary(predictions, folder / name)
                 prefix = f"{name}/" if name else ""
@@ -306,6 +341,7 @@ class Runner:
             strict=self.args.strict,
             desc=f"Evaluating {name}".strip(),
             keep_embeds=self.args.report,
+            scoring=self.choose_scoring(model),
         )
 
     def predict(
@@ -319,18 +355,25 @@ class Runner:
         model.to(self.accelerator.device).eval()
         texts, output_dir = experiment.train_texts, Path(self.args.output_dir)
         say_scope(model)
+        scoring, settings, min_score = self.choose_scoring(model), self.scoring_settings(), self.args.min_score
+        if min_score is None:
+            min_score = settings.get("calibration", {}).get("threshold", 0.0)
+        if min_score > 0:
+            settings["min_score"] = min_score
         counts = predict_shards(
             model,
             texts.bank(model, self.processor, class_names),
             source,
             self.processor,
             output_dir,
-            texts.describe(),
+            {**texts.describe(), **settings},
             self.accelerator,
             batch_size=self.args.per_device_eval_batch_size,
             num_workers=self.args.dataloader_num_workers,
             ensemble=self.ensemble,
             top_k=self.args.top_k,
+            min_score=min_score,
+            scoring=scoring,
             strict=self.args.strict,
             overwrite=self.args.overwrite_output_dir,
             **experiment.views,

@@ -17,6 +17,7 @@ COMMANDS = {
     "describe": ("ezclip.cli.describe", "write class descriptions with a language model"),
     "export": ("ezclip.cli.export", "export a model to ONNX or torch.export"),
     "push": ("ezclip.cli.push", "push a model to the Hub with a card"),
+    "calibrate": ("ezclip.cli.calibrate", "make scores probabilities, on a few labelled videos or on texts"),
     "report": ("ezclip.cli.report", "write a page about one or several evaluations"),
     "timeline": ("ezclip.cli.timeline", "label the segments of a long video"),
     "attention": ("ezclip.cli.attention", "draw where a model looks"),
@@ -24,7 +25,7 @@ COMMANDS = {
 }
 GROUPS = {
     "Try it": ("classify", "timeline", "app", "demo"),
-    "Train, evaluate and predict": ("run", "compare", "leaderboard", "report"),
+    "Train, evaluate and predict": ("run", "compare", "leaderboard", "calibrate", "report"),
     "Prepare": ("check", "describe", "convert"),
     "Look inside and hand on": ("attention", "export", "push"),
 }

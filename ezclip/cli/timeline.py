@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ezclip.cli.limits import add_limits, read_limits
 from ezclip.cli.parser import Parser
+from ezclip.cli.scoring_options import add_scoring
 from ezclip.data.labels import read_class_descriptions, read_label_list, split_labels
 from ezclip.errors import DataError, ModelError
 from ezclip.systems.loading import load_classifier
@@ -30,7 +31,10 @@ from pipeline_ezclip import ENSEMBLES
 from video_ezclip import VideoReadError, is_url
 
 
-SEARCH_OPTIONS = ("window", "stride", "batch_size", "ensemble", "smoothing", "min_score", "min_duration")
+SEARCH_OPTIONS = (
+    *("window", "stride", "batch_size", "ensemble", "function_to_apply", "calibration"),
+    *("smoothing", "min_score", "min_duration"),
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,7 +77,7 @@ def make_parser() -> Parser:
     search.add_argument("--stride", type=float, default=1.0, help="seconds between two windows")
     search.add_argument("--batch_size", type=int, default=8, help="windows to classify at a time")
     search.add_argument("--smoothing", type=int, default=3, help="number of windows to average, odd")
-    search.add_argument("--min_score", type=float, default=0.0, help="smallest score of a window in a segment")
+    add_scoring(search)
     search.add_argument("--min_duration", type=float, default=0.0, help="smallest segment in seconds")
     search.add_argument(
         "--allow_partial", action="store_true", help="continue with the readable part of a damaged file"

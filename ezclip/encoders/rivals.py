@@ -45,8 +45,8 @@ class RivalEncoder(PreTrainedModel):
     def scoring(self) -> Scoring:
         """Return the model's own scores: a softmax of the cosines times its trained factor."""
         if hasattr(self, "temperature"):
-            return Scoring(logit_scale=1 / float(self.temperature))
-        return Scoring(logit_scale=float(self.logit_scale.exp()))
+            return Scoring(logit_scale=1 / float(self.temperature.detach()))
+        return Scoring(logit_scale=float(self.logit_scale.detach().exp()))
 
     def encode_videos(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Embed videos `(B, T, C, H, W)` as `(B, D)`, not normalised."""
@@ -65,7 +65,7 @@ class AIMv2Methods(RivalEncoder):
     @property
     def scoring(self) -> Scoring:
         """Return the model's own scores; see [`RivalEncoder`]."""
-        return Scoring(logit_scale=float(self.logit_scale.clamp(0.0, self.max_log_logit_scale).exp()))
+        return Scoring(logit_scale=float(self.logit_scale.detach().clamp(0.0, self.max_log_logit_scale).exp()))
 
 
 class XCLIPMethods(RivalEncoder):
@@ -141,7 +141,7 @@ class PeVideoMethods(RivalEncoder):
     @property
     def scoring(self) -> Scoring:
         """Return the model's own factor, which is no logarithm, and bias."""
-        factor, bias = self.text_video_logit_scale, self.text_video_logit_bias
+        factor, bias = self.text_video_logit_scale.detach(), self.text_video_logit_bias.detach()
         return Scoring(logit_scale=float(factor), logit_bias=float(bias))
 
     def encode_videos(self, pixel_values: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ezclip.constants import PREDICTIONS_NAME
 from ezclip.evaluation.prediction_files import PredictionCounts
-from ezclip.utils.tables import as_text_table, score_bar, shorten
+from ezclip.utils.tables import as_text_table, name_of, score_bar, shorten
 
 
 MAX_VIDEOS = 20
@@ -52,10 +52,10 @@ def show_problems(output_dir: str | Path, counts: PredictionCounts) -> list[str]
 
 def _as_row(line: dict) -> list[str]:
     best, *others = line["predictions"]
-    following = ", ".join(f"{shorten(other['label'])} {other['score']:.2f}" for other in others[:NUM_NEXT])
+    following = ", ".join(f"{name_of(other['label'])} {other['score']:.2f}" for other in others[:NUM_NEXT])
     return [
         shorten(line["video"]),
-        shorten(best["label"]),
+        name_of(best["label"]),
         f"{best['score']:.2f}",
         score_bar(best["score"]),
         following,

@@ -5,6 +5,9 @@ import evaluate
 import numpy as np
 
 
+NUM_BINS = 10  # of scores, for calibration
+
+
 class TopKAccuracy(evaluate.Metric):
     """
     Fraction of videos whose class has one of the k highest scores.
@@ -69,3 +72,23 @@ def mean_per_class(hits: np.ndarray, references: np.ndarray) -> np.ndarray:
     sums = np.bincount(cells, hits.ravel(), minlength=counts.size).reshape(counts.shape)
     means = np.divide(sums, counts, out=np.zeros(counts.shape), where=counts > 0)
     return (means.sum(axis=1) / (counts > 0).sum(axis=1)).reshape(references.shape[:-1])
+
+
+def calibration_error(scores: np.ndarray, hits: np.ndarray, num_bins: int = NUM_BINS) -> float:
+    """
+    Return the expected calibration error (Guo et al.): the mean difference of scores and hits in bins of equal width.
+
+    Args:
+        scores (`np.ndarray` of shape `(n,)`), hits (`np.ndarray` of shape `(n,)`):
+            Probabilities, and whether each came true.
+        num_bins (`int`, *optional*, defaults to 10):
+            Number of bins.
+    """
+    bins = bins_of(scores, num_bins)
+    score_sums, num_hits = (np.bincount(bins, weights, num_bins) for weights in (scores, hits))
+    return float(np.abs(num_hits - score_sums).sum() / len(scores))
+
+
+def bins_of(scores: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:
+    """Return the bin of each score in [0, 1], from 0."""
+    return np.minimum((scores * num_bins).astype(int), num_bins - 1)

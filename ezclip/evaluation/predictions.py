@@ -17,7 +17,7 @@ from ezclip.errors import ModelError
 from ezclip.evaluation.metrics import accuracies_of, rank_labels
 from ezclip.utils.digests import digest_file
 from ezclip.utils.files import as_json_line, replacing, write_json
-from pipeline_ezclip import ClassBank, score_embeds
+from pipeline_ezclip import ClassBank, Scoring, score_embeds
 
 
 @dataclass
@@ -111,6 +111,7 @@ def predict(
     strict: bool = False,
     desc: str = "Evaluating",
     keep_embeds: bool = False,
+    scoring: Scoring | None = None,
 ) -> Predictions:
     """
     Predict the class probabilities of all videos of a dataset. The views of a video are averaged.
@@ -136,6 +137,8 @@ def predict(
             Label of the progress bar.
         keep_embeds (`bool`, *optional*, defaults to `False`):
             Whether to return the embeddings of the videos too, averaged over views.
+        scoring ([`Scoring`], *optional*):
+            How similarities become scores. Defaults to the model's own.
 
     Raises:
         [`VideoReadError`]: with `strict`, for the first unreadable video.
@@ -147,7 +150,7 @@ def predict(
     for batch in tqdm(loader, desc=desc, unit="batch", disable=not accelerator.is_local_main_process):
         report.take(batch, strict)
         embeds = embed_views(model, dataset.processor.normalize(batch["frames"]), accelerator)
-        results = [batch["index"], mean_probabilities(model, bank, embeds, ensemble)]
+        results = [batch["index"], mean_probabilities(model, bank, embeds, ensemble, scoring)]
         if keep_embeds:
             own = embeds if embeds.ndim == 3 else embeds[:, :, 0]  # the other rows are for the model's `score`
             directions = torch.nn.functional.normalize(own, dim=-1)
@@ -164,7 +167,12 @@ def predict(
 
 
 def view_probabilities(
-    model: DualEncoder, bank: ClassBank, views: torch.Tensor, ensemble: str, accelerator: Accelerator
+    model: DualEncoder,
+    bank: ClassBank,
+    views: torch.Tensor,
+    ensemble: str,
+    accelerator: Accelerator,
+    scoring: Scoring | None = None,
 ) -> torch.Tensor:
     """
     Compute the class probabilities of videos, averaged over their views.
@@ -180,6 +188,8 @@ def view_probabilities(
             See [`~ClassBank.probabilities`].
         accelerator (`Accelerator`):
             Sets the precision of the embedding. Scores are computed in float32.
+        scoring ([`Scoring`], *optional*):
+            See [`predict`].
 
     Returns:
         `torch.Tensor` of shape `(B, C)`: float32.
@@ -187,7 +197,7 @@ def view_probabilities(
     Raises:
         [`ModelError`]: if an embedding is not finite.
     """
-    return mean_probabilities(model, bank, embed_views(model, views, accelerator), ensemble)
+    return mean_probabilities(model, bank, embed_views(model, views, accelerator), ensemble, scoring)
 
 
 def embed_views(model: DualEncoder, views: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
@@ -206,7 +216,9 @@ def embed_views(model: DualEncoder, views: torch.Tensor, accelerator: Accelerato
     return embeds.float().unflatten(0, (len(views), -1))
 
 
-def mean_probabilities(model: DualEncoder, bank: ClassBank, embeds: torch.Tensor, ensemble: str) -> torch.Tensor:
+def mean_probabilities(
+    model: DualEncoder, bank: ClassBank, embeds: torch.Tensor, ensemble: str, scoring: Scoring | None = None
+) -> torch.Tensor:
     """
     Compute the class probabilities of embedded videos, averaged over their views.
 
@@ -217,8 +229,8 @@ def mean_probabilities(model: DualEncoder, bank: ClassBank, embeds: torch.Tensor
             The C classes.
         embeds (`torch.Tensor` of shape `(B, V, …)`):
             Embeddings of the views.
-        ensemble (`str`):
-            See [`~ClassBank.probabilities`].
+        ensemble (`str`), scoring ([`Scoring`], *optional*):
+            See [`predict`].
 
     Returns:
         `torch.Tensor` of shape `(B, C)`: float32.
@@ -226,7 +238,7 @@ def mean_probabilities(model: DualEncoder, bank: ClassBank, embeds: torch.Tensor
     Raises:
         [`ModelError`]: if an embedding is not finite.
     """
-    scores = score_embeds(model, bank, embeds.flatten(0, 1), ensemble)
+    scores = score_embeds(model, bank, embeds.flatten(0, 1), ensemble, scoring)
     if not scores.isfinite().all():
         raise ModelError(
             "The embeddings must be finite numbers, got NaN or infinity. The weights are damaged, or too large for "

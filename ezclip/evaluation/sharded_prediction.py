@@ -10,7 +10,6 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import distributed
@@ -26,7 +25,7 @@ from ezclip.errors import DataError
 from ezclip.evaluation.identity import describe_model, describe_result
 from ezclip.evaluation.prediction_files import PredictionCounts, PredictionFolder, Progress
 from ezclip.evaluation.predictions import view_probabilities
-from pipeline_ezclip import ClassBank
+from pipeline_ezclip import ClassBank, Scoring, best_labels
 from processing_ezclip import EZClipProcessor
 from video_ezclip import read_frames
 
@@ -49,6 +48,8 @@ def predict_shards(
     num_workers: int = 0,
     ensemble: str = "probability",
     top_k: int = 5,
+    min_score: float = 0.0,
+    scoring: Scoring | None = None,
     part_size: int = 256,
     strict: bool = False,
     overwrite: bool = False,
@@ -90,6 +91,10 @@ def predict_shards(
             See [`~ClassBank.probabilities`].
         top_k (`int`, *optional*, defaults to 5):
             Number of labels to write for each video.
+        min_score (`float`, *optional*, defaults to 0):
+            Lowest score to write. A video without such a label has one prediction, whose label is null.
+        scoring ([`Scoring`], *optional*):
+            See [`predict`]. `settings` must say what it is.
         part_size (`int`, *optional*, defaults to 256):
             Videos of a part. An interrupted process loses one part at most.
         strict (`bool`, *optional*, defaults to `False`):
@@ -132,8 +137,9 @@ def predict_shards(
             batch = batches.drawn.popleft()
             report.take(inputs, strict)
             views = processor.normalize(inputs["frames"].to(accelerator.device, non_blocking=True))
-            scores = view_probabilities(model, bank, views, ensemble, accelerator).cpu().numpy()
-            rows += [_as_row(*item, report, bank.labels, top_k) for item in zip(batch.positions, batch.rows, scores)]
+            scores = view_probabilities(model, bank, views, ensemble, accelerator, scoring).cpu().numpy()
+            answers = [best_labels(bank.labels, row, top_k, min_score) for row in scores]
+            rows += [_as_row(*item, report) for item in zip(batch.positions, batch.rows, answers)]
             if batch.ends_part:
                 folder.write_part(batch.shard, batch.part, rows, batch.ends_shard)
                 rows, report = [], ReadReport()
@@ -306,14 +312,10 @@ def _progress_bar(num_videos: int | None, num_done: int, accelerator: Accelerato
     )
 
 
-def _as_row(
-    position: int, row: VideoRow, scores: np.ndarray, report: ReadReport, labels: list[str], top_k: int
-) -> dict:
+def _as_row(position: int, row: VideoRow, predictions: list[dict] | None, report: ReadReport) -> dict:
     """Return a row of the Parquet files."""
     if (error := report.bad_videos.get(position)) is not None:
         predictions, problem = None, f"{error.reason} {error.remedy}"
     else:
-        best = np.argsort(-scores, kind="stable")[:top_k]
-        predictions = [{"label": labels[i], "score": scores[i]} for i in best]
         problem = report.partial_videos.get(position)
     return {"row": position, "video": row.name, "label": row.label, "predictions": predictions, "error": problem}

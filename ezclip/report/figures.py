@@ -75,8 +75,8 @@ def _scale_accuracies(axis):
 
 
 @drawing
-def draw_calibration(lettering: Lettering, calibration: Calibration) -> Figure:
-    """Draw accuracy over score, with the number of videos of each bin below."""
+def draw_calibration(lettering: Lettering, calibration: Calibration, is_of_pairs: bool = False) -> Figure:
+    """Draw accuracy over score, with the number of videos, or of pairs of a video and a label, of each bin below."""
     figure = Figure(figsize=(5.2, 6.6))
     top, bottom = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
     found = np.flatnonzero(calibration.counts)
@@ -84,12 +84,14 @@ def draw_calibration(lettering: Lettering, calibration: Calibration) -> Figure:
     accuracies, confidences = calibration.accuracies[found], calibration.confidences[found]
     errors = np.abs(calibration.intervals[found] - accuracies[:, None]).T
     style = {"color": DARK, "ecolor": MIDDLE, "elinewidth": 2, "markersize": 5}
-    top.errorbar(confidences, accuracies, errors, fmt="o-", label="videos of a bin", **style)
+    top.errorbar(
+        confidences, accuracies, errors, fmt="o-", label=f"{'pairs' if is_of_pairs else 'videos'} of a bin", **style
+    )
     top.set(ylabel="accuracy", xlim=(0, 1), ylim=(-0.02, 1.02))
     top.yaxis.set_major_formatter(PercentFormatter(1))
     top.grid()
     figure.legend(loc="outside upper left", ncols=2)
-    _draw_counts(bottom, calibration.counts)
+    _draw_counts(bottom, calibration.counts, is_of_pairs)
     bottom.grid()
     return figure
 
@@ -102,10 +104,11 @@ def draw_scores(lettering: Lettering, counts: np.ndarray) -> Figure:
     return figure
 
 
-def _draw_counts(axis, counts: np.ndarray):
+def _draw_counts(axis, counts: np.ndarray, is_of_pairs: bool = False):
     width = 1 / len(counts)
     axis.bar(np.arange(len(counts)) * width, counts, width, align="edge", color=LIGHT, edgecolor=DARK, linewidth=0.8)
-    axis.set(xlabel="score of the best class", ylabel="videos", xlim=(0, 1))
+    names = ("score of a label", "pairs") if is_of_pairs else ("score of the best class", "videos")
+    axis.set(xlabel=names[0], ylabel=names[1], xlim=(0, 1))
     axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
 
 

@@ -6,12 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from ezclip.evaluation.metrics import mean_per_class
+from ezclip.evaluation.metrics import NUM_BINS, bins_of, calibration_error, mean_per_class
 from ezclip.evaluation.statistics import accuracy_interval, mean_per_class_interval
-from ezclip.report.reading import EvaluationRun
+from ezclip.report.reading import NO_CLASS, NONE_OF_THESE, EvaluationRun
 
 
-NUM_BINS = 10
 NUM_PAIRS = 10
 
 
@@ -54,19 +53,19 @@ class ConfusedPair(NamedTuple):
 @dataclass
 class Calibration:
     """
-    The accuracy at different scores.
+    The accuracy at different scores: of the best label of each video, or of all pairs of a video and a label.
 
     Args:
         counts (`np.ndarray` of shape `(B,)`):
-            Number of videos with a best score in each of B bins of equal width.
+            Number of videos, or of pairs, with a score in each of B bins of equal width.
         confidences (`np.ndarray` of shape `(B,)`), accuracies (`np.ndarray` of shape `(B,)`):
             Mean score and accuracy of each bin; NaN in an empty bin.
         intervals (`np.ndarray` of shape `(B, 2)`):
             Wilson's 95 % intervals of the accuracies.
         error (`float`):
-            Expected calibration error: the mean over videos of the difference of the two.
+            Expected calibration error: the mean over videos or pairs of the difference of the two.
         confidence (`float`), accuracy (`float`):
-            Means over all videos.
+            Means over all of them.
     """
 
     counts: np.ndarray
@@ -126,14 +125,27 @@ def mistakes(run: EvaluationRun, label: int, predicted: int) -> list[int]:
 
 
 def calibrate(run: EvaluationRun) -> Calibration:
-    """Compare the best scores of the labelled videos with their accuracy."""
-    scores, hits = np.clip(run.scores[run.known, 0], 0, 1), run.places == 0
-    bins = np.minimum((scores * NUM_BINS).astype(int), NUM_BINS - 1)
+    """
+    Compare the scores of the labelled videos with their accuracy.
+
+    With softmax, the best score of each video. With sigmoid, where each score is a statement of its own, the scores of
+    all labels that were written for a video.
+    """
+    ranked, scores = run.ranked[run.known], np.clip(run.scores[run.known], 0, 1)
+    hits = ranked == run.labels[run.known, None]
+    if run.function_to_apply == "sigmoid":
+        is_label = ranked != NO_CLASS
+        if NONE_OF_THESE in run.class_names:
+            is_label &= ranked != run.class_names.index(NONE_OF_THESE)
+        scores, hits = scores[is_label], hits[is_label]
+    else:
+        scores, hits = scores[:, 0], hits[:, 0]
+    bins = bins_of(scores)
     counts, score_sums, num_hits = (np.bincount(bins, weights, NUM_BINS) for weights in (None, scores, hits))
     intervals = np.full((NUM_BINS, 2), np.nan)
     for number in np.flatnonzero(counts):
         intervals[number] = accuracy_interval(hits[bins == number])
     with np.errstate(invalid="ignore"):
         confidences, accuracies = score_sums / counts, num_hits / counts
-    error = float(np.abs(num_hits - score_sums).sum() / len(scores))
+    error = calibration_error(scores, hits)
     return Calibration(counts, confidences, accuracies, intervals, error, float(scores.mean()), float(hits.mean()))

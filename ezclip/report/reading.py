@@ -20,6 +20,7 @@ from processing_ezclip import label_key
 NO_CLASS = -1
 LARGEST_K = 5
 ROUNDING = 1e-5  # of scores written as float32
+NONE_OF_THESE = "(none of these)"  # the answer where no label reaches --min_score
 
 
 @dataclass
@@ -84,6 +85,15 @@ class EvaluationRun:
         """Return the rank of the true class of each video in `known`: 0 is the best, K is not predicted."""
         hits = self.ranked[self.known] == self.labels[self.known, None]
         return np.where(hits.any(axis=1), hits.argmax(axis=1), self.ranked.shape[1])
+
+    @property
+    def function_to_apply(self) -> str:
+        """Return the function that made the scores: the settings say it if it is not softmax."""
+        for settings in (self.settings.get("scoring"), self.settings.get("calibration"), self.settings):
+            if isinstance(settings, dict) and isinstance(found := settings.get("function_to_apply"), str):
+                return found
+        config = self.settings.get("model_config")
+        return config.get("function_to_apply", "softmax") if isinstance(config, dict) else "softmax"
 
     @property
     def top_k(self) -> int:
@@ -218,6 +228,7 @@ def _check_prediction(line: dict, place: str) -> _Line:
         name, score = (
             (prediction.get(key) for key in ("label", "score")) if isinstance(prediction, dict) else (None, None)
         )
+        name = NONE_OF_THESE if name is None and "label" in prediction else name
         if not isinstance(name, str) or not isinstance(score, (int, float)) or isinstance(score, bool):
             raise DataError(f"{place}: a prediction is {_short(prediction)}. {_FORM}")
         if not -ROUNDING <= score <= 1 + ROUNDING:
@@ -276,6 +287,7 @@ def _read_settings(folder: Path, digest: str, named: set[str]) -> tuple[dict, li
     if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
         return settings, None
     class_names = list(dict.fromkeys(map(_clean, class_names)))
+    class_names += [NONE_OF_THESE] if NONE_OF_THESE in named else []
     return (settings, class_names) if named <= set(class_names) else ({}, None)
 
 

@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ezclip.evaluation.metrics import NUM_BINS
 from ezclip.report import embedding_map, figures
 from ezclip.report.confusions import choose_classes, confused_items, matrix_items
 from ezclip.report.gallery import gallery_items
 from ezclip.report.material import NO_LABELS, Material, number, percent
-from ezclip.report.measures import NUM_BINS, calibrate, headline_accuracies
+from ezclip.report.measures import calibrate, headline_accuracies
 from ezclip.report.page import Cards, Cell, Section, Table
 from ezclip.report.reading import NO_CLASS
 from ezclip.utils.digests import digest
@@ -26,7 +27,7 @@ RESULTS_INTRO = (
 )
 CLASSES_INTRO = "Intervals are Wilson's, 95 %. Few videos give a wide interval: the order of such classes says little."
 CALIBRATION_INTRO = (
-    "If scores are probabilities of being correct, the points are on the dashed line. Above the line, more videos are "
+    "If scores are probabilities of being correct, the points are on the dashed line. Above the line, more are "
     f"correct than the scores predict; below it, fewer. {NUM_BINS} bins of equal width; an empty bin has no point."
 )
 
@@ -132,16 +133,22 @@ def _predicted(one: Material) -> list:
 def _calibration(one: Material) -> list:
     if not len(one.run.known):
         return [NO_LABELS, *_scores(one)]
-    found = calibrate(one.run)
+    found, is_sigmoid = calibrate(one.run), one.run.function_to_apply == "sigmoid"
+    if not found.counts.any():
+        return ["No label reaches the threshold."]
+    unit = "pairs of a video and a label" if is_sigmoid else "videos"
     difference = 100 * (found.confidence - found.accuracy)
     text = (
         f"Expected calibration error {percent(found.error)}. The mean score is {percent(found.confidence)}, the "
         f"accuracy is {percent(found.accuracy)}: the model is {abs(difference):.1f} points "
         f"{'overconfident' if difference > 0 else 'underconfident'}."
     )
+    if is_sigmoid:
+        most = int((one.run.ranked != NO_CLASS).sum(axis=1).max())
+        text = f"{found.counts.sum()} {unit}, up to {most} labels of each video: is it the video's label? {text}"
     alt = f"Reliability diagram: accuracy over score in {int((found.counts > 0).sum())} bins. {text}"
-    caption = "Bars are 95 % intervals (Wilson). Below: number of videos in each bin."
-    return [text, one.draw("calibration", figures.draw_calibration, found, alt=alt, caption=caption)]
+    caption = f"Bars are 95 % intervals (Wilson). Below: number of {unit} in each bin."
+    return [text, one.draw("calibration", figures.draw_calibration, found, is_sigmoid, alt=alt, caption=caption)]
 
 
 def _scores(one: Material) -> list:

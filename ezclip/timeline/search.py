@@ -14,7 +14,15 @@ from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import DataError
 from ezclip.timeline.results import Timeline, check_segment_options
 from ezclip.timeline.windows import WindowClip, read_windows
-from pipeline_ezclip import CLASS_OPTIONS, ENSEMBLES, ClassBank, score_embeds, take_class_options
+from pipeline_ezclip import (
+    CLASS_OPTIONS,
+    ENSEMBLES,
+    ClassBank,
+    Scoring,
+    choose_scoring,
+    score_embeds,
+    take_class_options,
+)
 from video_ezclip import DEFAULT_LIMITS, ReadLimits, VideoReadError, describe_video
 
 
@@ -32,8 +40,10 @@ def find_segments(
     stride: float = 1.0,
     batch_size: int = 8,
     ensemble: str = "probability",
+    function_to_apply: str | None = None,
+    calibration=None,
     smoothing: int = 3,
-    min_score: float = 0.0,
+    min_score: float | None = None,
     min_duration: float = 0.0,
     allow_partial: bool = False,
     limits: ReadLimits = DEFAULT_LIMITS,
@@ -66,10 +76,13 @@ def find_segments(
             Number of windows to embed at a time.
         ensemble (`str`, *optional*, defaults to `"probability"`):
             See [`ClassBank.probabilities`].
+        function_to_apply (`str`, *optional*), calibration (*optional*):
+            How scores are made; see the pipeline.
         smoothing (`int`, *optional*, defaults to 3):
             Number of neighbouring windows whose scores are averaged, odd. 1 disables smoothing.
-        min_score (`float`, *optional*, defaults to 0):
-            Smallest smoothed score of a window in a segment, a probability in [0, 1].
+        min_score (`float`, *optional*):
+            Smallest smoothed score of a window in a segment, a probability in [0, 1]. Defaults to the threshold of
+            the calibration, or to 0.
         min_duration (`float`, *optional*, defaults to 0):
             Smallest length of a segment in seconds. Shorter segments, and shorter gaps within a segment, join their
             neighbours.
@@ -110,6 +123,11 @@ def find_segments(
     ```
     """
     _check_window_options(window, stride, batch_size, ensemble)
+    if calibration is not None:
+        calibration = classifier.load_calibration(calibration)
+    if min_score is None:
+        min_score = 0.0 if calibration is None else calibration.threshold
+    scoring = choose_scoring(classifier.model, function_to_apply, calibration)
     check_segment_options(smoothing, min_score, min_duration)
     if candidate_labels is not None:
         class_options["candidate_labels"] = candidate_labels
@@ -119,7 +137,7 @@ def find_segments(
         raise TypeError(f"{sorted(class_options)} are not arguments of `find_segments`. Class options are: {known}.")
     bank, processor = classifier.class_choice.choose(chosen), classifier.processor
     settings = (window, stride, smoothing, min_score, min_duration)
-    scored = _WindowScores(classifier.model, processor, bank, ensemble)
+    scored = _WindowScores(classifier.model, processor, bank, ensemble, scoring)
     arguments = (window, stride, processor.get_sampler(), processor.crop_frames, allow_partial, limits)
     read: Any = read_windows if reader is None else partial(reader.stream, read_windows)
     name, problem = describe_video(video), None
@@ -147,8 +165,9 @@ def find_segments(
 class _WindowScores:
     """The scores of the windows so far, and the clips of the next batch."""
 
-    def __init__(self, model, processor, bank: ClassBank, ensemble: str):
+    def __init__(self, model, processor, bank: ClassBank, ensemble: str, scoring: Scoring):
         self.model, self.processor, self.bank, self.ensemble = model, processor, bank, ensemble
+        self.scoring = scoring
         self.times: list[tuple[float, float]] = []
         self.rows: list[int] = []  # the row of scores of each window
         self.scores = [np.zeros((0, len(bank.labels)), dtype=np.float32)]
@@ -172,12 +191,14 @@ class _WindowScores:
         pixel_values = self.processor.normalize(frames).to(self.model.dtype)
         self.waiting.clear()
         video_embeds = self.model.encode_videos(pixel_values)
-        self.scores.append(score_embeds(self.model, self.bank, video_embeds, self.ensemble).cpu().numpy())
+        scores = score_embeds(self.model, self.bank, video_embeds, self.ensemble, self.scoring)
+        self.scores.append(scores.cpu().numpy())
 
     def timeline(self, video: str, problem: str | None, settings: tuple[float, float, int, float, float]) -> Timeline:
         """Classify the rest, and return the timeline of the windows so far."""
         self.score()
-        labels, scores = self.bank.join_background(np.concatenate(self.scores)[self.rows])
+        scores, function = np.concatenate(self.scores)[self.rows], self.scoring.function_to_apply
+        labels, scores = self.bank.join_background(scores, function)
         starts, ends = np.array(self.times, dtype=np.float64).reshape(-1, 2).T
         return Timeline(video, labels, starts, ends, scores, *settings, problem)
 

@@ -69,6 +69,11 @@ def shorten(text: str) -> str:
     return text if len(text) <= MAX_LENGTH else f"{text[: MAX_LENGTH // 2 - 1]}…{text[-MAX_LENGTH // 2 :]}"
 
 
+def name_of(label: str | None) -> str:
+    """Return a label as tables on the screen show it. `None` is the answer "none of these"."""
+    return "(none of these)" if label is None else shorten(label)
+
+
 def screen_width(text: str) -> int:
     """Return the columns that a text takes on a screen: two for a wide character, none for a combining one."""
     is_shown = (unicodedata.category(character) not in ("Mn", "Me", "Cf") for character in text)

@@ -176,6 +176,31 @@ def six(tmp_path_factory):
     return folder, read_page(path), labels, ranked, scores
 
 
+def test_reliability_of_sigmoid_pairs(tmp_path):
+    # 2 of 4 pairs at 0.75 are right, and 1 of 4 at 0.25: error (0.25 * 4 + 0 * 4) / 8.
+    labels, predicted = [0, 0, 1, 2], [(0, 1), (1, 0), (2, 3), (2, 4)]
+    scores = [(0.75, 0.25)] * 4
+    settings = {"scoring": {"function_to_apply": "sigmoid", "logit_scale": 90.0, "logit_bias": -25.0}}
+    folder = write_run(tmp_path / "run", labels, predicted, scores, settings=settings)
+    text = Page(write_report(folder, sample_frames=False)).text("Calibration")
+    assert "8 pairs of a video and a label, up to 2 labels of each video" in text
+    assert "Expected calibration error 12.5 %" in text and "mean score is 50.0 %" in text
+    assert "the accuracy is 37.5 %" in text
+    softmax = write_run(tmp_path / "softmax", labels, predicted, scores, settings={})
+    assert "Expected calibration error 25.0 %" in Page(write_report(softmax, sample_frames=False)).text("Calibration")
+
+
+def test_none_of_these(tmp_path):
+    folder = write_run(tmp_path / "run", [0, 0, 1], [(0,), (1,), (1,)], [(0.9,), (0.6,), (0.8,)], settings={})
+    path = folder / "predictions.jsonl"
+    first, *others = path.read_text(encoding="utf-8").splitlines()
+    none = json.dumps({**json.loads(first), "predictions": [{"label": None, "score": 0.7}]})
+    path.write_text("\n".join([none, *others]) + "\n", encoding="utf-8")
+    (folder / "eval_settings.json").unlink()
+    page = Page(write_report(folder, sample_frames=False))
+    assert "33.3 %" in page.text("Results") and "(none of these)" in page.source
+
+
 def test_headline_accuracies(six):
     _, page, labels, ranked, _ = six
     hits = ranked[:, 0] == labels
