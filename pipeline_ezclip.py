@@ -5,8 +5,9 @@ import math
 import os
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,9 @@ MAX_KEPT_BANKS = 4  # of earlier calls
 # between a trained model and its base.
 MIN_PROBE_COSINE = 0.99
 FIX_HINT = "Build it with this model (`ClassBank.build`)."
+# Functions of other dual encoders, by model type: `wrap(model, processor)` returns both as this pipeline needs them.
+# `import ezclip` fills it.
+WRAPPERS: dict[str, Callable] = {}
 
 
 # ---- Scores ----
@@ -138,7 +142,7 @@ class Scoring:
         own = getattr(model, "scoring", None)
         default = getattr(model.config, "function_to_apply", "softmax") if own is None else own.function_to_apply
         function = default if function_to_apply is None else function_to_apply
-        if own is not None and (function == own.function_to_apply or function == "softmax"):
+        if own is not None and (function in (own.function_to_apply, "softmax") or own.logit_bias):
             return replace(own, function_to_apply=function)
         if function != "sigmoid":
             return cls(function)
@@ -284,6 +288,7 @@ def compute_similarities(
     embeds = bank.prompt_embeds(ensemble).to(video_embeds.device)  # (P, C, D)
     if hasattr(model, "score"):
         return model.score(video_embeds.float(), embeds.flatten(0, 1)).float().unflatten(-1, embeds.shape[:2])
+    embeds = _normalize(embeds) if ensemble == "embedding" else embeds
     return torch.einsum("bd,pcd->bpc", _normalize(video_embeds.float()), embeds)
 
 
@@ -330,7 +335,7 @@ class ClassBank:
         labels (`list[str]`):
             Names of the C classes.
         embeds (`torch.FloatTensor` of shape `(P, C, D)`):
-            L2-normalised text embeddings.
+            L2-normalised text embeddings; those of a model with a method `score` are not normalised.
         probe (`torch.FloatTensor` of shape `(D,)`, *optional*):
             The embedding of a fixed row of tokens, which identifies the model, see [`~ClassBank.check_model`].
         background_labels (`list[str]`, *optional*):
@@ -415,11 +420,8 @@ class ClassBank:
             )
         prompts = processor.get_prompts(labels, templates, descriptions, include_label, input_conditioning)
         texts = distinct_texts(prompts)
-        # Only the text towers of CLIP and MetaCLIP 2 look for the token that ends a text.
-        text_model: Any = getattr(model, "text_model", None)
-        model_eos = getattr(text_model, "eos_token_id", None)
-        eos = processor.tokenizer.eos_token_id
-        if model_eos not in (None, eos) and not text_model.ends_at_highest:
+        model_eos, eos = getattr(model, "eos_token_id", None), processor.tokenizer.eos_token_id
+        if model_eos not in (None, eos):
             raise ValueError(
                 f"The tokenizer ends texts with token {eos}, but the model expects {model_eos} and would embed all "
                 "texts alike. Correct `text_config.eos_token_id` in config.json."
@@ -430,7 +432,8 @@ class ClassBank:
         class_embeds = [embeds[torch.tensor([[rows[text] for text in row] for row in own])] for own in prompts]
         if all(len(own) == 1 for own in prompts):
             return cls(labels, torch.cat(class_embeds).transpose(0, 1).contiguous(), _probe(model))
-        means = [_normalize(_normalize(own.mean(dim=1)).mean(dim=0)) for own in class_embeds]
+        normalize = partial(_normalize_for, model)
+        means = [normalize(normalize(own.mean(dim=1)).mean(dim=0)) for own in class_embeds]
         return cls(labels, torch.stack(means)[None], _probe(model))
 
     def check_model(self, model):
@@ -439,12 +442,13 @@ class ClassBank:
 
         A bank without `probe` is only compared by its number of dimensions.
         """
-        dim, own = model.config.projection_dim, self.embeds.shape[-1]
+        probe = _probe(model)
+        dim, own = len(probe), self.embeds.shape[-1]
         if own != dim:
             reason = f"The class bank has embeddings of {own} dimensions, and the model's have {dim}."
             raise ValueError(f"{reason} It was built with another model. {FIX_HINT}")
         if self.probe is not None:
-            cosine = float(self.probe.float().cpu() @ _probe(model).cpu())
+            cosine = float(self.probe.float().cpu() @ probe.cpu())
             if cosine < MIN_PROBE_COSINE:
                 raise ValueError(
                     "The class bank was built with another model, or before this one was trained: the two embeddings "
@@ -456,11 +460,11 @@ class ClassBank:
         return self.probe is not None and torch.allclose(self.probe.to(model.device), _probe(model), atol=1e-5)
 
     def prompt_embeds(self, ensemble: str = "probability") -> torch.Tensor:
-        """Return the float32 embeddings `(P, C, D)` of an ensemble, see [`~ClassBank.probabilities`]."""
+        """Return the float32 embeddings `(P, C, D)` of an ensemble, or the mean of them; not normalised again."""
         if ensemble not in ENSEMBLES:
             raise ValueError(f"`ensemble` must be one of {ENSEMBLES}, got {ensemble!r}.")
         embeds = self.embeds.float()
-        return _normalize(embeds.mean(dim=0, keepdim=True)) if ensemble == "embedding" else embeds
+        return embeds.mean(dim=0, keepdim=True) if ensemble == "embedding" else embeds
 
     def probabilities(
         self,
@@ -589,13 +593,13 @@ def _probe(model) -> torch.Tensor:
     """Embed a few tokens that every vocabulary has, to identify a text tower."""
     config = model.config.text_config
     tokens = torch.arange(min(config.max_position_embeddings, 8), device=model.device) % config.vocab_size
-    last, end = config.vocab_size - 1, config.eos_token_id  # Chinese-CLIP has no end token
+    last, end = config.vocab_size - 1, getattr(config, "eos_token_id", None)  # Chinese-CLIP has no end token
     tokens[-1] = last if end is None else min(end, last)
-    return _normalize(model.get_text_features(input_ids=tokens[None]).pooler_output[0].float())
+    return _normalize(model.encode_texts({"input_ids": tokens[None]})[0].float())
 
 
 def _embed_texts(model, processor, tokens: dict, batch_size: int) -> torch.FloatTensor:
-    """Return L2-normalised embeddings (number of texts, D)."""
+    """Return embeddings (number of texts, D), L2-normalised unless the model has its own `score` of them."""
     # Batch texts with the same beginning together: the model computes shared tokens once.
     order = sorted(range(len(tokens["input_ids"])), key=lambda position: tokens["input_ids"][position])
     embeds = []
@@ -604,7 +608,7 @@ def _embed_texts(model, processor, tokens: dict, batch_size: int) -> torch.Float
         padding = processor.text_padding
         max_length = processor.tokenizer.model_max_length if padding == "max_length" else None
         inputs = processor.tokenizer.pad(batch, padding, max_length=max_length, return_tensors="pt").to(model.device)
-        embeds.append(_normalize(model.encode_texts(inputs).float()))
+        embeds.append(_normalize_for(model, model.encode_texts(inputs).float()))
     embeds = torch.cat(embeds)
     return embeds[torch.tensor(order, device=embeds.device).argsort()]
 
@@ -613,12 +617,17 @@ def _normalize(embeds: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(embeds, dim=-1)
 
 
+def _normalize_for(model, embeds: torch.Tensor) -> torch.Tensor:
+    """Return embeddings as the model compares them: not normalised if it has its own `score`."""
+    return embeds if hasattr(model, "score") else _normalize(embeds)
+
+
 # ---- Classes of a call ----
 
 
 def say_scope(model):
     """Say once what a model was trained for, if its configuration knows it."""
-    if scope := model.config.scope:
+    if scope := getattr(model.config, "scope", None):
         logger.warning_once(clean(f"{model.name_or_path or 'The model'}: {scope}"))
 
 
@@ -703,7 +712,7 @@ class ClassChoice:
         return bank
 
     def _find_beside_model(self) -> ClassBank | None:
-        file = self.pipeline.model.class_bank_file
+        file = getattr(self.pipeline.model, "class_bank_file", None)
         if file is not None:
             self._beside_model = self._load(self._beside_model or Path(file).parent)
         return self._beside_model
@@ -785,6 +794,8 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
             logger.warning_once(describe_plain(model.name_or_path or "The model", model.config.model_type))
             processor = wrap_clip_processor(processor, model)
             model = wrap_clip(model, local_files_only)
+        elif (wrap := WRAPPERS.get(model.config.model_type)) is not None:
+            model, processor = wrap(model, processor)
         super().__init__(model, *args, processor=processor, **kwargs)
         self._check_parts()
         self.model.eval()
@@ -868,6 +879,11 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         `push_to_hub` uploads the folder too, to `repo_id` or a repository of the folder's name. `kwargs` are the
         arguments of [`EZClipModel.save_pretrained`].
         """
+        if self.model.config.model_type != EZClipConfig.model_type:
+            raise ValueError(
+                f"Only EZ-CLIP is saved with its pipeline, got {self.model.config.model_type!r}. Save the model and "
+                "its own processor with transformers."
+            )
         if push_to_hub and kwargs.get("trained_only"):
             raise ValueError(
                 "`trained_only` cannot be combined with `push_to_hub`. Push the model with "
@@ -995,10 +1011,11 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
 
     def _check_parts(self):
         config, name = self.model.config, self.model.name_or_path
-        if config.model_type != EZClipConfig.model_type:
+        if config.model_type != EZClipConfig.model_type and not hasattr(self.model, "encode_videos"):
             raise ValueError(
                 f"The model must be an EZ-CLIP, or a dual encoder with both towers, got {name!r} of type "
-                f"{config.model_type!r}. Give the folder or repository of one."
+                f"{config.model_type!r}. Give the folder or repository of one. With `import ezclip`, others load too: "
+                "X-CLIP, VideoPrism, …"
             )
         if not hasattr(self.processor, "get_prompts"):
             raise ValueError(

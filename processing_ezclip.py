@@ -230,7 +230,8 @@ class EZClipProcessor(ProcessorMixin):
         size = {name: value for name, value in dict(options.size).items() if value is not None}
         crop = "{}x{}".format(*self.crop_size) if options.do_center_crop else "none"
         who = "the published crop" if self.use_published_crop else "the model's own image processor"
-        return f"frames are prepared by {who}: size {size}, crop {crop}, mean {options.image_mean}."
+        mean = list(options.image_mean) if options.do_normalize else "none"
+        return f"frames are prepared by {who}: size {size}, crop {crop}, mean {mean}."
 
     @property
     def model_input_names(self) -> list[str]:

@@ -7,8 +7,9 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from configuration_ezclip import PIPELINE_TASK, EZClipConfig, EZClipTextConfig, EZClipVisionConfig
+from ezclip.encoders import RIVALS, wrap_rival
 from modeling_ezclip import EZClipModel, EZClipTextModel, EZClipVisionModel
-from pipeline_ezclip import ClassBank, ZeroShotVideoClassificationPipeline
+from pipeline_ezclip import WRAPPERS, ClassBank, ZeroShotVideoClassificationPipeline
 from processing_ezclip import EZClipProcessor
 from video_ezclip import ReadLimits, VideoReadError, list_folder
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from ezclip.classification import classify_videos
     from ezclip.data import find_videos
     from ezclip.report import write_report
-    from ezclip.systems import load_model, load_processor
+    from ezclip.systems import load_encoder, load_model, load_processor
     from ezclip.timeline import find_segments
 
 __version__ = "0.2.0"
@@ -29,7 +30,7 @@ __getattr__, _, _ = lazy_loader.attach(
         "classification": ["classify_videos"],
         "data": ["find_videos"],
         "report": ["write_report"],
-        "systems": ["load_model", "load_processor"],
+        "systems": ["load_encoder", "load_model", "load_processor"],
         "timeline": ["find_segments"],
     },
 )
@@ -50,6 +51,7 @@ __all__ = [
     "find_segments",
     "find_videos",
     "list_folder",
+    "load_encoder",
     "load_model",
     "load_processor",
     "write_report",
@@ -62,6 +64,8 @@ AutoProcessor.register(EZClipConfig, EZClipProcessor, exist_ok=True)
 PIPELINE_REGISTRY.register_pipeline(
     PIPELINE_TASK, ZeroShotVideoClassificationPipeline, pt_model=AutoModel, type="multimodal"
 )
+# The pipeline takes other dual encoders of transformers too.
+WRAPPERS.update(dict.fromkeys(RIVALS, wrap_rival))
 
 
 def __dir__() -> list[str]:

@@ -12,7 +12,8 @@ The methods of a command run in turn, round by round in one process, so a drift 
 them. Matrix products run in the same rounds. Their rate is the limit of the machine, and the speed of a model is given
 as a share of it. Compare ratios and shares, because times depend on the machine.
 
-Models have random weights without `--model_name_or_path`. OMP_NUM_THREADS sets the number of threads.
+Models have random weights without `--model_name_or_path`. `cost` and `end-to-end` also take other dual
+encoders, such as X-CLIP. OMP_NUM_THREADS sets the number of threads.
 """
 
 import argparse

@@ -110,7 +110,7 @@ def make_page(
                 inputs = _make_inputs(settings)
                 button = gr.Button("Classify", variant="primary", elem_id="classify")
             with gr.Column(scale=3, min_width=320):
-                if scope := classifier.model.config.scope:
+                if scope := getattr(classifier.model.config, "scope", None):
                     gr.Markdown(f"**{escape_markdown(scope[:MAX_SCOPE])}**", elem_id="scope", sanitize_html=True)
                 scores = gr.Label(label="Which label fits", num_top_classes=MAX_BARS, elem_id="scores")
                 segments = gr.Markdown(elem_id="segments", sanitize_html=True)

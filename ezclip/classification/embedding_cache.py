@@ -9,12 +9,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ezclip import __version__
+from ezclip.encoders import DualEncoder
 from ezclip.errors import DataError
 from ezclip.evaluation.identity import describe_model, describe_processor
 from ezclip.utils.digests import digest, digest_file
 from ezclip.utils.files import replacing, write_json
 from ezclip.utils.messages import get_logger
-from modeling_ezclip import EZClipModel
 from processing_ezclip import EZClipProcessor
 from video_ezclip import (
     VideoReadError,
@@ -30,7 +30,7 @@ logger = get_logger(__name__)
 
 # What tells text towers and tokenizers apart does not change the embedding of a video.
 TEXT_WEIGHTS = ("text_model.", "text_projection.", "logit_scale")
-TEXT_SETTINGS = ("tokenizer", "split_camel_case")
+TEXT_SETTINGS = ("tokenizer", "split_camel_case", "text_padding")
 
 
 class EmbeddingCache:
@@ -44,13 +44,13 @@ class EmbeddingCache:
     Args:
         folder (`str` or `Path`):
             The folder. It is created with the first embedding.
-        model ([`EZClipModel`]), processor ([`EZClipProcessor`]):
+        model ([`VideoTextEncoder`]), processor ([`EZClipProcessor`]):
             What embeds the videos.
         options:
             How videos are read, in types that JSON has.
     """
 
-    def __init__(self, folder: str | Path, model: EZClipModel, processor: EZClipProcessor, **options):
+    def __init__(self, folder: str | Path, model: DualEncoder, processor: EZClipProcessor, **options):
         described = describe_model(model, [name for name in model.state_dict() if name.startswith(TEXT_WEIGHTS)])
         config = {name: value for name, value in described.pop("model_config").items() if "text_config." not in name}
         pixels = {name: value for name, value in describe_processor(processor).items() if name not in TEXT_SETTINGS}

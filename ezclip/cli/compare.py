@@ -45,7 +45,7 @@ from ezclip.data.sources import VideoSplit
 from ezclip.errors import DataError, ModelError
 from ezclip.evaluation.protocols import Experiment
 from ezclip.systems.loading import check_fit
-from ezclip.systems.macs import count_macs
+from ezclip.systems.macs import count_clip_macs
 from ezclip.training.checkpoints import EXACTNESS_SETTINGS
 from ezclip.utils.files import replacing, write_json
 from ezclip.utils.messages import say
@@ -213,7 +213,7 @@ def check_model(group: list[System]):
         "num_frames": first.processor.num_frames,
         "num_parameters": model.num_parameters(),
         "num_trained_parameters": model.num_parameters(only_trainable=True),
-        "macs_per_clip": count_macs(model, first.processor.num_frames),
+        "macs_per_clip": count_clip_macs(model, first.processor),
     }
     for system in group:
         system.model_description, system.costs = first.model_description, costs
@@ -248,14 +248,13 @@ def measure_speeds(
 def make_embedding(system: System, accelerator: Accelerator, batch_size: int) -> Callable[[], object]:
     """Return a function that embeds a batch of clips and waits for the result."""
     model = system.load_model().to(accelerator.device).eval()
-    vision = model.config.vision_config
-    size = (vision.num_channels, vision.image_size, vision.image_size)
-    clips = torch.randn(batch_size, system.processor.num_frames, *size, device=accelerator.device)
+    shape = (batch_size, system.processor.num_frames, 3, *system.processor.crop_size)
+    clips = torch.randn(shape, device=accelerator.device, dtype=model.dtype)
 
     @torch.no_grad()
     def embed() -> torch.Tensor:
         with accelerator.autocast():
-            return model.get_video_features(clips, output_last_hidden_state=False).pooler_output.cpu()
+            return model.encode_videos(clips).cpu()
 
     return embed
 

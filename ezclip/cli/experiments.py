@@ -22,6 +22,7 @@ from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.data.sources import VideoSplit
 from ezclip.data.splits import save_split
 from ezclip.data.streaming import StreamedVideos
+from ezclip.encoders import DualEncoder
 from ezclip.errors import DataError, ModelError
 from ezclip.evaluation.answers import show_predictions, show_problems
 from ezclip.evaluation.identity import describe_model, describe_result
@@ -29,7 +30,7 @@ from ezclip.evaluation.prediction_files import PredictionCounts
 from ezclip.evaluation.predictions import Predictions, predict
 from ezclip.evaluation.protocols import SINGLE_VIEW
 from ezclip.evaluation.sharded_prediction import predict_shards
-from ezclip.systems.loading import check_fit, load_model, load_processor
+from ezclip.systems.loading import check_fit, load_encoder, load_processor
 from ezclip.training.checkpoints import EXACTNESS_SETTINGS, last_checkpoint, raise_on_all_ranks
 from ezclip.training.loop import check_training, train
 from ezclip.utils.digests import digest
@@ -62,9 +63,9 @@ class Runner:
         preset = self.model_args.preset or ("ezclip" if self.args.do_train else None)
         self.processor = load_processor(*names, preset=preset)
 
-    def load_model(self) -> EZClipModel:
+    def load_model(self) -> DualEncoder:
         """Load the model that every experiment starts from. New weights follow the seed that was set."""
-        model = load_model(
+        model = load_encoder(
             self.model_args.model_name_or_path,
             self.args.do_train,
             vision_config=explicit_options(self.model_args, *VISION_CONFIG_FIELDS),
@@ -73,7 +74,8 @@ class Runner:
             **explicit_options(self.model_args, "temporal_head"),
         )
         check_fit(model, self.processor)
-        self.model_description = self.model_description or describe_model(model, model.newly_initialized)
+        new_weights = getattr(model, "newly_initialized", ())
+        self.model_description = self.model_description or describe_model(model, new_weights)
         return model
 
     def load_calibration(self) -> Calibration | None:
@@ -88,7 +90,7 @@ class Runner:
         except ValueError as error:
             raise DataError(f"--calibration: {error}") from error
 
-    def choose_scoring(self, model: EZClipModel) -> Scoring:
+    def choose_scoring(self, model: DualEncoder) -> Scoring:
         """
         Return how a model's similarities become scores.
 
@@ -201,7 +203,7 @@ class Runner:
             "scoring": asdict(scoring),
         }
 
-    def run(self, experiment: PlannedExperiment) -> tuple[dict[str, dict], EZClipModel | None]:
+    def run(self, experiment: PlannedExperiment) -> tuple[dict[str, dict], DualEncoder | None]:
         """
         Run one experiment, or read its results if an interrupted run finished it.
 
@@ -228,7 +230,7 @@ class Runner:
         folder.mkdir(parents=True, exist_ok=True)
         if experiment.name:
             self.accelerator.print(f"{experiment.name}:")
-        base = model.config.base_model_name_or_path
+        base = getattr(model.config, "base_model_name_or_path", None)
         if self.args.save_trained_only and base is not None and Path(base).resolve() == folder.resolve():
             raise DataError(
                 f"--save_trained_only to {folder} would replace the base model that is there. Give another folder."
@@ -271,13 +273,14 @@ class Runner:
 
     def train(
         self,
-        model: EZClipModel,
+        model: DualEncoder,
         experiment: PlannedExperiment,
         folder: Path,
         settings: dict,
         earlier: EarlierResults,
     ) -> int:
         """Train and save the model of an experiment. Return the number of steps."""
+        assert isinstance(model, EZClipModel)  # `load_encoder` refuses to load others for training
         split, args = experiment.train, self.options_of(experiment)
         dataset = VideoDataset(
             split,
@@ -320,7 +323,7 @@ class Runner:
                 report.write(folder, split, prefix="train_")
         return result.log.state.global_step
 
-    def evaluate(self, model: EZClipModel, experiment: PlannedExperiment, name: str) -> Predictions:
+    def evaluate(self, model: DualEncoder, experiment: PlannedExperiment, name: str) -> Predictions:
         """Predict the videos of a test, with the views of the experiment."""
         model.to(self.accelerator.device).eval()
         split = experiment.tests[name]
@@ -343,7 +346,7 @@ class Runner:
 
     def predict(
         self,
-        model: EZClipModel,
+        model: DualEncoder,
         experiment: PlannedExperiment,
         source: VideoSplit | StreamedVideos,
         class_names: list[str],

@@ -14,6 +14,7 @@ from ezclip.data.sources import VideoSplit, find_videos, load_files, load_folder
 from ezclip.data.splits import draw_classes, find_overlap, select_classes
 from ezclip.data.streaming import StreamedVideos, stream_hub_dataset
 from ezclip.data.transforms import TrainTransform
+from ezclip.encoders import DualEncoder
 from ezclip.errors import DataError
 from ezclip.evaluation import protocols
 from ezclip.evaluation.protocols import Experiment
@@ -22,7 +23,6 @@ from ezclip.utils.files import check_folder_names
 from ezclip.utils.messages import get_logger
 from ezclip.utils.tables import count_of, first_names
 from ezclip.utils.yaml_files import read_yaml
-from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank
 from processing_ezclip import TEAR_TEMPLATES, TEMPLATES, EZClipProcessor, label_to_words
 
@@ -76,7 +76,7 @@ class ClassTexts:
         except ValueError as error:
             raise DataError(str(error)) from error
 
-    def bank(self, model: EZClipModel, processor: EZClipProcessor, class_names: list[str]) -> ClassBank:
+    def bank(self, model: DualEncoder, processor: EZClipProcessor, class_names: list[str]) -> ClassBank:
         """Embed the texts of `class_names`."""
         return ClassBank.build(model, processor, class_names, *dataclasses.astuple(self))
 

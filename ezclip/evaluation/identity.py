@@ -9,10 +9,10 @@ import torch
 from ezclip.data.identity import describe_videos
 from ezclip.data.sources import VideoSplit
 from ezclip.data.streaming import StreamedVideos
+from ezclip.encoders import DualEncoder
 from ezclip.systems.loading import flatten_config
 from ezclip.utils.digests import digest, digest_tensors
 from ezclip.utils.settings import as_json
-from modeling_ezclip import EZClipModel
 from processing_ezclip import EZClipProcessor
 
 
@@ -57,7 +57,7 @@ def describe_result(
     )
 
 
-def describe_model(model: EZClipModel, left_out: Container[str] = ()) -> dict:
+def describe_model(model: DualEncoder, left_out: Container[str] = ()) -> dict:
     """
     Return the configuration of a model, and a digest of its weights, the frozen ones too.
 
@@ -87,4 +87,6 @@ def describe_processor(processor: EZClipProcessor) -> dict:
         "sampling": processor.sampling,
         "split_camel_case": processor.split_camel_case,
         "use_published_crop": processor.use_published_crop,
+        # Results from before there was a choice have no entry.
+        **({} if processor.text_padding == "longest" else {"text_padding": processor.text_padding}),
     }

@@ -12,11 +12,11 @@ from tqdm.auto import tqdm
 from ezclip.constants import EVAL_SETTINGS_NAME, PREDICTIONS_NAME, UNKNOWN_LABEL, VIDEO_EMBEDS_NAME
 from ezclip.data.dataset import ReadReport, VideoDataset, make_loader
 from ezclip.data.sources import VideoSplit
+from ezclip.encoders import DualEncoder
 from ezclip.errors import ModelError
 from ezclip.evaluation.metrics import accuracies_of, rank_labels
 from ezclip.utils.digests import digest_file
 from ezclip.utils.files import as_json_line, replacing, write_json
-from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank, Scoring, score_embeds
 
 
@@ -101,7 +101,7 @@ class Predictions:
 
 @torch.no_grad()
 def predict(
-    model: EZClipModel,
+    model: DualEncoder,
     bank: ClassBank,
     dataset: VideoDataset,
     accelerator: Accelerator | None = None,
@@ -117,7 +117,7 @@ def predict(
     Predict the class probabilities of all videos of a dataset. The views of a video are averaged.
 
     Args:
-        model ([`EZClipModel`]):
+        model ([`VideoTextEncoder`]):
             The model. It is put in evaluation mode.
         bank ([`ClassBank`]):
             The classes.
@@ -152,7 +152,8 @@ def predict(
         embeds = embed_views(model, dataset.processor.normalize(batch["frames"]), accelerator)
         results = [batch["index"], mean_probabilities(model, bank, embeds, ensemble, scoring)]
         if keep_embeds:
-            directions = torch.nn.functional.normalize(embeds, dim=-1)
+            own = embeds if embeds.ndim == 3 else embeds[:, :, 0]  # the other rows are for the model's `score`
+            directions = torch.nn.functional.normalize(own, dim=-1)
             results.append(torch.nn.functional.normalize(directions.mean(dim=1), dim=-1))
         # Drops the videos that the last batch repeats to fill all processes.
         gathered.append(accelerator.gather_for_metrics(tuple(results)))
@@ -166,7 +167,7 @@ def predict(
 
 
 def view_probabilities(
-    model: EZClipModel,
+    model: DualEncoder,
     bank: ClassBank,
     views: torch.Tensor,
     ensemble: str,
@@ -177,7 +178,7 @@ def view_probabilities(
     Compute the class probabilities of videos, averaged over their views.
 
     Args:
-        model ([`EZClipModel`]):
+        model ([`VideoTextEncoder`]):
             The model.
         bank ([`ClassBank`]):
             The C classes.
@@ -199,12 +200,12 @@ def view_probabilities(
     return mean_probabilities(model, bank, embed_views(model, views, accelerator), ensemble, scoring)
 
 
-def embed_views(model: EZClipModel, views: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
+def embed_views(model: DualEncoder, views: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
     """
     Embed videos, without normalisation.
 
     Args:
-        model ([`EZClipModel`]), views (`torch.Tensor`), accelerator (`Accelerator`):
+        model ([`VideoTextEncoder`]), views (`torch.Tensor`), accelerator (`Accelerator`):
             See [`view_probabilities`].
 
     Returns:
@@ -216,13 +217,13 @@ def embed_views(model: EZClipModel, views: torch.Tensor, accelerator: Accelerato
 
 
 def mean_probabilities(
-    model: EZClipModel, bank: ClassBank, embeds: torch.Tensor, ensemble: str, scoring: Scoring | None = None
+    model: DualEncoder, bank: ClassBank, embeds: torch.Tensor, ensemble: str, scoring: Scoring | None = None
 ) -> torch.Tensor:
     """
     Compute the class probabilities of embedded videos, averaged over their views.
 
     Args:
-        model ([`EZClipModel`]):
+        model ([`VideoTextEncoder`]):
             The model of the embeddings.
         bank ([`ClassBank`]):
             The C classes.

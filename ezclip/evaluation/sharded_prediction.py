@@ -20,11 +20,11 @@ from ezclip.data.dataset import ReadReport, VideoDataset, make_loader
 from ezclip.data.identity import describe_shard
 from ezclip.data.sources import VideoSplit
 from ezclip.data.streaming import StreamedVideos, VideoRow
+from ezclip.encoders import DualEncoder
 from ezclip.errors import DataError
 from ezclip.evaluation.identity import describe_model, describe_result
 from ezclip.evaluation.prediction_files import PredictionCounts, PredictionFolder, Progress
 from ezclip.evaluation.predictions import view_probabilities
-from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank, Scoring, best_labels
 from processing_ezclip import EZClipProcessor
 from video_ezclip import read_frames
@@ -36,7 +36,7 @@ LONGEST_WAIT = timedelta(days=365)
 
 @torch.no_grad()
 def predict_shards(
-    model: EZClipModel,
+    model: DualEncoder,
     bank: ClassBank,
     source: VideoSplit | StreamedVideos,
     processor: EZClipProcessor,
@@ -66,7 +66,7 @@ def predict_shards(
     the main process writes `predictions.jsonl` and the lists of bad and partial videos.
 
     Args:
-        model ([`EZClipModel`]):
+        model ([`VideoTextEncoder`]):
             The model. It is put in evaluation mode.
         bank ([`ClassBank`]):
             The classes.

@@ -7,6 +7,7 @@ import torch
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
+    AutoModel,
     AutoTokenizer,
     CLIPConfig,
     PretrainedConfig,
@@ -14,6 +15,7 @@ from transformers import (
 )
 from transformers.utils import IMAGE_PROCESSOR_NAME, logging
 from transformers.utils.hub import cached_file
+from transformers.utils.import_utils import is_timm_available
 
 from checkpoint_ezclip import (
     MAY_BE_ABSENT,
@@ -23,7 +25,15 @@ from checkpoint_ezclip import (
     naming_damage,
     resolve_base,
 )
-from configuration_ezclip import BASE_MODELS, EZClipVisionConfig, check_model_type, check_sizes, describe_plain
+from configuration_ezclip import (
+    BASE_MODELS,
+    MODEL_TYPES,
+    EZClipVisionConfig,
+    check_model_type,
+    check_sizes,
+    describe_plain,
+)
+from ezclip.encoders import RIVALS, DualEncoder, as_encoder, check_trainable, read_processor
 from ezclip.errors import ModelError, first_line
 from ezclip.systems.bpe_tokenizer import load_bpe_tokenizer
 from ezclip.systems.presets import default_num_frames, make_config
@@ -96,6 +106,11 @@ def load_processor(
         [`ModelError`]: if the model or the tokenizer cannot be loaded, or `num_frames` is below 1.
     """
     config = _read_config(name_or_path)
+    if config.model_type in RIVALS:
+        if preset is not None:
+            check_trainable(name_or_path, config.model_type)
+        processor = _read_rival_processor(name_or_path, config, tokenizer_name)
+        return _set_num_frames(processor, num_frames)
     is_base = config.model_type in BASE_MODELS
     try:
         processor = EZClipProcessor.from_pretrained(name_or_path)
@@ -140,10 +155,29 @@ def load_processor(
         # Another system samples other frames.
         processor.sampling = sampling
         num_frames = num_frames or default_num_frames(preset) or EZClipVisionConfig().num_frames
+    return _set_num_frames(processor, num_frames)
+
+
+def _set_num_frames(processor: EZClipProcessor, num_frames: int | None) -> EZClipProcessor:
     if num_frames is not None:
         if num_frames < 1:
             raise ModelError(f"--num_frames must be at least 1, got {num_frames}.")
         processor.num_frames = num_frames
+    return processor
+
+
+def _read_rival_processor(
+    name_or_path: str | Path, config: PretrainedConfig, tokenizer_name: str | Path | None
+) -> EZClipProcessor:
+    tokenizer = load_tokenizer(tokenizer_name or name_or_path)
+    try:
+        with naming_damage(name_or_path):
+            processor = read_processor(name_or_path, config, tokenizer)
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"{name_or_path} has a broken processor ({first_line(error)}). Copy its preprocessor_config.json again."
+        ) from error
+    logger.warning_once(f"{name_or_path} is {RIVALS[config.model_type].name}: {processor.describe_pixels()}")
     return processor
 
 
@@ -204,6 +238,7 @@ def load_model(
         [`ModelError`]: if there is no such model, or its weights do not fit.
     """
     saved = _read_config(name_or_path)
+    check_trainable(name_or_path, saved.model_type)
     is_plain = saved.model_type in BASE_MODELS
     stays_plain = is_plain and preset is None and not for_training
     system = "clip" if stays_plain else preset
@@ -236,6 +271,50 @@ def load_model(
     return model
 
 
+def load_encoder(
+    name_or_path: str | Path, for_training: bool = False, preset: str | None = None, **options
+) -> DualEncoder:
+    """
+    Load a dual encoder of videos and texts, in evaluation mode.
+
+    EZ-CLIP and plain dual encoders become an [`EZClipModel`]. Other models (`RIVALS`) stay what they are, with the
+    methods of a [`VideoTextEncoder`]. [`load_processor`] loads what belongs to either.
+
+    Args:
+        name_or_path (`str` or `Path`):
+            A folder, or a name on the Hub.
+        for_training (`bool`, *optional*, defaults to `False`), preset (`str`, *optional*), options:
+            For an [`EZClipModel`], see [`load_model`].
+
+    Raises:
+        [`ModelError`]: if there is no such model, its weights do not fit, a package that it needs is missing, or it
+        does not take the options.
+
+    Example:
+
+    ```python
+    >>> name = "microsoft/xclip-base-patch32"
+    >>> encoder, processor = load_encoder(name), load_processor(name)
+    >>> bank = ClassBank.build(encoder, processor, ["archery", "yoga"])
+    >>> videos = encoder.encode_videos(processor(videos="clip.mp4", return_tensors="pt").pixel_values)
+    >>> score_embeds(encoder, bank, videos)  # (1, 2)
+    ```
+    """
+    config = _read_config(name_or_path)
+    given = {name: value for name, value in options.items() if value}
+    given |= given.pop("vision_config", {})
+    given.pop("num_frames", None)  # the processor's
+    if config.model_type not in RIVALS or for_training or preset is not None or given:
+        return load_model(name_or_path, for_training, preset=preset, **options).eval()
+    try:
+        with naming_damage(name_or_path):
+            model, info = AutoModel.from_pretrained(str(name_or_path), output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ModelError(f"{name_or_path} cannot be loaded: {error}") from error
+    _check_weights(info, name_or_path, may_lack_added=False, may_have_added=False)
+    return as_encoder(model).requires_grad_(False)
+
+
 def load_classifier(
     name_or_path: str | Path,
     tokenizer_name: str | Path | None = None,
@@ -261,39 +340,43 @@ def load_classifier(
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"--device {device} cannot be used ({first_line(error)}).") from error
-    processor, model = load_processor(name_or_path, tokenizer_name, num_frames), load_model(name_or_path)
+    processor, model = load_processor(name_or_path, tokenizer_name, num_frames), load_encoder(name_or_path)
     check_fit(model, processor)
     if dtype is not None:
         model = model.to(getattr(torch, dtype))
     return ZeroShotVideoClassificationPipeline(model=model, processor=processor, device=device)
 
 
-def check_fit(model: EZClipModel, processor: EZClipProcessor):
+def check_fit(model: DualEncoder, processor: EZClipProcessor):
     """
     Raise if a processor does not fit a model.
 
     Raises:
         [`ModelError`]: if the number of frames, their size or the vocabulary differ.
     """
-    config = model.config.vision_config
-    if model.config.fixed_num_frames and processor.num_frames != config.num_frames:
+    if isinstance(model, EZClipModel):
+        config = model.config.vision_config
+        num_frames = config.num_frames if model.config.fixed_num_frames else None
+        takes_any_size = config.model_type == "siglip2_vision_model"  # of whole patches
+        image_size = None if takes_any_size else (config.image_size, config.image_size)
+        num_positions = model.config.text_config.max_position_embeddings
+        if model.config.temporal_head == "transformer" and processor.num_frames > num_positions:
+            raise ModelError(
+                f"The processor samples {processor.num_frames} frames of a video, and the temporal head has positions "
+                f"for {num_positions}. Use --num_frames {num_positions} or fewer."
+            )
+    else:
+        num_frames, image_size = model.num_frames, model.image_size
+    if num_frames is not None and processor.num_frames != num_frames:
         raise ModelError(
-            f"The processor samples {processor.num_frames} frames of a video, the model takes {config.num_frames}. "
-            f"Use --num_frames {config.num_frames}, or set `processor.num_frames` and save the processor again."
-        )
-    num_positions = model.config.text_config.max_position_embeddings
-    if model.config.temporal_head == "transformer" and processor.num_frames > num_positions:
-        raise ModelError(
-            f"The processor samples {processor.num_frames} frames of a video, and the temporal head has positions for "
-            f"{num_positions}. Use --num_frames {num_positions} or fewer."
+            f"The processor samples {processor.num_frames} frames of a video, the model takes {num_frames}. "
+            f"Use --num_frames {num_frames}, or set `processor.num_frames` and save the processor again."
         )
     height, width = processor.crop_size
-    takes_any_size = config.model_type == "siglip2_vision_model"  # of whole patches
-    if (height, width) != (config.image_size, config.image_size) and not takes_any_size:
+    if image_size is not None and (height, width) != image_size:
         raise ModelError(
-            f"The processor crops frames to {height} x {width}, the model takes "
-            f"{config.image_size} x {config.image_size}. Set `processor.image_processor.crop_size` and save the "
-            "processor again."
+            f"The processor crops frames to {height} x {width}, the model takes {image_size[0]} x {image_size[1]}. "
+            "Set `processor.image_processor.crop_size` and save the processor again."
         )
     vocab_size = model.config.text_config.vocab_size
     if not fits_vocabulary(processor.tokenizer, model.config.text_config):
@@ -379,11 +462,15 @@ def _read_config(name_or_path: str | Path):
     try:
         with naming_damage(name_or_path):
             saved, _ = PretrainedConfig.get_config_dict(name_or_path)
-            check_model_type(saved, name_or_path)
+            check_model_type(saved, name_or_path, (*MODEL_TYPES, *RIVALS))
+            if saved.get("model_type") in ("pe_video", "pe_audio_video") and not is_timm_available():
+                raise ModelError(f"{name_or_path} needs timm for its frames: `pip install timm`.")
             for fields in (saved, saved.get("text_config"), saved.get("vision_config")):
                 if fields and "num_labels" in fields:  # transformers makes a `dict` of so many entries
                     check_sizes({"num_labels": fields["num_labels"]})
             return AutoConfig.from_pretrained(name_or_path)
+    except ModelError:
+        raise
     except OSError as error:
         raise ModelError(f"No model at {str(name_or_path)!r} ({first_line(error)}).") from error
     except ValueError as error:

@@ -2,12 +2,15 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ezclip.encoders import DualEncoder, RivalEncoder
 from modeling_ezclip import EZClipModel
+from processing_ezclip import EZClipProcessor
 
 
 @torch.no_grad()
@@ -46,6 +49,24 @@ def count_macs(model: EZClipModel, num_frames: int | None = None, output_last_hi
         lambda: EZClipModel(config).eval(),
         lambda copied: copied.get_video_features(torch.empty(clip), output_last_hidden_state=output_last_hidden_state),
     )
+
+
+@torch.no_grad()
+def count_clip_macs(model: DualEncoder, processor: EZClipProcessor) -> int:
+    """Count the multiply-accumulates of embedding one clip of a processor; see [`count_macs`]."""
+    if isinstance(model, EZClipModel):
+        return count_macs(model, processor.num_frames)
+    config = copy.deepcopy(model.config)
+    config._attn_implementation = "eager"
+    clip = (1, processor.num_frames, 3, *processor.crop_size)
+
+    def make() -> RivalEncoder:
+        return type(model)(config).eval().requires_grad_(False)
+
+    def run(copied: Any) -> torch.Tensor:
+        return copied.encode_videos(torch.empty(clip))
+
+    return count_macs_of(make, run)
 
 
 def count_macs_of(make: Callable[[], nn.Module], run: Callable[[nn.Module], object]) -> int:

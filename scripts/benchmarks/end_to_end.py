@@ -15,8 +15,9 @@ from accelerate import Accelerator
 
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.data.sources import find_videos, load_files
+from ezclip.encoders import RivalEncoder
 from ezclip.evaluation.sharded_prediction import predict_shards
-from ezclip.systems.macs import count_macs
+from ezclip.systems.macs import count_clip_macs, count_macs
 from ezclip.utils.tables import as_table
 from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank, score_embeds
@@ -28,7 +29,7 @@ from scripts.benchmarks.harness import (
     rates_as_table,
     ratio,
 )
-from scripts.benchmarks.models import describe_model, name_of_model, vision_shapes
+from scripts.benchmarks.models import describe_model, make_config, name_of_model, vision_shapes
 from scripts.benchmarks.text import load
 from video_ezclip import FrameSampler
 
@@ -48,7 +49,7 @@ def read_all(path: str, sample: FrameSampler) -> list[np.ndarray]:
 
 @torch.no_grad()
 def predict_in_loop(
-    paths: list[str], model: EZClipModel, processor: EZClipProcessor, bank: ClassBank, output_dir: Path
+    paths: list[str], model: EZClipModel | RivalEncoder, processor: EZClipProcessor, bank: ClassBank, output_dir: Path
 ):
     """Predict clip by clip: decode the whole video, CLIP's image processor, float32."""
     image_processor = transformers.CLIPImageProcessor.from_dict(processor.image_processor.to_dict())
@@ -110,7 +111,10 @@ def run(args: argparse.Namespace, device: torch.device) -> dict:
             (OURS, predict, {"no": "float32"}.get(precision, precision)),
             (LOOP, loop, "float32"),
         ):
-            macs = count_macs(model, processor.num_frames, output_last_hidden_state=name == LOOP)
+            if isinstance(model, EZClipModel):
+                macs = count_macs(model, processor.num_frames, output_last_hidden_state=name == LOOP)
+            else:
+                macs = count_clip_macs(model, processor)
             contenders[name] = Contender(
                 lambda method=method: method(paths),
                 used,
@@ -118,7 +122,9 @@ def run(args: argparse.Namespace, device: torch.device) -> dict:
                 num_clips * macs,
                 warm_up=lambda method=method: method(paths[:WARM_UP]),
             )
-        shapes = vision_shapes(model.config, args.batch_size)
+        # The matrix rate is that of a ViT-B's products for models of other shapes.
+        config = model.config if isinstance(model, EZClipModel) else make_config(args, None)
+        shapes = vision_shapes(config, args.batch_size)
         rows, rates = measure_contenders(contenders, shapes, args.rounds, device)
     found = {name: contender.result or {} for name, contender in contenders.items()}
     for name, row in rows.items():
@@ -126,7 +132,7 @@ def run(args: argparse.Namespace, device: torch.device) -> dict:
     rows[OURS]["times_faster"] = ratio(rows, LOOP, OURS)
     return {
         "model": name_of_model(args),
-        "size": describe_model(model.config),
+        "size": describe_model(model.config) if isinstance(model, EZClipModel) else type(model).__name__,
         "num_clips": num_clips,
         "num_bytes": sum(map(os.path.getsize, paths)),
         "num_labels": len(labels),

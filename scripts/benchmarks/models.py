@@ -10,6 +10,7 @@ from torch import nn
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
+    PretrainedConfig,
     PreTrainedModel,
     XCLIPConfig,
     XCLIPModel,
@@ -18,8 +19,9 @@ from transformers import (
 )
 
 from configuration_ezclip import EZClipConfig, EZClipTextConfig, EZClipVisionConfig
+from ezclip.encoders import RIVALS, RivalEncoder
 from ezclip.errors import ModelError
-from ezclip.systems.loading import load_model
+from ezclip.systems.loading import load_encoder, load_model
 from ezclip.systems.macs import count_macs_of
 from ezclip.systems.presets import fields_of
 from modeling_ezclip import EZClipModel
@@ -49,6 +51,21 @@ def make_model(args: argparse.Namespace, preset: str | None = None) -> EZClipMod
         return EZClipModel(make_config(args, preset))
     # for_training: `load_model` refuses untrained weights otherwise, and costs do not depend on them.
     return load_model(args.model_name_or_path, for_training=True, preset=preset, vision_config=_num_frames(args))
+
+
+def load_rival(args: argparse.Namespace) -> RivalEncoder | None:
+    """Load the model of the options as it is if it is one of `RIVALS`, such as X-CLIP. Return None for others."""
+    if args.model_name_or_path is None:
+        return None
+    try:
+        config, _ = PretrainedConfig.get_config_dict(args.model_name_or_path)
+    except OSError:  # `make_model` says it
+        return None
+    if config.get("model_type") not in RIVALS:
+        return None
+    model = load_encoder(args.model_name_or_path, preset=args.preset)
+    assert isinstance(model, RivalEncoder)
+    return model
 
 
 def _num_frames(args: argparse.Namespace) -> dict[str, int]:
@@ -98,7 +115,7 @@ def count_model_macs(model: PreTrainedModel, run: Callable[[PreTrainedModel], ob
 def embed(model: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
     """Embed clips `(B, T, 3, H, W)`, or their frames if it is no video model."""
     if isinstance(model, EZClipModel):
-        return model.get_video_features(pixel_values, output_last_hidden_state=False).pooler_output
+        return model.encode_videos(pixel_values)
     if hasattr(model, "get_video_features"):
         return model.get_video_features(pixel_values=pixel_values).pooler_output
     return model(pixel_values=pixel_values.flatten(0, 1)).pooler_output

@@ -10,14 +10,15 @@ import torch
 from configuration_ezclip import EZClipConfig
 from ezclip.cli.demo import word_tokenizer
 from ezclip.data.labels import read_label_list
-from ezclip.systems.loading import load_processor, load_tokenizer
+from ezclip.encoders import RivalEncoder, check_trainable
+from ezclip.systems.loading import check_fit, load_processor, load_tokenizer
 from ezclip.systems.macs import count_macs_of
 from ezclip.utils.tables import as_table
 from modeling_ezclip import EZClipModel, EZClipTextModel, PackedTexts
 from pipeline_ezclip import BATCH_SIZE as CLASS_BANK_BATCH_SIZE, ClassBank
 from processing_ezclip import TEMPLATES, EZClipProcessor, default_image_processor
 from scripts.benchmarks.harness import Contender, measure_contenders, rates_as_table, ratio
-from scripts.benchmarks.models import layer_shapes, make_config, make_model, name_of_model
+from scripts.benchmarks.models import layer_shapes, load_rival, make_config, make_model, name_of_model
 
 
 # Made-up labels of two to four words, used without --label_list
@@ -42,7 +43,7 @@ def make_labels(num_labels: int) -> list[str]:
     return [f"{action} {number}" if number else action for number in numbers for action in actions][:num_labels]
 
 
-def load(args: argparse.Namespace, num_labels: int) -> tuple[EZClipModel, EZClipProcessor, list[str]]:
+def load(args: argparse.Namespace, num_labels: int) -> tuple[EZClipModel | RivalEncoder, EZClipProcessor, list[str]]:
     """
     Load model, processor and labels. `num_labels` is the default number of made-up labels.
 
@@ -54,6 +55,9 @@ def load(args: argparse.Namespace, num_labels: int) -> tuple[EZClipModel, EZClip
         labels = read_label_list(args.label_list)[: args.num_labels]
     if args.model_name_or_path is not None:
         processor = load_processor(args.model_name_or_path, args.tokenizer_name, args.num_frames, args.preset)
+        if (rival := load_rival(args)) is not None:
+            check_fit(rival, processor)
+            return rival, processor, labels
         return make_model(args).eval(), processor, labels
     if args.tokenizer_name is not None:
         tokenizer = load_tokenizer(args.tokenizer_name)
@@ -102,6 +106,7 @@ def embed_padded(model: EZClipModel, processor: EZClipProcessor, texts: list[str
 def run(args: argparse.Namespace, device: torch.device) -> dict:
     """Time all methods, and compare their embeddings."""
     model, processor, labels = load(args, 400)
+    check_trainable(args.model_name_or_path, model.config.model_type)  # the packed texts are those of our text tower
     models = {"float32": model.to(device), "bf16": copy.deepcopy(model).to(torch.bfloat16)}
     texts = [text for own in processor.get_prompts(labels) for row in own for text in row]
     tokens = processor(text=list(dict.fromkeys(texts)), padding=False, truncation=True)["input_ids"]

@@ -16,6 +16,7 @@ from ezclip.utils.synthetic_clips import write_video
 from processing_ezclip import TEMPLATES
 from scripts import benchmark
 from scripts.benchmarks import decode, end_to_end, harness, text
+from tests.encoders.families import make_rival
 from tests.helpers import ROOT, random_clip, read_json
 
 
@@ -285,6 +286,23 @@ def test_end_to_end(tmp_path, tiny_folder, videos, small_products):
     assert ours["times_faster"]["ratio"] == pytest.approx(loop["seconds"]["median"] / ours["seconds"]["median"])
     assert ours["clips_per_second"] == pytest.approx(3 / ours["seconds"]["median"])
     assert 0 < ours["share_of_matrix_rate"] < 1.5
+
+
+def test_rivals(tmp_path, videos, small_products):
+    model = ["--model_name_or_path", make_rival("xclip", tmp_path / "rival")]
+    ours, clip, _ = run(tmp_path, "cost", *model)["models"]
+    assert (ours["model"], ours["num_frames"], clip["model"]) == ("rival", 4, "CLIPVisionModel")
+    assert 0 < ours["macs_per_clip"] < clip["macs_per_clip"]
+    options = [*model, "--rounds", 1, "--use_cpu", "--num_labels", 5, "--num_workers", 0, "--mixed_precision", "no"]
+    agreement = run(tmp_path, "end-to-end", *videos, *options)["agreement"]
+    assert agreement["num_same"] == agreement["num_compared"] == len(videos)
+
+
+@pytest.mark.parametrize("command", ["model", "text", "memory"])
+def test_rivals_are_refused(tmp_path, command, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main([command, "--use_cpu", "--model_name_or_path", str(make_rival("xclip", tmp_path))])
+    assert "is X-CLIP" in capsys.readouterr().err
 
 
 def test_end_to_end_disagreement(tmp_path, tiny_folder, labels, videos, small_products, monkeypatch, capsys):
