@@ -1045,7 +1045,7 @@ class EZClipTextModel(EZClipPreTrainedModel, CLIPTextModel):
             return BaseModelOutputWithPooling(pooler_output=self.embed_packed(packed, **kwargs))
         outputs = super().forward(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
         if self.eos_token_id == 2 and not (self.ends_at_highest and attention_mask is None):
-            # `CLIPTextModel` takes the highest token. (`len(input_ids)` would fix the batch size of an exported model.)
+            # `CLIPTextModel` takes the highest token. (`len(input_ids)` would fix the batch size of an export.)
             rows = torch.arange(outputs.last_hidden_state.shape[0], device=outputs.last_hidden_state.device)
             outputs.pooler_output = outputs.last_hidden_state[rows, self._find_ends(input_ids, attention_mask)]
         return outputs
