@@ -43,15 +43,19 @@ MAX_SIZES = {
     "hidden_size": 2**16,
     "intermediate_size": 2**18,
     "projection_dim": 2**16,
+    "projection_size": 2**16,  # SigLIP's `projection_dim`, and the width of AltCLIP's texts before the projection
+    "project_dim": 2**16,
     "num_hidden_layers": 1000,
     "temporal_head_layers": 1000,
     "num_attention_heads": 2**12,
     "num_frames": 2**12,
     "num_channels": 2**10,
+    "num_patches": 2**20,
     "image_size": 2**14,
     "patch_size": 2**14,
     "vocab_size": 2**20,
     "max_position_embeddings": 2**20,
+    "type_vocab_size": 2**16,
     "num_labels": 2**16,
     # of an image processor
     "shortest_edge": 2**14,
@@ -109,7 +113,10 @@ def _check_probabilities(config: PretrainedConfig, *names: str):
 
 def _check_tower(config):
     """Raise if a tower's sizes are out of range, or do not fit each other."""
-    check_sizes({name: getattr(config, name) for name in MAX_SIZES if name in config.__dataclass_fields__})
+    sizes = {name: getattr(config, name) for name in MAX_SIZES if name in config.__dataclass_fields__}
+    if sizes.get("projection_size", 0) is None:  # SigLIP's default, which is `hidden_size`
+        del sizes["projection_size"]
+    check_sizes(sizes)
     if config.hidden_size % config.num_attention_heads:
         raise ValueError(
             f"`num_attention_heads` ({config.num_attention_heads}) must divide `hidden_size` ({config.hidden_size})."
@@ -144,7 +151,8 @@ def _estimate_tower_parameters(config) -> int:
     if getattr(config, "temporal_prompt", "none") == "deep":
         block += frames * width
     if hasattr(config, "vocab_size"):
-        rows = config.vocab_size + config.max_position_embeddings
+        names = ("vocab_size", "max_position_embeddings", "type_vocab_size", "project_dim", "projection_size")
+        rows = sum(getattr(config, name, 0) or 0 for name in names)
     else:
         rows = config.num_channels * config.patch_size**2 + (config.image_size // config.patch_size) ** 2 + frames
     return config.num_hidden_layers * block + rows * width

@@ -1045,8 +1045,8 @@ class EZClipTextModel(EZClipPreTrainedModel, CLIPTextModel):
             return BaseModelOutputWithPooling(pooler_output=self.embed_packed(packed, **kwargs))
         outputs = super().forward(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
         if self.eos_token_id == 2 and not (self.ends_at_highest and attention_mask is None):
-            # `CLIPTextModel` takes the highest token.
-            rows = torch.arange(len(input_ids), device=input_ids.device)
+            # `CLIPTextModel` takes the highest token. (`len(input_ids)` would fix the batch size of an export.)
+            rows = torch.arange(outputs.last_hidden_state.shape[0], device=outputs.last_hidden_state.device)
             outputs.pooler_output = outputs.last_hidden_state[rows, self._find_ends(input_ids, attention_mask)]
         return outputs
 
@@ -1542,9 +1542,10 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
         )
 
     @property
-    def eos_token_id(self) -> int:
-        """Return the token at which the text tower reads a text. 2 stands for the one with the highest number."""
-        return self.config.text_config.eos_token_id
+    def eos_token_id(self) -> int | None:
+        """Return the token that must end a text, or `None` if the text tower looks for none."""
+        text: Any = self.text_model
+        return None if getattr(text, "ends_at_highest", True) else text.eos_token_id
 
     def encode_videos(self, pixel_values: Any) -> torch.Tensor:
         """Embed videos `(B, T, C, H, W)` as `(B, D)`, not normalised (`ezclip.encoders.VideoTextEncoder`)."""

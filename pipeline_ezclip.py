@@ -262,7 +262,7 @@ def _float_weights(model) -> dict[str, torch.Tensor]:
 
 
 def _check_min_score(value, name: str):
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0.0 <= value <= 1.0:
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0.0 <= float(value) <= 1.0:
         raise ValueError(f"`{name}` must be a probability in [0, 1], got {value!r}.")
 
 
@@ -415,12 +415,13 @@ class ClassBank:
         if descriptions is None:
             processor.check_labels(labels)
         if len(labels) == 1:
-            logger.warning_once(f"{labels[0]!r} is the only label, so its score is always 1. Add labels to compare.")
+            logger.warning_once(
+                f"{labels[0]!r} is the only label, so softmax always gives it 1. Add labels to compare."
+            )
         prompts = processor.get_prompts(labels, templates, descriptions, include_label, input_conditioning)
         texts = distinct_texts(prompts)
-        model_eos = getattr(model, "eos_token_id", None)
-        # 2 in OpenAI's configs stands for the token with the highest number.
-        if (eos := processor.tokenizer.eos_token_id) != model_eos and model_eos not in (None, 2):
+        model_eos, eos = getattr(model, "eos_token_id", None), processor.tokenizer.eos_token_id
+        if model_eos not in (None, eos):
             raise ValueError(
                 f"The tokenizer ends texts with token {eos}, but the model expects {model_eos} and would embed all "
                 "texts alike. Correct `text_config.eos_token_id` in config.json."
@@ -592,8 +593,8 @@ def _probe(model) -> torch.Tensor:
     """Embed a few tokens that every vocabulary has, to identify a text tower."""
     config = model.config.text_config
     tokens = torch.arange(min(config.max_position_embeddings, 8), device=model.device) % config.vocab_size
-    if (eos := getattr(model, "eos_token_id", None)) is not None:
-        tokens[-1] = min(eos, config.vocab_size - 1)
+    last, end = config.vocab_size - 1, getattr(config, "eos_token_id", None)  # Chinese-CLIP has no end token
+    tokens[-1] = last if end is None else min(end, last)
     return _normalize(model.encode_texts({"input_ids": tokens[None]})[0].float())
 
 

@@ -18,7 +18,7 @@ DPI = 150
 SIDE, LABEL_WIDTH, MARGIN, GAP = 180, 260, 75, 6  # pixels of a picture and around it
 STRUCTURE = 0.5  # weight of the contours of a frame under its map
 METHOD_TITLES = {
-    "last": "attention of the CLS token in the last block",
+    "last": "last attention over the patches",
     "rollout": "attention, by rollout",
     "relevance": "relevance for the label",
 }

@@ -15,6 +15,7 @@ from ezclip.attention.maps import (
     temporal_attention,
 )
 from ezclip.errors import DataError, ModelError
+from ezclip.systems.citations import TOWER_NAMES, tower_family
 from ezclip.systems.presets import is_plain
 from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank, say_scope, score_embeds
@@ -155,7 +156,8 @@ def look_at_video(
             raise ModelError(f"{reason} Give a baseline with the same number, or a plain CLIP.")
         named.insert(0, ("baseline", *baseline))
     elif not is_plain(model.config):
-        name = "plain CLIP" if model.config.freeze_backbone else "its CLIP, trained"
+        base = TOWER_NAMES[tower_family(model.config)]
+        name = f"plain {base}" if model.config.freeze_backbone else f"its {base}, trained"
         named.insert(0, (name, plain_clip(model), processor))
     rows = [_rows_of(name, *system, frames, labels, method, templates) for name, *system in named]
     temporal = None

@@ -41,6 +41,7 @@ from ezclip.evaluation.calibration import (
 from ezclip.evaluation.protocols import Experiment
 from ezclip.utils.messages import get_logger, say
 from ezclip.utils.tables import count_of
+from modeling_ezclip import EZClipModel
 from pipeline_ezclip import CALIBRATION_NAME, SCORE_FUNCTIONS, Calibration, Scoring
 
 
@@ -101,6 +102,9 @@ def calibrate(
     class_names = list(data_args.candidate_labels or split.class_names or [])
     say("\n".join(plan))
     runner = Runner(model_args, args, make_reader(data_args), accelerator)
+    if len(class_names) < 2:
+        raise DataError(f"Calibration needs at least 2 labels, got {class_names}: one has nothing to differ from.")
+    texts.prompts(runner.processor, [*class_names, *(background or [])])  # raises the errors of labels and templates
     model = runner.load_model().to(accelerator.device).eval()
     bank = texts.bank(model, runner.processor, class_names)
     views = (data_args.num_clips, data_args.num_crops)
@@ -113,7 +117,7 @@ def calibrate(
     if len(embeds) < MIN_VIDEOS:
         raise DataError(f"Calibration needs at least {MIN_VIDEOS} videos that can be read, got {len(embeds)}.")
     similarities = similarities_of(model, bank, embeds, runner.ensemble)
-    own = Scoring.of(model, "softmax")
+    own = own_scoring(model, str(args.function_to_apply))
     fitted_on = {"num_videos": len(embeds), "num_classes": len(class_names), "ensemble": runner.ensemble}
     before = own.apply(similarities)
     is_labelled = class_names == split.class_names and UNKNOWN_LABEL not in labels
@@ -135,20 +139,37 @@ def calibrate(
     bias = f", bias {scoring.logit_bias:.4g}" if scoring.function_to_apply == "sigmoid" else ""
     say(f"{scoring.function_to_apply}: factor {scoring.logit_scale:.4g}{bias}, threshold {threshold:.3f}.")
     say(
-        describe_change(before, after, labels, scoring.function_to_apply, kind)
+        describe_change(before, after, labels, own, scoring.function_to_apply, kind)
         if is_labelled
         else "The videos have no labels among these, so nothing says how good the scores are."
     )
     say(f"Give it as --calibration {path}")
 
 
+def own_scoring(model: EZClipModel, function_to_apply: str) -> Scoring:
+    """Return how the model scores by itself: sigmoid only if it has a bias."""
+    try:
+        return Scoring.of(model, function_to_apply)
+    except ValueError:
+        return Scoring.of(model, "softmax")
+
+
 def describe_change(
-    before: torch.Tensor, after: torch.Tensor, labels: np.ndarray, function_to_apply: str, kind: str
+    before: torch.Tensor, after: torch.Tensor, labels: np.ndarray, own: Scoring, function_to_apply: str, kind: str
 ) -> str:
-    """Return a line with the quality of the softmax scores of the model and of the fitted ones, on `kind`."""
+    """Return lines with the quality of the scores of the model by itself and of the fitted ones, on `kind`."""
     old, new = (measure_scores(scores, labels, function_to_apply) for scores in (before, after))
     unit = "the best label" if function_to_apply == "softmax" else "all pairs of a video and a label"
+    text = (
+        f"On {kind}, over {unit}: negative log likelihood {old['nll']:.4f} before ({own.function_to_apply} of the "
+        f"model) and {new['nll']:.4f} after; expected calibration error {100 * old['ece']:.1f} % and "
+        f"{100 * new['ece']:.1f} %."
+    )
+    if own.function_to_apply == function_to_apply:
+        return text
+    constant = torch.full_like(after, 1 / after.shape[1])
+    nll = measure_scores(constant, labels, function_to_apply)["nll"]
     return (
-        f"On {kind}, over {unit}: negative log likelihood {old['nll']:.4f} before (softmax of the model) and "
-        f"{new['nll']:.4f} after; expected calibration error {100 * old['ece']:.1f} % and {100 * new['ece']:.1f} %."
+        f"{text}\nSoftmax knows that one of these labels fits each video; with sigmoid none or several can "
+        f"fit. Without looking at the videos, the negative log likelihood is {nll:.4f}."
     )

@@ -29,6 +29,7 @@ from ezclip.errors import ModelError
 from ezclip.systems.loading import load_model
 from ezclip.utils.messages import say
 from modeling_ezclip import EZClipModel
+from processing_ezclip import max_text_length
 
 
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
@@ -67,7 +68,10 @@ class VideoTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """The part of a model, as a copy, that embeds texts. Raises [`ModelError`] for an impossible end-of-text token."""
+    """The part of a model, as a copy, that embeds texts. Raises [`ModelError`] for an impossible end-of-text token.
+
+    SigLIP's texts must be padded to the tower's length. If its tokenizer gives no mask, the mask is 1 everywhere.
+    """
 
     name, output_name = "text_tower", "text_embeds"
 
@@ -76,15 +80,16 @@ class TextTower(nn.Module):
         self.model = copy.deepcopy(model)
         del self.model.vision_model, self.model.visual_projection, self.model.temporal_head
         self.vocab_size = model.config.text_config.vocab_size
-        self.max_length = model.config.text_config.max_position_embeddings
-        eos_token_id = model.config.text_config.eos_token_id
-        if not 0 <= eos_token_id < self.vocab_size:
+        self.max_length = max_text_length(model.config.text_config)
+        # The token that ends a text. Only the towers of CLIP and MetaCLIP 2 look for it.
+        self.eos_token_id: int = self.vocab_size - 1
+        if hasattr(model.text_model, "eos_token_id") and not model.text_model.ends_at_highest:
+            self.eos_token_id = model.text_model.eos_token_id
+        if not 0 <= self.eos_token_id < self.vocab_size:
             raise ModelError(
-                f"The end-of-text token {eos_token_id} of the model must be one of its {self.vocab_size} tokens. "
+                f"The end-of-text token {self.eos_token_id} of the model must be one of its {self.vocab_size} tokens. "
                 "Correct `eos_token_id` in its config.json."
             )
-        # In OpenAI's configs 2 stands for the last token.
-        self.eos_token_id = self.vocab_size - 1 if eos_token_id == 2 else eos_token_id
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return embeddings of length 1 `(B, D)` of texts `(B, L)`."""

@@ -39,7 +39,8 @@ class RivalEncoder(PreTrainedModel):
     @property
     def eos_token_id(self) -> int | None:
         """Return the token at which a text is read, or `None` if it is no certain token."""
-        return self.config.text_config.eos_token_id
+        eos_token_id = self.config.text_config.eos_token_id
+        return None if eos_token_id == 2 else eos_token_id  # 2 stands for the token with the highest number
 
     @property
     def scoring(self) -> Scoring:

@@ -13,7 +13,7 @@ from yaml import YAMLError
 from configuration_ezclip import PIPELINE_TASK
 from ezclip.errors import DataError, ModelError
 from ezclip.hub.card_records import Outcome, RunRecords
-from ezclip.systems.citations import describe_system
+from ezclip.systems.citations import describe_system, tower_family
 from ezclip.utils.tables import as_markdown_table, escape_markdown
 from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank
@@ -24,7 +24,8 @@ from video_ezclip import printable
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 # The Hub has no zero-shot video task. Similar models (X-CLIP) have this one. The task of our pipeline is a tag.
 PIPELINE_TAG = "video-classification"
-TAGS = ("video", PIPELINE_TASK, "action-recognition", "clip", "ezclip")
+TAGS = ("video", PIPELINE_TASK, "action-recognition", "ezclip")
+TOWER_TAGS = {"ezclip": "clip", "timm_wrapper": "pe-core"}  # where they are not the name of the family
 REQUIREMENTS = '"transformers>=5.6.2" torch av safetensors pillow'
 # The last line of a card written here. Its digest no longer fits once somebody has changed the card.
 SIGNATURE = re.compile(r"\n<!-- written by ezclip, sha256 ([0-9a-f]{64}) -->\s*\Z")
@@ -137,12 +138,15 @@ def make_card(
             "eval_results.json or results.json. Evaluate the model first, or leave the option out."
         )
     system = describe_system(model.config, processor.sampling)
+    tower = TOWER_TAGS.get(family := tower_family(model.config), family.replace("_", "-"))
+    is_fast = getattr(processor.tokenizer, "is_fast", True)  # SigLIP's tokenizer is not
+    extra = ["timm"] * (family == "timm_wrapper") + ["sentencepiece"] * (not is_fast)
     name = facts.repo_id.rpartition("/")[2]
     eval_results = _eval_results(records) or None
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag=PIPELINE_TAG,
-        tags=[*TAGS, *(preset for preset in system.presets[:1] if preset != "ezclip")],
+        tags=[*TAGS, tower, *(preset for preset in system.presets[:1] if preset not in ("ezclip", tower))],
         license=facts.license,
         base_model=facts.base_model,
         base_model_relation="adapter" if trained_only and facts.base_model else None,
@@ -167,7 +171,7 @@ def make_card(
         num_trained=model.num_parameters(only_trainable=True),
         logit_scale=model.logit_scale.exp().item(),
         trained_only=trained_only,
-        requirements=REQUIREMENTS,
+        requirements=" ".join([REQUIREMENTS, *extra]),
         task=PIPELINE_TASK,
         escape=escape_markdown,
         recipe=[

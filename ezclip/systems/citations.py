@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from configuration_ezclip import EZClipConfig
+from configuration_ezclip import BASE_MODELS, EZClipConfig
 
 
 CITATIONS = {
@@ -44,6 +44,60 @@ CITATIONS = {
 }""",
 }
 
+# Of the towers, by model type. CLIP's own paper is cited by those above.
+TOWER_CITATIONS = {
+    "siglip": """\
+@inproceedings{zhai2023siglip,
+  title     = {Sigmoid Loss for Language Image Pre-Training},
+  author    = {Zhai, Xiaohua and Mustafa, Basil and Kolesnikov, Alexander and Beyer, Lucas},
+  booktitle = {ICCV},
+  year      = {2023}
+}""",
+    "siglip2": """\
+@article{tschannen2025siglip2,
+  title   = {SigLIP 2: Multilingual Vision-Language Encoders with Improved Semantic Understanding, Localization, and
+             Dense Features},
+  author  = {Tschannen, Michael and Gritsenko, Alexey and Wang, Xiao and others},
+  journal = {arXiv preprint arXiv:2502.14786},
+  year    = {2025}
+}""",
+    "metaclip_2": """\
+@article{chuang2025metaclip2,
+  title   = {Meta CLIP 2: A Worldwide Scaling Recipe},
+  author  = {Chuang, Yung-Sung and Li, Yang and Wang, Dong and others},
+  journal = {arXiv preprint arXiv:2507.22062},
+  year    = {2025}
+}""",
+    "altclip": """\
+@article{chen2022altclip,
+  title   = {AltCLIP: Altering the Language Encoder in CLIP for Extended Language Capabilities},
+  author  = {Chen, Zhongzhi and Liu, Guang and Zhang, Bo-Wen and Ye, Fulong and Yang, Qinghong and Wu, Ledell},
+  journal = {arXiv preprint arXiv:2211.06679},
+  year    = {2022}
+}""",
+    "chinese_clip": """\
+@article{yang2022chineseclip,
+  title   = {Chinese CLIP: Contrastive Vision-Language Pretraining in Chinese},
+  author  = {Yang, An and Pan, Junshu and Lin, Junyang and Men, Rui and Zhang, Yichang and Zhou, Jingren and
+             Zhou, Chang},
+  journal = {arXiv preprint arXiv:2211.01335},
+  year    = {2022}
+}""",
+    "timm_wrapper": """\
+@article{bolya2025perception,
+  title   = {Perception Encoder: The best visual embeddings are not at the output of the network},
+  author  = {Bolya, Daniel and Huang, Po-Yao and Sun, Peize and others},
+  journal = {arXiv preprint arXiv:2504.13181},
+  year    = {2025}
+}""",
+}
+TOWER_NAMES = {**BASE_MODELS, "ezclip": BASE_MODELS["clip"], "timm_wrapper": "PE-Core"}
+
+
+def tower_family(config: EZClipConfig) -> str:
+    """Return the family of the vision tower, a key of `TOWER_NAMES`: "ezclip" stands for CLIP's own towers."""
+    return config.vision_config.model_type.removesuffix("_vision_model")
+
 
 @dataclass
 class SystemDescription:
@@ -76,10 +130,12 @@ def describe_system(config: EZClipConfig, sampling: str | None = None) -> System
     """
     ezclip = _ezclip_parts(config)
     actionclip = _actionclip_parts(config)
-    backbone = "CLIP stays frozen" if config.freeze_backbone else "all of CLIP is trained"
+    family = tower_family(config)
+    base = TOWER_NAMES[family]
+    backbone = f"{base} stays frozen" if config.freeze_backbone else f"all of {base} is trained"
     if ezclip and actionclip:
         presets, cited = [], ["ezclip", "actionclip"]
-        text = f"CLIP with parts of EZ-CLIP and ActionCLIP: {backbone}; {'; '.join(ezclip + actionclip)}."
+        text = f"{base} with parts of EZ-CLIP and ActionCLIP: {backbone}; {'; '.join(ezclip + actionclip)}."
     elif ezclip:
         presets, cited = ["ezclip"], ["ezclip"]
         motion = "; the training loss rewards motion" if config.motion_loss_weight > 0 else ""
@@ -90,20 +146,21 @@ def describe_system(config: EZClipConfig, sampling: str | None = None) -> System
     elif not config.freeze_backbone:
         presets, cited = ["vificlip", "actionclip"], ["vificlip", "actionclip"]
         text = (
-            "CLIP with all weights trained on videos and the frame embeddings averaged: the architecture of "
+            f"{base} with all weights trained on videos and the frame embeddings averaged: the architecture of "
             "ViFi-CLIP, and of ActionCLIP without a temporal head."
         )
     elif sampling == "tear":
         presets, cited = ["tear"], ["tear"]
         text = (
-            "Plain CLIP as TEAR uses it, without training: the frame embeddings are averaged and compared with "
+            f"Plain {base} as TEAR uses it, without training: the frame embeddings are averaged and compared with "
             "several texts for each class."
         )
     else:
         presets, cited = ["clip"], []
-        text = "Plain CLIP on videos: the frame embeddings are averaged."
+        text = f"Plain {base} on videos: the frame embeddings are averaged."
+    towers = [TOWER_CITATIONS[family]] if family in TOWER_CITATIONS else []
     opening = "Zero-shot video action recognition: the model scores any list of labels for a video. "
-    return SystemDescription(presets, opening + text, [CITATIONS[name] for name in cited])
+    return SystemDescription(presets, opening + text, [CITATIONS[name] for name in cited] + towers)
 
 
 def _ezclip_parts(config: EZClipConfig) -> list[str]:

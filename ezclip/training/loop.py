@@ -143,8 +143,9 @@ def train(
     dataset[0]  # raises here, not in a worker, if no video can be read
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ModelError(
-            "Nothing of this model is trained: it has only CLIP's weights, and `freeze_backbone` freezes them. Train "
-            "all of CLIP (--preset vificlip), or weights that are added to it (--preset ezclip)."
+            "Nothing of this model is trained: its towers have only weights of their base, such as CLIP, and "
+            "`freeze_backbone` freezes them. Train them all (--preset vificlip), or weights that are added to them "
+            "(--preset ezclip)."
         )
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:

@@ -18,6 +18,8 @@ class EZClipTester:
             The test case.
         preset (`str`, *optional*, defaults to `"ezclip"`):
             The published system, as [`EZClipConfig.from_preset`] names it.
+        family (`str`, *optional*):
+            The towers' family, if not CLIP: a model type of transformers.
         towers (`dict`, *optional*), vision_config (`dict`, *optional*):
             Further fields of both towers, and of the vision tower.
         kwargs:
@@ -31,19 +33,21 @@ class EZClipTester:
     seq_length = 7  # tokens of a text
     hidden_size, num_hidden_layers, num_attention_heads = 32, 2, 4
 
-    def __init__(self, parent, preset: str = "ezclip", towers=None, vision_config=None, **kwargs):
+    def __init__(self, parent, preset: str = "ezclip", family=None, towers=None, vision_config=None, **kwargs):
         self.parent = parent
         self.preset, self.kwargs = preset, kwargs
+        self.types = {} if family is None else {n: {"model_type": f"{family}_{n}_model"} for n in ("text", "vision")}
         self.towers = {**TOWER, **(towers or {})}
         self.vision_config = vision_config or {}
 
     def get_config(self) -> EZClipConfig:
         vision_config = {"image_size": self.image_size, "patch_size": self.patch_size, "num_frames": self.num_frames}
         special_tokens = {"bos_token_id": START, "eos_token_id": END, "pad_token_id": PADDING}
+        text_config = {**self.towers, **special_tokens, "vocab_size": VOCAB_SIZE, "max_position_embeddings": 16}
         return EZClipConfig.from_preset(
             self.preset,
-            vision_config={**self.towers, **vision_config, **self.vision_config},
-            text_config={**self.towers, **special_tokens, "vocab_size": VOCAB_SIZE, "max_position_embeddings": 16},
+            vision_config={**self.towers, **vision_config, **self.vision_config, **self.types.get("vision", {})},
+            text_config={**text_config, **self.types.get("text", {})},
             projection_dim=32,
             temporal_head_layers=2,
             **self.kwargs,
