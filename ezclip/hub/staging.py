@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from transformers import PretrainedConfig
+
 from checkpoint_ezclip import TrainedCheckpoint, list_some
-from configuration_ezclip import CLASS_BANK_NAME, EZClipConfig
+from configuration_ezclip import CLASS_BANK_NAME, TEXT_TOWERS, VISION_TOWERS, AdapterFields, EZClipConfig
 from ezclip.errors import ModelError
 from ezclip.hub.messages import masked_logs, without_token
 from ezclip.hub.model_card import CardFacts, is_hub_name, is_untouched, make_card
@@ -27,7 +29,7 @@ CARD_NAME = "README.md"
 ORIGIN_KEYS = ("_name_or_path", "name_or_path", "tokenizer_file", "special_tokens_map_file")
 VOCABULARY_NAMES = ("tokenizer.json", "vocab.json")  # a token in them may look like a path
 # Fields that `save_pretrained` writes beside those of a class
-SAVED_FIELDS = ("auto_map", "processor_class", "quantization_config")
+SAVED_FIELDS = ("auto_map", "processor_class", "quantization_config", "num_classes", "label_names")
 # What a damaged or forged file in a model's folder raises
 FILE_ERRORS = (OSError, ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)
 BASE_HINT = "Give the name of that model on the Hub (--base_model_name_or_path), or push the whole model (--whole)."
@@ -223,7 +225,7 @@ def _remove_unknown_fields(staged: Path, processor: EZClipProcessor):
     """Remove from the configurations what their classes do not know, and name it: it may be private."""
     image_processor = type(processor.image_processor)
     nested = {
-        "config.json": (EZClipConfig, EZClipConfig.sub_configs),
+        "config.json": (EZClipConfig, {"text_config": TEXT_TOWERS, "vision_config": VISION_TOWERS}),
         "processor_config.json": (EZClipProcessor, {"image_processor": image_processor}),
         "preprocessor_config.json": (image_processor, {}),
     }
@@ -234,10 +236,14 @@ def _remove_unknown_fields(staged: Path, processor: EZClipProcessor):
             continue
         content = json.loads(path.read_text(encoding="utf-8"))
         parts = [("", own_class, content)]
-        parts += [(f"{key}.", part_class, content.get(key)) for key, part_class in part_classes.items()]
+        for key, part_class in part_classes.items():
+            part = content.get(key) or {}
+            if isinstance(part_class, dict):  # the class of a tower depends on its family
+                part_class = part_class[part.get("model_type", f"ezclip_{key.removesuffix('_config')}_model")]
+            parts.append((f"{key}.", part_class, part))
         unknown = []
         for prefix, part_class, part in parts:
-            for key in (part or {}).keys() - _known_fields(part_class):
+            for key in part.keys() - _known_fields(part_class):
                 del part[key]
                 unknown.append(f"{prefix}{key} of {name}")
         if unknown:
@@ -251,7 +257,9 @@ def _known_fields(part_class: type) -> set[str]:
     """Return the fields of a configuration or processor class, and those that it writes."""
     declared = getattr(part_class, "valid_kwargs", part_class).__annotations__  # of an image processor
     fields = getattr(part_class, "__dataclass_fields__", declared)
-    return {*inspect.signature(part_class).parameters, *fields, *part_class().to_dict(), *SAVED_FIELDS}
+    # The configuration of a tower may need timm for an example.
+    written = (PretrainedConfig if issubclass(part_class, AdapterFields) else part_class)().to_dict()
+    return {*inspect.signature(part_class).parameters, *fields, *written, *SAVED_FIELDS}
 
 
 def _is_local_path(value) -> bool:
