@@ -27,6 +27,7 @@ from ezclip.constants import UNKNOWN_LABEL
 from ezclip.data.dataset import VideoDataset
 from ezclip.data.labels import split_labels
 from ezclip.data.sources import VideoSplit
+from ezclip.encoders import DualEncoder
 from ezclip.errors import DataError
 from ezclip.evaluation.calibration import (
     MIN_VIDEOS,
@@ -41,7 +42,6 @@ from ezclip.evaluation.calibration import (
 from ezclip.evaluation.protocols import Experiment
 from ezclip.utils.messages import get_logger, say
 from ezclip.utils.tables import count_of
-from modeling_ezclip import EZClipModel
 from pipeline_ezclip import CALIBRATION_NAME, SCORE_FUNCTIONS, Calibration, Scoring
 
 
@@ -146,7 +146,7 @@ def calibrate(
     say(f"Give it as --calibration {path}")
 
 
-def own_scoring(model: EZClipModel, function_to_apply: str) -> Scoring:
+def own_scoring(model: DualEncoder, function_to_apply: str) -> Scoring:
     """Return how the model scores by itself: sigmoid only if it has a bias."""
     try:
         return Scoring.of(model, function_to_apply)
