@@ -140,12 +140,12 @@ def relevance_maps(
         video_embeds = torch.nn.functional.normalize(outputs.pooler_output.float(), dim=-1)
         logits = model.logit_scale.detach().exp() * video_embeds @ text_embeds.to(video_embeds).t()  # (B, C)
         temporal = [weights.detach() for weights in outputs.temporal_attentions or ()]
-        maps = []
+        attentions, maps = outputs.attentions or (), []
         for score in logits.sum(dim=0):
-            gradients = torch.autograd.grad(score, [*outputs.attentions, *attended], retain_graph=True)
+            gradients = torch.autograd.grad(score, [*attentions, *attended], retain_graph=True)
             blocks = [
                 (gradient.float() * weights.detach().float()).clamp(min=0).mean(dim=1)
-                for gradient, weights in zip(gradients, outputs.attentions)
+                for gradient, weights in zip(gradients, attentions)
             ]
             pooled = None
             if pooling is not None:
