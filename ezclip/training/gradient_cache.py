@@ -19,7 +19,8 @@ from modeling_ezclip import EZClipModel, video_text_losses
 
 
 EMBEDDINGS = ("video_embeds", "text_embeds", "frame_embeds")
-TEXT_INPUTS = ("input_ids", "attention_mask")
+# Fields of a text tower's configuration
+DROPOUT_FIELDS = ("attention_dropout", "drop_path_rate", "attention_probs_dropout_prob", "hidden_dropout_prob")
 
 
 def backward(
@@ -32,8 +33,8 @@ def backward(
         model ([`EZClipModel`]):
             The model, as `accelerator` prepared it.
         batch (`dict`):
-            Part of the batch on this process: `pixel_values`, `input_ids`, `attention_mask` and `labels`. All
-            processes have the same number of videos.
+            Part of the batch on this process: `pixel_values`, `labels`, and what the tokenizer returns, such as
+            `input_ids` and `attention_mask`. All processes have the same number of videos.
         accelerator (`Accelerator`):
             Processes and precision.
         micro_batch_size (`int`, *optional*):
@@ -57,14 +58,14 @@ def backward(
 def _share_texts(inputs: dict, model: EZClipModel) -> tuple[dict, list[int] | None]:
     """Return the inputs with each distinct text once, and each video's text index (`None`: texts stay as they are)."""
     text = model.text_model
-    has_dropout = text.training and (text.config.attention_dropout > 0 or text.config.drop_path_rate > 0)
-    texts = [*map(str, torch.cat([inputs[name] for name in TEXT_INPUTS], dim=1).tolist())]
+    has_dropout = text.training and any(getattr(text.config, name, 0) > 0 for name in DROPOUT_FIELDS)
+    tokens = {name: value for name, value in inputs.items() if name != "pixel_values"}
+    texts = [*map(str, torch.cat([*tokens.values()], dim=1).tolist())]
     if has_dropout or len(set(texts)) == len(texts):
         return inputs, None
     first = {row: number for number, row in reversed([*enumerate(texts)])}
     kept = sorted(first.values())
-    shared = {name: inputs[name][kept] for name in TEXT_INPUTS}
-    return {**inputs, **shared}, [kept.index(first[row]) for row in texts]
+    return {**inputs, **{name: value[kept] for name, value in tokens.items()}}, [kept.index(first[row]) for row in texts]
 
 
 def _embed(model: EZClipModel, inputs: dict, text_of_video: list[int] | None) -> dict[str, torch.Tensor]:
