@@ -82,10 +82,10 @@ DEMO_RECIPE = TrainingRecipe(
     text_learning_rate=1e-3,
     weight_decay=0.0,
     warmup_ratio=0.05,
-    max_train_steps=400,
     max_grad_norm=1.0,
     per_device_train_batch_size=48,
 )
+TRAIN_STEPS = {"clip": 400, "siglip": 600}  # of `DEMO_RECIPE`, by tower
 
 
 def run_demo(
@@ -97,7 +97,7 @@ def run_demo(
     tower: str = "clip",
 ) -> dict:
     """
-    Run the demo. A seed takes about three minutes on two cores.
+    Run the demo. A seed takes three to five minutes on two idle cores.
 
     The output folder holds `videos/`, the base model `clip/` or `siglip/`, the models `with_temporal_prompts/` and
     `without_temporal_prompts/`, with their cards and predictions, and `demo_results.json`, which names the tower.
@@ -147,7 +147,7 @@ def run_seed(output_dir: Path, accelerator: Accelerator, seed: int, num_workers:
     results = {"chance": score(*(1 / len(splits[part].class_names) for part in PARTS))}
     # Processes share the batch, so that the number of processes does not change the steps.
     share = max(2, DEMO_RECIPE.per_device_train_batch_size // accelerator.num_processes)
-    recipe = replace(DEMO_RECIPE, per_device_train_batch_size=share)
+    recipe = replace(DEMO_RECIPE, max_train_steps=TRAIN_STEPS[tower], per_device_train_batch_size=share)
     for name, temporal_prompt in VARIANTS.items():
         accelerator.print(f"EZ-CLIP {name.replace('_', ' ')}")
         set_seed(seed)

@@ -65,7 +65,9 @@ def _share_texts(inputs: dict, model: EZClipModel) -> tuple[dict, list[int] | No
         return inputs, None
     first = {row: number for number, row in reversed([*enumerate(texts)])}
     kept = sorted(first.values())
-    return {**inputs, **{name: value[kept] for name, value in tokens.items()}}, [kept.index(first[row]) for row in texts]
+    return {**inputs, **{name: value[kept] for name, value in tokens.items()}}, [
+        kept.index(first[row]) for row in texts
+    ]
 
 
 def _embed(model: EZClipModel, inputs: dict, text_of_video: list[int] | None) -> dict[str, torch.Tensor]:

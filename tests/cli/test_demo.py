@@ -91,8 +91,8 @@ def small_demo(monkeypatch):
         synthetic_clips, "DIRECTIONS", {name: synthetic_clips.DIRECTIONS[name] for name in ("left", "right")}
     )
     monkeypatch.setattr(demo, "PRETRAINING_STEPS", 1)
-    recipe = replace(demo.DEMO_RECIPE, max_train_steps=1, per_device_train_batch_size=8)
-    monkeypatch.setattr(demo, "DEMO_RECIPE", recipe)
+    monkeypatch.setattr(demo, "TRAIN_STEPS", dict.fromkeys(demo.TRAIN_STEPS, 1))
+    monkeypatch.setattr(demo, "DEMO_RECIPE", replace(demo.DEMO_RECIPE, per_device_train_batch_size=8))
 
 
 def test_several_seeds(small_demo, tmp_path, capsys):
