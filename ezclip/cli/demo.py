@@ -267,15 +267,15 @@ def word_tokenizer(words: list[str], **options) -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_configs(tokenizer: PreTrainedTokenizerFast) -> dict[str, dict]:
-    """Return the fields of both towers."""
+def tower_fields(tokenizer: PreTrainedTokenizerFast) -> tuple[dict, dict]:
+    """Return the fields of a tiny vision and of a tiny text configuration."""
     tower = {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 4}
     vision_config = {**tower, "num_hidden_layers": 4, "image_size": IMAGE_SIZE, "patch_size": 16}
     text_config = {**tower, "num_hidden_layers": 2, "vocab_size": len(tokenizer)}
     text_config["max_position_embeddings"] = MAX_TEXT_LENGTH
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         text_config[name] = getattr(tokenizer, name)
-    return {"vision_config": vision_config, "text_config": text_config}
+    return vision_config, text_config
 
 
 def make_clip(words: list[str]) -> tuple[CLIPModel, EZClipProcessor]:
@@ -283,7 +283,8 @@ def make_clip(words: list[str]) -> tuple[CLIPModel, EZClipProcessor]:
     tokenizer = word_tokenizer(words)
     image_processor = default_image_processor(IMAGE_SIZE)
     image_processor.size = {"shortest_edge": IMAGE_SIZE}
-    model = CLIPModel(CLIPConfig(**tiny_configs(tokenizer), projection_dim=64))
+    vision_config, text_config = tower_fields(tokenizer)
+    model = CLIPModel(CLIPConfig(vision_config=vision_config, text_config=text_config, projection_dim=64))
     return model, EZClipProcessor(image_processor, tokenizer, num_frames=NUM_FRAMES)
 
 
@@ -294,7 +295,8 @@ def make_siglip(words: list[str]) -> tuple[SiglipModel, EZClipProcessor]:
     processor = EZClipProcessor(
         image_processor, tokenizer, num_frames=NUM_FRAMES, use_published_crop=False, text_padding="max_length"
     )
-    model = SiglipModel(SiglipConfig(**tiny_configs(tokenizer)))
+    vision_config, text_config = tower_fields(tokenizer)
+    model = SiglipModel(SiglipConfig(vision_config=vision_config, text_config=text_config))
     with torch.no_grad():  # the published initial values
         model.logit_scale.fill_(math.log(10.0))
         model.logit_bias.fill_(-10.0)
@@ -304,7 +306,8 @@ def make_siglip(words: list[str]) -> tuple[SiglipModel, EZClipProcessor]:
 def softmax_loss(logits: torch.Tensor, labels: torch.LongTensor) -> torch.Tensor:
     """Return CLIP's loss of `(B, B)` logits of images and texts. Pairs of one label `(B,)` are positives."""
     targets = similarity_targets(labels).to(logits.device)
-    return sum(torch.nn.functional.cross_entropy(sides, targets) for sides in (logits, logits.t()))
+    cross_entropy = torch.nn.functional.cross_entropy
+    return cross_entropy(logits, targets) + cross_entropy(logits.t(), targets)
 
 
 def sigmoid_loss(logits: torch.Tensor, labels: torch.LongTensor) -> torch.Tensor:
