@@ -97,7 +97,7 @@ def run_demo(
     tower: str = "clip",
 ) -> dict:
     """
-    Run the demo. A seed takes three to five minutes on two idle cores.
+    Run the demo. A seed takes three to five minutes on two cores, and longer on SigLIP (`TRAIN_STEPS`).
 
     The output folder holds `videos/`, the base model `clip/` or `siglip/`, the models `with_temporal_prompts/` and
     `without_temporal_prompts/`, with their cards and predictions, and `demo_results.json`, which names the tower.
