@@ -34,7 +34,8 @@ def main(argv: list[str] | None = None):
     with running("demo" if args.demo else "run", args) as accelerator:
         set_seed(args.seed)
         if args.demo:
-            run_demo(str(args.output_dir), accelerator, args.seed, args.dataloader_num_workers, args.num_seeds or 1)
+            options = {"num_workers": args.dataloader_num_workers, "num_seeds": args.num_seeds or 1}
+            run_demo(str(args.output_dir), accelerator, args.seed, **options, tower=args.tower or "clip")
         else:
             run(model_args, data_args, args, accelerator)
 

@@ -12,6 +12,7 @@ from threading import TIMEOUT_MAX
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from configuration_ezclip import PRESETS, TEMPORAL_HEADS, TEMPORAL_PROMPTS
+from ezclip.cli.demo import TOWERS
 from ezclip.cli.option_files import FILE_ENDINGS, find_option_file, read_options
 from ezclip.cli.parser import Parser, fill, group_fields
 from ezclip.data.labels import split_labels
@@ -43,8 +44,9 @@ VISION_CONFIG_FIELDS += ("temporal_prompt_init_range", "temporal_prompt_dropout"
 # The groups of `--help`, and their options in the order of use. Other options follow in the group of their class.
 GROUPS = {
     "What to do": (
-        *("do_predict", "do_eval", "do_train", "protocol", "demo", "output_dir", "overwrite_output_dir"),
-        *("report", "top_k", "strict", "resume_from_checkpoint", "save_trained_only", "report_to"),
+        *("do_predict", "do_eval", "do_train", "protocol", "demo", "tower", "output_dir"),
+        *("overwrite_output_dir", "report", "top_k", "strict", "resume_from_checkpoint", "save_trained_only"),
+        *("report_to",),
     ),
     "Model": ("model_name_or_path", "preset", "num_frames", "tokenizer_name"),
     "Videos": (
@@ -78,7 +80,8 @@ GROUPS = {
     "Limits of reading a video": tuple(limit.name for limit in fields(ReadLimits)),
 }
 # Options that the demo heeds
-DEMO_OPTIONS = ("demo", "output_dir", "num_seeds", "seed", "dataloader_num_workers", "mixed_precision", "use_cpu")
+DEMO_OPTIONS = ("demo", "tower", "output_dir", "num_seeds", "seed")
+DEMO_OPTIONS += ("dataloader_num_workers", "mixed_precision", "use_cpu")
 DESCRIPTION = """\
 Predict the classes of videos, evaluate on labelled videos, train, or run an experiment of the papers.
 
@@ -95,7 +98,8 @@ The last command takes its options from a file of the package. A path that ends 
 DEMO_DESCRIPTION = """\
 Train and evaluate a tiny model on clips of moving shapes that are rendered here. It needs no network and no data.
 
-    ezclip demo --output_dir demo"""
+    ezclip demo --output_dir demo
+    ezclip demo --tower siglip --output_dir demo_siglip"""
 
 
 def option(default, help: str, **metadata):
@@ -269,6 +273,9 @@ class RunArguments(TrainingRecipe):
         "none", "Trackers, separated by commas: tensorboard, wandb, …; or `all`, or `none`.", metavar="TRACKERS"
     )
     demo: bool = option(False, "Train and evaluate a tiny model on clips rendered here. --num_seeds repeats it.")
+    tower: str | None = option(
+        None, "The model that --demo trains on stills and freezes. Defaults to clip.", choices=list(TOWERS)
+    )
     per_device_eval_batch_size: int = option(8, "Videos per process and batch.")
     ensemble: str | None = option(
         None, "How the prompts of a class are joined. Defaults to probability.", choices=list(ENSEMBLES)
@@ -332,6 +339,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
     check_checkpoint(parser, args.resume_from_checkpoint, args.output_dir)
     if args.demo:
         return model_args, data_args, args
+    if args.tower is not None:
+        parser.error("--tower is for --demo. --model_name_or_path brings its own towers.")
     if args.push_to_hub and not args.do_train:
         parser.error("--push_to_hub needs --do_train. To push any folder, use `ezclip push`.")
     if not args.push_to_hub and (args.hub_model_id or args.hub_private_repo):

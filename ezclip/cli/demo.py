@@ -1,14 +1,15 @@
 """Run `ezclip demo`: train and evaluate a tiny model without network or data.
 
-The demo renders clips to video files, trains a tiny CLIP from scratch on stills, trains EZ-CLIP on top of it, and
-evaluates it on classes that it has and has not seen move.
+The demo renders clips to video files, trains a tiny CLIP or SigLIP from scratch on stills, trains EZ-CLIP on top of
+it, and evaluates it on classes that it has and has not seen move.
 
 A class is a colour, a shape and a direction. The path of a clip is symmetric about a random midpoint. Reversed, the
 frames of "left" are the frames of "right", so neither a single frame nor an average of frames tells them apart. One
-shape is held out: CLIP knows it from stills, and EZ-CLIP never sees it move.
+shape is held out: the base knows it from stills, and EZ-CLIP never sees it move.
 """
 
 import json
+import math
 import os
 import shutil
 from dataclasses import replace
@@ -21,7 +22,15 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from tqdm.auto import tqdm
-from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipImageProcessorPil,
+    SiglipModel,
+    get_cosine_schedule_with_warmup,
+)
 
 from ezclip.data.dataset import VideoDataset
 from ezclip.data.sources import VideoSplit, load_folder
@@ -50,6 +59,7 @@ from processing_ezclip import EZClipProcessor, default_image_processor
 
 
 IMAGE_SIZE = 32
+MAX_TEXT_LENGTH = 16  # tokens
 TEMPLATE = "a {}"
 
 PARTS = ("base", "novel")  # test sets
@@ -72,22 +82,27 @@ DEMO_RECIPE = TrainingRecipe(
     text_learning_rate=1e-3,
     weight_decay=0.0,
     warmup_ratio=0.05,
-    max_train_steps=400,
     max_grad_norm=1.0,
     per_device_train_batch_size=48,
 )
+TRAIN_STEPS = {"clip": 400, "siglip": 600}  # of `DEMO_RECIPE`, by tower
 
 
 def run_demo(
-    output_dir: str | Path, accelerator: Accelerator, seed: int = 42, num_workers: int = 0, num_seeds: int = 1
+    output_dir: str | Path,
+    accelerator: Accelerator,
+    seed: int = 42,
+    num_workers: int = 0,
+    num_seeds: int = 1,
+    tower: str = "clip",
 ) -> dict:
     """
-    Run the demo. A seed takes about three minutes on two cores.
+    Run the demo. A seed takes three to five minutes on two cores, and longer on SigLIP (`TRAIN_STEPS`).
 
-    The output folder holds `videos/`, the models `clip/`, `with_temporal_prompts/` and `without_temporal_prompts/`
-    with their cards and predictions, and `demo_results.json`. Earlier results are replaced at the end. Several runs
-    have the seeds `seed`, `seed + 1`, …, each in its own folder (`seed42/`); `demo_results.json` summarizes them. A
-    seed with results is not run again.
+    The output folder holds `videos/`, the base model `clip/` or `siglip/`, the models `with_temporal_prompts/` and
+    `without_temporal_prompts/`, with their cards and predictions, and `demo_results.json`, which names the tower.
+    Earlier results are replaced at the end. Several runs have the seeds `seed`, `seed + 1`, …, each in its own folder
+    (`seed42/`); `demo_results.json` summarizes them. A seed with results of the same tower is not run again.
 
     Returns:
         `dict`: `chance`, `with_temporal_prompts` and `without_temporal_prompts`, each with the top-1 accuracies `base`
@@ -96,22 +111,22 @@ def run_demo(
     """
     output_dir = Path(output_dir)
     if num_seeds == 1:
-        return run_seed(output_dir, accelerator, seed, num_workers)
+        return run_seed(output_dir, accelerator, seed, num_workers, tower)
     by_seed = {}
     for number in range(seed, seed + num_seeds):
         folder = output_dir / f"seed{number}"
-        results = read_results(folder / DEMO_RESULTS_NAME)
+        results = read_results(folder / DEMO_RESULTS_NAME, tower)
         state = "" if results is None else f" was run before: {folder / DEMO_RESULTS_NAME}"
         accelerator.print(f"Seed {number}{state}")
-        by_seed[folder.name] = results or run_seed(folder, accelerator, number, num_workers)
+        by_seed[folder.name] = results or run_seed(folder, accelerator, number, num_workers, tower)
     summary = over_seeds(by_seed)
     if accelerator.is_main_process:
-        write_json(output_dir / DEMO_RESULTS_NAME, summary)
+        write_json(output_dir / DEMO_RESULTS_NAME, {"tower": tower, **summary})
         say(f"Seeds {seed} to {seed + num_seeds - 1}, mean ± standard deviation\n{as_table(summary)}")
     return summary
 
 
-def run_seed(output_dir: Path, accelerator: Accelerator, seed: int, num_workers: int) -> dict:
+def run_seed(output_dir: Path, accelerator: Accelerator, seed: int, num_workers: int, tower: str) -> dict:
     """
     Run the demo with one seed.
 
@@ -122,22 +137,22 @@ def run_seed(output_dir: Path, accelerator: Accelerator, seed: int, num_workers:
     if accelerator.is_main_process:
         shutil.rmtree(work, ignore_errors=True)
         render_videos(work / "videos", seed)
-        pretrain_clip(work / "clip", seed, accelerator.device)
+        pretrain(work / tower, tower, seed, accelerator.device)
     accelerator.wait_for_everyone()
     splits = {name: load_clips(work / "videos" / name, output_dir / "videos" / name) for name in CLIPS_PER_CLASS}
-    processor = EZClipProcessor.from_pretrained(work / "clip")
+    processor = EZClipProcessor.from_pretrained(work / tower)
     if accelerator.is_main_process:
-        write_card(work / "clip", output_dir / "clip", load_model(work / "clip", preset="clip"), processor)
+        write_card(work / tower, output_dir / tower, load_model(work / tower, preset="clip"), processor)
 
     results = {"chance": score(*(1 / len(splits[part].class_names) for part in PARTS))}
     # Processes share the batch, so that the number of processes does not change the steps.
     share = max(2, DEMO_RECIPE.per_device_train_batch_size // accelerator.num_processes)
-    recipe = replace(DEMO_RECIPE, per_device_train_batch_size=share)
+    recipe = replace(DEMO_RECIPE, max_train_steps=TRAIN_STEPS[tower], per_device_train_batch_size=share)
     for name, temporal_prompt in VARIANTS.items():
         accelerator.print(f"EZ-CLIP {name.replace('_', ' ')}")
         set_seed(seed)
         vision_config = {**VISION_CONFIG, "temporal_prompt": temporal_prompt}
-        model = load_model(work / "clip", True, vision_config, TEXT_CONFIG)
+        model = load_model(work / tower, True, vision_config, TEXT_CONFIG)
         model.config.scope = SCOPE
         prompts = processor.get_prompts(splits["train"].class_names, TEMPLATE)
         train(model, VideoDataset(splits["train"], processor, prompts, seed), recipe, accelerator, num_workers)
@@ -158,7 +173,7 @@ def run_seed(output_dir: Path, accelerator: Accelerator, seed: int, num_workers:
 
     if accelerator.is_main_process:
         move_over(work, output_dir)
-        write_json(output_dir / DEMO_RESULTS_NAME, results)
+        write_json(output_dir / DEMO_RESULTS_NAME, {"tower": tower, **results})
         say(f"{as_table(results)}\n\n{SCOPE}")
     return results
 
@@ -189,12 +204,14 @@ def score(base: float, novel: float) -> dict[str, float]:
     return {"base": base, "novel": novel, "harmonic_mean": harmonic_mean(base, novel)}
 
 
-def read_results(path: Path) -> dict | None:
-    """Return the results of a finished seed, or `None`."""
+def read_results(path: Path, tower: str) -> dict | None:
+    """Return the results of a finished seed, or `None` if there are none of this tower."""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
+        if results.get("tower", "clip") != tower:
+            return None
         return {name: score(*(results[name][part] for part in PARTS)) for name in ("chance", *VARIANTS)}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -228,10 +245,10 @@ def as_percent(value: float | dict) -> str:
     return f"{100 * value:.1f} %"
 
 
-# ---- CLIP from scratch ----
+# ---- CLIP and SigLIP from scratch ----
 
 
-def word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
+def word_tokenizer(words: list[str], **options) -> PreTrainedTokenizerFast:
     """Return a tokenizer for `words`. As in CLIP, a text has start and end tokens, and the last id is end-of-text."""
     tokens = ["<|padding|>", "<|unknown|>", *words, "<|startoftext|>", "<|endoftext|>"]
     backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<|unknown|>"))
@@ -245,25 +262,71 @@ def word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
         unk_token="<|unknown|>",
         bos_token="<|startoftext|>",
         eos_token="<|endoftext|>",
-        model_max_length=16,
+        model_max_length=MAX_TEXT_LENGTH,
+        **options,
     )
 
 
-def pretrain_clip(folder: Path, seed: int, device: torch.device):
-    """Train plain CLIP on stills and save it with a processor. Stills of one caption are positives of each other."""
-    set_seed(seed)
-    tokenizer = word_tokenizer(["a", *COLOURS, *SHAPES, "at", "the", *DIRECTIONS, "middle", "moving"])
-    image_processor = default_image_processor(IMAGE_SIZE)
-    image_processor.size = {"shortest_edge": IMAGE_SIZE}
-    processor = EZClipProcessor(image_processor, tokenizer, num_frames=NUM_FRAMES)
+def tower_fields(tokenizer: PreTrainedTokenizerFast) -> tuple[dict, dict]:
+    """Return the fields of a tiny vision and of a tiny text configuration."""
     tower = {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 4}
     vision_config = {**tower, "num_hidden_layers": 4, "image_size": IMAGE_SIZE, "patch_size": 16}
-    text_config = {**tower, "num_hidden_layers": 2, "vocab_size": len(tokenizer), "max_position_embeddings": 16}
+    text_config = {**tower, "num_hidden_layers": 2, "vocab_size": len(tokenizer)}
+    text_config["max_position_embeddings"] = MAX_TEXT_LENGTH
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         text_config[name] = getattr(tokenizer, name)
-    config = CLIPConfig(vision_config=vision_config, text_config=text_config, projection_dim=64)
-    config.update({"scope": SCOPE})
-    model = CLIPModel(config).to(device).train()
+    return vision_config, text_config
+
+
+def make_clip(words: list[str]) -> tuple[CLIPModel, EZClipProcessor]:
+    """Return a tiny CLIP with random weights, and its processor."""
+    tokenizer = word_tokenizer(words)
+    image_processor = default_image_processor(IMAGE_SIZE)
+    image_processor.size = {"shortest_edge": IMAGE_SIZE}
+    vision_config, text_config = tower_fields(tokenizer)
+    model = CLIPModel(CLIPConfig(vision_config=vision_config, text_config=text_config, projection_dim=64))
+    return model, EZClipProcessor(image_processor, tokenizer, num_frames=NUM_FRAMES)
+
+
+def make_siglip(words: list[str]) -> tuple[SiglipModel, EZClipProcessor]:
+    """Return a tiny SigLIP with random weights, and its processor. Texts are equally long and have no mask."""
+    tokenizer = word_tokenizer(words, model_input_names=["input_ids"])
+    image_processor = SiglipImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
+    processor = EZClipProcessor(
+        image_processor, tokenizer, num_frames=NUM_FRAMES, use_published_crop=False, text_padding="max_length"
+    )
+    vision_config, text_config = tower_fields(tokenizer)
+    model = SiglipModel(SiglipConfig(vision_config=vision_config, text_config=text_config))
+    with torch.no_grad():  # the published initial values
+        model.logit_scale.fill_(math.log(10.0))
+        model.logit_bias.fill_(-10.0)
+    return model, processor
+
+
+def softmax_loss(logits: torch.Tensor, labels: torch.LongTensor) -> torch.Tensor:
+    """Return CLIP's loss of `(B, B)` logits of images and texts. Pairs of one label `(B,)` are positives."""
+    targets = similarity_targets(labels).to(logits.device)
+    cross_entropy = torch.nn.functional.cross_entropy
+    return cross_entropy(logits, targets) + cross_entropy(logits.t(), targets)
+
+
+def sigmoid_loss(logits: torch.Tensor, labels: torch.LongTensor) -> torch.Tensor:
+    """Return SigLIP's loss of `(B, B)` logits of images and texts. Pairs of one label `(B,)` are positives."""
+    is_positive = (labels[:, None] == labels[None, :]).to(logits.device)
+    return -torch.nn.functional.logsigmoid(torch.where(is_positive, logits, -logits)).sum() / len(logits)
+
+
+# Name of a tower: its name for people, its model with a processor, its loss
+TOWERS = {"clip": ("CLIP", make_clip, softmax_loss), "siglip": ("SigLIP", make_siglip, sigmoid_loss)}
+
+
+def pretrain(folder: Path, tower: str, seed: int, device: torch.device):
+    """Train a tiny base on stills and save it with a processor. Stills of one caption are positives of each other."""
+    set_seed(seed)
+    title, make_base, loss_of = TOWERS[tower]
+    model, processor = make_base(["a", *COLOURS, *SHAPES, "at", "the", *DIRECTIONS, "middle", "moving"])
+    model.config.update({"scope": SCOPE})
+    model.to(device).train()
 
     rng = np.random.default_rng((seed, len(CLIPS_PER_CLASS)))
     stills = [draw_still(rng) for _ in range(NUM_STILLS)]
@@ -274,20 +337,11 @@ def pretrain_clip(folder: Path, seed: int, device: torch.device):
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(optimizer, PRETRAINING_STEPS // 20, PRETRAINING_STEPS)
-    for batch in tqdm(
-        islice(shuffled_batches(NUM_STILLS, 128), PRETRAINING_STEPS), "Training CLIP", PRETRAINING_STEPS
-    ):
-        outputs = model(
-            pixel_values=pixel_values[batch],
-            input_ids=texts.input_ids[labels[batch]],
-            attention_mask=texts.attention_mask[labels[batch]],
-        )
-        targets = similarity_targets(labels[batch]).to(device)
-        loss = sum(
-            torch.nn.functional.cross_entropy(logits, targets)
-            for logits in (outputs.logits_per_image, outputs.logits_per_text)
-        )
-        loss.backward()
+    batches = islice(shuffled_batches(NUM_STILLS, 128), PRETRAINING_STEPS)
+    for batch in tqdm(batches, f"Training {title}", PRETRAINING_STEPS):
+        inputs = {name: values[labels[batch]] for name, values in texts.items()}
+        outputs = model(pixel_values=pixel_values[batch], **inputs)
+        loss_of(outputs.logits_per_image, labels[batch]).backward()
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()

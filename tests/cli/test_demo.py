@@ -12,11 +12,15 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from transformers import SiglipModel
 
+import run_video_zeroshot
 from ezclip.cli import demo
+from ezclip.cli.arguments import parse_args
 from ezclip.hub.model_card import is_untouched
 from ezclip.systems.loading import load_model
 from ezclip.utils import synthetic_clips
+from processing_ezclip import EZClipProcessor
 from tests.helpers import ROOT, read_lines
 from video_ezclip import read_frames
 
@@ -87,8 +91,8 @@ def small_demo(monkeypatch):
         synthetic_clips, "DIRECTIONS", {name: synthetic_clips.DIRECTIONS[name] for name in ("left", "right")}
     )
     monkeypatch.setattr(demo, "PRETRAINING_STEPS", 1)
-    recipe = replace(demo.DEMO_RECIPE, max_train_steps=1, per_device_train_batch_size=8)
-    monkeypatch.setattr(demo, "DEMO_RECIPE", recipe)
+    monkeypatch.setattr(demo, "TRAIN_STEPS", dict.fromkeys(demo.TRAIN_STEPS, 1))
+    monkeypatch.setattr(demo, "DEMO_RECIPE", replace(demo.DEMO_RECIPE, per_device_train_batch_size=8))
 
 
 def test_several_seeds(small_demo, tmp_path, capsys):
@@ -96,7 +100,7 @@ def test_several_seeds(small_demo, tmp_path, capsys):
     (tmp_path / "seed6").mkdir()
     (tmp_path / "seed6" / "demo_results.json").write_text('{"chance": {"base": 0.08')  # cut off: to be run again
     results = demo.run_demo(tmp_path, accelerator, seed=5, num_seeds=2)
-    assert results == json.loads((tmp_path / "demo_results.json").read_text())
+    assert {"tower": "clip", **results} == json.loads((tmp_path / "demo_results.json").read_text())
     runs = {seed: json.loads((tmp_path / seed / "demo_results.json").read_text()) for seed in ("seed5", "seed6")}
     assert set(results) == {"chance", "with_temporal_prompts", "without_temporal_prompts"}
     for name, row in results.items():
@@ -113,7 +117,7 @@ def test_several_seeds(small_demo, tmp_path, capsys):
 
     # What is done is not done again.
     done = {name: demo.score(0.5, 0.25) for name in results}
-    (tmp_path / "seed5" / "demo_results.json").write_text(json.dumps(done))
+    (tmp_path / "seed5" / "demo_results.json").write_text(json.dumps({"tower": "clip", **done}))
     again = demo.run_demo(tmp_path, accelerator, seed=5, num_seeds=2)
     for name, row in again.items():
         assert row["runs"] == {"seed5": done[name], "seed6": runs["seed6"][name]}
@@ -162,6 +166,65 @@ def test_models_say_that_they_are_toys(small_demo, tmp_path, capsys):
         assert "no real actions" in card and is_untouched(card)
         assert load_model(tmp_path / name, preset="clip" if name == "clip" else None).config.scope == demo.SCOPE
     assert load_model(tmp_path / "clip", True).config.scope == demo.SCOPE
+
+
+def test_siglip(small_demo, tmp_path, capsys):
+    """The demo on SigLIP, from the command line: a SigLIP of its own, and EZ-CLIP on its frozen towers."""
+    # Results of another tower are no results of this one.
+    (tmp_path / "seed3").mkdir()
+    done = {name: demo.score(0.5, 0.25) for name in ("chance", *demo.VARIANTS)}
+    (tmp_path / "seed3" / "demo_results.json").write_text(json.dumps({"tower": "clip", **done}))
+    options = ["--tower", "siglip", "--seed", "3", "--num_seeds", "2", "--use_cpu", "--output_dir", str(tmp_path)]
+    run_video_zeroshot.main(["--demo", *options])
+    output = capsys.readouterr()
+    assert "was run before" not in output.out and "no real actions" in output.out
+    assert "Training SigLIP" in output.err and "Training CLIP" not in output.err
+    assert json.loads((tmp_path / "demo_results.json").read_text())["tower"] == "siglip"
+
+    folder = tmp_path / "seed3"
+    assert json.loads((folder / "demo_results.json").read_text())["tower"] == "siglip"
+    assert not (folder / "clip").exists()
+    base, info = SiglipModel.from_pretrained(folder / "siglip", output_loading_info=True)
+    assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    processor = EZClipProcessor.from_pretrained(folder / "with_temporal_prompts")
+    inputs = processor(
+        videos=str(next((folder / "videos/novel").rglob("*.mp4"))), text=["a red cross"], return_tensors="pt"
+    )
+    assert inputs.input_ids.shape == (1, 16) and "attention_mask" not in inputs  # as SigLIP reads texts
+    plain = load_model(folder / "siglip").eval()
+    with torch.no_grad():
+        frame_embeds = plain.get_video_features(inputs.pixel_values).frame_embeds[0]
+        expected = base.get_image_features(inputs.pixel_values[0]).pooler_output
+        text_embeds = plain.encode_texts({"input_ids": inputs.input_ids})
+        expected_text = base.get_text_features(inputs.input_ids).pooler_output
+    torch.testing.assert_close(frame_embeds, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(text_embeds, expected_text, rtol=0, atol=1e-6)
+    for name, has_prompts in {"with_temporal_prompts": True, "without_temporal_prompts": False}.items():
+        weights = load_model(folder / name).state_dict()
+        assert all(torch.equal(weights[key], value) for key, value in base.state_dict().items())
+        assert any("temporal_prompt" in key for key in weights) == has_prompts
+        card = (folder / name / "README.md").read_text()
+        assert "no real actions" in card and is_untouched(card)
+
+
+def test_siglip_loss():
+    torch.manual_seed(0)
+    base, processor = demo.make_siglip(["a", "red", "green", "circle"])
+    texts = processor(text=["a red circle", "a green circle", "a circle"], return_tensors="pt")
+    outputs = base(pixel_values=torch.randn(3, 3, 32, 32), **texts, return_loss=True)
+    loss = demo.sigmoid_loss(outputs.logits_per_image, torch.arange(3))
+    torch.testing.assert_close(loss, outputs.loss)
+    # Pairs of one label are positives: here, five of nine
+    logits, labels = torch.full((3, 3), 2.0), torch.tensor([7, 7, 5])
+    expected = (5 * np.log1p(np.exp(-2.0)) + 4 * np.log1p(np.exp(2.0))) / 3
+    assert demo.sigmoid_loss(logits, labels).item() == pytest.approx(expected)
+
+
+def test_tower_is_for_the_demo(capsys):
+    for argv, name in ((["--do_eval", "--tower", "siglip"], "--demo"), (["--demo", "--tower", "resnet"], "siglip")):
+        with pytest.raises(SystemExit):
+            parse_args([*argv, "--output_dir", "out"])
+        assert "--tower" in (shown := capsys.readouterr().err) and name in shown
 
 
 def test_table_of_several_seeds():
