@@ -302,7 +302,10 @@ class AdapterFields(_CheckedConfig):
 class BlockFields(AdapterFields):
     """Fields of every tower of pre-norm blocks, see [`EZClipTextConfig`]."""
 
-    attention_dropout: Any = 0.1  # towers differ in its type
+    if TYPE_CHECKING:
+        attention_dropout: Any = 0.1  # towers differ in its type
+    else:
+        attention_dropout: int | float = 0.1
     drop_path_rate: int | float = 0.1
 
     def validate_architecture(self):

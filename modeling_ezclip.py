@@ -1544,8 +1544,8 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
     @property
     def eos_token_id(self) -> int | None:
         """Return the token that must end a text, or `None` if the text tower looks for none."""
-        text: Any = self.text_model
-        return None if getattr(text, "ends_at_highest", True) else text.eos_token_id
+        takes_any = getattr(self.text_model, "ends_at_highest", True)
+        return None if takes_any else self.config.text_config.eos_token_id
 
     def encode_videos(self, pixel_values: Any) -> torch.Tensor:
         """Embed videos `(B, T, C, H, W)` as `(B, D)`, not normalised (`ezclip.encoders.VideoTextEncoder`)."""
