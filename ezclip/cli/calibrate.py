@@ -145,7 +145,7 @@ def calibrate(
     say(
         describe_change(before, after, labels, own, scoring.function_to_apply, kind)
         if is_labelled
-        else "The videos have no labels among these, so nothing says how good the scores are."
+        else "These labels are not the classes of the videos, so nothing says how good the scores are."
     )
     say(f"Give it as --calibration {path}")
 

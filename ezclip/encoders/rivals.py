@@ -100,10 +100,14 @@ class XCLIPMethods(RivalEncoder):
 
     def score(self, videos: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
         """Return the cosines `(B, N)` of embedded videos `(B, 1 + L, D)` and texts `(N, D)`, which they prompt."""
-        videos, texts = videos.to(self.dtype), texts.to(self.dtype).expand(len(videos), -1, -1)
-        texts = texts + self.prompts_generator(texts, videos[:, 1:])
-        videos, texts = (torch.nn.functional.normalize(embeds, dim=-1) for embeds in (videos[:, 0], texts))
-        return torch.einsum("bd,bnd->bn", videos, texts)
+        videos, texts = videos.to(self.dtype), texts.to(self.dtype)[None]
+        # One video at a time: all together are (B, N, D), and more in the layers of the prompts.
+        return torch.cat([self._score_one(video[None], texts) for video in videos])
+
+    def _score_one(self, video: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+        texts = texts + self.prompts_generator(texts, video[:, 1:])
+        video, texts = (torch.nn.functional.normalize(embeds, dim=-1) for embeds in (video[:, 0], texts))
+        return torch.einsum("bd,bnd->bn", video, texts)
 
 
 class VideoPrismMethods(RivalEncoder):
