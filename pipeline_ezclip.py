@@ -158,6 +158,8 @@ class Scoring:
         """Return the scores `(B, C)` of similarities `(B, P, C)` to C classes: the mean over their P prompts."""
         logits = self.logit_scale * similarities
         if self.function_to_apply == "softmax":
+            if similarities.shape[-1] == 1:
+                logger.warning_once("There is only one label, so softmax always gives it 1. Add labels to compare.")
             return logits.softmax(dim=-1).mean(dim=1)
         return (logits + self.logit_bias).sigmoid().mean(dim=1)
 
@@ -228,7 +230,7 @@ class Calibration:
             scoring = Scoring(**{name: content[name] for name in names})
             check_numbers(content["weights"])
             return cls(scoring, content["threshold"], dict(content["fitted_on"]), dict(content["weights"]))
-        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"`calibration` {path} cannot be read ({type(error).__name__}: {error!s:.200}). Write it with "
                 "`ezclip calibrate`."
@@ -414,10 +416,6 @@ class ClassBank:
         _check_distinct(labels)
         if descriptions is None:
             processor.check_labels(labels)
-        if len(labels) == 1:
-            logger.warning_once(
-                f"{labels[0]!r} is the only label, so softmax always gives it 1. Add labels to compare."
-            )
         prompts = processor.get_prompts(labels, templates, descriptions, include_label, input_conditioning)
         texts = distinct_texts(prompts)
         model_eos, eos = getattr(model, "eos_token_id", None), processor.tokenizer.eos_token_id
@@ -908,6 +906,8 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         # Each remote-code folder has its own Calibration, so only paths are told by their type.
         given: Any = calibration
         found = Calibration.from_file(given) if isinstance(given, (str, os.PathLike)) else given
+        if not hasattr(found, "check_model"):
+            raise ValueError(f"`calibration` must be a `Calibration` or the path of its file, got {found!r:.60}.")
         if found != self._checked_calibration:
             found.check_model(self.model)
             self._checked_calibration = found

@@ -166,8 +166,11 @@ def test_unknown_words_are_named(model, processor, logged):
 
 
 def test_one_label_warns(model, processor, logged):
-    ClassBank.build(model, processor, ["a moving circle"])
-    assert sum("'a moving circle' is the only label" in line for line in logged()) == 1
+    bank = ClassBank.build(model, processor, ["a moving circle"])
+    bank.probabilities(bank.embeds[:, 0], function_to_apply="sigmoid")
+    assert not any("only one label" in line for line in logged())
+    bank.probabilities(bank.embeds[:, 0])
+    assert sum("only one label" in line for line in logged()) == 1
 
 
 def test_labels_are_stripped(model, processor):

@@ -109,11 +109,13 @@ def option(default, help: str, **metadata):
 
 @dataclass
 class ModelArguments:
-    """The model, and the options that turn plain CLIP into EZ-CLIP."""
+    """The model, and the options that turn a plain dual encoder such as CLIP into EZ-CLIP."""
 
     _argument_group_name = "Model"
 
-    model_name_or_path: str | None = option(None, "EZ-CLIP or plain CLIP: a folder, or a name on the Hub. Required.")
+    model_name_or_path: str | None = option(
+        None, "EZ-CLIP, or another dual encoder such as CLIP, SigLIP or X-CLIP: a folder, or a Hub name. Required."
+    )
     tokenizer_name: str | None = option(
         None, "Tokenizer in place of the model's: a folder, a name, or CLIP's bpe_simple_vocab_16e6.txt.gz."
     )

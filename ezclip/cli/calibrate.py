@@ -104,10 +104,14 @@ def calibrate(
     runner = Runner(model_args, args, make_reader(data_args), accelerator)
     if len(class_names) < 2:
         raise DataError(f"Calibration needs at least 2 labels, got {class_names}: one has nothing to differ from.")
+    views = (data_args.num_clips, data_args.num_crops)
+    try:
+        runner.processor.check_views(*views)
+    except ValueError as error:
+        raise DataError(str(error)) from error
     texts.prompts(runner.processor, [*class_names, *(background or [])])  # raises the errors of labels and templates
     model = runner.load_model().to(accelerator.device).eval()
     bank = texts.bank(model, runner.processor, class_names)
-    views = (data_args.num_clips, data_args.num_crops)
     dataset = VideoDataset(split, runner.processor, num_clips=views[0], num_crops=views[1], read=runner.read)
     embeds, labels, report = embed_videos(
         model, dataset, accelerator, args.per_device_eval_batch_size, args.dataloader_num_workers
@@ -141,7 +145,7 @@ def calibrate(
     say(
         describe_change(before, after, labels, own, scoring.function_to_apply, kind)
         if is_labelled
-        else "The videos have no labels among these, so nothing says how good the scores are."
+        else "These labels are not the classes of the videos, so nothing says how good the scores are."
     )
     say(f"Give it as --calibration {path}")
 
@@ -165,11 +169,14 @@ def describe_change(
         f"model) and {new['nll']:.4f} after; expected calibration error {100 * old['ece']:.1f} % and "
         f"{100 * new['ece']:.1f} %."
     )
-    if own.function_to_apply == function_to_apply:
-        return text
+    if own.function_to_apply != function_to_apply:
+        text += "\nSoftmax knows that one of these labels fits each video; with sigmoid none or several can fit."
     constant = torch.full_like(after, 1 / after.shape[1])
     nll = measure_scores(constant, labels, function_to_apply)["nll"]
-    return (
-        f"{text}\nSoftmax knows that one of these labels fits each video; with sigmoid none or several can "
-        f"fit. Without looking at the videos, the negative log likelihood is {nll:.4f}."
-    )
+    text += f"\nWithout looking at the videos, the negative log likelihood is {nll:.4f}."
+    if new["nll"] >= nll:
+        text += (
+            " The fitted scores are no better: this model hardly tells these labels apart. Give more videos, other "
+            "texts, or another model."
+        )
+    return text

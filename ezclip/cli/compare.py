@@ -209,6 +209,7 @@ def check_model(group: list[System]):
     for system in group:
         with prefix_errors(system.name):
             check_fit(model, system.processor)
+            system.choose_scoring(model)
     costs = {
         "num_frames": first.processor.num_frames,
         "num_parameters": model.num_parameters(),

@@ -107,7 +107,7 @@ def find_tasks(names: list[str]) -> list:
         found |= {task.metadata.name: task for task in tasks}
     if unfit := [name for name, task in found.items() if not fits(task)]:
         raise DataError(
-            f"--tasks must be of video alone, or of video and text. {count_of(len(unfit), 'task')} of them are not: "
+            f"--tasks must be of video alone, or of video and text. Not of these ({count_of(len(unfit), 'task')}): "
             f"{first_names(unfit)}. Leave them out, or use {BENCHMARK!r}."
         )
     return list(found.values())

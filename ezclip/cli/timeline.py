@@ -27,6 +27,7 @@ from ezclip.timeline.search import find_segments
 from ezclip.training.stop_signals import StopSignals
 from ezclip.utils.memory import return_freed_memory
 from ezclip.utils.messages import say
+from ezclip.utils.tables import count_of
 from pipeline_ezclip import ENSEMBLES
 from video_ezclip import VideoReadError, is_url
 
@@ -145,6 +146,7 @@ def report(timeline: Timeline, args: argparse.Namespace):
     for one in timeline.segments:
         say(f"{as_clock(one.start)}  {as_clock(one.end)}  {100 * one.score:5.1f} %  {' '.join(one.label.split())}")
     end = as_clock(timeline.ends[-1] if len(timeline.ends) else 0.0)
-    say(f"{len(timeline.segments)} segments in {len(timeline.starts)} windows, up to {end}.", file=sys.stderr)
+    numbers = count_of(len(timeline.segments), "segment"), count_of(len(timeline.starts), "window")
+    say(f"{numbers[0]} in {numbers[1]}, up to {end}.", file=sys.stderr)
     if timeline.problem:
         say(f"ezclip timeline: not all of {timeline.video}: {timeline.problem}", file=sys.stderr)

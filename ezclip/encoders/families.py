@@ -85,5 +85,6 @@ def check_trainable(name_or_path, model_type: str):
         raise ModelError(
             f"{name_or_path} is {RIVALS[model_type].name}, which is scored as it is (--do_eval, --do_predict, "
             "`ezclip compare`, `classify`, `timeline`, `ezclip.load_encoder`). It takes no training, preset, temporal "
-            f"option, attention map or export. For these, give EZ-CLIP or one of {', '.join(BASE_MODELS.values())}."
+            "option, attention map, export or push. For these, give EZ-CLIP or one of "
+            f"{', '.join(BASE_MODELS.values())}."
         )

@@ -59,6 +59,10 @@ class RivalEncoder(PreTrainedModel):
         texts = self.get_text_features(**tokens)
         return texts.pooler_output
 
+    def _check_num_frames(self, pixel_values: torch.Tensor):
+        if (given := pixel_values.shape[1]) != self.num_frames:
+            raise ValueError(f"`num_frames` must be {self.num_frames} for {self.name_or_path!r}, got {given}.")
+
 
 class AIMv2Methods(RivalEncoder):
     """[`Aimv2Model`], whose factor on the cosines has an upper limit."""
@@ -87,6 +91,7 @@ class XCLIPMethods(RivalEncoder):
 
     def encode_videos(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Embed videos `(B, T, C, H, W)` as `(B, 1 + L, D)`: the video, and its L patches, averaged over time."""
+        self._check_num_frames(pixel_values)
         outputs = self.vision_model(pixel_values=pixel_values.flatten(0, 1))
         frames = self.visual_projection(outputs.pooler_output).unflatten(0, pixel_values.shape[:2])
         patches = self.prompts_visual_layernorm(outputs.last_hidden_state[:, 1:]) @ self.prompts_visual_projection
@@ -95,10 +100,14 @@ class XCLIPMethods(RivalEncoder):
 
     def score(self, videos: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
         """Return the cosines `(B, N)` of embedded videos `(B, 1 + L, D)` and texts `(N, D)`, which they prompt."""
-        videos, texts = videos.to(self.dtype), texts.to(self.dtype).expand(len(videos), -1, -1)
-        texts = texts + self.prompts_generator(texts, videos[:, 1:])
-        videos, texts = (torch.nn.functional.normalize(embeds, dim=-1) for embeds in (videos[:, 0], texts))
-        return torch.einsum("bd,bnd->bn", videos, texts)
+        videos, texts = videos.to(self.dtype), texts.to(self.dtype)[None]
+        # One video at a time: all together are (B, N, D), and more in the layers of the prompts.
+        return torch.cat([self._score_one(video[None], texts) for video in videos])
+
+    def _score_one(self, video: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+        texts = texts + self.prompts_generator(texts, video[:, 1:])
+        video, texts = (torch.nn.functional.normalize(embeds, dim=-1) for embeds in (video[:, 0], texts))
+        return torch.einsum("bd,bnd->bn", video, texts)
 
 
 class VideoPrismMethods(RivalEncoder):
@@ -121,6 +130,7 @@ class VideoPrismMethods(RivalEncoder):
 
     def encode_videos(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Embed videos `(B, T, C, H, W)` as `(B, D)`."""
+        self._check_num_frames(pixel_values)
         return self.get_video_features(pixel_values_videos=pixel_values).pooler_output.squeeze(1)
 
 

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ezclip.data.dataset import ReadReport, VideoDataset, make_loader
 from ezclip.errors import DataError
 from ezclip.evaluation.metrics import calibration_error
-from ezclip.evaluation.predictions import embed_views
+from ezclip.evaluation.predictions import check_finite, embed_views
 from pipeline_ezclip import ClassBank, Scoring, compute_similarities
 
 
@@ -53,8 +53,14 @@ def embed_videos(
 
 @torch.no_grad()
 def similarities_of(model, bank: ClassBank, embeds: torch.Tensor, ensemble: str) -> torch.Tensor:
-    """Return the similarities `(n, V * P, C)` of embeddings `(n, V, …)` to the prompts of a bank."""
+    """
+    Return the similarities `(n, V * P, C)` of embeddings `(n, V, …)` to the prompts of a bank.
+
+    Raises:
+        [`ModelError`]: if one is not finite.
+    """
     found = compute_similarities(model, bank, embeds.flatten(0, 1).to(bank.embeds.device), ensemble)
+    check_finite(found)
     return found.cpu().unflatten(0, embeds.shape[:2]).flatten(1, 2)
 
 

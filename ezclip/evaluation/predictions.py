@@ -239,9 +239,14 @@ def mean_probabilities(
         [`ModelError`]: if an embedding is not finite.
     """
     scores = score_embeds(model, bank, embeds.flatten(0, 1), ensemble, scoring)
+    check_finite(scores)
+    return scores.unflatten(0, embeds.shape[:2]).mean(dim=1)
+
+
+def check_finite(scores: torch.Tensor):
+    """Raise [`ModelError`] if embeddings made scores or similarities that are not finite."""
     if not scores.isfinite().all():
         raise ModelError(
             "The embeddings must be finite numbers, got NaN or infinity. The weights are damaged, or too large for "
             "--mixed_precision fp16. Use other weights, or --mixed_precision bf16."
         )
-    return scores.unflatten(0, embeds.shape[:2]).mean(dim=1)

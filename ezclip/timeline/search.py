@@ -77,12 +77,12 @@ def find_segments(
         ensemble (`str`, *optional*, defaults to `"probability"`):
             See [`ClassBank.probabilities`].
         function_to_apply (`str`, *optional*), calibration (*optional*):
-            How scores are made; see the pipeline.
+            How scores are made. Default to those of the pipeline.
         smoothing (`int`, *optional*, defaults to 3):
             Number of neighbouring windows whose scores are averaged, odd. 1 disables smoothing.
         min_score (`float`, *optional*):
-            Smallest smoothed score of a window in a segment, a probability in [0, 1]. Defaults to the threshold of
-            the calibration, or to 0.
+            Smallest smoothed score of a window in a segment, a probability in [0, 1]. Defaults to that of the
+            pipeline, to the threshold of the calibration, or to 0.
         min_duration (`float`, *optional*, defaults to 0):
             Smallest length of a segment in seconds. Shorter segments, and shorter gaps within a segment, join their
             neighbours.
@@ -123,11 +123,11 @@ def find_segments(
     ```
     """
     _check_window_options(window, stride, batch_size, ensemble)
-    if calibration is not None:
-        calibration = classifier.load_calibration(calibration)
-    if min_score is None:
-        min_score = 0.0 if calibration is None else calibration.threshold
-    scoring = choose_scoring(classifier.model, function_to_apply, calibration)
+    given = {"function_to_apply": function_to_apply, "calibration": calibration, "min_score": min_score}
+    *_, answering = classifier.merge_defaults(**given)
+    calibration = answering.get("calibration")
+    min_score = answering.get("min_score", 0.0 if calibration is None else calibration.threshold)
+    scoring = choose_scoring(classifier.model, answering.get("function_to_apply"), calibration)
     check_segment_options(smoothing, min_score, min_duration)
     if candidate_labels is not None:
         class_options["candidate_labels"] = candidate_labels

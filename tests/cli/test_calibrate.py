@@ -54,6 +54,7 @@ def test_file_and_message(tiny_folder, videos, tmp_path, capsys):
         printed = capsys.readouterr()
         assert "Test: 6 videos" in printed.out and "On held-out videos" in printed.out
         assert f"factor {content['logit_scale']:.4g}" in printed.out
+        assert "Without looking at the videos" in printed.out
 
 
 def test_background_texts(tiny_folder, videos, tmp_path, capsys):
@@ -112,6 +113,9 @@ def test_none_of_these(classifier, fitted, videos, tiny_folder, tmp_path, capsys
     assert "(none of these)" in capsys.readouterr().out
     timeline = find_segments(classifier, clip, LABELS, window=0.2, stride=0.1, calibration=high)
     assert timeline.segments == [] and timeline.min_score == 0.999
+    parts = {"model": classifier.model, "processor": classifier.processor}
+    own = ZeroShotVideoClassificationPipeline(**parts, calibration=high)
+    assert find_segments(own, clip, LABELS, window=0.2, stride=0.1).min_score == 0.999
 
     arguments = ["--model_name_or_path", tiny_folder, "--candidate_labels", *LABELS, "--report"]
     arguments += ["--calibration", tmp_path / "high.json", "--do_predict", "--videos", *paths]
@@ -153,6 +157,26 @@ def test_wrong_options(arguments, message, tiny_folder, videos, tmp_path, capsys
     with pytest.raises(SystemExit) as caught:
         main([*own, "--videos" if "x" not in arguments else "--validation_dir", str(videos), *arguments])
     assert caught.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_broken_weights(tiny_folder, videos, tmp_path):
+    model = load_model(tiny_folder)
+    torch.nn.init.constant_(model.visual_projection.weight, torch.nan)
+    model.save_pretrained(tmp_path / "broken")
+    load_processor(tiny_folder).save_pretrained(tmp_path / "broken")
+    arguments = ["--model_name_or_path", tmp_path / "broken", "--validation_dir", videos, "--output_dir", tmp_path]
+    with pytest.raises(SystemExit, match="finite numbers"):
+        main(list(map(str, [*arguments, "--use_cpu"])))
+
+
+@pytest.mark.parametrize("change", [{"logit_scale": 10**400}, {"threshold": "0.5"}, {"weights": {"x": 10**400}}])
+def test_damaged_file(change, classifier, fitted, tmp_path):
+    content = json.loads((fitted / "calibration.json").read_text())
+    (tmp_path / "calibration.json").write_text(json.dumps({**content, **change}))
+    with pytest.raises(ValueError, match="cannot be read"):
+        classifier.load_calibration(tmp_path)
+    with pytest.raises(ValueError, match="`calibration` must be"):
+        classifier.load_calibration(content)
 
 
 def test_sigmoid_without_a_calibration(tiny_folder, videos, tmp_path, capsys, classifier):

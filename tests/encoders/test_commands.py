@@ -214,6 +214,9 @@ def test_pipeline(folders, tmp_path, name):
     classifier = pipeline("zero-shot-video-classification", model=folder)
     expected = load_classifier(folder)(video, LABELS)
     assert scores_of(classifier(video, LABELS)) == pytest.approx(scores_of(expected), abs=1e-6)
+    if name == "xclip":
+        with pytest.raises(ValueError, match="`num_frames` must be 4"):
+            classifier(video, LABELS, num_frames=3)
     with pytest.raises(ValueError, match=r"xclip|clipseg|X-CLIP|CLIPSeg"):
         classifier.save_pretrained(tmp_path)
 
@@ -235,6 +238,19 @@ def test_identity_is_of_the_content(folders, tmp_path):
     descriptions = [describe_model(ezclip.load_encoder(folder)) for folder in (folders["xclip"], again)]
     assert descriptions[0] == descriptions[1]
     assert describe_model(ezclip.load_encoder(folders["clipseg"])) != descriptions[0]
+
+
+def test_options_are_checked_first(folders, videos, tmp_path):
+    options = ["--validation_dir", str(videos), "--use_cpu", "--output_dir", str(tmp_path / "out")]
+    systems = {"first": {"model_name_or_path": str(folders["CLIP"])}}
+    systems["second"] = {"model_name_or_path": str(folders["xclip"]), "function_to_apply": "sigmoid"}
+    (tmp_path / "systems.yaml").write_text(yaml.safe_dump(systems))
+    with pytest.raises(SystemExit, match="second: .*ezclip calibrate"):
+        compare.main([str(tmp_path / "systems.yaml"), *options])
+    assert not (tmp_path / "out" / "first").exists()
+    named = ["--model_name_or_path", str(folders["xclip"]), "--num_crops", "3", *options]
+    with pytest.raises(SystemExit, match="num_crops"):
+        run_command(["calibrate", *named])
 
 
 # ---- What they cannot do ----
