@@ -794,10 +794,11 @@ class EZClipConfig(_CheckedConfig, PretrainedConfig):
             _check_tower_config(config)
             towers.append(config.to_dict() if isinstance(config, PretrainedConfig) else dict(config or {}))
         types = [config.pop("model_type", None) for config in towers]
-        families = [name.rsplit("_", 2)[0] for name in types if name and name.endswith("_model")]
+        known = (("text", TEXT_TOWERS), ("vision", VISION_TOWERS))
+        named = [name for name in types if any(name in classes for _, classes in known)]
+        families = [name.rsplit("_", 2)[0] for name in named if name.endswith("_model")]
         families += [family] if family in BASE_MODELS else []
         family = families[0] if families else "ezclip"
-        known = (("text", TEXT_TOWERS), ("vision", VISION_TOWERS))
         for index, (name, classes) in enumerate(known):
             model_type = types[index] or f"{family}_{name}_model"
             if model_type not in classes:

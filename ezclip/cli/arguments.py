@@ -115,7 +115,7 @@ class ModelArguments:
     )
     preset: str | None = option(
         None,
-        "Published system to build from a plain dual encoder (CLIP, …). Defaults to ezclip for --do_train, else to clip.",
+        "Published system to build from a plain dual encoder. Defaults to ezclip for --do_train, else to clip.",
         choices=list(PRESETS),
     )
     num_frames: int | None = option(
