@@ -244,8 +244,8 @@ def check_model_type(config: dict, name_or_path, model_types: tuple[str, ...] = 
     model_type = config.get("model_type")
     if model_type not in (None, *model_types):
         raise ValueError(
-            f"{name_or_path} must be an EZ-CLIP or CLIP model, got model_type {model_type!r}. Model types that load: "
-            f"{', '.join(model_types)}."
+            f"{name_or_path} must be an EZ-CLIP or another dual encoder, got model_type {model_type!r}. Model types "
+            f"that load: {', '.join(model_types)}."
         )
 
 
@@ -402,7 +402,8 @@ class TemporalFields(BlockFields):
             if value := getattr(self, name):
                 raise ValueError(
                     f"`{name}` must be {type(value)()} with a {self.model_type!r}, got {value}: it needs CLIP's CLS "
-                    "token and embeddings, which MetaCLIP 2, AltCLIP and Chinese-CLIP have too. Leave it out."
+                    "token and embeddings, which MetaCLIP 2, AltCLIP and Chinese-CLIP have too. Leave it out, or "
+                    "replace the preset 'actionclip_tsm' or 'actionclip_joint' by 'actionclip'."
                 )
         connects_frames = self.temporal_prompt != "none" or self.use_temporal_adapter or self.use_temporal_shift
         if self.use_joint_attention and connects_frames:
@@ -761,8 +762,8 @@ class EZClipConfig(_CheckedConfig, PretrainedConfig):
             model_type = config.get("model_type") if isinstance(config, dict) else getattr(config, "model_type", None)
             if str(model_type).startswith("ezclip"):
                 raise ValueError(
-                    f"`{tower}` must be a `dict` of fields or the tower of a plain CLIP with the preset {name!r}, "
-                    f"got a complete {model_type!r} configuration."
+                    f"`{tower}` must be a `dict` of fields or the tower of a plain dual encoder with the preset "
+                    f"{name!r}, got a complete {model_type!r} configuration."
                 )
         preset = PRESETS[name]
         towers = cls._make_towers(text_config, vision_config, preset)
@@ -796,10 +797,11 @@ class EZClipConfig(_CheckedConfig, PretrainedConfig):
             _check_tower_config(config)
             towers.append(config.to_dict() if isinstance(config, PretrainedConfig) else dict(config or {}))
         types = [config.pop("model_type", None) for config in towers]
-        families = [name.rsplit("_", 2)[0] for name in types if name and name.endswith("_model")]
+        known = (("text", TEXT_TOWERS), ("vision", VISION_TOWERS))
+        named = [name for name in types if any(name in classes for _, classes in known)]
+        families = [name.rsplit("_", 2)[0] for name in named if name.endswith("_model")]
         families += [family] if family in BASE_MODELS else []
         family = families[0] if families else "ezclip"
-        known = (("text", TEXT_TOWERS), ("vision", VISION_TOWERS))
         for index, (name, classes) in enumerate(known):
             model_type = types[index] or f"{family}_{name}_model"
             if model_type not in classes:

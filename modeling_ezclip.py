@@ -1522,7 +1522,7 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
             name, parts = self.name_or_path or "EZClipModel", " and ".join(self.untrained)
             logger.warning_once(
                 f"{name}: the {parts} of this model are new and untrained, which "
-                "spoils its predictions. Train it, or load plain CLIP: `ezclip.load_model(name)`."
+                "spoils its predictions. Train it, or load the model without them: `ezclip.load_model(name)`."
             )
         outputs = self.vision_model(
             pixel_values=pixel_values,

@@ -354,8 +354,8 @@ class EZClipProcessor(ProcessorMixin):
             raise ValueError(f"`num_crops` must be 1 or 3, got {num_crops}.")
         if num_crops != 1 and not self.use_published_crop:
             raise ValueError(
-                f"`num_crops` must be 1 with a model's own image processor, got {num_crops}. EZ-CLIP and other "
-                "published systems on CLIP take 3 (--preset vificlip, for one)."
+                f"`num_crops` must be 1 with the model's own image processor, got {num_crops}. Published systems on "
+                "CLIP have 3 (--preset vificlip, for one)."
             )
 
     def read_clip(

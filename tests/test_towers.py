@@ -506,6 +506,11 @@ def test_refused_configurations(fields, message):
         tiny("siglip", **fields)
 
 
+def test_unknown_tower_alone_is_named():
+    with pytest.raises(ValueError, match="vision_config.model_type.*'blip_vision_model'"):
+        EZClipConfig(vision_config={"model_type": "blip_vision_model"})
+
+
 @pytest.mark.parametrize(
     ("family", "tower", "field"),
     [

@@ -121,11 +121,11 @@ class ModelArguments:
     )
     preset: str | None = option(
         None,
-        "Published system to build from plain CLIP. Defaults to ezclip for --do_train, else to clip.",
+        "Published system to build from a plain dual encoder. Defaults to ezclip for --do_train, else to clip.",
         choices=list(PRESETS),
     )
     num_frames: int | None = option(
-        None, "Number of frames per clip. Defaults to that of the model; for plain CLIP 8 (tear 16, vificlip 32)."
+        None, "Number of frames per clip. Defaults to that of the model; for a plain one 8 (tear 16, vificlip 32)."
     )
     temporal_head: str | None = option(
         None,

@@ -1,11 +1,12 @@
-"""Draw the attention of a model, and of CLIP, over the frames of a video.
+"""Draw the attention of a model, and of its base, such as CLIP, over the frames of a video.
 
     ezclip attention VIDEO --model_name_or_path FOLDER --labels archery yoga --output_dir maps
 
-The command writes `attention.png`, the sampled frames with the maps of CLIP and of the model below them, and
+The command writes `attention.png`, the sampled frames with the maps of the base and of the model below them, and
 `attention.mp4`, the whole video with its maps. For a model with temporal tokens it also writes
 `temporal_attention.png`, their attention to the frames in each block. With `--labels` the maps show the evidence for
-each label, without them the attention of the CLS token. CLIP is the model without its added parts, or `--baseline`.
+each label, without them the attention that pools a frame. The base is the model without its added parts, or
+`--baseline`.
 """
 
 import os
@@ -85,9 +86,9 @@ def main(argv: list[str] | None = None):
     parser = Parser(prog="ezclip attention", description=__doc__)
     parser.add_argument("video", metavar="VIDEO", help="path or URL of a video file, or a folder of frames")
     parser.add_argument("--model_name_or_path", required=True, help="model and processor: a folder, or a Hub name")
-    parser.add_argument("--preset", choices=PRESETS, help="system to build from plain CLIP weights")
+    parser.add_argument("--preset", choices=PRESETS, help="system to build from a plain dual encoder")
     parser.add_argument("--tokenizer_name", help="tokenizer, if the model has none")
-    parser.add_argument("--baseline", help="model to compare with: a folder, or a Hub name (default: its own CLIP)")
+    parser.add_argument("--baseline", help="model to compare with: a folder, or a Hub name (default: its own base)")
     labels_help = f"at most {MAX_LABELS} labels, each with its own maps; a single argument is split at commas"
     parser.add_argument("--labels", nargs="+", help=labels_help)
     parser.add_argument("--templates", nargs="+", help="sentences with {} (default: the 16 published ones)")

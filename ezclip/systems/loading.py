@@ -36,6 +36,7 @@ from configuration_ezclip import (
 from ezclip.encoders import RIVALS, DualEncoder, as_encoder, check_trainable, read_processor
 from ezclip.errors import ModelError, first_line
 from ezclip.systems.bpe_tokenizer import load_bpe_tokenizer
+from ezclip.systems.citations import TOWER_NAMES, tower_family
 from ezclip.systems.presets import default_num_frames, make_config
 from ezclip.utils.messages import get_logger
 from modeling_ezclip import EZClipModel
@@ -444,7 +445,8 @@ def _check_trained(
     if untrained := [name for name, is_new in new.items() if is_new]:
         raise ModelError(
             f"{name_or_path} was not trained with {' or '.join(untrained)}, which spoils its predictions. Train it "
-            "(`ezclip run --do_train`), or leave these options out: plain CLIP needs no training."
+            f"(`ezclip run --do_train`), or leave these options out: plain {TOWER_NAMES[tower_family(model.config)]} "
+            "needs no training."
         )
     if left_out := sorted(key for key in unexpected if is_added_to_clip(key)):
         raise ModelError(

@@ -11,7 +11,7 @@ def _option(default, help):
 class TrainingRecipe:
     """Options of a training. The help of each field describes it."""
 
-    learning_rate: float = _option(1e-4, "Peak learning rate of the adapters, and of CLIP if it is trained.")
+    learning_rate: float = _option(1e-4, "Peak learning rate of the adapters, and of the towers if they are trained.")
     prompt_learning_rate: float | None = _option(
         None, "Peak learning rate of the temporal prompts. Defaults to --learning_rate."
     )

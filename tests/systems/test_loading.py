@@ -92,7 +92,7 @@ def test_num_crops_need_the_published_crop(base):
 @pytest.mark.parametrize("model_type", ["videomae", "clipseg"])
 def test_other_model_types_are_refused(loader, model_type, tmp_path):
     AutoConfig.for_model(model_type).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=f"EZ-CLIP or CLIP model, got model_type '{model_type}'"):
+    with pytest.raises(ValueError, match=f"EZ-CLIP or another dual encoder, got model_type '{model_type}'"):
         loader.from_pretrained(tmp_path)
 
 
