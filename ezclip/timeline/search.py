@@ -126,9 +126,9 @@ def find_segments(
     given = {"function_to_apply": function_to_apply, "calibration": calibration, "min_score": min_score}
     *_, answering = classifier.merge_defaults(**given)
     calibration = answering.get("calibration")
-    min_score = answering.get("min_score", 0.0 if calibration is None else calibration.threshold)
+    threshold: float = answering.get("min_score", 0.0 if calibration is None else calibration.threshold)
     scoring = choose_scoring(classifier.model, answering.get("function_to_apply"), calibration)
-    check_segment_options(smoothing, min_score, min_duration)
+    check_segment_options(smoothing, threshold, min_duration)
     if candidate_labels is not None:
         class_options["candidate_labels"] = candidate_labels
     chosen = take_class_options(class_options)
@@ -136,7 +136,7 @@ def find_segments(
         known = ", ".join(name for name in CLASS_OPTIONS if name != "candidate_labels")
         raise TypeError(f"{sorted(class_options)} are not arguments of `find_segments`. Class options are: {known}.")
     bank, processor = classifier.class_choice.choose(chosen), classifier.processor
-    settings = (window, stride, smoothing, min_score, min_duration)
+    settings = (window, stride, smoothing, threshold, min_duration)
     scored = _WindowScores(classifier.model, processor, bank, ensemble, scoring)
     arguments = (window, stride, processor.get_sampler(), processor.crop_frames, allow_partial, limits)
     read: Any = read_windows if reader is None else partial(reader.stream, read_windows)
