@@ -132,8 +132,8 @@ def _check_tower(config):
     _check_num_parameters(_estimate_tower_parameters(config))
 
 
-def _width(config) -> int:
-    return config.hidden_size
+def _published_prompt_range(config) -> float:
+    return math.sqrt(6.0 / (3 * 16 * 16 + config.hidden_size))
 
 
 def _check_patches(config):
@@ -385,7 +385,7 @@ class TemporalFields(BlockFields):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         if self.temporal_prompt_init_range is None:
-            self.temporal_prompt_init_range = math.sqrt(6.0 / (3 * 16 * 16 + _width(self)))
+            self.temporal_prompt_init_range = _published_prompt_range(self)
 
     def validate_architecture(self):
         """Raise `ValueError` if a field is out of range, or the fields do not fit each other."""

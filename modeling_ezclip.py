@@ -1264,10 +1264,19 @@ class EZClipSiglipVisionModel(EZClipWholeTowerMixin, SiglipVisionModel):
         super().__init__(config)
         extend_layers(self.encoder.layers, EZClipVisionLayer, config)
 
-    def forward(self, pixel_values: torch.Tensor, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
+    def forward(
+        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool | None = False, *args: Any, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
         """Apply the tower to `(B, T, C, H, W)`; see [`EZClipVisionModel.forward`]."""
-        num_frames = check_num_frames(self.config, pixel_values)
-        return super().forward(pixel_values.flatten(0, 1), *args, num_frames=num_frames, **kwargs)
+        num_frames, side = check_num_frames(self.config, pixel_values), self.config.image_size
+        height, width = pixel_values.shape[-2:]
+        if not interpolate_pos_encoding and (height, width) != (side, side):
+            raise ValueError(
+                f"Frames must be {side} x {side} pixels, got {height} x {width}. "
+                "Resize them (the processor does), or pass `interpolate_pos_encoding=True`."
+            )
+        frames = pixel_values.flatten(0, 1)
+        return super().forward(frames, interpolate_pos_encoding, *args, num_frames=num_frames, **kwargs)
 
 
 class EZClipSiglip2VisionModel(EZClipWholeTowerMixin, Siglip2VisionModel):
@@ -1300,6 +1309,10 @@ class EZClipSiglip2VisionModel(EZClipWholeTowerMixin, Siglip2VisionModel):
         Returns:
             [`BaseModelOutputWithPooling`]: as [`EZClipVisionModel.forward`].
         """
+        if pixel_values.ndim == 4 and spatial_shapes is None:
+            raise ValueError(
+                "Lists of patches need `spatial_shapes` and `pixel_attention_mask`. Pass them, or frames."
+            )
         num_frames = check_num_frames(self.config, pixel_values, num_dimensions=5 if spatial_shapes is None else 4)
         frames = pixel_values.flatten(0, 1)
         if spatial_shapes is None:

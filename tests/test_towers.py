@@ -475,6 +475,20 @@ def test_load_elsewhere(base, tmp_path, monkeypatch):
         assert answers[f"{name} pipeline"] == ["red circle", "green square"][expected.argmax()]
 
 
+def test_frames_of_another_size(bases):
+    model = bases("siglip").extended().eval()
+    with pytest.raises(ValueError, match="32 x 32.*48 x 48.*interpolate_pos_encoding"):
+        model.get_video_features(torch.zeros(1, NUM_FRAMES, 3, 48, 48))
+    features = model.get_video_features(torch.zeros(1, NUM_FRAMES, 3, 48, 48), interpolate_pos_encoding=True)
+    assert features.pooler_output.isfinite().all()
+
+
+def test_patches_need_their_shapes(bases):
+    model = bases("siglip2_naflex").extended().eval()
+    with pytest.raises(ValueError, match="spatial_shapes"):
+        model.get_video_features(torch.zeros(1, NUM_FRAMES, 16, 192))
+
+
 # Configurations
 
 
