@@ -173,6 +173,8 @@ TemporalPrompt = Literal["deep", "shallow", "none"]
 TemporalHead = Literal["mean", "transformer", "lstm", "conv1d", "transformer_cls"]
 TEMPORAL_PROMPTS = get_args(TemporalPrompt)
 TEMPORAL_HEADS = get_args(TemporalHead)
+ScoreFunction = Literal["softmax", "sigmoid"]
+SCORE_FUNCTIONS = get_args(ScoreFunction)
 
 # The dual encoders of transformers whose towers the model takes: model type and name
 BASE_MODELS = {
@@ -678,7 +680,7 @@ class EZClipConfig(_CheckedConfig, PretrainedConfig):
     initializer_factor: int | float = 1.0
     base_model_name_or_path: str | None = None
     scope: str | None = None
-    function_to_apply: Literal["softmax", "sigmoid"] = "softmax"
+    function_to_apply: ScoreFunction = "softmax"
 
     def __post_init__(self, **kwargs):
         check_sizes(kwargs)

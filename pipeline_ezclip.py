@@ -1,7 +1,6 @@
 """Classify videos with `pipeline("zero-shot-video-classification")`, and keep class embeddings in a [`ClassBank`]."""
 
 import json
-import math
 import os
 import re
 from collections import Counter, OrderedDict
@@ -28,6 +27,7 @@ try:
         BASE_MODELS,
         CLASS_BANK_NAME,
         PIPELINE_TASK,
+        SCORE_FUNCTIONS,
         EZClipConfig,
         check_numbers,
         describe_plain,
@@ -51,6 +51,7 @@ except ImportError:
         BASE_MODELS,
         CLASS_BANK_NAME,
         PIPELINE_TASK,
+        SCORE_FUNCTIONS,
         EZClipConfig,
         check_numbers,
         describe_plain,
@@ -71,7 +72,6 @@ except ImportError:
 logger = logging.get_logger(__name__)
 
 ENSEMBLES = ("probability", "embedding")
-SCORE_FUNCTIONS = ("softmax", "sigmoid")
 CALIBRATION_NAME = "calibration.json"
 CLASS_OPTIONS = (
     *("candidate_labels", "hypothesis_template", "descriptions", "include_label", "input_conditioning"),
@@ -121,10 +121,7 @@ class Scoring:
     def __post_init__(self):
         if self.function_to_apply not in SCORE_FUNCTIONS:
             raise ValueError(f"`function_to_apply` must be one of {SCORE_FUNCTIONS}, got {self.function_to_apply!r}.")
-        for name in ("logit_scale", "logit_bias"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
-                raise ValueError(f"`{name}` must be a number, got {value!r}.")
+        check_numbers({"logit_scale": self.logit_scale, "logit_bias": self.logit_bias})
         if not self.logit_scale > 0:
             raise ValueError(f"`logit_scale` must be above 0, got {self.logit_scale}.")
 
