@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from ezclip.cli.demo import TEMPLATE
-from ezclip.cli.parser import Parser
+from ezclip.cli.parser import Parser, add_device
 from ezclip.errors import DataError, ModelError
 from ezclip.systems.loading import load_classifier
 from ezclip.training.stop_signals import StopSignals
@@ -45,7 +45,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--model_name_or_path", help=f"model and processor: a folder, or a Hub name (default: {DEMO_MODEL})"
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, … (default: a GPU if there is one)")
+    add_device(parser)
     parser.add_argument(
         "--templates",
         nargs="+",

@@ -19,7 +19,7 @@ from typing import Any
 
 from ezclip.classification import VideoAnswer, check_output_file, classify_videos, save_answers
 from ezclip.cli.limits import add_limits, read_limits
-from ezclip.cli.parser import Parser
+from ezclip.cli.parser import Parser, add_device, add_dtype
 from ezclip.cli.scoring_options import add_scoring
 from ezclip.data.labels import check_distinct, read_class_descriptions, read_labels, split_labels
 from ezclip.data.sources import find_videos
@@ -31,7 +31,6 @@ from video_ezclip import VIDEO_EXTENSIONS, check_times, describe_video, is_url
 
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,8 +59,8 @@ def make_parser() -> Parser:
     classes.add_argument("--templates", nargs="+", help="sentences with {} (default: the 16 published ones)")
     model = parser.add_argument_group("model")
     model.add_argument("--model", "--model_name_or_path", default=DEFAULT_MODEL, help="folder, or name on the Hub")
-    model.add_argument("--device", help="cpu, cuda, cuda:1, mps, … (default: a GPU if there is one)")
-    model.add_argument("--dtype", choices=DTYPES, help="precision (default: that of the stored weights)")
+    add_device(model)
+    add_dtype(model)
     output = parser.add_argument_group("answers")
     output.add_argument("--top_k", type=int, default=5, help="number of labels for each video")
     add_scoring(output)

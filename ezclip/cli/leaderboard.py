@@ -16,7 +16,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from ezclip.cli.parser import Parser, describe_nearest
+from ezclip.cli.parser import Parser, add_device, add_dtype, describe_nearest
 from ezclip.errors import DataError, ModelError, first_line
 from ezclip.systems.loading import load_classifier
 from ezclip.utils.messages import say
@@ -24,7 +24,6 @@ from ezclip.utils.tables import as_text_table, count_of, first_names
 
 
 BENCHMARK = "MVEB(text, video)"
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,8 +45,8 @@ def make_parser() -> Parser:
     parser.add_argument("--num_frames", type=int, help="frames of a video (default: the number of the model)")
     parser.add_argument("--batch_size", type=int, default=8, help="videos or texts of a batch")
     parser.add_argument("--dataloader_num_workers", type=int, default=0, help="number of decoding processes")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, … (default: a GPU if there is one)")
-    parser.add_argument("--dtype", choices=DTYPES, help="precision (default: that of the stored weights)")
+    add_device(parser)
+    add_dtype(parser)
     return parser
 
 

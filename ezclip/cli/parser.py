@@ -253,6 +253,20 @@ def describe_nearest(value: str, choices: Sequence[str], prefix: str = "") -> st
     return f"; the nearest {'is' if len(near) == 1 else 'are'} {', '.join(prefix + choice for choice in near)}"
 
 
+def add_device(group):
+    """Add `--device` to a parser or a group of its arguments."""
+    group.add_argument("--device", help="cpu, cuda, cuda:1, mps, … (default: a GPU if there is one)")
+
+
+def add_dtype(group):
+    """Add `--dtype`, that of the weights, to a parser or a group of its arguments."""
+    group.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="precision (default: that of the stored weights)",
+    )
+
+
 def to_int(text: str) -> int:
     """Convert the value of an option."""
     try:

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from ezclip.cli.limits import add_limits, read_limits
-from ezclip.cli.parser import Parser
+from ezclip.cli.parser import Parser, add_device
 from ezclip.cli.scoring_options import add_scoring
 from ezclip.data.labels import read_class_descriptions, read_label_list, split_labels
 from ezclip.errors import DataError, ModelError
@@ -62,7 +62,7 @@ def make_parser() -> Parser:
     model.add_argument("--model_name_or_path", required=True, help="model and processor: a folder, or a Hub name")
     model.add_argument("--tokenizer_name", help="tokenizer in place of the model's")
     model.add_argument("--num_frames", type=int, help="frames per window (default: the number of the model)")
-    model.add_argument("--device", help="cpu, cuda, cuda:1, mps, … (default: a GPU if there is one)")
+    add_device(model)
     classes = parser.add_argument_group("classes (default: the class bank beside the model)")
     classes.add_argument("--candidate_labels", nargs="+", help="class names; a single argument is split at commas")
     classes.add_argument("--label_list", help="file with class names, instead of --candidate_labels")
