@@ -1565,6 +1565,11 @@ class EZClipModel(SaveTrainedMixin, EZClipPreTrainedModel):
         features: Any = self.get_video_features(pixel_values, output_last_hidden_state=False)
         return features.pooler_output
 
+    def encode_frames(self, pixel_values: Any) -> torch.Tensor:
+        """Embed videos `(B, T, C, H, W)` and their frames as `(B, 1 + T, D)`, not normalised; the video is first."""
+        features: Any = self.get_video_features(pixel_values, output_last_hidden_state=False)
+        return torch.cat([features.pooler_output[:, None], features.frame_embeds], dim=1)
+
     def encode_texts(self, tokens: Mapping[str, Any]) -> torch.Tensor:
         """Embed N texts, given as the tokenizer's output, as `(N, D)`, not normalised; see [`encode_videos`]."""
         features: Any = self.get_text_features(**tokens, output_last_hidden_state=False)

@@ -5,7 +5,7 @@ import os
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -34,6 +34,7 @@ try:
     )
     from .modeling_ezclip import EZClipModel
     from .processing_ezclip import (
+        Description,
         EZClipProcessor,
         distinct_texts,
         fits_vocabulary,
@@ -58,6 +59,7 @@ except ImportError:
     )
     from modeling_ezclip import EZClipModel
     from processing_ezclip import (
+        Description,
         EZClipProcessor,
         distinct_texts,
         fits_vocabulary,
@@ -73,9 +75,10 @@ logger = logging.get_logger(__name__)
 
 ENSEMBLES = ("probability", "embedding")
 CALIBRATION_NAME = "calibration.json"
+STEP_SCORES = ("aligned", "mean", "both")
 CLASS_OPTIONS = (
     *("candidate_labels", "hypothesis_template", "descriptions", "include_label", "input_conditioning"),
-    *("background_labels", "class_bank"),
+    *("step_score", "step_contrast", "background_labels", "class_bank"),
 )
 SCORE_OPTIONS = ("ensemble", "top_k", "min_score", "function_to_apply", "calibration")
 READ_OPTIONS = ("num_frames", "num_clips", "num_crops", "start", "end")
@@ -277,18 +280,35 @@ def compute_similarities(
         bank ([`ClassBank`]):
             The C classes.
         video_embeds (`torch.Tensor` of shape `(B, …)`):
-            What `model.encode_videos` returned.
+            What [`embed_videos`] returned.
         ensemble (`str`, *optional*, defaults to `"probability"`):
             See [`ClassBank.probabilities`].
 
     Returns:
         `torch.Tensor` of shape `(B, P, C)`: float32. P is 1 with the ensemble `"embedding"`.
     """
-    embeds = bank.prompt_embeds(ensemble).to(video_embeds.device)  # (P, C, D)
     if hasattr(model, "score"):
+        embeds = bank.prompt_embeds(ensemble).to(video_embeds.device)  # (P, C, D)
         return model.score(video_embeds.float(), embeds.flatten(0, 1)).float().unflatten(-1, embeds.shape[:2])
-    embeds = _normalize(embeds) if ensemble == "embedding" else embeds
-    return torch.einsum("bd,pcd->bpc", _normalize(video_embeds.float()), embeds)
+    return bank.compare(video_embeds.float(), ensemble)
+
+
+def embed_videos(model, bank: "ClassBank", pixel_values: torch.Tensor) -> torch.Tensor:
+    """
+    Embed videos for a comparison with the classes of a bank, without normalisation.
+
+    Args:
+        model:
+            The model, with the methods of `ezclip.encoders.VideoTextEncoder`.
+        bank ([`ClassBank`]):
+            The classes.
+        pixel_values (`torch.Tensor` of shape `(B, T, C, H, W)`):
+            Frames of B videos.
+
+    Returns:
+        `torch.Tensor` of shape `(B, D)`. For a [`StepBank`] `(B, 1 + T, D)`: the video, then its frames.
+    """
+    return model.encode_frames(pixel_values) if bank.compares_frames else model.encode_videos(pixel_values)
 
 
 def best_labels(
@@ -354,6 +374,9 @@ class ClassBank:
     probe: torch.Tensor | None = None
     background_labels: list[str] = ()
 
+    # Whether videos are compared frame by frame, see `embed_videos`
+    compares_frames = False
+
     def __post_init__(self):
         self.labels = _check_strings(self.labels, "labels")
         self.background_labels = _check_strings(self.background_labels, "background_labels")
@@ -380,9 +403,11 @@ class ClassBank:
         processor,
         candidate_labels: Sequence[str],
         templates: str | Sequence[str] | None = None,
-        descriptions: dict[str, str | list[str]] | None = None,
+        descriptions: Mapping[str, Description] | None = None,
         include_label: bool = False,
         input_conditioning: bool = False,
+        step_score: str | None = None,
+        step_contrast: float | None = None,
         batch_size: int = BATCH_SIZE,
     ) -> "ClassBank":
         """
@@ -391,7 +416,7 @@ class ClassBank:
         If every class has one text, each of the P templates has its own embedding. If a class has several texts, each
         class has one embedding, as in TEAR: the mean over its texts of their means over the templates, where every
         embedding and mean is L2-normalised. Texts that are too long are cut, and counted in a warning. Another warning
-        names labels of which the tokenizer knows no word.
+        names labels of which the tokenizer knows no word. Descriptions by steps make a [`StepBank`].
 
         Args:
             model ([`EZClipModel`]):
@@ -402,18 +427,30 @@ class ClassBank:
                 Names of the C classes.
             templates, descriptions, include_label, input_conditioning (*optional*):
                 The texts of each class; see [`~EZClipProcessor.get_prompts`].
+            step_score (`str`, *optional*), step_contrast (`float`, *optional*):
+                How a video is compared with steps, see [`StepBank`]. If one of them is given, a list of texts in
+                `descriptions` means steps too.
             batch_size (`int`, *optional*, defaults to 512):
                 Texts per batch.
 
         Raises:
-            `ValueError`: if labels are missing, blank, repeated or the same to the tokenizer, a prompt is invalid, or
-            the tokenizer and the model have different end-of-text tokens.
+            `ValueError`: if labels are missing, blank, repeated or the same to the tokenizer, a prompt is invalid,
+            the tokenizer and the model have different end-of-text tokens, or a class has steps and the model has no
+            embeddings of frames, or fewer frames.
         """
         labels = _check_labels(candidate_labels, "candidate_labels")
         _check_distinct(labels)
         if descriptions is None:
             processor.check_labels(labels)
         prompts = processor.get_prompts(labels, templates, descriptions, include_label, input_conditioning)
+        in_order = step_score is not None or step_contrast is not None
+        steps = processor.get_steps(labels, descriptions, include_label, in_order)
+        compares_frames = steps is not None and (step_score != "mean" or bool(step_contrast))
+        if compares_frames and not hasattr(model, "encode_frames"):
+            raise ValueError(
+                f"Steps are compared with single frames, and a model of type {model.config.model_type!r} does not "
+                "embed them. Describe classes without steps, or give `step_score='mean'` without `step_contrast`."
+            )
         texts = distinct_texts(prompts)
         model_eos, eos = getattr(model, "eos_token_id", None), processor.tokenizer.eos_token_id
         if model_eos not in (None, eos):
@@ -425,11 +462,20 @@ class ClassBank:
         rows = {text: row for row, text in enumerate(texts)}
         # A tensor (S, P, D) for each class
         class_embeds = [embeds[torch.tensor([[rows[text] for text in row] for row in own])] for own in prompts]
-        if all(len(own) == 1 for own in prompts):
+        if all(len(own) == 1 for own in prompts) and not compares_frames:
             return cls(labels, torch.cat(class_embeds).transpose(0, 1).contiguous(), _probe(model))
         normalize = partial(_normalize_for, model)
-        means = [normalize(normalize(own.mean(dim=1)).mean(dim=0)) for own in class_embeds]
-        return cls(labels, torch.stack(means)[None], _probe(model))
+        text_embeds = [normalize(own.mean(dim=1)) for own in class_embeds]  # (S, D) for each class
+        means = torch.stack([normalize(own.mean(dim=0)) for own in text_embeds])[None]
+        if not compares_frames:
+            return cls(labels, means, _probe(model))
+        options = {"step_score": step_score, "step_contrast": step_contrast}
+        options = {name: value for name, value in options.items() if value is not None}
+        rows = _rows_of_steps(steps).to(means.device)
+        bank = StepBank(labels, means, _probe(model), step_embeds=torch.cat(text_embeds), steps=rows, **options)
+        if getattr(model.config.vision_config, "use_joint_attention", False):
+            bank.check_num_frames(1)
+        return bank
 
     def check_model(self, model):
         """
@@ -454,6 +500,17 @@ class ClassBank:
         """Return whether the model, with its current weights and adapters, is the one that built the bank."""
         return self.probe is not None and torch.allclose(self.probe.to(model.device), _probe(model), atol=1e-5)
 
+    def to(self, device: torch.device) -> "ClassBank":
+        """Return the bank with its tensors on a device."""
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return replace(self, **tensors)
+
+    def compare(self, video_embeds: torch.Tensor, ensemble: str = "probability") -> torch.Tensor:
+        """Return the cosines `(B, P, C)` of videos `(B, D)`, float32, and the prompts of the classes."""
+        embeds = self.prompt_embeds(ensemble).to(video_embeds.device)
+        embeds = _normalize(embeds) if ensemble == "embedding" else embeds
+        return torch.einsum("bd,pcd->bpc", _normalize(video_embeds), embeds)
+
     def prompt_embeds(self, ensemble: str = "probability") -> torch.Tensor:
         """Return the float32 embeddings `(P, C, D)` of an ensemble, or the mean of them; not normalised again."""
         if ensemble not in ENSEMBLES:
@@ -474,7 +531,7 @@ class ClassBank:
 
         Args:
             video_embeds (`torch.Tensor` of shape `(B, D)`):
-                Video embeddings, normalised or not.
+                Video embeddings, normalised or not. For a [`StepBank`] `(B, 1 + T, D)`, see [`embed_videos`].
             ensemble (`str`, *optional*, defaults to `"probability"`):
                 `"probability"` takes the softmax over the classes for each prompt, and the mean of the P probabilities
                 (EZ-CLIP, ActionCLIP). `"embedding"` takes the normalised mean of the P embeddings of a class (TEAR).
@@ -524,9 +581,10 @@ class ClassBank:
     def save_pretrained(self, save_directory: str | Path):
         """Write the bank, including its labels, to `class_bank.safetensors` in `save_directory`."""
         Path(save_directory).mkdir(parents=True, exist_ok=True)
-        tensors = {"embeds": self.embeds} if self.probe is None else {"embeds": self.embeds, "probe": self.probe}
+        values = {name: value for name, value in vars(self).items() if value is not None}
+        tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+        metadata = {n: json.dumps(value, ensure_ascii=False) for n, value in values.items() if n not in tensors}
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        metadata = {n: json.dumps(getattr(self, n), ensure_ascii=False) for n in ("labels", "background_labels")}
         save_file(tensors, Path(save_directory) / CLASS_BANK_NAME, metadata)
 
     @classmethod
@@ -542,15 +600,151 @@ class ClassBank:
         path = cached_file(str(pretrained_model_name_or_path), CLASS_BANK_NAME, **kwargs)
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = file.metadata()
-                labels = {name: json.loads(metadata[name]) for name in ("labels", "background_labels")}
-                tensors = {name: file.get_tensor(name) for name in ("embeds", "probe") if name in set(file.keys())}
-                return cls(**labels, **tensors)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                kind = StepBank if "steps" in tensors else ClassBank
+                names = {own.name for own in fields(kind)} - {*tensors, "probe"}
+                return kind(**tensors, **{name: json.loads(file.metadata()[name]) for name in names})
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"{path} holds no class bank, or a damaged one ({error!s:.300}). Write it again (`ClassBank.build`, "
                 "`ClassBank.save_pretrained`), or remove it."
             ) from error
+
+
+@dataclass(kw_only=True)
+class StepBank(ClassBank):
+    """
+    Classes that are described by steps in order, which are aligned with the frames of a video. Nothing is trained.
+
+    A video and a class have three similarities: the cosine of the video and the mean of the steps, as in TEAR
+    (`"mean"`); the mean cosine of each frame and its step in the best alignment, see [`align_steps`] (`"aligned"`);
+    and the same with the steps in reverse. A frame and a step have the cosine of the best wording of the step.
+    Without the reverse, a class whose steps all fit all frames could not be told from one that runs the other way.
+
+    Args:
+        step_embeds (`torch.FloatTensor` of shape `(R, D)`):
+            Embeddings of all wordings, L2-normalised.
+        steps (`torch.LongTensor` of shape `(C, S, W)`):
+            Rows of `step_embeds`: the wordings of each step of each class. -1 where a class has fewer steps, or a step
+            fewer wordings.
+        step_score (`str`, *optional*, defaults to `"aligned"`):
+            The similarity of a video and a class: `"aligned"`, `"mean"`, or `"both"`, their mean.
+        step_contrast (`float`, *optional*, defaults to 0):
+            Factor of what is added to it: the similarity of the aligned steps minus that of the reversed ones.
+    """
+
+    step_embeds: torch.Tensor
+    steps: torch.Tensor
+    step_score: str = "aligned"
+    step_contrast: float = 0.0
+
+    compares_frames = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.step_score not in STEP_SCORES:
+            raise ValueError(f"`step_score` must be one of {STEP_SCORES}, got {self.step_score!r}.")
+        check_numbers({"step_contrast": self.step_contrast})
+        if self.step_contrast < 0:
+            raise ValueError(f"`step_contrast` must be 0 or more, got {self.step_contrast}.")
+        num_rows, dim = self.step_embeds.shape
+        is_complete = self.steps.ndim == 3 and len(self.steps) == len(self.labels) and dim == self.embeds.shape[-1]
+        if not is_complete or not -1 <= int(self.steps.min()) <= int(self.steps.max()) < num_rows:
+            raise ValueError(f"`steps` must name rows of `step_embeds` for each label, got {tuple(self.steps.shape)}.")
+
+    @property
+    def num_steps(self) -> torch.Tensor:
+        """Return the number of steps of each class, `(C,)`."""
+        return (self.steps[..., 0] >= 0).sum(dim=-1)
+
+    def check_num_frames(self, num_frames: int):
+        """Raise `ValueError` if a class has more steps than the model embeds frames."""
+        for label, number in zip(self.labels, self.num_steps.tolist()):
+            if number > num_frames:
+                raise ValueError(
+                    f"A class must not have more steps than the model embeds frames, got {number} steps of {label!r} "
+                    f"and {num_frames} frames. Give fewer steps, or a larger `num_frames`."
+                )
+
+    def compare(self, video_embeds: torch.Tensor, ensemble: str = "probability") -> torch.Tensor:
+        """Return the similarities `(B, 1, C)` of videos and their frames `(B, 1 + T, D)`, float32, to the classes."""
+        if video_embeds.ndim != 3:
+            raise ValueError("Steps are compared with frames. Embed videos with `embed_videos(model, bank, pixels)`.")
+        mean = super().compare(video_embeds[:, 0], ensemble)
+        frames = self.frame_similarities(video_embeds[:, 1:])
+        aligned = _best_alignment(frames, self.num_steps.to(frames.device))[:, None]
+        similarities = {"aligned": aligned, "mean": mean, "both": (aligned + mean) / 2}[self.step_score]
+        if self.step_contrast:
+            # To reverse the frames is to reverse the steps.
+            backward = _best_alignment(frames.flip(2), self.num_steps.to(frames.device))[:, None]
+            similarities = similarities + self.step_contrast * (aligned - backward)
+        return similarities
+
+    def frame_similarities(self, frame_embeds: torch.Tensor) -> torch.Tensor:
+        """
+        Return the cosines `(B, C, T, S)` of frames `(B, T, D)` and the best wording of each step of each class.
+
+        They are -inf where a class has fewer steps.
+
+        Raises:
+            `ValueError`: if a class has more steps than there are frames.
+        """
+        self.check_num_frames(frame_embeds.shape[1])
+        cosines = _normalize(frame_embeds.float()) @ self.step_embeds.float().to(frame_embeds.device).t()
+        cosines = torch.nn.functional.pad(cosines, (0, 1), value=-torch.inf)  # the row -1
+        return cosines[..., self.steps.to(cosines.device)].amax(dim=-1).movedim(1, 2)
+
+
+def align_steps(similarities: torch.Tensor) -> tuple[float, list[int]]:
+    """
+    Align the T frames of a video with S steps in order, by dynamic time warping.
+
+    Each frame has one step, steps never go back, and each step has at least one frame. Of all such alignments, the one
+    with the highest mean similarity is taken.
+
+    Args:
+        similarities (`torch.Tensor` of shape `(T, S)`):
+            Similarities of frames and steps; see [`StepBank.frame_similarities`].
+
+    Returns:
+        `tuple[float, list[int]]`: the mean similarity of the frames and their steps, and the step of each frame.
+    """
+    totals = _alignment_totals(similarities)
+    step = similarities.shape[1] - 1
+    path = [step]
+    for before in reversed(totals[:-1]):
+        step -= bool(step and before[step - 1] > before[step])
+        path.append(step)
+    return float(totals[-1][-1]) / len(similarities), path[::-1]
+
+
+def _alignment_totals(similarities: torch.Tensor) -> list[torch.Tensor]:
+    """Return for each frame of `(…, T, S)` the best sums `(…, S)` of alignments that give it each of the steps."""
+    first, *others = similarities.unbind(dim=-2)
+    totals = [first.clone()]
+    totals[0][..., 1:] = -torch.inf
+    for frame in others:
+        from_step_before = torch.nn.functional.pad(totals[-1][..., :-1], (1, 0), value=-torch.inf)
+        totals.append(frame + torch.maximum(totals[-1], from_step_before))
+    return totals
+
+
+def _best_alignment(similarities: torch.Tensor, num_steps: torch.Tensor) -> torch.Tensor:
+    """Return the score of [`align_steps`], `(B, C)`, for similarities `(B, C, T, S)` to classes of `(C,)` steps."""
+    totals = _alignment_totals(similarities)[-1]
+    last = (num_steps - 1).expand(len(totals), -1)
+    return totals.gather(-1, last[..., None]).squeeze(-1) / similarities.shape[2]
+
+
+def _rows_of_steps(num_wordings: list[list[int]]) -> torch.Tensor:
+    """Return the numbers `(C, S, W)` of the wordings of all steps, counted from 0; -1 where there are fewer."""
+    shape = (len(num_wordings), max(map(len, num_wordings)), max(max(own) for own in num_wordings))
+    rows, first = torch.full(shape, -1), 0
+    for own_rows, own in zip(rows, num_wordings):
+        for step, number in zip(own_rows, own):
+            step[:number] = torch.arange(first, first + number)
+            first += number
+    return rows
 
 
 def _check_strings(labels: str | Iterable[str], name: str) -> list[str]:
@@ -724,7 +918,7 @@ class ClassChoice:
             raise ValueError(f"{prefix}{error}") from error
         if class_bank.embeds.device == model.device:
             return class_bank
-        return replace(class_bank, embeds=class_bank.embeds.to(model.device))
+        return class_bank.to(model.device)
 
 
 def take_class_options(kwargs: dict) -> dict:
@@ -811,8 +1005,11 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
                 Class names; one string is split at its commas. Defaults to those of `descriptions` or the class bank.
             hypothesis_template (`str` or `list[str]`, *optional*), also `hypothesis_templates`:
                 Sentences with `{}` for the class. Defaults to the 16 published ones, with `descriptions` to `"{}"`.
-            descriptions (`dict[str, str | list[str]]`, *optional*):
-                One or several texts for each class, used instead of its name.
+            descriptions (`dict[str, Description]`, *optional*):
+                One or several texts for each class, used instead of its name; or its steps in order, as
+                `{"steps": [step, …]}`, which are aligned with the frames, see [`StepBank`].
+            step_score (`str`, *optional*), step_contrast (`float`, *optional*):
+                See [`StepBank`]. With one of them, a list of texts in `descriptions` means steps too.
             include_label (`bool`, *optional*), input_conditioning (`bool`, *optional*):
                 See [`EZClipProcessor.get_prompts`].
             background_labels (`str` or `Sequence[str]`, *optional*):
@@ -979,7 +1176,7 @@ class ZeroShotVideoClassificationPipeline(Pipeline):
         # (B, T, 3, H, W), or (B, V, T, 3, H, W)
         views = self.processor.normalize(pixels).to(self.dtype)
         model: Any = self.model
-        embeds = model.encode_videos(views.flatten(0, -5))
+        embeds = embed_videos(model, bank, views.flatten(0, -5))
         scores = score_embeds(self.model, bank, embeds, ensemble, scoring).unflatten(0, (len(views), -1)).mean(dim=1)
         if not scores.isfinite().all():
             raise ValueError(
@@ -1115,4 +1312,4 @@ def _as_inputs(video):
     return _VideoStream(video) if isinstance(video, Iterable) else video
 
 
-__all__ = ["Calibration", "ClassBank", "Scoring", "ZeroShotVideoClassificationPipeline"]
+__all__ = ["Calibration", "ClassBank", "Scoring", "StepBank", "ZeroShotVideoClassificationPipeline"]

@@ -3,7 +3,7 @@
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
 
@@ -76,6 +76,9 @@ TEAR_TEMPLATES = tuple(
     text.replace("a video of", "a photo of").replace("Video class", "Image class").replace("A video", "An image")
     for text in TEMPLATES
 )
+
+# The texts of a class: one, several, or its steps, `{"steps": [step, …]}`. A step is a text, or several wordings.
+Description = str | Sequence[str] | Mapping[str, Sequence[str | Sequence[str]]]
 
 
 def label_to_words(label: str) -> str:
@@ -485,7 +488,7 @@ class EZClipProcessor(ProcessorMixin):
         self,
         candidate_labels: list[str],
         templates: str | list[str] | None = None,
-        descriptions: dict[str, str | list[str]] | None = None,
+        descriptions: Mapping[str, Description] | None = None,
         include_label: bool = False,
         input_conditioning: bool = False,
     ) -> list[list[list[str]]]:
@@ -497,9 +500,10 @@ class EZClipProcessor(ProcessorMixin):
                 C class names. Underscores and, unless `split_camel_case` is off, CamelCase are split into words.
             templates (`str` or `list[str]`, *optional*):
                 P sentences with `{}` for a text. Defaults to the 16 published ones, or to `"{}"` with `descriptions`.
-            descriptions (`dict[str, str | list[str]]`, *optional*):
-                One or several texts for each class, used instead of its name. Names match regardless of case, blanks,
-                underscores and punctuation. Descriptions of other classes are ignored.
+            descriptions (`Mapping[str, Description]`, *optional*):
+                One or several texts for each class, used instead of its name; or its steps, see
+                [`~EZClipProcessor.get_steps`]. Names match regardless of case, blanks, underscores and punctuation.
+                Descriptions of other classes are ignored.
             include_label (`bool`, *optional*, defaults to `False`):
                 Whether the class name is the first of its texts, before its descriptions (TEAR).
             input_conditioning (`bool`, *optional*, defaults to `False`):
@@ -518,11 +522,60 @@ class EZClipProcessor(ProcessorMixin):
         words = [split(label) for label in candidate_labels]
         texts = [[word] for word in words]
         if descriptions is not None:
-            described = _match_descriptions(candidate_labels, descriptions)
+            found = _match_descriptions(candidate_labels, descriptions)
+            described = [[text for step in as_steps(own) for text in step] for own in found]
             if input_conditioning:
                 described = [[f"{word} {text}" for text in own] for word, own in zip(words, described)]
             texts = [name + own for name, own in zip(texts, described)] if include_label else described
         return [[[template.replace("{}", text) for template in templates] for text in own] for own in texts]
+
+    def get_steps(
+        self,
+        candidate_labels: list[str],
+        descriptions: Mapping[str, Description] | None,
+        include_label: bool = False,
+        in_order: bool = False,
+    ) -> list[list[int]] | None:
+        """
+        Return how many wordings each step of each class has, or `None` if the descriptions are not steps.
+
+        A class is described by steps as `{"steps": [step, …]}`, in the order in which a video shows them. A step is a
+        text, or a list of texts, its wordings. The texts that [`~EZClipProcessor.get_prompts`] returns for the class
+        are those of its first step, then those of the second, and so on. If one class has steps, another may have a
+        single text, which is one step.
+
+        Args:
+            candidate_labels (`list[str]`), descriptions (*optional*), include_label (`bool`, *optional*):
+                See [`~EZClipProcessor.get_prompts`].
+            in_order (`bool`, *optional*, defaults to `False`):
+                Whether a list of texts, such as TEAR's decomposition, also means steps, one a text.
+
+        Raises:
+            `ValueError`: if only some of the classes have steps, their names are among the texts, or `in_order` is
+            given without descriptions.
+        """
+        if descriptions is None:
+            if in_order:
+                raise ValueError(
+                    "`step_score` and `step_contrast` are for `descriptions`. Give some, or leave them out."
+                )
+            return None
+        found = _match_descriptions(candidate_labels, descriptions)
+        marked = [label for label, own in zip(candidate_labels, found) if isinstance(own, Mapping)]
+        if not marked and not in_order:
+            return None
+        if include_label:
+            raise ValueError(
+                "`include_label` must be False with steps: the name of a class is no step of it. Leave it out, or use "
+                "`input_conditioning`."
+            )
+        for label, own in zip(candidate_labels, found):
+            if not in_order and isinstance(own, list) and len(own) > 1:
+                raise ValueError(
+                    f"{marked[0]!r} has steps, and {label!r} has {len(own)} texts in no order. Mark them all, as "
+                    '`{"steps": [...]}`, or none.'
+                )
+        return [[len(step) for step in as_steps(own)] for own in found]
 
     def check_labels(self, candidate_labels: list[str]):
         """Warn of labels of which the tokenizer knows no word; raise `ValueError` if two are the same tokens."""
@@ -582,8 +635,29 @@ def _check_templates(templates: str | list[str] | None, default: tuple[str, ...]
     return templates
 
 
-def _match_descriptions(labels: list[str], descriptions: dict[str, str | list[str]]) -> list[list[str]]:
-    """Return the descriptions of each label."""
+def as_steps(description: Description) -> list[list[str]]:
+    """Return the steps of a description, each as a list of wordings. Texts that are not marked are one step each."""
+    steps = description["steps"] if isinstance(description, Mapping) else description
+    steps = [steps] if isinstance(steps, str) else steps
+    return [[step] if isinstance(step, str) else list(step) for step in steps]
+
+
+def _is_text(value) -> bool:
+    """Return whether a value is a text, or several, and none is blank."""
+    texts = [value] if isinstance(value, str) else value
+    is_list = isinstance(texts, (list, tuple)) and len(texts) > 0
+    return is_list and all(isinstance(text, str) and text.strip() for text in texts)
+
+
+def _is_description(value) -> bool:
+    if not isinstance(value, Mapping):
+        return _is_text(value)
+    steps = value.get("steps") if len(value) == 1 else None
+    return isinstance(steps, (list, tuple)) and len(steps) > 0 and all(map(_is_text, steps))
+
+
+def _match_descriptions(labels: list[str], descriptions: Mapping[str, Description]) -> list[Description]:
+    """Return the description of each label, a list or steps."""
     by_key = {}
     for name, texts in descriptions.items():
         texts = [texts] if isinstance(texts, str) else texts
@@ -601,9 +675,12 @@ def _match_descriptions(labels: list[str], descriptions: dict[str, str | list[st
         raise ValueError(f"{reason} Add them, or use templates.")
     found = [by_key[key] for key in keys]
     for name, texts in found:
-        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-            raise ValueError(f"The description of {name!r} must be a text or a list of texts, got {texts!r}.")
-    return [list(texts) for _, texts in found]
+        if not _is_description(texts):
+            raise ValueError(
+                f'The description of {name!r} must be a text, a list of texts, or `{{"steps": [...]}}` with a text or '
+                f"a list of texts for each step, got {truncated_repr(texts)}."
+            )
+    return [texts if isinstance(texts, Mapping) else list(texts) for _, texts in found]
 
 
 def _check_shape(height: int, width: int):

@@ -10,7 +10,7 @@ from ezclip.classification.answers import VideoAnswer
 from ezclip.classification.embedding_cache import EmbeddingCache, digest_video
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import ModelError
-from pipeline_ezclip import CLASS_OPTIONS, choose_scoring, score_embeds
+from pipeline_ezclip import CLASS_OPTIONS, ClassBank, choose_scoring, embed_videos, score_embeds
 from video_ezclip import (
     DEFAULT_LIMITS,
     ReadLimits,
@@ -107,14 +107,15 @@ def classify_videos(
         )
     cache = None
     if cache_dir is not None:
-        cache = EmbeddingCache(cache_dir, classifier.model, classifier.processor, **reading)
+        of_frames = {"compares_frames": True} if bank.compares_frames else {}
+        cache = EmbeddingCache(cache_dir, classifier.model, classifier.processor, **reading, **of_frames)
     views = {name: reading.pop(name) for name in ("num_frames", "num_clips", "num_crops") if name in reading}
     with IsolatedReader(video_timeout, limits=read_limits, **reading) as read:
         for video in [videos] if isinstance(videos, (str, os.PathLike)) else videos:
             name = describe_video(video)
             try:
                 embeds, problem, is_kept = _embed(
-                    classifier, os.fspath(video), name, read, read_limits, cache, **views
+                    classifier, bank, os.fspath(video), name, read, read_limits, cache, **views
                 )
             except VideoReadError as error:
                 yield VideoAnswer(name, error=f"{error.reason} {error.remedy}")
@@ -126,6 +127,7 @@ def classify_videos(
 
 def _embed(
     classifier,
+    bank: ClassBank,
     video: str,
     name: str,
     read: IsolatedReader,
@@ -135,7 +137,7 @@ def _embed(
     num_clips: int = 1,
     num_crops: int = 1,
 ) -> tuple[torch.Tensor, str | None, bool]:
-    """Return the embeddings `(V, D)` of a video, why it was read in part, and whether they were kept before."""
+    """Return the embeddings `(V, …)` of a video, why it was read in part, and whether they were kept before."""
     source, key = video, ""
     if cache is not None:
         if is_url(local_path(video)):
@@ -150,7 +152,7 @@ def _embed(
     frames, metadata = processor.read_clip(content, sample, num_clips, num_crops, read=read)
     pixels = processor.normalize(torch.from_numpy(frames).to(classifier.device)).to(classifier.dtype)
     pixels = pixels.view(-1, *pixels.shape[-4:])  # (V, T, 3, H, W)
-    embeds = classifier.model.encode_videos(pixels).float()
+    embeds = embed_videos(classifier.model, bank, pixels).float()
     if not embeds.isfinite().all():
         raise ModelError(
             "The embeddings must be finite numbers, got NaN or infinity. The weights are damaged, or too large for "

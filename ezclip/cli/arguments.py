@@ -19,13 +19,14 @@ from ezclip.data.labels import split_labels
 from ezclip.errors import DataError
 from ezclip.evaluation.protocols import PROTOCOLS
 from ezclip.training.recipe import TrainingRecipe
-from pipeline_ezclip import ENSEMBLES, SCORE_FUNCTIONS
+from pipeline_ezclip import ENSEMBLES, SCORE_FUNCTIONS, STEP_SCORES
 from video_ezclip import BACKENDS, ReadLimits
 
 
 MAX_SEED = 2**31  # numpy takes seeds up to 2**32 - 1; processes and repetitions add to the seed
 # Defaults that a preset changes, besides its model: the texts of TEAR and how they are joined
 PRESET_OPTIONS = {"tear": {"templates": ["A video action of {}"], "include_label": True, "ensemble": "embedding"}}
+STEP_OPTIONS = ("step_score", "step_contrast")
 # Options that belong to one protocol
 PROTOCOL_OPTIONS = {"num_classes": "zero_shot", "eval_datasets": "zero_shot"}
 PROTOCOL_OPTIONS |= {"novel_list": "base_to_novel", "novel_label_list": "base_to_novel"}
@@ -34,7 +35,7 @@ LEAST |= {"per_device_train_batch_size": 1, "num_train_epochs": 1, "max_train_st
 LEAST |= {"learning_rate": 0, "prompt_learning_rate": 0, "text_learning_rate": 0, "weight_decay": 0}
 LEAST |= {"head_learning_rate": 0, "micro_batch_size": 1, "eval_steps": 1, "save_steps": 1}
 LEAST |= {"save_total_limit": 1, "early_stopping_patience": 1, "num_seeds": 1}
-LEAST |= {"max_train_samples": 1, "max_eval_samples": 1, "num_classes": 2, "num_clips": 1}
+LEAST |= {"step_contrast": 0, "max_train_samples": 1, "max_eval_samples": 1, "num_classes": 2, "num_clips": 1}
 FRACTIONS = ("horizontal_flip", "color_jitter", "grayscale", "warmup_ratio", "min_score")
 TEXT_CONFIG_FIELDS = ("drop_path_rate", "attention_dropout")
 VISION_CONFIG_FIELDS = (*TEXT_CONFIG_FIELDS, "num_frames", "temporal_prompt")
@@ -56,7 +57,7 @@ GROUPS = {
     ),
     "Classes and their texts": (
         *("candidate_labels", "label_list", "train_label_list", "class_subset", "templates", "class_descriptions"),
-        *("include_label", "input_conditioning", "ensemble"),
+        *("include_label", "input_conditioning", "step_score", "step_contrast", "ensemble"),
         *("function_to_apply", "calibration", "min_score"),
     ),
     "Speed and repeatability": (
@@ -214,6 +215,15 @@ class DataArguments(ReadLimits):
         None, "Use the name of a class as a text beside its descriptions.", nargs="?", const=True
     )
     input_conditioning: bool = option(False, "Begin each description with the name of its class.")
+    step_score: str | None = option(
+        None,
+        "How a video is compared with descriptions that are steps in order: aligned with its frames, by their mean, "
+        "or both. Makes steps of lists of texts too. Defaults to aligned for files that mark steps.",
+        choices=list(STEP_SCORES),
+    )
+    step_contrast: float | None = option(
+        None, "Factor of the aligned steps minus the reversed ones, which is added to the score. Defaults to 0."
+    )
     video_backend: str = option(
         "auto", "Library that decodes. `auto` takes the fastest exact one.", choices=list(BACKENDS)
     )
@@ -381,6 +391,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
     has_descriptions = data_args.class_descriptions or data_args.eval_datasets
     if uses_label and not has_descriptions and model_args.preset not in PRESET_OPTIONS:
         parser.error("--include_label and --input_conditioning are for --class_descriptions.")
+    if explicit_options(data_args, *STEP_OPTIONS) and not has_descriptions:
+        parser.error("--step_score and --step_contrast are for --class_descriptions.")
     if data_args.videos and not args.do_predict:
         parser.error("--videos needs --do_predict: add --do_predict.")
     if args.do_eval and args.do_predict:

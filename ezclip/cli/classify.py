@@ -20,7 +20,7 @@ from typing import Any
 from ezclip.classification import VideoAnswer, check_output_file, classify_videos, save_answers
 from ezclip.cli.limits import add_limits, read_limits
 from ezclip.cli.parser import Parser, add_device, add_dtype
-from ezclip.cli.scoring_options import add_scoring
+from ezclip.cli.scoring_options import add_scoring, add_steps
 from ezclip.data.labels import check_distinct, read_class_descriptions, read_labels, split_labels
 from ezclip.data.sources import find_videos
 from ezclip.errors import DataError, ModelError
@@ -56,6 +56,7 @@ def make_parser() -> Parser:
         "--background_labels", nargs="+", help='labels for what else a video may show; they answer "none of these"'
     )
     classes.add_argument("--descriptions", nargs="+", help="CSV or JSON files with texts for each label")
+    add_steps(classes)
     classes.add_argument("--templates", nargs="+", help="sentences with {} (default: the 16 published ones)")
     model = parser.add_argument_group("model")
     model.add_argument("--model", "--model_name_or_path", default=DEFAULT_MODEL, help="folder, or name on the Hub")
@@ -147,6 +148,8 @@ def class_options(args: argparse.Namespace) -> dict:
         "candidate_labels": labels,
         "background_labels": background,
         "descriptions": descriptions,
+        "step_score": args.step_score,
+        "step_contrast": args.step_contrast,
         "hypothesis_template": args.templates,
     }
 

@@ -36,7 +36,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from ezclip.cli.arguments import DataArguments, ModelArguments, RunArguments, explicit_options, fill_preset
+from ezclip.cli.arguments import (
+    STEP_OPTIONS,
+    DataArguments,
+    ModelArguments,
+    RunArguments,
+    explicit_options,
+    fill_preset,
+)
 from ezclip.cli.experiments import Runner, read_results
 from ezclip.cli.plan import ClassTexts, PlannedExperiment, describe_plan, in_list_root, load_eval_splits, one_of
 from ezclip.constants import EXPERIMENT_RESULTS_NAME
@@ -192,6 +199,8 @@ def make_system(
     model_args = ModelArguments(**{option: options[option] for option in MODEL_OPTIONS if option in options})
     if (data_args.include_label or data_args.input_conditioning) and not data_args.class_descriptions:
         raise DataError("include_label and input_conditioning are for class_descriptions, which are not given.")
+    if explicit_options(data_args, *STEP_OPTIONS) and not data_args.class_descriptions:
+        raise DataError("step_score and step_contrast are for class_descriptions, which are not given.")
     fill_preset(model_args.preset, data_args, args)
     experiment = PlannedExperiment.complete(
         Experiment(name, args.seed, None, {"": split}), data_args, ClassTexts.from_options(in_list_root(data_args))

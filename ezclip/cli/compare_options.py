@@ -4,6 +4,7 @@ import dataclasses
 
 from ezclip.cli.arguments import (
     GROUPS,
+    STEP_OPTIONS,
     DataArguments,
     ModelArguments,
     RunArguments,
@@ -20,7 +21,7 @@ from video_ezclip import ReadLimits
 
 
 MODEL_OPTIONS = tuple(field.name for field in dataclasses.fields(ModelArguments))
-CLASS_TEXT_OPTIONS = ("templates", "class_descriptions", "include_label", "input_conditioning")
+CLASS_TEXT_OPTIONS = ("templates", "class_descriptions", "include_label", "input_conditioning", *STEP_OPTIONS)
 SYSTEM_OPTIONS = (*MODEL_OPTIONS, *CLASS_TEXT_OPTIONS, "ensemble", "function_to_apply", "calibration")
 SOURCE_OPTIONS = ("validation_dir", "validation_list", "dataset_name")
 VIDEO_OPTIONS = (

@@ -1,12 +1,12 @@
 """Plan a run: load the videos, classes and texts of its experiments."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint_ezclip import list_some
-from ezclip.cli.arguments import DataArguments, RunArguments, explicit_options
+from ezclip.cli.arguments import STEP_OPTIONS, DataArguments, RunArguments, explicit_options
 from ezclip.cli.option_files import parse_options
 from ezclip.data.labels import check_distinct, check_have_words, read_class_descriptions, read_label_list
 from ezclip.data.lists import guess_first_id
@@ -15,7 +15,7 @@ from ezclip.data.splits import draw_classes, find_overlap, select_classes
 from ezclip.data.streaming import StreamedVideos, stream_hub_dataset
 from ezclip.data.transforms import TrainTransform
 from ezclip.encoders import DualEncoder
-from ezclip.errors import DataError
+from ezclip.errors import DataError, ModelError
 from ezclip.evaluation import protocols
 from ezclip.evaluation.protocols import Experiment
 from ezclip.utils.digests import digest
@@ -23,8 +23,8 @@ from ezclip.utils.files import check_folder_names
 from ezclip.utils.messages import get_logger
 from ezclip.utils.tables import count_of, first_names
 from ezclip.utils.yaml_files import read_yaml
-from pipeline_ezclip import ClassBank
-from processing_ezclip import TEAR_TEMPLATES, TEMPLATES, EZClipProcessor, label_to_words
+from pipeline_ezclip import ClassBank, StepBank
+from processing_ezclip import TEAR_TEMPLATES, TEMPLATES, Description, EZClipProcessor, label_to_words
 
 
 logger = get_logger()
@@ -34,10 +34,10 @@ LIST_OPTIONS += ("class_subset", "class_descriptions")
 EVAL_DATASET_OPTIONS = ("validation_dir", "validation_list", "label_list", "class_subset", "num_classes", "list_root")
 EVAL_DATASET_OPTIONS += ("video_root", "dataset_name", "dataset_config_name", "eval_split_name", "video_column_name")
 EVAL_DATASET_OPTIONS += ("label_column_name", "class_descriptions", "templates", "include_label")
-EVAL_DATASET_OPTIONS += ("input_conditioning", "max_eval_samples")
+EVAL_DATASET_OPTIONS += ("input_conditioning", *STEP_OPTIONS, "max_eval_samples")
 # Descriptions are not inherited: they describe other classes.
 INHERITED_OPTIONS = ("list_root", "eval_split_name", "video_column_name", "label_column_name", "num_classes")
-INHERITED_OPTIONS += ("max_eval_samples", "templates", "include_label", "input_conditioning")
+INHERITED_OPTIONS += ("max_eval_samples", "templates", "include_label", "input_conditioning", *STEP_OPTIONS)
 TRANSFORM_OPTIONS = ("horizontal_flip", "color_jitter", "grayscale")
 # Words that stand for all templates of a paper
 TEMPLATE_SETS = {"published": TEMPLATES, "tear": TEAR_TEMPLATES}
@@ -45,12 +45,14 @@ TEMPLATE_SETS = {"published": TEMPLATES, "tear": TEAR_TEMPLATES}
 
 @dataclass
 class ClassTexts:
-    """Texts that describe classes: the arguments of [`~EZClipProcessor.get_prompts`]."""
+    """Texts that describe classes: arguments of [`ClassBank.build`]."""
 
     templates: list[str] | None = None
-    descriptions: dict[str, list[str]] | None = None
+    descriptions: Mapping[str, Description] | None = None
     include_label: bool = False
     input_conditioning: bool = False
+    step_score: str | None = None
+    step_contrast: float | None = None
 
     @classmethod
     def from_options(cls, data_args: DataArguments) -> "ClassTexts":
@@ -63,6 +65,7 @@ class ClassTexts:
             read_class_descriptions(files) if files else None,
             bool(data_args.include_label),
             data_args.input_conditioning,
+            **explicit_options(data_args, *STEP_OPTIONS),
         )
 
     def prompts(self, processor: EZClipProcessor, class_names: list[str]) -> list[list[list[str]]]:
@@ -72,17 +75,28 @@ class ClassTexts:
         try:
             if self.descriptions is None:
                 processor.check_labels(class_names)
-            return processor.get_prompts(class_names, *dataclasses.astuple(self))
+            in_order = self.step_score is not None or self.step_contrast is not None
+            processor.get_steps(class_names, self.descriptions, self.include_label, in_order)  # raises errors
+            options = {name: value for name, value in vars(self).items() if name not in STEP_OPTIONS}
+            return processor.get_prompts(class_names, **options)
         except ValueError as error:
             raise DataError(str(error)) from error
 
     def bank(self, model: DualEncoder, processor: EZClipProcessor, class_names: list[str]) -> ClassBank:
-        """Embed the texts of `class_names`."""
-        return ClassBank.build(model, processor, class_names, *dataclasses.astuple(self))
+        """Embed the texts of `class_names`. Raise a [`ModelError`] if the model cannot compare them with videos."""
+        try:
+            bank = ClassBank.build(model, processor, class_names, **vars(self))
+            if isinstance(bank, StepBank):
+                bank.check_num_frames(processor.num_frames)
+            return bank
+        except ValueError as error:
+            raise ModelError(str(error)) from error
 
     def settings(self) -> dict:
         """Return the options of the texts, without the descriptions."""
-        return {name: value for name, value in vars(self).items() if name != "descriptions"}
+        options = {name: value for name, value in vars(self).items() if name != "descriptions"}
+        # Results from before there were steps have no options of them.
+        return {name: value for name, value in options.items() if name not in STEP_OPTIONS or value is not None}
 
     def describe(self) -> dict:
         """Return what the prompts depend on, besides the classes: the descriptions as a digest for each class."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ezclip.cli.limits import add_limits, read_limits
 from ezclip.cli.parser import Parser, add_device
-from ezclip.cli.scoring_options import add_scoring
+from ezclip.cli.scoring_options import add_scoring, add_steps
 from ezclip.data.labels import read_class_descriptions, read_label_list, split_labels
 from ezclip.errors import DataError, ModelError
 from ezclip.systems.loading import load_classifier
@@ -72,6 +72,7 @@ def make_parser() -> Parser:
     )
     classes.add_argument("--templates", nargs="+", help="sentences with {} (default: the 16 published ones)")
     classes.add_argument("--class_descriptions", nargs="+", help="CSV or JSON files with texts for each class")
+    add_steps(classes)
     classes.add_argument("--ensemble", choices=ENSEMBLES, default="probability", help="how to combine texts")
     search = parser.add_argument_group("search")
     search.add_argument("--window", type=float, default=2.0, help="length of a window in seconds")
@@ -131,6 +132,8 @@ def class_options(args: argparse.Namespace) -> dict:
         "class_bank": args.class_bank,
         "hypothesis_template": args.templates,
         "descriptions": args.class_descriptions and read_class_descriptions(args.class_descriptions),
+        "step_score": args.step_score,
+        "step_contrast": args.step_contrast,
     }
     if args.label_list:
         options["candidate_labels"] = read_label_list(args.label_list)

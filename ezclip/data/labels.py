@@ -12,7 +12,7 @@ from ezclip.errors import DataError
 from ezclip.utils.files import read_text
 from ezclip.utils.messages import get_logger
 from ezclip.utils.tables import from_csv_cell
-from processing_ezclip import label_key, label_to_words
+from processing_ezclip import Description, as_steps, label_key, label_to_words
 
 
 logger = get_logger(__name__)
@@ -145,16 +145,18 @@ def check_have_words(names: Iterable[str]):
             raise DataError(f"A class is called {name!r}, which leaves no words for a sentence. Rename it.")
 
 
-def read_class_descriptions(paths: list[str | Path]) -> dict[str, list[str]]:
+def read_class_descriptions(paths: list[str | Path]) -> dict[str, list[str] | dict[str, list]]:
     """
     Read written texts for each class.
 
     A file is EZ-CLIP's CSV (`SNo,Class Name,GPT3 discription`), or a JSON object from class name to a text or a list
-    of texts, as TEAR has them. A class gets the texts of all files, in their order; case, spaces and punctuation of
-    its name do not matter. TEAR's three kinds together are its `all`.
+    of texts, as TEAR has them, or to steps in order, `{"steps": [step, …]}`, where a step is a text or a list of
+    wordings. A class gets the texts of all files, in their order; case, spaces and punctuation of its name do not
+    matter. TEAR's three kinds together are its `all`.
 
     Raises:
-        [`DataError`]: if a file has another form, a class without text, or two different entries for one class.
+        [`DataError`]: if a file has another form, a class without text, two different entries for one class, or two
+        files describe a class and one of them by steps.
     """
     by_key = {}
     for path in paths:
@@ -165,19 +167,30 @@ def read_class_descriptions(paths: list[str | Path]) -> dict[str, list[str]]:
             raise DataError(f"{path} describes no class.")
         found = {}
         for name, texts in entries:
-            # The published texts begin with two line breaks, and some have more inside.
-            texts = [" ".join(text.split()) for text in texts]
-            if not all(texts) or not texts:
+            texts = _without_blanks(texts)
+            if any(not text for step in as_steps(texts) for text in step or [""]) or not as_steps(texts):
                 raise DataError(f"{path}: {name!r} has an empty text, or none. Write one or remove the class.")
             other, first = found.setdefault(label_key(name), (name, texts))
             if first != texts:
                 raise DataError(f"{path}: {other!r} and {name!r} are one class with different texts. Remove one.")
         for key, (name, texts) in found.items():
-            by_key.setdefault(key, (name, []))[1].extend(texts)
+            if key in by_key and (isinstance(texts, dict) or isinstance(by_key[key][1], dict)):
+                raise DataError(
+                    f"{path}: {name!r} is described in another file too, and one of them has steps. Give only one of "
+                    "the files."
+                )
+            by_key[key] = (name, texts) if key not in by_key else (by_key[key][0], by_key[key][1] + texts)
     return dict(by_key.values())
 
 
-def _read_json_descriptions(path: str | Path, text: str) -> list[tuple[str, list[str]]]:
+def _without_blanks(texts: Description) -> list[str] | dict[str, list]:
+    """Return texts or steps with single blanks: the published texts begin with two line breaks, and some have more."""
+    if isinstance(texts, dict):
+        return {"steps": [[" ".join(text.split()) for text in step] for step in as_steps(texts)]}
+    return [" ".join(text.split()) for text in texts]
+
+
+def _read_json_descriptions(path: str | Path, text: str) -> list[tuple[str, Description]]:
     try:
         # Objects become tuples of pairs, so that repeated keys are not lost.
         content = json.loads(text, object_pairs_hook=tuple)
@@ -185,14 +198,27 @@ def _read_json_descriptions(path: str | Path, text: str) -> list[tuple[str, list
         raise DataError(f"{path} is not JSON ({error}).") from error
     if not isinstance(content, tuple):
         raise DataError(f"{path} must hold one JSON object from class name to text, or to a list of texts.")
-    pairs = [(name, [texts] if isinstance(texts, str) else texts) for name, texts in content]
-    for name, texts in pairs:
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise DataError(f"{path}: {name!r} must have a text or a list of texts.")
-    return pairs
+    entries = []
+    for name, texts in content:
+        texts = [texts] if isinstance(texts, str) else texts
+        if isinstance(texts, tuple):
+            steps = texts[0][1] if len(texts) == 1 and texts[0][0] == "steps" else None
+            if not isinstance(steps, list) or not all(_is_list_of_texts(step) for step in steps):
+                raise DataError(
+                    f'{path}: {name!r} must be {{"steps": [...]}} with a text, or a list of wordings, for each step.'
+                )
+            texts = {"steps": steps}
+        elif not isinstance(texts, list) or not _is_list_of_texts(texts):
+            raise DataError(f"{path}: {name!r} must have a text, a list of texts, or steps.")
+        entries.append((name, texts))
+    return entries
 
 
-def _read_csv_descriptions(path: str | Path, text: str) -> list[tuple[str, list[str]]]:
+def _is_list_of_texts(value) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(text, str) for text in value))
+
+
+def _read_csv_descriptions(path: str | Path, text: str) -> list[tuple[str, Description]]:
     rows = _read_csv(path, text)
     if any(len(row) != 3 for row in rows):
         raise DataError(f"{path} must have three columns: number, class name, description.")

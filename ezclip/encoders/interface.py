@@ -13,10 +13,12 @@ class VideoTextEncoder(Protocol):
     A model that embeds videos and texts in one space. [`EZClipModel`] is one; [`as_encoder`] makes others.
 
     A `torch.nn.Module` that has these members runs in the pipeline, the evaluator, `classify_videos` and
-    `find_segments`. Three more are optional:
+    `find_segments`. Four more are optional:
 
     - `score(videos, texts)`: similarities `(B, N)`, float32, of what `encode_videos` and `encode_texts` returned. It
       is for models that do not compare two vectors by their cosine. Without it, both are normalised and compared.
+    - `encode_frames(pixel_values)`: `(B, 1 + T, D)`, not normalised: what `encode_videos` returns, then the embedding
+      of each frame. Classes that are described by steps in order need it, see [`StepBank`].
     - `scoring` ([`Scoring`]): the function, the scale and the bias that make scores of similarities. Without it,
       they are multiplied by 100 and go through a softmax over the labels.
     - `eos_token_id` (`int`): the token at which the text tower reads a text. Without it, none is asked of the

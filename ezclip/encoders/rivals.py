@@ -17,7 +17,7 @@ class RivalEncoder(PreTrainedModel):
     """
     The methods of a [`VideoTextEncoder`] on top of a dual encoder of transformers, see [`as_encoder`].
 
-    Here for encoders of images: a video is the mean of its frames' embeddings, as in plain CLIP.
+    A family adds `encode_videos`.
     """
 
     if TYPE_CHECKING:
@@ -49,11 +49,6 @@ class RivalEncoder(PreTrainedModel):
             return Scoring(logit_scale=1 / float(self.temperature.detach()))
         return Scoring(logit_scale=float(self.logit_scale.detach().exp()))
 
-    def encode_videos(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Embed videos `(B, T, C, H, W)` as `(B, D)`, not normalised."""
-        frames = self.get_image_features(pixel_values=pixel_values.flatten(0, 1))
-        return frames.pooler_output.unflatten(0, pixel_values.shape[:2]).mean(dim=1)
-
     def encode_texts(self, tokens: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Embed N texts, given as the tokenizer's output, as `(N, D)`, not normalised."""
         texts = self.get_text_features(**tokens)
@@ -64,7 +59,24 @@ class RivalEncoder(PreTrainedModel):
             raise ValueError(f"`num_frames` must be {self.num_frames} for {self.name_or_path!r}, got {given}.")
 
 
-class AIMv2Methods(RivalEncoder):
+class ImageMethods(RivalEncoder):
+    """Encoders of images: a video is the mean of its frames' embeddings, as in plain CLIP."""
+
+    def encode_videos(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Embed videos `(B, T, C, H, W)` as `(B, D)`, not normalised."""
+        return self._embed_frames(pixel_values).mean(dim=1)
+
+    def encode_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Embed videos `(B, T, C, H, W)` and their frames as `(B, 1 + T, D)`, not normalised; the video is first."""
+        frames = self._embed_frames(pixel_values)
+        return torch.cat([frames.mean(dim=1, keepdim=True), frames], dim=1)
+
+    def _embed_frames(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        frames = self.get_image_features(pixel_values=pixel_values.flatten(0, 1))
+        return frames.pooler_output.unflatten(0, pixel_values.shape[:2])
+
+
+class AIMv2Methods(ImageMethods):
     """[`Aimv2Model`], whose factor on the cosines has an upper limit."""
 
     @property
@@ -200,7 +212,7 @@ def as_encoder(model: PreTrainedModel) -> RivalEncoder:
         encoder.name_or_path = model.name_or_path
     else:
         encoder = copy.copy(model)
-    encoder.__class__ = _add_methods(METHODS.get(encoder.config.model_type, RivalEncoder), type(encoder))
+    encoder.__class__ = _add_methods(METHODS.get(encoder.config.model_type, ImageMethods), type(encoder))
     return encoder.eval()
 
 

@@ -29,10 +29,15 @@ MIN_DISTANCE = 0.1  # standard deviations between fitting and background texts
 
 @torch.no_grad()
 def embed_videos(
-    model, dataset: VideoDataset, accelerator: Accelerator, batch_size: int = 8, num_workers: int = 0
+    model,
+    bank: ClassBank,
+    dataset: VideoDataset,
+    accelerator: Accelerator,
+    batch_size: int = 8,
+    num_workers: int = 0,
 ) -> tuple[torch.Tensor, np.ndarray, ReadReport]:
     """
-    Embed the videos of a dataset that can be read, on one process.
+    Embed the videos of a dataset that can be read, on one process, for a comparison with the classes of a bank.
 
     Returns:
         `tuple`: embeddings `(n, V, …)` of V views, the labels `(n,)`, and which videos were not read.
@@ -43,7 +48,7 @@ def embed_videos(
     for batch in tqdm(loader, desc="Calibrating", unit="batch"):
         report.take(batch, strict=False)
         views = dataset.processor.normalize(batch["frames"].to(accelerator.device))
-        embeds.append(embed_views(model, views, accelerator).cpu())
+        embeds.append(embed_views(model, bank, views, accelerator).cpu())
         indices.append(batch["index"])
     found = torch.cat(indices).numpy()
     is_read = ~np.isin(found, list(report.bad_videos))

@@ -17,7 +17,7 @@ from ezclip.errors import ModelError
 from ezclip.evaluation.metrics import accuracies_of, rank_labels
 from ezclip.utils.digests import digest_file
 from ezclip.utils.files import as_json_line, replacing, write_json
-from pipeline_ezclip import ClassBank, Scoring, score_embeds
+from pipeline_ezclip import ClassBank, Scoring, embed_videos, score_embeds
 
 
 @dataclass
@@ -149,10 +149,10 @@ def predict(
     gathered, report = [], ReadReport()
     for batch in tqdm(loader, desc=desc, unit="batch", disable=not accelerator.is_local_main_process):
         report.take(batch, strict)
-        embeds = embed_views(model, dataset.processor.normalize(batch["frames"]), accelerator)
+        embeds = embed_views(model, bank, dataset.processor.normalize(batch["frames"]), accelerator)
         results = [batch["index"], mean_probabilities(model, bank, embeds, ensemble, scoring)]
         if keep_embeds:
-            own = embeds if embeds.ndim == 3 else embeds[:, :, 0]  # the other rows are for the model's `score`
+            own = embeds if embeds.ndim == 3 else embeds[:, :, 0]  # the other rows are for the scores
             directions = torch.nn.functional.normalize(own, dim=-1)
             results.append(torch.nn.functional.normalize(directions.mean(dim=1), dim=-1))
         # Drops the videos that the last batch repeats to fill all processes.
@@ -197,22 +197,22 @@ def view_probabilities(
     Raises:
         [`ModelError`]: if an embedding is not finite.
     """
-    return mean_probabilities(model, bank, embed_views(model, views, accelerator), ensemble, scoring)
+    return mean_probabilities(model, bank, embed_views(model, bank, views, accelerator), ensemble, scoring)
 
 
-def embed_views(model: DualEncoder, views: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
+def embed_views(model: DualEncoder, bank: ClassBank, views: torch.Tensor, accelerator: Accelerator) -> torch.Tensor:
     """
-    Embed videos, without normalisation.
+    Embed videos for a comparison with the classes of a bank, without normalisation; see [`embed_videos`].
 
     Args:
-        model ([`VideoTextEncoder`]), views (`torch.Tensor`), accelerator (`Accelerator`):
+        model ([`VideoTextEncoder`]), bank ([`ClassBank`]), views (`torch.Tensor`), accelerator (`Accelerator`):
             See [`view_probabilities`].
 
     Returns:
         `torch.Tensor` of shape `(B, V, …)`: float32; V is 1 for a single view.
     """
     with accelerator.autocast():
-        embeds = model.encode_videos(views.flatten(0, -5))
+        embeds = embed_videos(model, bank, views.flatten(0, -5))
     return embeds.float().unflatten(0, (len(views), -1))
 
 

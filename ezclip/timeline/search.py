@@ -20,6 +20,7 @@ from pipeline_ezclip import (
     ClassBank,
     Scoring,
     choose_scoring,
+    embed_videos,
     score_embeds,
     take_class_options,
 )
@@ -97,8 +98,9 @@ def find_segments(
         should_stop (`Callable[[], bool]`, *optional*):
             Called after each batch. If it returns `True`, the search stops and returns the segments so far.
         class_options:
-            `hypothesis_template`, `descriptions`, `include_label`, `input_conditioning`, `background_labels` and
-            `class_bank`, with the meaning and the defaults that they have in the pipeline.
+            `hypothesis_template`, `descriptions`, `include_label`, `input_conditioning`, `step_score`,
+            `step_contrast`, `background_labels` and `class_bank`, with the meaning and the defaults that they have in
+            the pipeline.
 
     Returns:
         [`Timeline`]: `segments`, and `scores` of shape `(windows, classes)` with `starts` and `ends` in seconds.
@@ -190,7 +192,7 @@ class _WindowScores:
         frames = torch.from_numpy(np.stack(self.waiting)).to(self.model.device)
         pixel_values = self.processor.normalize(frames).to(self.model.dtype)
         self.waiting.clear()
-        video_embeds = self.model.encode_videos(pixel_values)
+        video_embeds = embed_videos(self.model, self.bank, pixel_values)
         scores = score_embeds(self.model, self.bank, video_embeds, self.ensemble, self.scoring)
         self.scores.append(scores.cpu().numpy())
 
