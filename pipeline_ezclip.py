@@ -662,8 +662,8 @@ class StepBank(ClassBank):
         for label, number in zip(self.labels, self.num_steps.tolist()):
             if number > num_frames:
                 raise ValueError(
-                    f"A class must not have more steps than the model embeds frames, got {number} steps of {label!r} "
-                    f"and {num_frames} frames. Give fewer steps, or a larger `num_frames`."
+                    f"A class must have at most as many steps as the model embeds frames ({num_frames}), got {number} "
+                    f"for {label!r}. Give fewer steps, or a larger `num_frames`."
                 )
 
     def compare(self, video_embeds: torch.Tensor, ensemble: str = "probability") -> torch.Tensor:
