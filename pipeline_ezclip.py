@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -34,7 +34,6 @@ try:
     )
     from .modeling_ezclip import EZClipModel
     from .processing_ezclip import (
-        Description,
         EZClipProcessor,
         distinct_texts,
         fits_vocabulary,
@@ -59,7 +58,6 @@ except ImportError:
     )
     from modeling_ezclip import EZClipModel
     from processing_ezclip import (
-        Description,
         EZClipProcessor,
         distinct_texts,
         fits_vocabulary,
@@ -403,7 +401,7 @@ class ClassBank:
         processor,
         candidate_labels: Sequence[str],
         templates: str | Sequence[str] | None = None,
-        descriptions: Mapping[str, Description] | None = None,
+        descriptions: Mapping[str, Any] | None = None,
         include_label: bool = False,
         input_conditioning: bool = False,
         step_score: str | None = None,
@@ -445,8 +443,9 @@ class ClassBank:
         prompts = processor.get_prompts(labels, templates, descriptions, include_label, input_conditioning)
         in_order = step_score is not None or step_contrast is not None
         steps = processor.get_steps(labels, descriptions, include_label, in_order)
-        compares_frames = steps is not None and (step_score != "mean" or bool(step_contrast))
-        if compares_frames and not hasattr(model, "encode_frames"):
+        if step_score == "mean" and not step_contrast:
+            steps = None  # a mean has no order
+        if steps is not None and not hasattr(model, "encode_frames"):
             raise ValueError(
                 f"Steps are compared with single frames, and a model of type {model.config.model_type!r} does not "
                 "embed them. Describe classes without steps, or give `step_score='mean'` without `step_contrast`."
@@ -462,12 +461,12 @@ class ClassBank:
         rows = {text: row for row, text in enumerate(texts)}
         # A tensor (S, P, D) for each class
         class_embeds = [embeds[torch.tensor([[rows[text] for text in row] for row in own])] for own in prompts]
-        if all(len(own) == 1 for own in prompts) and not compares_frames:
+        if steps is None and all(len(own) == 1 for own in prompts):
             return cls(labels, torch.cat(class_embeds).transpose(0, 1).contiguous(), _probe(model))
         normalize = partial(_normalize_for, model)
         text_embeds = [normalize(own.mean(dim=1)) for own in class_embeds]  # (S, D) for each class
         means = torch.stack([normalize(own.mean(dim=0)) for own in text_embeds])[None]
-        if not compares_frames:
+        if steps is None:
             return cls(labels, means, _probe(model))
         options = {"step_score": step_score, "step_contrast": step_contrast}
         options = {name: value for name, value in options.items() if value is not None}
@@ -907,18 +906,16 @@ class ClassChoice:
         return self._beside_model
 
     def _load(self, class_bank: ClassBank | str | os.PathLike) -> ClassBank:
-        model, prefix = self.pipeline.model, ""
+        model, bank, prefix = self.pipeline.model, cast(ClassBank, class_bank), ""
         # No isinstance: each remote-code folder has its own ClassBank.
         if not hasattr(class_bank, "embeds"):
             prefix = f"{str(class_bank)!r}: "
-            class_bank = ClassBank.from_pretrained(class_bank, local_files_only=self.local_files_only)
+            bank = ClassBank.from_pretrained(str(class_bank), local_files_only=self.local_files_only)
         try:
-            class_bank.check_model(model)
+            bank.check_model(model)
         except ValueError as error:
             raise ValueError(f"{prefix}{error}") from error
-        if class_bank.embeds.device == model.device:
-            return class_bank
-        return class_bank.to(model.device)
+        return bank if bank.embeds.device == model.device else bank.to(model.device)
 
 
 def take_class_options(kwargs: dict) -> dict:
