@@ -5,9 +5,11 @@
         --base_url http://127.0.0.1:8000/v1 --model NAME --output_dir texts
 
 The command writes decomposition.json (the action in 3 steps), description.json (1 text about the visible action),
-context.json (the place, then objects) and all.json with all three. If an answer is in another form, it asks again with
-the reason. Repeat the same command to go on after an interruption. Exit status: 0 if all texts are written, 1 if some
-are missing or the run failed, 130 after Ctrl-C. The environment variable OPENAI_API_KEY holds the key of the endpoint.
+context.json (the place, then objects) and all.json with all three. `--kinds steps` writes steps.json, the action as 2
+to 5 steps in order with 3 wordings each: {class name: {"steps": [[wording, ...], ...]}}. If an answer is in another
+form, it asks again with the reason. Repeat the same command to go on after an interruption. Exit status: 0 if all
+texts are written, 1 if some are missing or the run failed, 130 after Ctrl-C. The environment variable OPENAI_API_KEY
+holds the key of the endpoint.
 """
 
 import argparse
@@ -23,7 +25,15 @@ from configuration_ezclip import truncated_repr
 from ezclip.cli.parser import Parser
 from ezclip.data.labels import read_label_list
 from ezclip.descriptions.language_models import Endpoint, TransformersModel
-from ezclip.descriptions.questions import KINDS, FormError, Kind, Question, prompts_digest, without_thoughts
+from ezclip.descriptions.questions import (
+    KINDS,
+    TEAR_KINDS,
+    FormError,
+    Kind,
+    Question,
+    prompts_digest,
+    without_thoughts,
+)
 from ezclip.errors import DataError, ModelError
 from ezclip.utils.files import as_json_line, write_json
 from ezclip.utils.messages import say
@@ -150,15 +160,17 @@ def read_class_names(label_list: str | None, candidate_labels: list[str]) -> lis
 
 
 def write_texts(output_dir: Path, class_names: list[str], kinds: list[Kind], journal: Journal):
-    """Write a file for each kind, and `all.json` if `kinds` has all of them."""
+    """Write a file for each kind, and `all.json` if `kinds` has TEAR's three."""
     contents = {
-        kind.name: {name: texts for name in class_names if (texts := journal.texts.get((kind.name, name)))}
+        kind.name: {
+            name: kind.describe(texts) for name in class_names if (texts := journal.texts.get((kind.name, name)))
+        }
         for kind in kinds
     }
-    if len(kinds) == len(KINDS):
+    if contents.keys() >= set(TEAR_KINDS):
         # Leave out a class that lacks a kind, so that all classes have the same kinds of text.
-        complete = [name for name in class_names if all(name in content for content in contents.values())]
-        contents["all"] = {name: [text for kind in kinds for text in contents[kind.name][name]] for name in complete}
+        complete = [name for name in class_names if all(name in contents[kind] for kind in TEAR_KINDS)]
+        contents["all"] = {name: [text for kind in TEAR_KINDS for text in contents[kind][name]] for name in complete}
     for name, content in contents.items():
         if content:
             path = output_dir / f"{name}.json"
@@ -227,7 +239,11 @@ def make_parser() -> Parser:
     parser.add_argument("--candidate_labels", nargs="+", default=[], metavar="LABEL", help="class names")
     parser.add_argument("--output_dir", required=True, help="folder to write, or to go on with")
     parser.add_argument(
-        "--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of text (default: all three)"
+        "--kinds",
+        nargs="+",
+        choices=KINDS,
+        default=list(TEAR_KINDS),
+        help="kinds of text (default: TEAR's, which are all but steps)",
     )
     parser.add_argument("--max_attempts", type=int, default=4, help="attempts for each text")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling")

@@ -1,8 +1,9 @@
-"""Ask a language model for TEAR's three kinds of class texts, and check its answers."""
+"""Ask a language model for TEAR's three kinds of class texts, or for steps in order, and check its answers."""
 
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from processing_ezclip import label_key, label_to_words
@@ -18,25 +19,36 @@ class Kind:
 
     Args:
         name (`str`):
-            TEAR's name of the kind.
+            Name of the kind: one of `TEAR_KINDS`, or `"steps"`.
         request (`str`):
             The request to the language model.
         form (`str`):
             The number of numbered lines in the answer, in words.
         example (`tuple[str, ...]`):
-            A correct answer for the label "winding a clock".
-        num_texts (`tuple[int, int]`):
-            Minimum and maximum number of texts.
+            The texts of a correct answer for the label "winding a clock".
+        num_lines (`tuple[int, int]`):
+            Minimum and maximum number of lines.
         max_words (`int`):
             Maximum words of a text. With the class name in front they fit CLIP's 77 tokens.
+        num_wordings (`int`, *optional*, defaults to 1):
+            Number of texts in a line, separated by " / ": wordings of one step.
     """
 
     name: str
     request: str
     form: str
     example: tuple[str, ...]
-    num_texts: tuple[int, int]
+    num_lines: tuple[int, int]
     max_words: int
+    num_wordings: int = 1
+
+    def group(self, texts: Sequence[str]) -> list[list[str]]:
+        """Return the texts of each line."""
+        return [list(texts[i : i + self.num_wordings]) for i in range(0, len(texts), self.num_wordings)]
+
+    def describe(self, texts: list[str]) -> list[str] | dict[str, list[list[str]]]:
+        """Return the texts of a class in the form of `--class_descriptions`: a list, or the wordings of its steps."""
+        return texts if self.num_wordings == 1 else {"steps": self.group(texts)}
 
 
 KINDS = {
@@ -54,7 +66,7 @@ KINDS = {
                 "The fingers turn a small key round and round",
                 "The hand takes the key out and closes the glass",
             ),
-            num_texts=(3, 3),
+            num_lines=(3, 3),
             max_words=12,
         ),
         Kind(
@@ -68,7 +80,7 @@ KINDS = {
                 "A person stands close to an old clock, holds its case with one hand and turns a key in its face with "
                 "slow twists of the other.",
             ),
-            num_texts=(1, 1),
+            num_lines=(1, 1),
             max_words=40,
         ),
         Kind(
@@ -79,11 +91,32 @@ KINDS = {
             ),
             form="3 to 5 numbered lines",
             example=("a living room with an old clock", "clock", "key", "hand"),
-            num_texts=(3, 5),
+            num_lines=(3, 5),
             max_words=8,
+        ),
+        Kind(
+            name="steps",
+            request=(
+                "Tell in 2 to 5 steps how this action runs in a video, from its beginning to its end. A step is what "
+                "one picture of that moment shows, and the pictures of the other steps do not. Write each step in 3 "
+                "wordings of at most 12 words, with / between them."
+            ),
+            form="2 to 5 numbered lines, each with 3 wordings and / between them",
+            example=(
+                *("a hand at the open glass of a clock", "an open clock face with no key in it"),
+                "a person opens the front of a clock",
+                *("fingers turn a small key in the clock face", "a key is in the hole of an open clock"),
+                "a person winds a clock with a key",
+                *("a hand closes the glass of a clock", "a closed clock and a key in the hand"),
+                "a person shuts the front of a clock",
+            ),
+            num_lines=(2, 5),
+            max_words=12,
+            num_wordings=3,
         ),
     )
 }
+TEAR_KINDS = ("decomposition", "description", "context")
 MAX_CHARACTERS_PER_WORD = 8  # a limit for scripts without blanks between words
 MAX_CHARACTERS = 100_000  # of an answer with remarks; to take a longer one apart could take minutes
 MAX_QUOTED = 1000  # characters of a refused answer in the next request
@@ -149,7 +182,8 @@ class Question:
 
     def messages(self) -> list[dict[str, str]]:
         """Return the conversation: the request, then a refused answer and the reason if there is one."""
-        example = "\n".join(f"{number}. {text}" for number, text in enumerate(self.kind.example, start=1))
+        lines = enumerate(map(" / ".join, self.kind.group(self.kind.example)), start=1)
+        example = "\n".join(f"{number}. {line}" for number, line in lines)
         request = REQUEST.format(
             label=self.label,
             request=self.kind.request,
@@ -177,7 +211,19 @@ class Question:
 
     def read(self, answer: str) -> list[str]:
         """Return the texts of an answer. Raise [`FormError`] if it is not in the requested form."""
-        texts = split_answer(answer)
+        lines = split_answer(answer)
+        minimum, maximum = self.kind.num_lines
+        if not minimum <= len(lines) <= maximum:
+            wanted = f"{minimum}" if minimum == maximum else f"{minimum} to {maximum}"
+            raise FormError(f"it has {len(lines)} text{'' if len(lines) == 1 else 's'}, not {wanted}")
+        if (expected := self.kind.num_wordings) == 1:
+            texts = lines
+        else:
+            wordings = [[_clean(text) for text in line.split("/")] for line in lines]
+            for number, own in enumerate(wordings, start=1):
+                if len(own) != expected:
+                    raise FormError(f"step {number} has {len(own)} wordings, not {expected} with / between them")
+            texts = [text for own in wordings for text in own]
         check_texts(texts, self.kind, self.label)
         return texts
 
@@ -233,29 +279,27 @@ def _clean(text: str) -> str:
 
 def check_texts(texts: list[str], kind: Kind, label: str):
     """Raise [`FormError`] if the texts of an answer do not fit the kind and the label."""
-    minimum, maximum = kind.num_texts
-    if not minimum <= len(texts) <= maximum:
-        wanted = f"{minimum}" if minimum == maximum else f"{minimum} to {maximum}"
-        raise FormError(f"it has {len(texts)} text{'' if len(texts) == 1 else 's'}, not {wanted}")
     for number, text in enumerate(texts, start=1):
+        line, wording = divmod(number - 1, kind.num_wordings)
+        name = f"text {number}" if kind.num_wordings == 1 else f"wording {wording + 1} of step {line + 1}"
         if not any(character.isalpha() for character in text):
-            raise FormError(f"text {number} is empty or has no letters")
+            raise FormError(f"{name} is empty or has no letters")
         if "\ufffd" in text or not text.isprintable():
-            raise FormError(f"text {number} has unprintable characters")
+            raise FormError(f"{name} has unprintable characters")
         if markup := MARKUP.search(text):
-            raise FormError(f"text {number} has {markup.group()!r}, which is not plain text")
+            raise FormError(f"{name} has {markup.group()!r}, which is not plain text")
         words = len(text.split())
         if words > kind.max_words:
-            raise FormError(f"text {number} has {words} words, at most {kind.max_words} are allowed")
+            raise FormError(f"{name} has {words} words, at most {kind.max_words} are allowed")
         if len(text) > (limit := kind.max_words * MAX_CHARACTERS_PER_WORD):
-            raise FormError(f"text {number} has {len(text)} characters, at most {limit} are allowed")
+            raise FormError(f"{name} has {len(text)} characters, at most {limit} are allowed")
         if heading := HEADING.match(text):
-            raise FormError(f"text {number} begins with the heading {heading.group()!r}")
+            raise FormError(f"{name} begins with the heading {heading.group()!r}")
         if REMARK.match(text):
-            raise FormError(f"text {number} is a remark ({text[:40]!r}), not a description of the video")
+            raise FormError(f"{name} is a remark ({text[:40]!r}), not a description of the video")
         # An object may have the name of the class, as the ball of "basketball" does.
         if label_key(text) == label_key(label) and (number == 1 or kind.name != "context"):
-            raise FormError(f"text {number} is only the label")
+            raise FormError(f"{name} is only the label")
     if label_key(texts[0]) == label_key(kind.example[0]) and label_key(label) != label_key(EXAMPLE_LABEL):
         raise FormError("it copies the example")
     if len({label_key(text) for text in texts}) < len(texts):

@@ -20,8 +20,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from ezclip.cli import describe
 from ezclip.data.labels import read_class_descriptions
 from ezclip.descriptions.language_models import Endpoint, PatientRetry, TransformersModel
-from ezclip.descriptions.questions import KINDS, FormError, Question
+from ezclip.descriptions.questions import KINDS, TEAR_KINDS, FormError, Question
 from ezclip.errors import ModelError
+from ezclip.systems.loading import load_model, load_processor
+from pipeline_ezclip import ClassBank
 from tests.helpers import ROOT
 
 
@@ -105,13 +107,51 @@ def test_refused_answer(kind, answer, reason):
         read(kind, answer)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "1. leg back / the leg is behind / a drawn leg\n2. ball hit / foot on ball / the foot touches it",
+        "1) leg back/the leg is behind/ a drawn leg\n2) ball hit / foot\non ball / the foot touches it\n\nO!",
+        '- "leg back" / "the leg is behind" / "a drawn leg"\n- **ball hit** / “foot on ball” / the foot touches it',
+        '["leg back / the leg is behind / a drawn leg", "ball hit / foot on ball / the foot touches it"]',
+    ],
+)
+def test_read_steps(answer):
+    texts = ["leg back", "the leg is behind", "a drawn leg", "ball hit", "foot on ball", "the foot touches it"]
+    assert read("steps", answer) == texts
+    assert KINDS["steps"].describe(texts) == {"steps": [texts[:3], texts[3:]]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("1. leg back / leg behind / drawn leg", "it has 1 text, not 2 to 5"),
+        ("\n".join(f"{i}. a{i} / b{i} / c{i}" for i in "123456"), "it has 6 texts, not 2 to 5"),
+        ("1. leg back / leg behind / drawn leg\n2. ball hit", "step 2 has 1 wordings, not 3 with / between them"),
+        ("1. a / b / c / d\n2. e / f / g", "step 1 has 4 wordings"),
+        ("1. a / b / c\n2. d /  / f", "wording 2 of step 2 is empty"),
+        ("1. a / b / c\n2. d / e / B", "a text is repeated"),
+        ("1. a / b / c\n2. d / " + "e " * 13 + "/ f", "wording 2 of step 2 has 13 words, at most 12"),
+        ("1. a / b / c\n2. d / Kick ball / f", "wording 2 of step 2 is only the label"),
+        ("1. Wording 1: a / b / c\n2. d / e / f", "wording 1 of step 1 begins with the heading"),
+        ("1. a | b | c\n2. d | e | f", "step 1 has 1 wordings"),
+        ('[["a", "b", "c"], ["d", "e", "f"]]', "other items than strings"),
+        ("1. {} / b / c\n2. d / e / f".format(KINDS["steps"].example[0]), "copies the example"),
+    ],
+)
+def test_refused_steps(answer, reason):
+    with pytest.raises(FormError, match=re.escape(reason)):
+        read("steps", answer)
+
+
 def test_object_named_like_the_class():
     assert read("context", "1. a sports hall\n2. basketball\n3. hoop", "Basketball")[1] == "basketball"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_example_of_a_kind(kind):
-    example = "\n".join(f"{number}. {text}" for number, text in enumerate(KINDS[kind].example, start=1))
+    lines = enumerate(map(" / ".join, KINDS[kind].group(KINDS[kind].example)), start=1)
+    example = "\n".join(f"{number}. {line}" for number, line in lines)
     question = Question(KINDS[kind], "winding_a_clock")
     assert question.read(example) == list(KINDS[kind].example)
     (message,) = question.messages()
@@ -130,6 +170,10 @@ def test_refused_answer_is_quoted():
 
 
 def good_answer(kind: str, label: str) -> str:
+    if kind == "steps":
+        return "\n".join(
+            f"{n}. {label} begins {n} / someone at {label} {n} / picture {n} of {label}" for n in (1, 2, 3)
+        )
     count = {"decomposition": 3, "description": 1, "context": 4}[kind]
     return "\n".join(f"{number}. {kind} {number} of someone at {label}" for number in range(1, count + 1))
 
@@ -226,11 +270,11 @@ def test_endpoint(tmp_path, monkeypatch):
     words = dict(zip(LABELS, ["Apply Eye Makeup", "kick ball", "flic flac"]))
     contents = {name: json.loads(text) for name, text in read_files(out).items()}
     assert list(contents) == ["all.json", "context.json", "decomposition.json", "description.json"]
-    for kind in KINDS:
+    for kind in TEAR_KINDS:
         assert contents[f"{kind}.json"] == {name: expected_texts(kind, label) for name, label in words.items()}
     assert list(contents["all.json"]) == LABELS
     for name in LABELS:
-        assert contents["all.json"][name] == [text for kind in KINDS for text in contents[f"{kind}.json"][name]]
+        assert contents["all.json"][name] == [text for kind in TEAR_KINDS for text in contents[f"{kind}.json"][name]]
     assert read_class_descriptions([out / "all.json"]) == contents["all.json"]
 
     assert len(server.requests) == 9
@@ -240,6 +284,31 @@ def test_endpoint(tmp_path, monkeypatch):
     assert {(body["model"], body["temperature"], body["max_tokens"]) for body in bodies} == {("served", 0.5, 99)}
     assert len({body["seed"] for body in bodies}) == 9
     assert "secret" not in (out / "journal.jsonl").read_text()
+
+
+def test_steps(tmp_path, tiny_folder):
+    def reply(number, kind, label, messages, handler):
+        return "1. all at once" if len(messages) == 1 and label == "kick ball" else good_answer(kind, label)
+
+    with chat_server(reply) as server:
+        options = endpoint_options(server, "--num_requests", "1", "--kinds")
+        assert generate(tmp_path, *options, "steps", "--max_attempts", "1") == 1
+        assert list(json.loads((tmp_path / "steps.json").read_text())) == ["ApplyEyeMakeup", "flic_flac"]
+        assert generate(tmp_path, *options, "steps", *TEAR_KINDS) == 0
+    # The journal keeps the accepted steps, and all.json has the three kinds of TEAR alone.
+    asked = [request["label"] for request in server.requests if request["kind"] == "steps"]
+    assert asked == ["Apply Eye Makeup", "kick ball", "flic flac", "kick ball", "kick ball"]
+    contents = {name: json.loads(text) for name, text in read_files(tmp_path).items()}
+    assert list(contents) == ["all.json", *(f"{kind}.json" for kind in sorted(KINDS))]
+    assert all(len(texts) == 8 and isinstance(texts, list) for texts in contents["all.json"].values())
+    assert contents["steps.json"]["kick ball"] == {
+        "steps": [
+            [f"kick ball begins {n}", f"someone at kick ball {n}", f"picture {n} of kick ball"] for n in (1, 2, 3)
+        ]
+    }
+    steps = read_class_descriptions([tmp_path / "steps.json"])
+    bank = ClassBank.build(load_model(tiny_folder), load_processor(tiny_folder), LABELS, descriptions=steps)
+    assert bank.steps.shape == (3, 3, 3)
 
 
 def test_concurrent_requests(tmp_path):
@@ -639,7 +708,7 @@ def test_reasons_are_reported(tmp_path, babbling_model, capsys):
     assert generate(tmp_path, *argv, "--max_attempts", "2") == 1
     error = capsys.readouterr().err
     assert "3 of 3 answers are missing (--max_attempts 2)" in error
-    assert re.findall(r"^  (\w+) of 'kick ball': \S", error, re.MULTILINE) == list(KINDS)
+    assert re.findall(r"^  (\w+) of 'kick ball': \S", error, re.MULTILINE) == list(TEAR_KINDS)
     assert not read_files(tmp_path)
 
 
