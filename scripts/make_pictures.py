@@ -22,7 +22,10 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ezclip import ClassBank, EZClipModel, EZClipProcessor, ZeroShotVideoClassificationPipeline
+from ezclip.attention.alignment import alignment_of, draw_alignment
 from ezclip.attention.figures import attention_figure
+from ezclip.attention.maps import plain_clip
+from ezclip.attention.video_attention import look_at_video
 from ezclip.report import write_report
 from ezclip.timeline import find_segments
 from ezclip.utils.synthetic_clips import DIRECTIONS, write_video
@@ -54,6 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     pictures = {
         "directions": draw_directions(clip, models, processor),
         "attention": attention_figure(clip, trained, processor, [f"{SUBJECT} moving left"], templates=TEMPLATE),
+        "alignment": draw_steps(clip, trained, processor),
         "timeline": draw_timeline(args.demo_dir, trained, processor),
         "report": draw_report(args.demo_dir),
     }
@@ -107,6 +111,21 @@ def score(frames: np.ndarray, model: EZClipModel, processor: EZClipProcessor, la
     classifier = ZeroShotVideoClassificationPipeline(model=model, processor=processor)
     found = {entry["label"]: entry["score"] for entry in classifier(frames, labels, hypothesis_template=TEMPLATE)}
     return [found[label] for label in labels]
+
+
+def draw_steps(clip: Path, model: EZClipModel, processor: EZClipProcessor) -> Image.Image:
+    """Draw the alignment of a clip with the steps of its class and of the opposite class, by plain CLIP."""
+    model = plain_clip(model)
+    right, middle, left = (
+        [f"a {SUBJECT} at the {place}" for place in places]
+        for places in (("right", "up right", "down right"), ("middle", "up", "down"), ("left", "up left", "down left"))
+    )
+    steps = {
+        f"{SUBJECT} moving left": {"steps": [right, middle, left]},
+        f"{SUBJECT} moving right": {"steps": [left, middle, right]},
+    }
+    attention = look_at_video(clip, model, processor)
+    return draw_alignment(attention, alignment_of(attention, model, processor, list(steps), steps))
 
 
 def draw_timeline(demo_dir: Path, model: EZClipModel, processor: EZClipProcessor) -> Image.Image:

@@ -66,7 +66,9 @@ RUNS = {
     ),
     "docs/convert.md": Run(("actionclip/model.safetensors", "vificlip/processor_config.json")),
     "docs/decoding.md": Run(("videos.csv",)),
-    "docs/descriptions.md": Run(("texts/all.json", "served/all.json", "out/eval_results.json")),
+    "docs/descriptions.md": Run(
+        ("texts/all.json", "served/all.json", "out/eval_results.json", "ordered/steps.json", "steps/eval_results.json")
+    ),
     "docs/evaluate.md": Run(
         (
             *("list/eval_results.json", "dataset/predictions.jsonl", "comparison/comparison.md"),
@@ -157,6 +159,7 @@ STAND_INS = {
     "kinetics_400_labels.csv": "the same",
     "Kinetic_400_gpt_Class_discription_new.csv": "a text for each class",
     "ucf101_all.json": "two texts for each class",
+    "steps.json": "two steps for each class",
     "systems.yaml": "the YAML block of the page",
     "EZ-CLIP": "lists of the clips, named as in the option files of the page",
     "configs": "as in the repository",
@@ -285,6 +288,8 @@ def write_lists(root: Path):
     write_labels(root / "kinetics_400_labels.csv", CLASSES)
     write_texts(root / "Kinetic_400_gpt_Class_discription_new.csv")
     write_texts(root / "ucf101_all.json")
+    steps = {name: {"steps": [[f"a person {name}", name], "a field"]} for name in CLASSES}
+    (root / "steps.json").write_text(json.dumps(steps))
     lines = (root / "test.txt").read_text().splitlines()
     for config in ("zero_shot", "base_to_novel_ucf101"):
         content = read_yaml(CONFIGS / f"{config}.yaml")

@@ -1,3 +1,9 @@
+from .alignment import (
+    Alignment as Alignment,
+    alignment_of as alignment_of,
+    describe_alignment as describe_alignment,
+    draw_alignment as draw_alignment,
+)
 from .figures import draw_attention as draw_attention, draw_temporal_attention as draw_temporal_attention
 from .maps import (
     attention_maps as attention_maps,

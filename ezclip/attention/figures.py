@@ -62,8 +62,8 @@ def draw_attention(attention: VideoAttention) -> Image.Image:
             if row is None:
                 page.write(attention.when(number), x + SIDE // 2, y - 2 * GAP, ha="center")
     y = page.height - MARGIN // 2
-    colours = np.rint(255 * _matplotlib().colormaps[COLOURS](np.linspace(0, 1, SIDE))[None, :, :3]).astype(np.uint8)
-    page.show(colours, LABEL_WIDTH, y - 8, SIDE, 16)
+    colours = import_matplotlib().colormaps[COLOURS](np.linspace(0, 1, SIDE))[None, :, :3]
+    page.show(np.rint(255 * colours).astype(np.uint8), LABEL_WIDTH, y - 8, SIDE, 16)
     page.write("low", LABEL_WIDTH - 2 * GAP, y, ha="right")
     some = "" if len(shown) == num_frames else f"; {len(shown)} of {num_frames} frames"
     page.write(f"high {METHOD_TITLES[attention.method]}{some}", LABEL_WIDTH + SIDE + 2 * GAP, y, ha="left")
@@ -85,7 +85,7 @@ def draw_temporal_attention(temporal: np.ndarray) -> Image.Image:
     columns = min(4, num_layers)
     rows = -(-num_layers // columns)
     size = (2.6 * columns + 0.9, 2.75 * rows + 0.5)
-    figure = _matplotlib().figure.Figure(size, dpi=DPI, layout="constrained")
+    figure = import_matplotlib().figure.Figure(size, dpi=DPI, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     most = max(float(temporal.max()), 2 / num_frames)  # so uniform attention is never light
     ticks = np.arange(num_frames) if num_frames <= MAX_NUMBERED else np.arange(0, num_frames, -(-num_frames // 8))
@@ -107,7 +107,7 @@ def draw_temporal_attention(temporal: np.ndarray) -> Image.Image:
     bar.ax.tick_params(labelsize=7)
     bar.ax.axhline(1 / num_frames, color="black", linewidth=1.5)
     bar.set_label(f"attention (line: uniform, {1 / num_frames:.1%})", fontsize=8)
-    return _as_image(figure).convert("RGB")
+    return as_image(figure).convert("RGB")
 
 
 def draw_title(row: AttentionRow, width: int, height: int) -> np.ndarray:
@@ -132,7 +132,9 @@ def colour_map(
     values = Image.fromarray(row.scaled(number)).resize((right - left, bottom - top), Image.Resampling.BICUBIC)
     coloured = np.full((height, width, 3), 0.1, dtype=np.float32)
     coloured[max(0, top - 2) : bottom + 2, max(0, left - 2) : right + 2] = 1.0
-    coloured[top:bottom, left:right] = _matplotlib().colormaps[COLOURS](np.clip(values, 0, 1))[..., :3]
+    coloured[top:bottom, left:right] = import_matplotlib().colormaps[COLOURS](np.clip(np.asarray(values), 0, 1))[
+        ..., :3
+    ]
     return coloured
 
 
@@ -165,21 +167,28 @@ class _Page:
 
     def image(self) -> Image.Image:
         """Return the page with its pictures and texts."""
-        from ezclip.utils.fonts import Lettering
-
-        figure = _matplotlib().figure.Figure((self.width / DPI, self.height / DPI), dpi=DPI, facecolor="none")
-        lines = list(dict.fromkeys(line for text, *_ in self.texts for line in text.split("\n")))
-        lettering = Lettering(lines)
-        drawn = {line: line if lettering.is_drawable(i) or not line else "(no font)" for i, line in enumerate(lines)}
-        style = {"va": "center", "fontsize": 8, "color": self.ink, "family": lettering.families}
+        figure = import_matplotlib().figure.Figure((self.width / DPI, self.height / DPI), dpi=DPI, facecolor="none")
+        drawn, families = drawable_lines([line for text, *_ in self.texts for line in text.split("\n")])
+        style = {"va": "center", "fontsize": 8, "color": self.ink, "family": families}
         for text, x, y, ha in self.texts:
             text = "\n".join(drawn[line] for line in text.split("\n"))
             figure.text(x, y, text, ha=ha, parse_math=False, **style)  # a label may contain a dollar sign
-        texts = _as_image(figure)
+        texts = as_image(figure)
         return Image.composite(texts.convert("RGB"), self.pixels, texts.getchannel("A"))
 
 
-def _as_image(figure) -> Image.Image:
+def drawable_lines(lines: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return what to draw for each line of text, "(no font)" if no font has its letters, and the font families."""
+    from ezclip.utils.fonts import Lettering
+
+    lines = list(dict.fromkeys(lines))
+    lettering = Lettering(lines)
+    drawn = {line: line if lettering.is_drawable(i) or not line else "(no font)" for i, line in enumerate(lines)}
+    return drawn, lettering.families
+
+
+def as_image(figure) -> Image.Image:
+    """Draw a figure of matplotlib and return its pixels, RGBA."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -187,7 +196,8 @@ def _as_image(figure) -> Image.Image:
     return Image.fromarray(np.asarray(canvas.buffer_rgba()))
 
 
-def _matplotlib():
+def import_matplotlib():
+    """Return matplotlib without a display. Raise `ImportError` with the way to install it."""
     try:
         import matplotlib.figure  # pyplot would look for a display
     except ImportError as error:

@@ -1,6 +1,6 @@
 """Compute attention maps of a video for a model, its baseline and each label."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,8 +18,8 @@ from ezclip.errors import DataError, ModelError
 from ezclip.systems.citations import TOWER_NAMES, tower_family
 from ezclip.systems.presets import is_plain
 from modeling_ezclip import EZClipModel
-from pipeline_ezclip import ClassBank, say_scope, score_embeds
-from processing_ezclip import EZClipProcessor
+from pipeline_ezclip import ClassBank, embed_videos, say_scope, score_embeds
+from processing_ezclip import Description, EZClipProcessor
 from video_ezclip import VideoFramesMetadata, describe_video, read_frames
 
 
@@ -110,6 +110,7 @@ def look_at_video(
     method: str | None = None,
     baseline: tuple[EZClipModel, EZClipProcessor] | None = None,
     templates: str | Sequence[str] | None = None,
+    descriptions: Mapping[str, Description] | None = None,
     read: Callable = read_frames,
     **read_options,
 ) -> VideoAttention:
@@ -133,6 +134,8 @@ def look_at_video(
             [`plain_clip`]; plain CLIP models have no default baseline.
         templates (`str` or `Sequence[str]`, *optional*):
             Sentences with `{}` for the labels, see [`EZClipProcessor.get_prompts`].
+        descriptions (`Mapping[str, Description]`, *optional*):
+            Texts or steps of the labels, used instead of their names. A map is that of their mean.
         read (`Callable`, *optional*):
             [`read_frames`], or an `IsolatedReader`.
         read_options:
@@ -159,7 +162,10 @@ def look_at_video(
         base = TOWER_NAMES[tower_family(model.config)]
         name = f"plain {base}" if model.config.freeze_backbone else f"its {base}, trained"
         named.insert(0, (name, plain_clip(model), processor))
-    rows = [_rows_of(name, *system, frames, labels, method, templates) for name, *system in named]
+    rows = [
+        _rows_of(name, own_model, own_processor, frames, labels, method, templates, descriptions)
+        for name, own_model, own_processor in named
+    ]
     temporal = None
     if model.config.vision_config.temporal_prompt != "none":
         temporal = temporal_attention(model, processor.frames_to_pixels(frames)[None])[0]
@@ -210,6 +216,7 @@ def _rows_of(
     labels: list[str],
     method: str,
     templates: str | Sequence[str] | None,
+    descriptions: Mapping[str, Description] | None,
 ) -> list[AttentionRow]:
     pixel_values = processor.frames_to_pixels(frames)[None]
     crop = _crop_box(processor, *frames.shape[1:3])
@@ -218,9 +225,9 @@ def _rows_of(
         return [AttentionRow(name, attention_maps(model, pixel_values, method)[0], covered)]
     say_scope(model)
     with evaluation_mode(model), torch.no_grad():
-        bank = ClassBank.build(model, processor, labels, templates)
+        bank = ClassBank.build(model, processor, labels, templates, descriptions)
         pixel_values = pixel_values.to(model.device, model.dtype)
-        video_embeds = model.encode_videos(pixel_values)
+        video_embeds = embed_videos(model, bank, pixel_values)
     probabilities = score_embeds(model, bank, video_embeds)[0].tolist() if len(labels) > 1 else [None]
     maps = relevance_maps(model, pixel_values, bank.embeds.mean(dim=0))[0]
     return [AttentionRow(name, *row) for row in zip(maps, [covered] * len(maps), labels, probabilities)]

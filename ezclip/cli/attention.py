@@ -5,7 +5,8 @@
 The command writes `attention.png`, the sampled frames with the maps of the base and of the model below them, and
 `attention.mp4`, the whole video with its maps. For a model with temporal tokens it also writes
 `temporal_attention.png`, their attention to the frames in each block. With `--labels` the maps show the evidence for
-each label, without them the attention that pools a frame. The base is the model without its added parts, or
+each label, without them the attention that pools a frame. With `--class_descriptions` it writes `alignment.png`, which
+step of each label each frame shows. The base is the model without its added parts, or
 `--baseline`.
 """
 
@@ -19,12 +20,19 @@ from PIL.PngImagePlugin import PngInfo
 from transformers import AutoConfig, CLIPConfig
 
 from configuration_ezclip import PRESETS
+from ezclip.attention.alignment import (
+    Alignment,
+    alignment_of,
+    check_frame_embeds,
+    describe_alignment,
+    draw_alignment,
+)
 from ezclip.attention.figures import draw_attention, draw_temporal_attention
 from ezclip.attention.overlay import write_overlay
 from ezclip.attention.video_attention import MAX_LABELS, METHODS, VideoAttention, describe_attention, look_at_video
 from ezclip.cli.limits import add_limits, read_limits
 from ezclip.cli.parser import Parser
-from ezclip.data.labels import split_labels
+from ezclip.data.labels import read_class_descriptions, split_labels
 from ezclip.systems.loading import check_fit, load_model, load_processor
 from ezclip.utils.files import replacing
 from ezclip.utils.messages import say
@@ -63,7 +71,13 @@ def save_picture(picture: Image.Image, path: Path, description: str):
         picture.save(temporary, format="PNG", pnginfo=info)
 
 
-def write(attention: VideoAttention, video: str, output_dir: str | None, output_file: str | None) -> list[Path]:
+def write(
+    attention: VideoAttention,
+    alignments: list[Alignment],
+    video: str,
+    output_dir: str | None,
+    output_file: str | None,
+) -> list[Path]:
     """Write all pictures to a folder, or one of them to a file. Return the paths."""
     folder = Path(output_dir or "")
     wanted = {suffix: folder / f"attention{suffix}" for suffix in SUFFIXES}
@@ -76,6 +90,10 @@ def write(attention: VideoAttention, video: str, output_dir: str | None, output_
         written.append(folder / "temporal_attention.png")
         picture = draw_temporal_attention(attention.temporal)
         save_picture(picture, written[-1], "Attention of the temporal token of each frame to each frame, by block.")
+    if output_file is None and alignments:
+        written.append(folder / "alignment.png")
+        picture = draw_alignment(attention, alignments)
+        save_picture(picture, written[-1], describe_alignment(attention, alignments))
     if ".mp4" in wanted:
         write_overlay(attention, video, wanted[".mp4"])
     return written
@@ -92,6 +110,8 @@ def main(argv: list[str] | None = None):
     labels_help = f"at most {MAX_LABELS} labels, each with its own maps; a single argument is split at commas"
     parser.add_argument("--labels", nargs="+", help=labels_help)
     parser.add_argument("--templates", nargs="+", help="sentences with {} (default: the 16 published ones)")
+    steps_help = "files with the steps of each label, to align with the frames"
+    parser.add_argument("--class_descriptions", nargs="+", metavar="FILE", help=steps_help)
     method_help = "how maps are made (default: relevance with labels, last without)"
     parser.add_argument("--method", choices=METHODS, help=method_help)
     parser.add_argument("--start", type=float, help="start of the part to read, in seconds")
@@ -108,21 +128,31 @@ def main(argv: list[str] | None = None):
     try:
         if os.path.isdir(args.video):
             check_frame_folder(args.video, describe_video(args.video))
+        labels, descriptions = args.labels and split_labels(args.labels), None
+        if args.class_descriptions is not None:
+            descriptions = read_class_descriptions(args.class_descriptions)
+            labels = labels or list(descriptions)
         model, processor = load_system(args.model_name_or_path, args.preset, args.tokenizer_name)
+        if descriptions is not None:
+            check_frame_embeds(model)
         attention = look_at_video(
             args.video,
             model,
             processor,
-            args.labels and split_labels(args.labels),
+            labels,
             args.method,
             None if args.baseline is None else load_baseline(args.baseline, args.tokenizer_name),
             args.templates,
+            descriptions,
             start=args.start,
             end=args.end,
             limits=read_limits(args),
         )
-        say(describe_attention(attention))
-        for path in write(attention, args.video, args.output_dir, args.output_file):
+        alignments = []
+        if descriptions is not None:
+            alignments = alignment_of(attention, model, processor, labels, descriptions, args.templates)
+        say("\n".join([describe_attention(attention), *filter(None, [describe_alignment(attention, alignments)])]))
+        for path in write(attention, alignments, args.video, args.output_dir, args.output_file):
             say(path)
     except (ValueError, ImportError) as error:
         sys.exit(f"ezclip attention: {error}")
