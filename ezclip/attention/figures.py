@@ -129,12 +129,11 @@ def colour_map(
     height, width = size or attention.frames.shape[1:3]
     down, across = height / attention.frames.shape[1], width / attention.frames.shape[2]
     left, top, right, bottom = (round(v * f) for v, f in zip(row.covered, (across, down, across, down)))
-    values = Image.fromarray(row.scaled(number)).resize((right - left, bottom - top), Image.Resampling.BICUBIC)
+    area = (right - left, bottom - top)
+    values = np.asarray(Image.fromarray(row.scaled(number)).resize(area, Image.Resampling.BICUBIC))
     coloured = np.full((height, width, 3), 0.1, dtype=np.float32)
     coloured[max(0, top - 2) : bottom + 2, max(0, left - 2) : right + 2] = 1.0
-    coloured[top:bottom, left:right] = import_matplotlib().colormaps[COLOURS](np.clip(np.asarray(values), 0, 1))[
-        ..., :3
-    ]
+    coloured[top:bottom, left:right] = import_matplotlib().colormaps[COLOURS](np.clip(values, 0, 1))[..., :3]
     return coloured
 
 
