@@ -443,12 +443,12 @@ class ClassBank:
         prompts = processor.get_prompts(labels, templates, descriptions, include_label, input_conditioning)
         in_order = step_score is not None or step_contrast is not None
         steps = processor.get_steps(labels, descriptions, include_label, in_order)
-        if step_score == "mean" and not step_contrast:
+        if step_score == "mean" and step_contrast == 0:
             steps = None  # a mean has no order
         if steps is not None and not hasattr(model, "encode_frames"):
             raise ValueError(
                 f"Steps are compared with single frames, and a model of type {model.config.model_type!r} does not "
-                "embed them. Describe classes without steps, or give `step_score='mean'` without `step_contrast`."
+                "embed them. Describe classes without steps, or give `step_score='mean'` and `step_contrast=0`."
             )
         texts = distinct_texts(prompts)
         model_eos, eos = getattr(model, "eos_token_id", None), processor.tokenizer.eos_token_id
@@ -628,14 +628,15 @@ class StepBank(ClassBank):
             fewer wordings.
         step_score (`str`, *optional*, defaults to `"aligned"`):
             The similarity of a video and a class: `"aligned"`, `"mean"`, or `"both"`, their mean.
-        step_contrast (`float`, *optional*, defaults to 0):
-            Factor of what is added to it: the similarity of the aligned steps minus that of the reversed ones.
+        step_contrast (`float`, *optional*, defaults to 1):
+            Factor of what is added to it: the similarity of the aligned steps minus that of the reversed ones. Both
+            defaults were chosen on the base classes of the demo, see docs/descriptions.md.
     """
 
     step_embeds: torch.Tensor
     steps: torch.Tensor
     step_score: str = "aligned"
-    step_contrast: float = 0.0
+    step_contrast: float = 1.0
 
     compares_frames = True
 

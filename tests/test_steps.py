@@ -101,14 +101,14 @@ def check_similarities(model, processor):
     expected = expected_similarities(model, processor, pixels)
     contrast = expected["aligned"] - expected["reversed"]
     base = {**expected, "both": (expected["mean"] + expected["aligned"]) / 2}
-    for step_score, step_contrast in [(None, None), ("aligned", 0.5), ("both", None), ("mean", 4.0), ("mean", None)]:
+    for step_score, step_contrast in [(None, None), ("aligned", 0.5), ("both", 0.0), ("mean", 4.0), ("mean", 0.0)]:
         bank = ClassBank.build(
             model, processor, LABELS, descriptions=STEPS, step_score=step_score, step_contrast=step_contrast
         )
-        assert isinstance(bank, StepBank) == ((step_score, step_contrast) != ("mean", None))
+        assert isinstance(bank, StepBank) == ((step_score, step_contrast) != ("mean", 0.0))
         with torch.no_grad():
             similarities = bank.compare(embed_videos(model, bank, pixels))
-        own = base[step_score or "aligned"] + (step_contrast or 0) * contrast
+        own = base[step_score or "aligned"] + (1.0 if step_contrast is None else step_contrast) * contrast
         assert similarities[0, 0].numpy() == pytest.approx(own, abs=2e-5)
 
 
@@ -268,7 +268,8 @@ def test_models_without_frames(tmp_path):
     encoder, processor = ezclip.load_encoder(tmp_path), ezclip.load_processor(tmp_path)
     with pytest.raises(ValueError, match="xclip"):
         ClassBank.build(encoder, processor, LABELS, descriptions=STEPS)
-    assert not isinstance(ClassBank.build(encoder, processor, LABELS, descriptions=STEPS, step_score="mean"), StepBank)
+    of_mean = {"step_score": "mean", "step_contrast": 0}
+    assert not isinstance(ClassBank.build(encoder, processor, LABELS, descriptions=STEPS, **of_mean), StepBank)
 
 
 def test_joint_attention_has_one_frame(classifier):

@@ -222,7 +222,7 @@ class DataArguments(ReadLimits):
         choices=list(STEP_SCORES),
     )
     step_contrast: float | None = option(
-        None, "Factor of the aligned steps minus the reversed ones, which is added to the score. Defaults to 0."
+        None, "Factor of the aligned steps minus the reversed ones, which is added to the score. Defaults to 1."
     )
     video_backend: str = option(
         "auto", "Library that decodes. `auto` takes the fastest exact one.", choices=list(BACKENDS)

@@ -18,7 +18,7 @@ def add_steps(group):
         help="how steps in order are compared with the frames (default: aligned, if the texts are marked as steps)",
     )
     group.add_argument(
-        "--step_contrast", type=float, help="factor of the aligned minus the reversed steps, added to it (default: 0)"
+        "--step_contrast", type=float, help="factor of the aligned minus the reversed steps, added to it (default: 1)"
     )
 
 
