@@ -82,6 +82,9 @@ RUNS = {
         needs=("onnx", "onnxscript", "onnxruntime"),
         is_slow=True,
     ),
+    "docs/few_shot.md": Run(
+        ("fitted/class_bank.safetensors", "few_shot/protocol_results.json", "my_bank/class_bank.safetensors")
+    ),
     "docs/push.md": Run(
         ("look/config.json", "hub:me/ezclip-vit-base-patch16", "hub:me/ezclip-adapters", "hub:me/ezclip-by-hand")
         + ("hub:me/ezclip-of-my-videos",)

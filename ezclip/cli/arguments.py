@@ -19,14 +19,18 @@ from ezclip.data.labels import split_labels
 from ezclip.errors import DataError
 from ezclip.evaluation.protocols import PROTOCOLS
 from ezclip.training.recipe import TrainingRecipe
+from ezclip.utils.messages import get_logger
 from pipeline_ezclip import ENSEMBLES, SCORE_FUNCTIONS, STEP_SCORES
 from video_ezclip import BACKENDS, ReadLimits
 
+
+logger = get_logger()
 
 MAX_SEED = 2**31  # numpy takes seeds up to 2**32 - 1; processes and repetitions add to the seed
 # Defaults that a preset changes, besides its model: the texts of TEAR and how they are joined
 PRESET_OPTIONS = {"tear": {"templates": ["A video action of {}"], "include_label": True, "ensemble": "embedding"}}
 STEP_OPTIONS = ("step_score", "step_contrast")
+TRANSFORM_OPTIONS = ("horizontal_flip", "color_jitter", "grayscale")
 # Options that belong to one protocol
 PROTOCOL_OPTIONS = {"num_classes": "zero_shot", "eval_datasets": "zero_shot"}
 PROTOCOL_OPTIONS |= {"novel_list": "base_to_novel", "novel_label_list": "base_to_novel"}
@@ -35,7 +39,14 @@ LEAST |= {"per_device_train_batch_size": 1, "num_train_epochs": 1, "max_train_st
 LEAST |= {"learning_rate": 0, "prompt_learning_rate": 0, "text_learning_rate": 0, "weight_decay": 0}
 LEAST |= {"head_learning_rate": 0, "micro_batch_size": 1, "eval_steps": 1, "save_steps": 1}
 LEAST |= {"save_total_limit": 1, "early_stopping_patience": 1, "num_seeds": 1}
-LEAST |= {"step_contrast": 0, "max_train_samples": 1, "max_eval_samples": 1, "num_classes": 2, "num_clips": 1}
+LEAST |= {
+    "clip_weight": 0,
+    "step_contrast": 0,
+    "max_train_samples": 1,
+    "max_eval_samples": 1,
+    "num_classes": 2,
+    "num_clips": 1,
+}
 FRACTIONS = ("horizontal_flip", "color_jitter", "grayscale", "warmup_ratio", "min_score")
 TEXT_CONFIG_FIELDS = ("drop_path_rate", "attention_dropout")
 VISION_CONFIG_FIELDS = (*TEXT_CONFIG_FIELDS, "num_frames", "temporal_prompt")
@@ -45,7 +56,7 @@ VISION_CONFIG_FIELDS += ("temporal_prompt_init_range", "temporal_prompt_dropout"
 # The groups of `--help`, and their options in the order of use. Other options follow in the group of their class.
 GROUPS = {
     "What to do": (
-        *("do_predict", "do_eval", "do_train", "protocol", "demo", "tower", "output_dir"),
+        *("do_predict", "do_eval", "do_train", "do_fit", "protocol", "demo", "tower", "output_dir"),
         *("overwrite_output_dir", "report", "top_k", "strict", "resume_from_checkpoint", "save_trained_only"),
         *("report_to",),
     ),
@@ -57,7 +68,7 @@ GROUPS = {
     ),
     "Classes and their texts": (
         *("candidate_labels", "label_list", "train_label_list", "class_subset", "templates", "class_descriptions"),
-        *("include_label", "input_conditioning", "step_score", "step_contrast", "ensemble"),
+        *("include_label", "input_conditioning", "step_score", "step_contrast", "clip_weight", "ensemble"),
         *("function_to_apply", "calibration", "min_score"),
     ),
     "Speed and repeatability": (
@@ -256,6 +267,12 @@ class RunArguments(TrainingRecipe):
 
     output_dir: str | None = option(None, "Folder for all results.")
     do_train: bool = option(False, "Train the prompts and adapters of ezclip, or what --preset trains.")
+    do_fit: bool = option(
+        False, "Instead of training, add the training videos to the texts of their classes: class_bank.safetensors."
+    )
+    clip_weight: float | None = option(
+        None, "Weight of a video beside the text of its class, for --do_fit. Defaults to the best by leave-one-out."
+    )
     do_eval: bool = option(False, "Evaluate on labelled videos: eval_results.json and predictions.jsonl.")
     do_predict: bool = option(
         False, "Predict: Parquet files on the way, predictions.jsonl at the end. A second run resumes."
@@ -325,6 +342,11 @@ class RunArguments(TrainingRecipe):
         if word in ("true", "false"):
             self.resume_from_checkpoint = "latest" if word == "true" else None
 
+    @property
+    def reads_training_videos(self) -> bool:
+        """Return whether the run learns from labelled videos, by training or by fitting a class bank."""
+        return self.do_train or self.do_fit
+
 
 def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArguments, RunArguments]:
     """
@@ -361,6 +383,10 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
         parser.error("--min_score is for --do_predict. --do_eval counts the best label of each video.")
     if args.calibration and args.do_train:
         parser.error("--calibration is fitted to one model: leave it out of --do_train, and calibrate after it.")
+    if args.do_fit:
+        check_fit_options(parser, data_args, args)
+    elif args.clip_weight is not None:
+        parser.error("--clip_weight is for --do_fit.")
     if args.report and not (args.do_eval or args.do_predict or args.protocol):
         parser.error("--report needs --do_eval or --do_predict. To report on any folder, use `ezclip report`.")
     if args.overwrite_output_dir and args.resume_from_checkpoint:
@@ -373,8 +399,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
         args.do_eval = True
         if args.do_predict:
             parser.error("--protocol evaluates: leave --do_predict out.")
-        if args.protocol in ("few_shot", "fully_supervised") and not args.do_train:
-            parser.error(f"--protocol {args.protocol} trains: add --do_train.")
+        if args.protocol in ("few_shot", "fully_supervised") and not args.reads_training_videos:
+            parser.error(f"--protocol {args.protocol} trains: add --do_train, or --do_fit.")
         if args.num_shots and (args.protocol in ("zero_shot", "fully_supervised") or data_args.novel_list):
             parser.error("--num_shots is for few_shot, and for base_to_novel without --novel_list: leave it out.")
         if data_args.eval_datasets and (own_videos or data_args.class_subset):
@@ -382,8 +408,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
     for name, protocol in PROTOCOL_OPTIONS.items():
         if getattr(data_args, name) is not None and args.protocol != protocol:
             parser.error(f"--{name} is for --protocol {protocol}.")
-    if not (args.do_train or args.do_eval or args.do_predict):
-        parser.error("Nothing to do. Give --do_train, --do_eval or --do_predict, or try --demo.")
+    if not (args.reads_training_videos or args.do_eval or args.do_predict):
+        parser.error("Nothing to do. Give --do_train, --do_fit, --do_eval or --do_predict, or try --demo.")
     if model_args.model_name_or_path is None:
         parser.error("--model_name_or_path is needed: a folder, or a name on the Hub.")
     fill_preset(model_args.preset, data_args, args)
@@ -407,7 +433,7 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
         parser.error("--streaming is for --do_predict on a --dataset_name.")
     if data_args.streaming and data_args.max_eval_samples:
         parser.error("--streaming predicts the whole data set: leave --max_eval_samples out.")
-    if data_args.dataset_name and (own_videos or data_args.videos) and not args.do_train:
+    if data_args.dataset_name and (own_videos or data_args.videos) and not args.reads_training_videos:
         parser.error("--dataset_name and other videos are both given to evaluate: give one of them.")
     lists = (data_args.dataset_name, data_args.validation_list, data_args.train_list, data_args.eval_datasets)
     if data_args.label_list and not any(lists):
@@ -439,6 +465,23 @@ def fill_preset(preset: str | None, data_args: DataArguments, args: RunArguments
         group = data_args if hasattr(data_args, name) else args
         if getattr(group, name) is None:
             setattr(group, name, value)
+
+
+def check_fit_options(parser: Parser, data_args: DataArguments, args: RunArguments):
+    """Exit with a message if options contradict `--do_fit`. Warn about options of a training, which it is not."""
+    if args.do_train:
+        parser.error("--do_fit does not train: leave --do_train out, or give --do_train false beside an option file.")
+    if args.do_predict:
+        parser.error("--do_fit saves a class bank: leave --do_predict out, and give it to `ezclip classify`.")
+    if args.protocol == "zero_shot":
+        parser.error("--protocol zero_shot tests classes without labelled videos: leave --do_fit out.")
+    if args.calibration:
+        parser.error("--calibration is fitted to texts: leave it out of --do_fit.")
+    of_training = (*(field.name for field in fields(TrainingRecipe)), *TRANSFORM_OPTIONS, "save_trained_only")
+    defaults = {field.name: field.default for group in (data_args, args) for field in fields(group)}
+    options = {**vars(data_args), **vars(args)}
+    if unused := [f"--{name}" for name in of_training if options[name] != defaults[name]]:
+        logger.warning(f"--do_fit does not train. These options have no effect: {', '.join(unused)}.")
 
 
 def check_values(parser: Parser, model_args: ModelArguments, data_args: DataArguments, args: RunArguments):

@@ -23,10 +23,11 @@ from ezclip.cli.parser import Parser, add_device, add_dtype
 from ezclip.cli.scoring_options import add_scoring, add_steps
 from ezclip.data.labels import check_distinct, read_class_descriptions, read_labels, split_labels
 from ezclip.data.sources import find_videos
-from ezclip.errors import DataError, ModelError
+from ezclip.errors import DataError, ModelError, first_line
 from ezclip.systems.loading import load_classifier
 from ezclip.utils.messages import say
 from ezclip.utils.tables import count_of, first_names, name_of, score_bar, screen_width, shorten
+from pipeline_ezclip import ClassBank
 from video_ezclip import VIDEO_EXTENSIONS, check_times, describe_video, is_url
 
 
@@ -55,6 +56,7 @@ def make_parser() -> Parser:
     classes.add_argument(
         "--background_labels", nargs="+", help='labels for what else a video may show; they answer "none of these"'
     )
+    classes.add_argument("--class_bank", help="folder or repository of a saved class bank, instead of labels")
     classes.add_argument("--descriptions", nargs="+", help="CSV or JSON files with texts for each label")
     add_steps(classes)
     classes.add_argument("--templates", nargs="+", help="sentences with {} (default: the 16 published ones)")
@@ -88,9 +90,13 @@ def run(args: argparse.Namespace) -> int:
     if not videos:
         raise DataError("There are no videos. Give files, folders, patterns or URLs, before the options.")
     limits = read_limits(args)
-    labels = classes["candidate_labels"] or list(classes["descriptions"])
-    background = f" Background: {', '.join(classes['background_labels'])}." if classes["background_labels"] else ""
-    say(f"{count_of(len(videos))}, {count_of(len(labels), 'label')}: {first_names(labels)}.{background}")
+    bank, background = classes["class_bank"], classes["background_labels"]
+    if bank is not None:
+        labels, background = bank.labels, background or bank.background_labels
+    else:
+        labels = classes["candidate_labels"] or list(classes["descriptions"])
+    of_background = f" Background: {', '.join(background)}." if background else ""
+    say(f"{count_of(len(videos))}, {count_of(len(labels), 'label')}: {first_names(labels)}.{of_background}")
     classifier = load_classifier(args.model, device=args.device, dtype=args.dtype)
     answers, status = [], 0
     try:
@@ -109,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
             cache_dir=args.cache_dir,
             **classes,
         )
-        may_be_none = classes["background_labels"] or args.min_score or args.calibration
+        may_be_none = background or args.min_score or args.calibration
         table = Table(videos, [*labels, *([None] if may_be_none else [])])
         for answer in found:
             if not answers:  # after the warnings about labels and model
@@ -140,11 +146,21 @@ def class_options(args: argparse.Namespace) -> dict:
     if args.labels_file is not None:
         labels = read_labels(args.labels_file)
     descriptions = args.descriptions and read_class_descriptions(args.descriptions)
-    if not labels and not descriptions:
+    bank = None
+    if args.class_bank is not None:
+        if labels or descriptions:
+            raise DataError("--class_bank has its own labels: leave --labels, --labels_file and --descriptions out.")
+        try:
+            bank = ClassBank.from_pretrained(args.class_bank)
+        except (OSError, ValueError) as error:
+            raise DataError(f"--class_bank {args.class_bank}: {first_line(error)}") from error
+    elif not labels and not descriptions:
         raise DataError('There are no labels. Give --labels "yoga, making a cake", --labels_file or --descriptions.')
     background = args.background_labels and split_labels(args.background_labels)
-    check_distinct([*(labels or descriptions), *(background or [])], "Labels must differ")
+    if bank is None:
+        check_distinct([*(labels or descriptions), *(background or [])], "Labels must differ")
     return {
+        "class_bank": bank,
         "candidate_labels": labels,
         "background_labels": background,
         "descriptions": descriptions,

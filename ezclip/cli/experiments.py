@@ -10,13 +10,14 @@ from accelerate.utils import broadcast_object_list, set_seed
 
 from ezclip.cli.arguments import (
     TEXT_CONFIG_FIELDS,
+    TRANSFORM_OPTIONS,
     VISION_CONFIG_FIELDS,
     ModelArguments,
     RunArguments,
     explicit_options,
 )
-from ezclip.cli.plan import TRANSFORM_OPTIONS, PlannedExperiment
-from ezclip.constants import EVAL_RESULTS_NAME, EXPERIMENT_RESULTS_NAME, PREDICTIONS_NAME
+from ezclip.cli.plan import PlannedExperiment
+from ezclip.constants import EVAL_RESULTS_NAME, EXPERIMENT_RESULTS_NAME, FIT_RESULTS_NAME, PREDICTIONS_NAME
 from ezclip.data.dataset import VideoDataset
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.data.sources import VideoSplit
@@ -30,6 +31,7 @@ from ezclip.evaluation.prediction_files import PredictionCounts
 from ezclip.evaluation.predictions import Predictions, predict
 from ezclip.evaluation.protocols import SINGLE_VIEW
 from ezclip.evaluation.sharded_prediction import predict_shards
+from ezclip.few_shot import Shots, embed_shots
 from ezclip.systems.loading import check_fit, load_encoder, load_processor
 from ezclip.training.checkpoints import EXACTNESS_SETTINGS, last_checkpoint, raise_on_all_ranks
 from ezclip.training.loop import check_training, train
@@ -140,7 +142,9 @@ class Runner:
             if predicted is not None:
                 tested.append((experiment.train_texts, predicted))
             tested += [(experiment.test_texts[name], split.class_names) for name, split in experiment.tests.items()]
-            if experiment.train is not None:
+            if experiment.train is not None and self.args.do_fit:
+                tested.append((experiment.train_texts, experiment.train.class_names))
+            elif experiment.train is not None:
                 options = self.options_of(experiment)
                 check_training(options, len(experiment.train), self.accelerator, bool(experiment.tests))
                 given, size = (each.per_device_train_batch_size for each in (self.args, options))
@@ -173,10 +177,9 @@ class Runner:
             self.processor,
             self.read,
             {name or "the test": split for name, split in splits.items()},
-            **self.options_of(experiment).settings(),
+            **self.learning_settings(experiment),
             seed=experiment.seed,
             **experiment.views,
-            **experiment.transform,
             **{f"texts of {name or 'the test'}": own.describe() for name, own in texts.items()},
             ensemble=self.ensemble,
             **self.scoring_settings(),
@@ -184,6 +187,12 @@ class Runner:
             num_processes=self.accelerator.num_processes,
         )
         return broadcast_object_list([settings])[0]  # times of files may differ between nodes
+
+    def learning_settings(self, experiment: PlannedExperiment) -> dict:
+        """Return the options that determine what an experiment learns from its training videos."""
+        if self.args.do_fit:
+            return {"do_fit": True, "clip_weight": self.args.clip_weight}
+        return {**self.options_of(experiment).settings(), **experiment.transform}
 
     def test_settings(self, experiment: PlannedExperiment, name: str, settings: dict, scoring: Scoring) -> dict:
         """Return the settings of a test for a reader of its predictions."""
@@ -236,12 +245,17 @@ class Runner:
                 f"--save_trained_only to {folder} would replace the base model that is there. Give another folder."
             )
         folders = [folder, *folder.parents[: len(Path(experiment.name).parts)]]  # up to the output folder
-        earlier = EarlierResults(folders, overwrite, self.args.do_train, self.accelerator.is_main_process)
+        learns = self.args.reads_training_videos
+        earlier = EarlierResults(folders, overwrite, learns, self.accelerator.is_main_process)
         with _trackers(self.accelerator, folder, self.options_of(experiment)):
-            num_steps = None if experiment.train is None else self.train(model, experiment, folder, settings, earlier)
+            num_steps, shots = None, None
+            if self.args.do_fit:
+                shots = self.fit(model, experiment, folder, earlier)
+            elif experiment.train is not None:
+                num_steps = self.train(model, experiment, folder, settings, earlier)
             results = {}
             for name in experiment.tests:
-                predictions = self.evaluate(model, experiment, name)
+                predictions = self.evaluate(model, experiment, name, shots)
                 results[name] = predictions.metrics()
                 with raise_on_all_ranks(self.accelerator, folder / name):
                     earlier.remove()
@@ -323,11 +337,50 @@ class Runner:
                 report.write(folder, split, prefix="train_")
         return result.log.state.global_step
 
-    def evaluate(self, model: DualEncoder, experiment: PlannedExperiment, name: str) -> Predictions:
-        """Predict the videos of a test, with the views of the experiment."""
+    def fit(self, model: DualEncoder, experiment: PlannedExperiment, folder: Path, earlier: EarlierResults) -> Shots:
+        """Embed the training videos, and save the class bank that they are added to."""
+        model.to(self.accelerator.device)
+        split = experiment.train
+        assert split is not None and split.class_names is not None  # the plan checks it
+        bank = experiment.train_texts.bank(model, self.processor, split.class_names)
+        num_clips, num_crops = (experiment.views[name] for name in ("num_clips", "num_crops"))
+        try:
+            shots = embed_shots(
+                model,
+                bank,
+                VideoDataset(split, self.processor, num_clips=num_clips, num_crops=num_crops, read=self.read),
+                self.accelerator,
+                self.args.per_device_eval_batch_size,
+                self.args.dataloader_num_workers,
+                self.args.strict,
+                self.args.clip_weight,
+            )
+            bank = shots.fit(bank)
+        except ValueError as error:
+            raise DataError(f"--do_fit: {error}") from error
+        counts = {"train_samples": len(shots.labels), "train_bad_videos": len(shots.report.bad_videos)}
+        with raise_on_all_ranks(self.accelerator, folder):
+            earlier.remove()
+            if self.accelerator.is_main_process:
+                bank.save_pretrained(folder)
+                write_json(folder / FIT_RESULTS_NAME, {"clip_weight": shots.clip_weight, **counts})
+                shots.report.write(folder, split, prefix="train_")
+        self.accelerator.print(f"clip_weight = {shots.clip_weight:g}: weight of each training video beside its text")
+        return shots
+
+    def evaluate(
+        self,
+        model: DualEncoder,
+        experiment: PlannedExperiment,
+        name: str,
+        shots: Shots | None = None,
+    ) -> Predictions:
+        """Predict the videos of a test, with the views of the experiment, by texts and any labelled videos."""
         model.to(self.accelerator.device).eval()
         split = experiment.tests[name]
         bank = experiment.test_texts[name].bank(model, self.processor, split.class_names)
+        if shots is not None:
+            bank = shots.fit(bank)
         views = {} if name == SINGLE_VIEW else experiment.views
         dataset = VideoDataset(split, self.processor, read=self.read, **views)
         return predict(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint_ezclip import list_some
-from ezclip.cli.arguments import STEP_OPTIONS, DataArguments, RunArguments, explicit_options
+from ezclip.cli.arguments import STEP_OPTIONS, TRANSFORM_OPTIONS, DataArguments, RunArguments, explicit_options
 from ezclip.cli.option_files import parse_options
 from ezclip.data.labels import check_distinct, check_have_words, read_class_descriptions, read_label_list
 from ezclip.data.lists import guess_first_id
@@ -38,7 +38,6 @@ EVAL_DATASET_OPTIONS += ("input_conditioning", *STEP_OPTIONS, "max_eval_samples"
 # Descriptions are not inherited: they describe other classes.
 INHERITED_OPTIONS = ("list_root", "eval_split_name", "video_column_name", "label_column_name", "num_classes")
 INHERITED_OPTIONS += ("max_eval_samples", "templates", "include_label", "input_conditioning", *STEP_OPTIONS)
-TRANSFORM_OPTIONS = ("horizontal_flip", "color_jitter", "grayscale")
 # Words that stand for all templates of a paper
 TEMPLATE_SETS = {"published": TEMPLATES, "tear": TEAR_TEMPLATES}
 
@@ -157,7 +156,7 @@ def plan_experiments(data_args: DataArguments, args: RunArguments) -> list[Plann
     if args.protocol not in (None, "zero_shot"):
         experiments = make_supervised_experiments(data_args, args, seeds)
     else:
-        train = one_of(load_train_splits(data_args), "--train_list") if args.do_train else None
+        train = one_of(load_train_splits(data_args), "--train_list") if args.reads_training_videos else None
         if args.protocol is None:
             tests = {"": one_of(load_eval_splits(data_args), "--validation_list")} if args.do_eval else {}
             experiments = [Experiment("", args.seed, train, tests)]
@@ -215,7 +214,7 @@ def describe_plan(
 def make_supervised_experiments(data_args: DataArguments, args: RunArguments, seeds: range) -> list[Experiment]:
     """Draw the experiments of the protocols that test on training classes."""
     test = one_of(load_eval_splits(data_args), "--validation_list")
-    trains = load_train_splits(data_args) if args.do_train else []
+    trains = load_train_splits(data_args) if args.reads_training_videos else []
     if args.protocol == "fully_supervised":
         has_views = data_args.num_clips * data_args.num_crops > 1
         return protocols.fully_supervised(
@@ -229,8 +228,10 @@ def make_supervised_experiments(data_args: DataArguments, args: RunArguments, se
         return protocols.base_to_novel(trains, test, novel, seeds[: args.num_seeds or 1])
     if args.protocol == "base_to_novel":
         shots = args.num_shots or [protocols.BASE_TO_NOVEL_SHOTS]
-        if not args.do_train:
-            raise DataError("--protocol base_to_novel halves the classes of the training videos: add --do_train.")
+        if not args.reads_training_videos:
+            raise DataError(
+                "--protocol base_to_novel halves the classes of the training videos: add --do_train, or --do_fit."
+            )
         if len(shots) > 1:
             raise DataError(f"--num_shots must be one number for --protocol base_to_novel, got {shots}.")
         return protocols.draw_base_to_novel(one_of(trains, "--train_list"), test, seeds, shots[0])

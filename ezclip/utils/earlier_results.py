@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from configuration_ezclip import CLASS_BANK_NAME
 from ezclip.constants import (
     CHECKPOINT_SETTINGS_NAME,
     EVAL_RESULTS_NAME,
     EVAL_SETTINGS_NAME,
     EXPERIMENT_RESULTS_NAME,
+    FIT_RESULTS_NAME,
     PREDICTIONS_NAME,
     PROTOCOL_RESULTS_NAME,
     TRAIN_RESULTS_NAME,
@@ -27,7 +29,14 @@ TEST_FOLDERS = {
     "predictions": r"shard-\d{5,}-part-\d{5,}\.parquet|settings\.json",
     "report_pictures": r"(calibration|class_|confusion_|embedding_map|predicted_classes|scores).*\.png",
 }
-TRAINING_FILES = (TRAIN_RESULTS_NAME, TRAINER_STATE_NAME, "loss.png", *(f"train_{name}" for name in READ_REPORTS))
+TRAINING_FILES = (
+    TRAIN_RESULTS_NAME,
+    TRAINER_STATE_NAME,
+    FIT_RESULTS_NAME,
+    CLASS_BANK_NAME,
+    "loss.png",
+    *(f"train_{name}" for name in READ_REPORTS),
+)
 TRAINING_FOLDERS = {"best_model": r"model\.safetensors", "last_model": r"model\.safetensors"}
 
 
@@ -43,7 +52,7 @@ class EarlierResults:
         is_pending (`bool`):
             Whether to remove them at all.
         of_training (`bool`):
-            Whether the new run trains, so that checkpoints and logs of earlier trainings go too.
+            Whether the new run trains or fits, so that checkpoints and logs of earlier trainings go too.
         is_main_process (`bool`, *optional*, defaults to `True`):
             Whether this process removes files.
     """

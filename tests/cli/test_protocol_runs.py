@@ -286,3 +286,28 @@ def test_every_option_file(path):
         holder = next(group for group in (model_args, data_args, args) if hasattr(group, name))
         if name != "model_name_or_path":
             assert getattr(holder, name) == value
+
+
+def test_fit_in_place_of_training(options, tmp_path, capsys):
+    shared = [*options, "--protocol", "base_to_novel", "--train_list", "train.txt", "--validation_list", "test1.txt"]
+    shared += ["--num_shots", 2, "--num_seeds", 2, "--seed", 7]
+    arguments = [*shared, "--do_fit", "--clip_weight", 2]
+    out, alone = tmp_path / "out", tmp_path / "alone"
+    results = run(*arguments, output_dir=out)
+    banks = [out / name / "class_bank.safetensors" for name in ("seed7", "seed8")]
+    assert results["summary"]["base"]["num_runs"] == 2 and all(bank.is_file() for bank in banks)
+    # With the weight 0 the texts answer alone, and for novel classes they always do.
+    run(*arguments, "--clip_weight", 0, "--num_seeds", 1, output_dir=alone)
+    for part, is_same in (("base", False), ("novel", True)):
+        texts = [(folder / "seed7" / part / "predictions.jsonl").read_text() for folder in (out, alone)]
+        assert (texts[0] == texts[1]) == is_same
+
+    # Finished experiments are kept, and only those that were made in the same way.
+    resumed = [*arguments, "--resume_from_checkpoint", "latest"]
+    kept = banks[1].stat().st_mtime_ns
+    shutil.rmtree(banks[0].parent)
+    assert run(*resumed, output_dir=out) == results
+    assert banks[0].is_file() and banks[1].stat().st_mtime_ns == kept
+    assert "clip_weight" in refusal(*resumed, "--clip_weight", 1, output_dir=out, capsys=capsys)
+    trained = [*shared, *TRAINING, "--resume_from_checkpoint", "latest"]
+    assert "do_fit" in refusal(*trained, output_dir=out, capsys=capsys)
