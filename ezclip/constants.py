@@ -13,4 +13,6 @@ TRAIN_RESULTS_NAME = "train_results.json"
 TRAINER_STATE_NAME = "trainer_state.json"
 CHECKPOINT_SETTINGS_NAME = "settings.json"
 
+MERGE_NAME = "merge.json"  # written beside a merged model
+
 UNKNOWN_LABEL = -1  # the label of a video whose class is not known
