@@ -13,7 +13,7 @@ TRAIN_RESULTS_NAME = "train_results.json"
 TRAINER_STATE_NAME = "trainer_state.json"
 CHECKPOINT_SETTINGS_NAME = "settings.json"
 
-# Written by `--do_fit`
-FIT_RESULTS_NAME = "fit_results.json"
+FIT_RESULTS_NAME = "fit_results.json"  # written by --do_fit
+MERGE_NAME = "merge.json"  # written beside a merged model
 
 UNKNOWN_LABEL = -1  # the label of a video whose class is not known

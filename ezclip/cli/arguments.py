@@ -38,15 +38,9 @@ LEAST = {"per_device_eval_batch_size": 1, "dataloader_num_workers": 0, "top_k": 
 LEAST |= {"per_device_train_batch_size": 1, "num_train_epochs": 1, "max_train_steps": 1, "logging_steps": 1}
 LEAST |= {"learning_rate": 0, "prompt_learning_rate": 0, "text_learning_rate": 0, "weight_decay": 0}
 LEAST |= {"head_learning_rate": 0, "micro_batch_size": 1, "eval_steps": 1, "save_steps": 1}
-LEAST |= {"save_total_limit": 1, "early_stopping_patience": 1, "num_seeds": 1}
-LEAST |= {
-    "clip_weight": 0,
-    "step_contrast": 0,
-    "max_train_samples": 1,
-    "max_eval_samples": 1,
-    "num_classes": 2,
-    "num_clips": 1,
-}
+LEAST |= {"save_total_limit": 1, "early_stopping_patience": 1, "average_last": 1, "num_seeds": 1}
+LEAST |= {"step_contrast": 0, "clip_weight": 0, "max_train_samples": 1, "max_eval_samples": 1}
+LEAST |= {"num_classes": 2, "num_clips": 1}
 FRACTIONS = ("horizontal_flip", "color_jitter", "grayscale", "warmup_ratio", "min_score")
 TEXT_CONFIG_FIELDS = ("drop_path_rate", "attention_dropout")
 VISION_CONFIG_FIELDS = (*TEXT_CONFIG_FIELDS, "num_frames", "temporal_prompt")
@@ -78,7 +72,7 @@ GROUPS = {
         *("learning_rate", "num_train_epochs", "max_train_steps", "per_device_train_batch_size", "micro_batch_size"),
         *("gradient_checkpointing", "save_steps", "save_total_limit", "eval_steps", "load_best_model_at_end"),
         *("metric_for_best_model", "early_stopping_patience", "logging_steps", "warmup_ratio", "weight_decay"),
-        *("max_grad_norm", "prompt_learning_rate", "head_learning_rate", "text_learning_rate"),
+        *("average_last", "max_grad_norm", "prompt_learning_rate", "head_learning_rate", "text_learning_rate"),
         *("horizontal_flip", "color_jitter", "grayscale", "drop_path_rate", "attention_dropout"),
         *("temporal_prompt_dropout", "temporal_prompt_init_range", "temporal_prompt", "temporal_head"),
     ),

@@ -37,23 +37,16 @@ RUN_OPTIONS = (
 )
 
 
-def parse_args(argv: list[str] | None, description: str | None) -> tuple[DataArguments, RunArguments, str, int]:
-    """
-    Parse the command line; exit with a message if the options contradict each other.
-
-    The last two values are the path of the file of systems, and the rounds of the speed measurement.
-    """
+def make_parser(command: str, usage: str, description: str | None) -> Parser:
+    """Return a parser of the options of an evaluation, for a command that adds its own."""
     names = (*VIDEO_OPTIONS, *CLASS_TEXT_OPTIONS, *RUN_OPTIONS)
     groups = group_fields(GROUPS, DataArguments, RunArguments, names=names)
-    parser = Parser(
-        groups,
-        prog="ezclip compare",
-        usage="ezclip compare SYSTEMS.yaml --output_dir FOLDER [OPTIONS]",
-        description=description,
-    )
-    parser.add_argument("systems", metavar="SYSTEMS.yaml", help="file that maps names of systems to their options")
-    help = "Rounds of the speed measurement. 0 skips it."
-    parser.add_argument("--speed_rounds", "--speed-rounds", type=int, default=15, help=help)
+    prog = f"ezclip {command}"
+    return Parser(groups, prog=prog, usage=f"{prog} {usage} [OPTIONS]", description=description)
+
+
+def read_arguments(parser: Parser, argv: list[str] | None) -> tuple[dict, DataArguments, RunArguments]:
+    """Parse the command line; exit with a message if a value is out of range. The `dict` has all values by name."""
     try:
         values = parser.parse_groups(argv)
         data_args = fill(DataArguments, values)
@@ -61,13 +54,32 @@ def parse_args(argv: list[str] | None, description: str | None) -> tuple[DataArg
         parser.error(str(error))
     # With a protocol and `latest`, the runner keeps finished systems.
     fixed = {"do_eval": True, "protocol": "zero_shot", "resume_from_checkpoint": "latest", "top_k": TOP_K}
-    args, speed_rounds = fill(RunArguments, {**values, **fixed}), values["speed_rounds"]
+    args = fill(RunArguments, {**values, **fixed})
     check_values(parser, ModelArguments(), data_args, args)
+    return values, data_args, args
+
+
+def check_source(parser: Parser, data_args: DataArguments):
+    """Exit with a message unless the options name one source of videos."""
     if len(explicit_options(data_args, *SOURCE_OPTIONS)) != 1:
         parser.error(f"Give one of {', '.join(f'--{name}' for name in SOURCE_OPTIONS)}.")
     if data_args.label_list and data_args.validation_dir:
         parser.error("--label_list names the ids of a list or data set; class folders name themselves.")
-    if speed_rounds < 0:
+
+
+def parse_args(argv: list[str] | None, description: str | None) -> tuple[DataArguments, RunArguments, str, int]:
+    """
+    Parse the command line of `ezclip compare`; exit with a message if the options contradict each other.
+
+    The last two values are the path of the file of systems, and the rounds of the speed measurement.
+    """
+    parser = make_parser("compare", "SYSTEMS.yaml --output_dir FOLDER", description)
+    parser.add_argument("systems", metavar="SYSTEMS.yaml", help="file that maps names of systems to their options")
+    help = "Rounds of the speed measurement. 0 skips it."
+    parser.add_argument("--speed_rounds", "--speed-rounds", type=int, default=15, help=help)
+    values, data_args, args = read_arguments(parser, argv)
+    check_source(parser, data_args)
+    if (speed_rounds := values["speed_rounds"]) < 0:
         parser.error(f"--speed_rounds must be at least 0, got {speed_rounds}.")
     return data_args, args, values["systems"], speed_rounds
 

@@ -15,6 +15,7 @@ COMMANDS = {
     "compare": ("ezclip.cli.compare", "evaluate several systems on the same videos"),
     "leaderboard": ("ezclip.cli.leaderboard", "evaluate a model on the video tasks of mteb (MVEB)"),
     "describe": ("ezclip.cli.describe", "write class descriptions with a language model"),
+    "merge": ("ezclip.cli.merge", "interpolate between the weights of a base and a model tuned from it"),
     "export": ("ezclip.cli.export", "export a model to ONNX or torch.export"),
     "push": ("ezclip.cli.push", "push a model to the Hub with a card"),
     "calibrate": ("ezclip.cli.calibrate", "make scores probabilities, on a few labelled videos or on texts"),
@@ -26,7 +27,7 @@ COMMANDS = {
 GROUPS = {
     "Try it": ("classify", "timeline", "app", "demo"),
     "Train, evaluate and predict": ("run", "compare", "leaderboard", "calibrate", "report"),
-    "Prepare": ("check", "describe", "convert"),
+    "Prepare": ("check", "describe", "convert", "merge"),
     "Look inside and hand on": ("attention", "export", "push"),
 }
 EXAMPLE = 'ezclip classify holiday/ --labels "surfing, making a cake, a dog running"'

@@ -11,6 +11,7 @@ from ezclip.constants import (
     CHECKPOINT_SETTINGS_NAME,
     EVAL_RESULTS_NAME,
     EXPERIMENT_RESULTS_NAME,
+    MERGE_NAME,
     PROTOCOL_RESULTS_NAME,
     TRAIN_RESULTS_NAME,
     TRAINER_STATE_NAME,
@@ -49,6 +50,7 @@ class RunRecords:
     device: str | None = None
     num_processes: int = 1
     bad_train_videos: int = 0  # training videos that could not be read
+    merge: dict | None = None  # alpha, and names and digests of the two models that `ezclip merge` merged
 
     @classmethod
     def read(cls, folder: str | Path, eval_dataset: str | None = None) -> "RunRecords":
@@ -92,6 +94,10 @@ class RunRecords:
             path = folder / TRAIN_RESULTS_NAME
             if (content := _read_mapping(path)) is not None:
                 records._add_training(content, batch_size)
+            path = folder / MERGE_NAME
+            if (content := _read_mapping(path)) is not None:
+                ends = {end: {key: str(content[end][key]) for key in ("name", "weights")} for end in ("base", "tuned")}
+                records.merge = {"alpha": float(content["alpha"]), **ends}
             if not records.recipe and (checkpoint := last_checkpoint(folder)) is not None:
                 path = checkpoint / CHECKPOINT_SETTINGS_NAME
                 records.recipe = _read_mapping(path) or {}

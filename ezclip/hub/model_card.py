@@ -35,7 +35,7 @@ TRANSFORMERS_METADATA = {"library_name", "tags"}
 # Fields of `TrainingRecipe` that a card names, in this order
 RECIPE_FIELDS = (
     *("learning_rate", "prompt_learning_rate", "head_learning_rate", "text_learning_rate", "weight_decay"),
-    *("warmup_ratio", "max_grad_norm", "mixed_precision", "seed"),
+    *("warmup_ratio", "average_last", "max_grad_norm", "mixed_precision", "seed"),
 )
 
 

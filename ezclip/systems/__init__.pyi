@@ -8,4 +8,5 @@ from .loading import (
     load_tokenizer as load_tokenizer,
 )
 from .macs import count_clip_macs as count_clip_macs, count_macs as count_macs, count_macs_of as count_macs_of
+from .merging import merge_models as merge_models
 from .presets import make_config as make_config

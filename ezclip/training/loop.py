@@ -14,6 +14,7 @@ from transformers import TrainerState, get_cosine_schedule_with_warmup
 
 from ezclip.data.dataset import ReadReport, VideoDataset, make_loader
 from ezclip.errors import DataError, ModelError
+from ezclip.training.averaging import WeightAverage
 from ezclip.training.best_model import BestModel
 from ezclip.training.checkpoints import EXACTNESS_SETTINGS, Checkpoints, last_checkpoint
 from ezclip.training.gradient_cache import backward
@@ -171,6 +172,7 @@ def train(
     schedule = make_schedule(optimizer, recipe.warmup_ratio, num_steps)
     # Registers the schedule for checkpoints. The returned wrapper is not used: it steps once per process.
     accelerator.prepare(schedule)
+    average = None if recipe.average_last is None else WeightAverage(optimizer, recipe.average_last, num_steps)
 
     state, report, checkpoints, best = _make_state(recipe, num_steps), ReadReport(), None, None
     if output_dir is not None:
@@ -214,6 +216,8 @@ def train(
                     optimizer.zero_grad()
                     log.advance(epoch=(state.global_step + 1) / len(loader))
                     step, is_last = state.global_step, state.global_step == num_steps
+                    if average is not None:
+                        average.update(step)
 
                     if signals.received:
                         accelerator.set_trigger()
@@ -260,6 +264,8 @@ def train(
             if last is not None and not checkpoints.earlier.is_pending:
                 logger.warning(f"The last checkpoint is {last}. Resume with --resume_from_checkpoint latest.")
         accelerator.free_memory()
+    if average is not None:
+        average.apply()
     if recipe.load_best_model_at_end:
         best.load(model, state)
     report.gather()
@@ -318,6 +324,11 @@ def check_training(recipe: TrainingRecipe, num_videos: int, accelerator: Acceler
         )
     if recipe.needs_best and recipe.eval_steps is None:
         raise DataError("--load_best_model_at_end and --early_stopping_patience need --eval_steps.")
+    if recipe.needs_best and recipe.average_last is not None:
+        raise DataError(
+            "--average_last averages the last steps. --load_best_model_at_end and --early_stopping_patience choose "
+            "other ones: leave them out, or --average_last."
+        )
     if recipe.eval_steps is not None and not can_evaluate:
         raise DataError("--eval_steps needs videos to evaluate on and an --output_dir.")
 

@@ -53,6 +53,11 @@ class TrainingRecipe:
     early_stopping_patience: int | None = _option(
         None, "Stop after this many evaluations without improvement. Defaults to never."
     )
+    average_last: int | None = _option(
+        None,
+        "Save the mean of the trained weights after each of the last N steps. Defaults to the weights of the last "
+        "step.",
+    )
     save_steps: int | None = _option(
         None,
         "Steps between two checkpoints. The last step has one too. Defaults to none, except when a signal stops "

@@ -276,14 +276,15 @@ def test_a_signal_to_all_processes_of_a_job(training, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["alone", "workers", "processes"])
+@pytest.mark.parametrize("variant", ["alone", "workers", "processes", "averaged"])
 def test_killed_three_times_and_taken_up_again(training, tmp_path, variant):
     arguments = [sys.executable, ROOT / "run_video_zeroshot.py", *training]
     if variant == "workers":
         arguments += ["--dataloader_num_workers", 2]
-    elif variant == "processes":
+    elif variant in ("processes", "averaged"):
         arguments[1:1] = ["-m", "torch.distributed.run", "--nproc_per_node", 2]
         arguments += ["--per_device_train_batch_size", 2]
+        arguments += ["--average_last", 20] * (variant == "averaged")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def start(output_dir):
