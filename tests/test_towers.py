@@ -14,10 +14,11 @@ import ezclip
 from checkpoint_ezclip import is_added_to_clip
 from configuration_ezclip import EZClipConfig
 from ezclip import EZClipModel, EZClipProcessor
-from ezclip.attention.maps import ATTENTION_METHODS, attention_maps, plain_clip, relevance_maps, temporal_attention
+from ezclip.attention.maps import ATTENTION_METHODS, attention_maps, relevance_maps, temporal_attention
 from ezclip.cli import push
 from ezclip.cli.export import export_model
 from ezclip.hub.model_card import CardFacts, make_card
+from ezclip.systems.base import plain_clip
 from ezclip.systems.citations import CITATIONS, TOWER_CITATIONS
 from ezclip.systems.macs import count_macs, count_macs_of
 from ezclip.training.gradient_cache import backward

@@ -10,7 +10,6 @@ the attention of a block over the tokens of all frames sums to 1, as in a transf
 SigLIP has no CLS token: a head pools the patches of each frame by attention, and its attention takes the place.
 """
 
-import copy
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,9 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from configuration_ezclip import EZClipConfig
 from ezclip.errors import DataError, ModelError
-from ezclip.systems.presets import TEXT_FIELDS, VISION_FIELDS
 from modeling_ezclip import EZClipModel
 
 
@@ -187,29 +184,6 @@ def temporal_attention(
     recorded = _attend(model, pixel_values, interpolate_pos_encoding)[0].temporal_attentions
     matrices = torch.stack([weights.float() for weights in recorded], dim=1)  # (B, N, heads, T, T)
     return (matrices.mean(dim=2) if average_heads else matrices).cpu().numpy()
-
-
-def plain_clip(model: EZClipModel) -> EZClipModel:
-    """
-    Return the CLIP inside a model: the same weights without prompts, adapters, shift and temporal head.
-
-    This is the original CLIP if it was frozen in training, but not if everything was trained (ActionCLIP).
-
-    The result shares the weights and is in evaluation mode.
-    """
-    config, plain = copy.deepcopy(model.config), EZClipConfig.from_preset("clip")
-    for tower, names in (("vision_config", VISION_FIELDS), ("text_config", TEXT_FIELDS)):
-        for name in names:
-            setattr(getattr(config, tower), name, getattr(getattr(plain, tower), name))
-    config.temporal_head = plain.temporal_head
-    with torch.device("meta"):
-        clip = EZClipModel(config)
-    weights = model.state_dict()
-    clip.load_state_dict({name: weights[name] for name in clip.state_dict()}, assign=True)
-    for name, module in clip.named_modules():
-        for buffer in module._buffers:  # position ids are not in the state dict
-            setattr(module, buffer, getattr(model.get_submodule(name), buffer))
-    return clip.eval()
 
 
 @contextmanager

@@ -10,11 +10,11 @@ from ezclip.attention.maps import (
     ATTENTION_METHODS,
     attention_maps,
     evaluation_mode,
-    plain_clip,
     relevance_maps,
     temporal_attention,
 )
 from ezclip.errors import DataError, ModelError
+from ezclip.systems.base import plain_clip
 from ezclip.systems.citations import TOWER_NAMES, tower_family
 from ezclip.systems.presets import is_plain
 from modeling_ezclip import EZClipModel

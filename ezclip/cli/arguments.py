@@ -39,6 +39,7 @@ LEAST |= {"per_device_train_batch_size": 1, "num_train_epochs": 1, "max_train_st
 LEAST |= {"learning_rate": 0, "prompt_learning_rate": 0, "text_learning_rate": 0, "weight_decay": 0}
 LEAST |= {"head_learning_rate": 0, "micro_batch_size": 1, "eval_steps": 1, "save_steps": 1}
 LEAST |= {"save_total_limit": 1, "early_stopping_patience": 1, "average_last": 1, "num_seeds": 1}
+LEAST |= {"distillation_weight": 0, "interpolated_loss_weight": 0}
 LEAST |= {"step_contrast": 0, "clip_weight": 0, "max_train_samples": 1, "max_eval_samples": 1}
 LEAST |= {"num_classes": 2, "num_clips": 1}
 FRACTIONS = ("horizontal_flip", "color_jitter", "grayscale", "warmup_ratio", "min_score")
@@ -74,6 +75,7 @@ GROUPS = {
         *("metric_for_best_model", "early_stopping_patience", "logging_steps", "warmup_ratio", "weight_decay"),
         *("average_last", "max_grad_norm", "prompt_learning_rate", "head_learning_rate", "text_learning_rate"),
         *("horizontal_flip", "color_jitter", "grayscale", "drop_path_rate", "attention_dropout"),
+        *("distillation_weight", "interpolated_loss_weight"),
         *("temporal_prompt_dropout", "temporal_prompt_init_range", "temporal_prompt", "temporal_head"),
     ),
     "Experiments of the papers (--protocol)": (

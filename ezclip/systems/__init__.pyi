@@ -1,3 +1,4 @@
+from .base import plain_clip as plain_clip
 from .bpe_tokenizer import load_bpe_tokenizer as load_bpe_tokenizer
 from .citations import describe_system as describe_system
 from .loading import (

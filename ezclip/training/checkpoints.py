@@ -39,9 +39,9 @@ class Checkpoints:
     """
     Folders `checkpoint-STEP` in an output folder.
 
-    A checkpoint holds trained weights, optimizer, schedule, loss scale, the random states of each process, the log
-    and the list of unreadable videos, and the digest of each of these files. It is written under a temporary name,
-    flushed to the disk and renamed, so it is either whole or absent.
+    A checkpoint holds the trained weights of each prepared model, optimizer, schedule, loss scale, the random states
+    of each process, the log and the list of unreadable videos, and the digest of each of these files. It is written
+    under a temporary name, flushed to the disk and renamed, so it is either whole or absent.
 
     Args:
         accelerator (`Accelerator`):
@@ -209,8 +209,10 @@ class Checkpoints:
                         del state[name]
 
         def on_load(models, input_dir):
-            while models:
-                load_trained(self.accelerator.unwrap_model(models.pop()), Path(input_dir) / SAFE_WEIGHTS_NAME)
+            for number, model in enumerate(models):  # Accelerate numbers the files of all but the first
+                name = SAFE_WEIGHTS_NAME.replace(".", f"_{number}.") if number else SAFE_WEIGHTS_NAME
+                load_trained(self.accelerator.unwrap_model(model), Path(input_dir) / name)
+            models.clear()
 
         hooks = (
             self.accelerator.register_save_state_pre_hook(on_save),

@@ -15,6 +15,7 @@ from contextlib import nullcontext
 import torch
 from accelerate import Accelerator
 
+from ezclip.training.distillation import Distillation
 from modeling_ezclip import EZClipModel, video_text_losses
 
 
@@ -24,7 +25,12 @@ DROPOUT_FIELDS = ("attention_dropout", "drop_path_rate", "attention_probs_dropou
 
 
 def backward(
-    model: EZClipModel, batch: dict, accelerator: Accelerator, micro_batch_size: int | None = None
+    model: EZClipModel,
+    batch: dict,
+    accelerator: Accelerator,
+    micro_batch_size: int | None = None,
+    distillation: Distillation | None = None,
+    factor: float = 1.0,
 ) -> dict[str, torch.Tensor]:
     """
     Add the gradient of the loss of the whole batch to the gradients of the weights.
@@ -39,19 +45,25 @@ def backward(
             Processes and precision.
         micro_batch_size (`int`, *optional*):
             Videos whose activations are kept at a time. By default all videos of this process.
+        distillation ([`Distillation`], *optional*):
+            A teacher, whose loss is added to that of the batch.
+        factor (`float`, *optional*, defaults to 1.0):
+            Factor of the gradient, not of the losses that are returned.
 
     Returns:
-        `dict`: `loss`, `loss_video`, `loss_text` and `loss_motion` of the whole batch, equal on all processes.
+        `dict`: `loss`, `loss_video`, `loss_text` and `loss_motion` of the whole batch, and those of the distillation;
+        equal on all processes.
     """
     labels = batch["labels"]
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     if micro_batch_size is None or micro_batch_size >= len(labels):
-        embeddings = _embed(model, *_share_texts(inputs, accelerator.unwrap_model(model)))
+        shared = _share_texts(inputs, accelerator.unwrap_model(model))
+        embeddings = {**_embed(model, *shared), **_embed_by_teacher(distillation, shared, accelerator)}
         scale = accelerator.unwrap_model(model).logit_scale.exp()
-        losses = _losses_of_all(model, embeddings, scale, labels, accelerator)
-        accelerator.backward(losses["loss"])
+        losses = _losses_of_all(model, embeddings, scale, labels, accelerator, distillation)
+        accelerator.backward(factor * losses["loss"])
     else:
-        losses = _backward_in_chunks(model, inputs, labels, accelerator, micro_batch_size)
+        losses = _backward_in_chunks(model, inputs, labels, accelerator, micro_batch_size, distillation, factor)
     return {name: value.detach() for name, value in losses.items()}
 
 
@@ -79,34 +91,59 @@ def _embed(model: EZClipModel, inputs: dict, text_of_video: list[int] | None) ->
     return embeddings
 
 
+def _embed_by_teacher(
+    distillation: Distillation | None, shared: tuple[dict, list[int] | None], accelerator: Accelerator
+) -> dict[str, torch.Tensor]:
+    """Embed videos and texts by the teacher, if there is one, without a graph."""
+    if distillation is None:
+        return {}
+    with torch.no_grad(), accelerator.autocast():
+        embeddings = _embed(distillation.teacher, *shared)
+    return {f"teacher_{name}": embeddings[name] for name in ("frame_embeds", "text_embeds")}
+
+
 def _losses_of_all(
-    model: EZClipModel, embeddings: dict, logit_scale: torch.Tensor, labels: torch.Tensor, accelerator: Accelerator
+    model: EZClipModel,
+    embeddings: dict,
+    logit_scale: torch.Tensor,
+    labels: torch.Tensor,
+    accelerator: Accelerator,
+    distillation: Distillation | None,
 ) -> dict[str, torch.Tensor]:
     if accelerator.num_processes > 1:
         embeddings = {name: _Gather.apply(value, accelerator) for name, value in embeddings.items()}
         labels = accelerator.gather(labels)
     logits_per_video = logit_scale * embeddings["video_embeds"].float() @ embeddings["text_embeds"].float().t()
     weight = accelerator.unwrap_model(model).config.motion_loss_weight
-    return video_text_losses(logits_per_video, embeddings["frame_embeds"], labels, weight)
+    losses = video_text_losses(logits_per_video, embeddings["frame_embeds"], labels, weight)
+    return losses if distillation is None else distillation.add_losses(losses, embeddings)
 
 
 def _backward_in_chunks(
-    model: EZClipModel, inputs: dict, labels: torch.Tensor, accelerator: Accelerator, size: int
+    model: EZClipModel,
+    inputs: dict,
+    labels: torch.Tensor,
+    accelerator: Accelerator,
+    size: int,
+    distillation: Distillation | None,
+    factor: float,
 ) -> dict[str, torch.Tensor]:
     starts = range(0, len(labels), size)
     chunks = [{name: value[start : start + size] for name, value in inputs.items()} for start in starts]
     chunks = [_share_texts(chunk, accelerator.unwrap_model(model)) for chunk in chunks]
-    states, embedded = [], []
+    states, embedded, taught = [], [], []
     with torch.no_grad():
         for chunk in chunks:
             states.append(_get_random_states(accelerator.device))
             embedded.append(_embed(model, *chunk))
+            taught.append(_embed_by_teacher(distillation, chunk, accelerator))
     leaves = {name: torch.cat([part[name] for part in embedded]).requires_grad_() for name in EMBEDDINGS}
     # logit_scale is used outside of the model's forward, so its gradient is added to the surrogate below.
     logit_scale = accelerator.unwrap_model(model).logit_scale
     scale = logit_scale.detach().exp().requires_grad_()
-    losses = _losses_of_all(model, leaves, scale, labels, accelerator)
-    accelerator.backward(losses["loss"])  # applies the loss scale of float16
+    teacher = {name: torch.cat([part[name] for part in taught]) for name in taught[0]}
+    losses = _losses_of_all(model, {**leaves, **teacher}, scale, labels, accelerator, distillation)
+    accelerator.backward(factor * losses["loss"])  # applies the loss scale of float16
 
     for number, (start, chunk, state) in enumerate(zip(starts, chunks, states)):
         is_last = number == len(chunks) - 1

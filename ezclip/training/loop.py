@@ -17,10 +17,12 @@ from ezclip.errors import DataError, ModelError
 from ezclip.training.averaging import WeightAverage
 from ezclip.training.best_model import BestModel
 from ezclip.training.checkpoints import EXACTNESS_SETTINGS, Checkpoints, last_checkpoint
+from ezclip.training.distillation import Distillation
 from ezclip.training.gradient_cache import backward
 from ezclip.training.log import TrainingLog
 from ezclip.training.recipe import TrainingRecipe
 from ezclip.training.stop_signals import StopSignals, TrainingStopped
+from ezclip.training.weight_interpolation import WeightInterpolation
 from ezclip.utils.digests import digest
 from ezclip.utils.earlier_results import EarlierResults
 from ezclip.utils.messages import get_logger
@@ -133,7 +135,8 @@ def train(
 
     Raises:
         [`DataError`]: if there are too few videos for a batch, no video can be read, a checkpoint cannot be used or
-        written, or the loss is not finite. [`ModelError`]: if nothing is trainable or memory runs out.
+        written, or the loss is not finite. [`ModelError`]: if nothing is trainable, memory runs out, or the model
+        does not take a part of the loss.
         [`VideoReadError`]: with `strict`, for the first unreadable video. [`TrainingStopped`]: after SIGTERM, SIGINT
         or SIGUSR1.
     """
@@ -165,7 +168,17 @@ def train(
         # Accelerate would fill the last batch with repeated videos.
         drop_last=True,
     )
-    prepared, optimizer, loader = accelerator.prepare(model, make_optimizer(model, recipe), loader)
+    optimizer, distillation, interpolation = make_optimizer(model, recipe), None, None
+    if recipe.distillation_weight > 0:
+        distillation = Distillation(model.to(accelerator.device), recipe.distillation_weight, dataset.seed)
+        optimizer.add_param_group({"params": distillation.projectors.parameters(), "lr": recipe.learning_rate})
+    prepared, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    trained = [*prepared.parameters()]
+    if distillation is not None:
+        distillation.projectors = accelerator.prepare(distillation.projectors)
+        trained += distillation.projectors.parameters()
+    if recipe.interpolated_loss_weight > 0:
+        interpolation = WeightInterpolation(model, recipe.interpolated_loss_weight, dataset.seed)
     num_steps = recipe.max_train_steps
     if num_steps is None:
         num_steps = recipe.num_train_epochs * len(loader)
@@ -204,9 +217,13 @@ def train(
                     report.take(batch, strict)
                     del batch["index"]
                     batch["pixel_values"] = dataset.processor.normalize(batch.pop("frames"))
-                    losses = backward(prepared, batch, accelerator, recipe.micro_batch_size)
+                    losses = backward(prepared, batch, accelerator, recipe.micro_batch_size, distillation)
+                    if interpolation is not None:
+                        with interpolation.applied(state.global_step) as factor:
+                            second = backward(prepared, batch, accelerator, recipe.micro_batch_size, factor=factor)
+                        losses = interpolation.add_loss(losses, second["loss"])
                     limit = math.inf if recipe.max_grad_norm is None else recipe.max_grad_norm
-                    grad_norm = accelerator.clip_grad_norm_(prepared.parameters(), limit)
+                    grad_norm = accelerator.clip_grad_norm_(trained, limit)
                     learning_rate = schedule.get_last_lr()[-1]
                     optimizer.step()
                     if (

@@ -14,6 +14,8 @@ LOSSES = {
     "loss_video": ("video to text", {"color": "#0072B2", "linestyle": "--", "linewidth": 1.1}),
     "loss_text": ("text to video", {"color": "#D55E00", "linestyle": ":", "linewidth": 1.4}),
     "loss_motion": ("motion", {"color": "#009E73", "linestyle": "-.", "linewidth": 1.1}),
+    "loss_distillation": ("distillation", {"color": "#CC79A7", "linestyle": (0, (5, 1)), "linewidth": 1.1}),
+    "loss_interpolated": ("at interpolated weights", {"color": "#E69F00", "linestyle": (0, (3, 2)), "linewidth": 1.1}),
 }
 EVALUATIONS = {
     "eval_top1": ("top-1", {"color": "black", "marker": "o"}),
@@ -33,7 +35,8 @@ def plot_losses(log_history: list[dict], path: str | Path) -> bool:
     Args:
         log_history (`list[dict]`):
             Entries as in `transformers.TrainerState`, with `step` and any of `loss`, `loss_video`, `loss_text`,
-            `loss_motion`, `eval_top1`, `eval_top5`, `learning_rate`, `prompt_learning_rate`, `text_learning_rate`.
+            `loss_motion`, `loss_distillation`, `loss_interpolated`, `eval_top1`, `eval_top5`, `learning_rate`,
+            `prompt_learning_rate`, `text_learning_rate`.
         path (`str` or `Path`):
             The PNG to write.
 

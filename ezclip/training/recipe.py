@@ -39,6 +39,16 @@ class TrainingRecipe:
     gradient_checkpointing: bool = _option(
         False, "Recompute activations in the backward pass: less memory, a third more time."
     )
+    distillation_weight: float = _option(
+        0.0,
+        "Weight of the distance to the embeddings of the frozen base (FROSTER, published: 2). 0 trains without a "
+        "teacher.",
+    )
+    interpolated_loss_weight: float = _option(
+        0.0,
+        "Weight of a second loss, at weights between those at the start and the current ones (Open-VCLIP, published: "
+        "0.5), for models that are fully trained. 0 leaves it out.",
+    )
     logging_steps: int = _option(10, "Steps between two log entries.")
     eval_steps: int | None = _option(None, "Steps between two evaluations during training. Defaults to none.")
     metric_for_best_model: str = field(

@@ -14,12 +14,13 @@ from transformers import CLIPConfig, CLIPModel, CLIPVisionModel
 from configuration_ezclip import PRESETS
 from ezclip import EZClipConfig, EZClipModel, EZClipProcessor, VideoReadError
 from ezclip.attention.figures import attention_figure, draw_attention, draw_temporal_attention
-from ezclip.attention.maps import attention_maps, plain_clip, relevance_maps, temporal_attention
+from ezclip.attention.maps import attention_maps, relevance_maps, temporal_attention
 from ezclip.attention.overlay import write_overlay
 from ezclip.attention.video_attention import describe_attention, look_at_video
 from ezclip.cli.attention import main
 from ezclip.cli.demo import word_tokenizer
 from ezclip.errors import DataError, ModelError
+from ezclip.systems.base import plain_clip
 from ezclip.systems.loading import load_model
 from ezclip.utils.synthetic_clips import write_video
 from processing_ezclip import default_image_processor

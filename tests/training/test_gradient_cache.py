@@ -9,8 +9,10 @@ import torch
 from accelerate import Accelerator
 
 from ezclip import EZClipModel
+from ezclip.training.distillation import Distillation
 from ezclip.training.gradient_cache import EMBEDDINGS, backward
 from ezclip.training.loop import enable_gradient_checkpointing
+from ezclip.training.weight_interpolation import WeightInterpolation
 from modeling_ezclip import video_text_losses
 from tests.helpers import tiny_config
 
@@ -175,8 +177,38 @@ def compute_share(rank: int, world: int, port: int, micro_batch_size: int | None
     share = 12 // world
     batch = {name: value[rank * share : (rank + 1) * share] for name, value in make_batch(12, num_texts=3).items()}
     losses = backward(prepared, batch, accelerator, micro_batch_size)
-    torch.save({"losses": losses, "gradients": gradients(model)}, f"{folder}/{rank}.pt")
+    found = {"losses": losses, "gradients": gradients(model)}
+    prepared.zero_grad()
+    distillation = make_distillation(model)
+    projectors = distillation.projectors
+    distillation.projectors = accelerator.prepare(projectors)
+    interpolation = WeightInterpolation(model, 0.5, seed=3)
+    found["with_terms"] = gradients_with_terms(
+        model, prepared, batch, accelerator, distillation, interpolation, micro_batch_size
+    )
+    found["projectors"] = gradients(projectors)
+    torch.save(found, f"{folder}/{rank}.pt")
     accelerator.end_training()
+
+
+def make_distillation(model) -> Distillation:
+    distillation = Distillation(model, 2.0, seed=3)
+    torch.manual_seed(4)
+    for projector in (distillation.projectors.frames, distillation.projectors.texts):
+        torch.nn.init.normal_(projector[2].weight)
+    with torch.no_grad():  # the model leaves its teacher
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    return distillation
+
+
+def gradients_with_terms(model, prepared, batch, accelerator, distillation, interpolation, micro_batch_size=None):
+    with torch.no_grad():
+        model.visual_projection.weight.mul_(1.2)  # as a step would
+    backward(prepared, batch, accelerator, micro_batch_size, distillation)
+    with interpolation.applied(0) as factor:
+        backward(prepared, batch, accelerator, micro_batch_size, factor=factor)
+    return gradients(model)
 
 
 @pytest.mark.parametrize("micro_batch_size", [4, pytest.param(None, marks=pytest.mark.slow)])
@@ -188,7 +220,15 @@ def test_processes_give_the_gradient_of_the_whole_batch(micro_batch_size, tmp_pa
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     torch.multiprocessing.spawn(compute_share, (world, port, micro_batch_size, str(tmp_path)), world)
+    expected = gradients(model)
+    model.zero_grad()
+    distillation, accelerator = make_distillation(model), Accelerator(cpu=True)
+    interpolation = WeightInterpolation(model, 0.5, seed=3)
+    batch = make_batch(12, num_texts=3)
+    with_terms = gradients_with_terms(model, model, batch, accelerator, distillation, interpolation)
     for rank in range(world):
         found = torch.load(tmp_path / f"{rank}.pt")
         assert found["losses"]["loss"].item() == pytest.approx(outputs.loss.item(), rel=1e-6)
-        assert relative_error(found["gradients"], gradients(model)) < 1e-5
+        assert relative_error(found["gradients"], expected) < 1e-5
+        assert relative_error(found["with_terms"], with_terms) < 1e-5
+        assert relative_error(found["projectors"], gradients(distillation.projectors)) < 1e-5
