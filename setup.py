@@ -81,6 +81,7 @@ setup(
         "ruamel.yaml>=0.18",
         "lazy-loader>=0.4",
         "psutil>=5.9",
+        "filelock>=3.12",
         "requests>=2.32.2",
         "jinja2>=3.1",
     ],
@@ -92,6 +93,7 @@ setup(
         "onnx": ONNX,
         "pe": PE,
         "mteb": ["mteb>=2.26"],
+        "faiss": ["faiss-cpu>=1.9"],
         # Formatting the signatures of the API reference needs ruff
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0", "ruff>=0.9"],
         "test": [

@@ -145,7 +145,7 @@ def _embed(
                 source = remote.read_all()
         key = digest_video(source)
         if (found := cache.find(key)) is not None:
-            return found[0].to(classifier.device), found[1], True
+            return found[0]["video_embeds"].to(classifier.device), found[1], True
     processor = classifier.processor
     sample = processor.get_sampler(num_frames, num_clips)
     content = {"path": video, "bytes": source} if isinstance(source, bytes) else source
@@ -160,5 +160,5 @@ def _embed(
         )
     # A file, not downloaded bytes, may be written or replaced while it is read.
     if cache is not None and (isinstance(source, bytes) or digest_video(source) == key):
-        cache.keep(key, embeds, metadata.problem)
+        cache.keep(key, {"video_embeds": embeds}, metadata.problem)
     return embeds, metadata.problem, False

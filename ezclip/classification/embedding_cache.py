@@ -33,13 +33,56 @@ TEXT_WEIGHTS = ("text_model.", "text_projection.", "logit_scale")
 TEXT_SETTINGS = ("tokenizer", "split_camel_case", "text_padding")
 
 
-class EmbeddingCache:
+class EmbeddingFolder:
     """
-    A folder of video embeddings: `FOLDER/SETTINGS/CONTENT.safetensors`.
+    A folder of named tensors by the content of their video: `FOLDER/CONTENT.safetensors`.
+
+    Names and times of the video files do not matter.
+
+    Args:
+        folder (`str` or `Path`):
+            The folder. It is created with the first embedding.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def find(self, key: str) -> tuple[dict[str, torch.Tensor], str | None] | None:
+        """Return the tensors of a video and the reason why it was read in part, or None."""
+        path = self.path_of(key)
+        try:
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in sorted(file.keys())}, (file.metadata() or {}).get(
+                    "problem"
+                )
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError) as error:
+            logger.warning(f"{path} is damaged ({error}). Its video is read again.")
+            return None
+
+    def keep(self, key: str, tensors: dict[str, torch.Tensor], problem: str | None = None):
+        """
+        Write the tensors of a video.
+
+        Raises:
+            `OSError`: if the folder cannot be written.
+        """
+        with replacing(self.path_of(key)) as temporary:
+            tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
+            save_file(tensors, temporary, {"problem": problem} if problem else None)
+
+    def path_of(self, key: str) -> Path:
+        """Return the path of the tensors of a video."""
+        return self.folder / f"{key}.safetensors"
+
+
+class EmbeddingCache(EmbeddingFolder):
+    """
+    A folder of video embeddings, `video_embeds` of shape `(V, D)`: `FOLDER/SETTINGS/CONTENT.safetensors`.
 
     An embedding is found by the content of its video, and by everything else that decides it: the weights and the
-    configuration of the video tower, the pixels, how the video is read, and the version of this package. Names and
-    times of files do not matter.
+    configuration of the video tower, the pixels, how the video is read, and the version of this package.
 
     Args:
         folder (`str` or `Path`):
@@ -56,24 +99,11 @@ class EmbeddingCache:
         pixels = {name: value for name, value in describe_processor(processor).items() if name not in TEXT_SETTINGS}
         self.settings = {"ezclip": __version__, "model_config": config, **described, "processor": pixels, **options}
         self.root = Path(folder)
-        self.folder = self.root / digest(self.settings)
+        super().__init__(self.root / digest(self.settings))
 
-    def find(self, key: str) -> tuple[torch.Tensor, str | None] | None:
-        """Return the embeddings `(V, D)` of a video and the reason why it was read in part, or None."""
-        path = self._path(key)
-        try:
-            with safe_open(path, framework="pt") as file:
-                embeds, problem = file.get_tensor("video_embeds"), (file.metadata() or {}).get("problem")
-        except FileNotFoundError:
-            return None
-        except (SafetensorError, OSError) as error:
-            logger.warning(f"{path} is damaged ({error}). Its video is read again.")
-            return None
-        return embeds, problem
-
-    def keep(self, key: str, embeds: torch.Tensor, problem: str | None):
+    def keep(self, key: str, tensors: dict[str, torch.Tensor], problem: str | None = None):
         """
-        Write the embeddings `(V, D)` of a video.
+        Write the tensors of a video; see [`EmbeddingFolder.keep`].
 
         Raises:
             [`DataError`]: if the folder cannot be written.
@@ -81,13 +111,9 @@ class EmbeddingCache:
         try:
             if not (path := self.folder / "settings.json").exists():
                 write_json(path, self.settings)
-            with replacing(self._path(key)) as temporary:
-                save_file({"video_embeds": embeds.cpu()}, temporary, {"problem": problem} if problem else None)
+            super().keep(key, tensors, problem)
         except OSError as error:
             raise DataError(f"--cache_dir {self.root} cannot be written ({error.strerror}). Give another.") from error
-
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key}.safetensors"
 
 
 def digest_video(video: str | bytes | os.PathLike) -> str:

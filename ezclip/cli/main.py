@@ -21,11 +21,13 @@ COMMANDS = {
     "calibrate": ("ezclip.cli.calibrate", "make scores probabilities, on a few labelled videos or on texts"),
     "report": ("ezclip.cli.report", "write a page about one or several evaluations"),
     "timeline": ("ezclip.cli.timeline", "label the segments of a long video"),
+    "index": ("ezclip.cli.index", "index the moments of many videos, for `ezclip search`"),
+    "search": ("ezclip.cli.search", "find the moments of indexed videos that fit a text or a clip"),
     "attention": ("ezclip.cli.attention", "draw where a model looks"),
     "app": ("ezclip.cli.app", "serve a page to try a model on"),
 }
 GROUPS = {
-    "Try it": ("classify", "timeline", "app", "demo"),
+    "Try it": ("classify", "timeline", "index", "search", "app", "demo"),
     "Train, evaluate and predict": ("run", "compare", "leaderboard", "calibrate", "report"),
     "Prepare": ("check", "describe", "convert", "merge"),
     "Look inside and hand on": ("attention", "export", "push"),
@@ -44,7 +46,8 @@ OTHER_NAMES = {
     "gui": "app",
     "upload": "push",
     "segment": "timeline",
-    "search": "timeline",
+    "find": "search",
+    "retrieve": "search",
 }
 # Arguments that a subcommand puts before those of the user
 FIRST_ARGUMENTS = {"demo": ["--demo=true"]}

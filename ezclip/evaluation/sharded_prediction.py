@@ -4,7 +4,6 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import distributed
 from tqdm.auto import tqdm
 
 from ezclip.constants import UNKNOWN_LABEL
@@ -25,13 +23,10 @@ from ezclip.errors import DataError
 from ezclip.evaluation.identity import describe_model, describe_result
 from ezclip.evaluation.prediction_files import PredictionCounts, PredictionFolder, Progress
 from ezclip.evaluation.predictions import view_probabilities
+from ezclip.utils.processes import Processes
 from pipeline_ezclip import ClassBank, Scoring, best_labels
 from processing_ezclip import EZClipProcessor
 from video_ezclip import read_frames
-
-
-# Processes wait for each other once, at the end. One may have hours of work more than another.
-LONGEST_WAIT = timedelta(days=365)
 
 
 @torch.no_grad()
@@ -116,7 +111,7 @@ def predict_shards(
     accelerator = accelerator or Accelerator()
     shards = _SplitShards(source) if isinstance(source, VideoSplit) else source
     folder = PredictionFolder(output_dir, part_size, partial(describe_shard, source))
-    processes = _Processes(accelerator)
+    processes = Processes(accelerator)
     model = accelerator.unwrap_model(model).to(accelerator.device).eval()
 
     def begin() -> Progress:
@@ -269,35 +264,6 @@ def _deal(
         written = progress.parts.get(shard, ())
         missing = (part for part in numbers if part not in written)
         yield shard, islice(missing, place, None, size)
-
-
-class _Processes:
-    """Communication between the processes of a run, with a longer timeout than that of training."""
-
-    def __init__(self, accelerator: Accelerator):
-        self.is_main, self.group = accelerator.is_main_process, None
-        if accelerator.num_processes > 1:
-            self.group = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
-
-    def wait(self):
-        """Wait for all processes."""
-        if self.group is not None:
-            distributed.barrier(self.group)
-
-    def share(self, work: Callable[[], Any]) -> Any:
-        """Run `work` on the main process. Return its result, or raise its [`DataError`], on all processes."""
-        outcome = [None, None]
-        if self.is_main:
-            try:
-                outcome = [work(), None]
-            except DataError as error:
-                outcome = [None, error]
-        if self.group is not None:
-            distributed.broadcast_object_list(outcome, group=self.group)
-        result, error = outcome
-        if error is not None:
-            raise error
-        return result
 
 
 def _progress_bar(num_videos: int | None, num_done: int, accelerator: Accelerator) -> tqdm:

@@ -103,8 +103,8 @@ class Section:
         return self.title.lower().replace(" ", "-")
 
 
-def render(title: str, subtitle: str, notes: list[str], sections: list[Section]) -> str:
-    """Return the page as HTML. Warnings (`notes`) come first."""
+def render(title: str, subtitle: str, notes: list[str], sections: list[Section], footer: str = "") -> str:
+    """Return the page as HTML. Warnings (`notes`) come first. `footer` is a sentence at the end."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -120,6 +120,7 @@ def render(title: str, subtitle: str, notes: list[str], sections: list[Section])
         subtitle=subtitle,
         notes=notes,
         sections=sections,
+        footer=footer,
         style=(FOLDER / "page.css").read_text(encoding="utf-8"),
         script=script,
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

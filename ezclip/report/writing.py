@@ -107,6 +107,7 @@ def _write(output_dir: Path, runs: list[EvaluationRun], sections: list[Section])
         "; ".join(f"{prefix}{run.folder.resolve()}" for prefix, run in zip(prefixes, runs)),
         [f"{prefix}{note}" for prefix, run in zip(prefixes, runs) for note in run.notes],
         sections,
+        f"The pictures are also in {PICTURES_NAME}/.",
     )
     items = [item for section in sections for _, column in section.columns for item in column]
     folder, path = output_dir / PICTURES_NAME, output_dir / REPORT_NAME

@@ -124,7 +124,9 @@ def find_segments(
     >>> timeline.save("film.srt")
     ```
     """
-    _check_window_options(window, stride, batch_size, ensemble)
+    check_window_options(window, stride, batch_size)
+    if ensemble not in ENSEMBLES:
+        raise DataError(f"`ensemble` must be one of {ENSEMBLES}, got {ensemble!r}.")
     given = {"function_to_apply": function_to_apply, "calibration": calibration, "min_score": min_score}
     *_, answering = classifier.merge_defaults(**given)
     calibration = answering.get("calibration")
@@ -205,14 +207,13 @@ class _WindowScores:
         return Timeline(video, labels, starts, ends, scores, *settings, problem)
 
 
-def _check_window_options(window: float, stride: float, batch_size: int, ensemble: str):
+def check_window_options(window: float, stride: float, batch_size: int):
+    """Raise [`DataError`] if an option of the windows is out of range."""
     for name, value in (("window", window), ("stride", stride)):
         if not MIN_SECONDS <= value < math.inf:
             raise DataError(f"`{name}` must be a number of seconds, {MIN_SECONDS} or more, got {value}.")
     if isinstance(batch_size, bool) or int(batch_size) != batch_size or batch_size < 1:
         raise DataError(f"`batch_size` must be a whole number of at least 1, got {batch_size}.")
-    if ensemble not in ENSEMBLES:
-        raise DataError(f"`ensemble` must be one of {ENSEMBLES}, got {ensemble!r}.")
 
 
 def _progress_bar(disable: bool) -> tqdm:
