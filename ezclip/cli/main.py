@@ -20,11 +20,12 @@ COMMANDS = {
     "calibrate": ("ezclip.cli.calibrate", "make scores probabilities, on a few labelled videos or on texts"),
     "report": ("ezclip.cli.report", "write a page about one or several evaluations"),
     "timeline": ("ezclip.cli.timeline", "label the segments of a long video"),
+    "live": ("ezclip.cli.live", "say what a camera shows while it runs"),
     "attention": ("ezclip.cli.attention", "draw where a model looks"),
     "app": ("ezclip.cli.app", "serve a page to try a model on"),
 }
 GROUPS = {
-    "Try it": ("classify", "timeline", "app", "demo"),
+    "Try it": ("classify", "timeline", "live", "app", "demo"),
     "Train, evaluate and predict": ("run", "compare", "leaderboard", "calibrate", "report"),
     "Prepare": ("check", "describe", "convert"),
     "Look inside and hand on": ("attention", "export", "push"),

@@ -124,7 +124,7 @@ def find_segments(
     >>> timeline.save("film.srt")
     ```
     """
-    _check_window_options(window, stride, batch_size, ensemble)
+    check_window_options(window, stride, batch_size, ensemble)
     given = {"function_to_apply": function_to_apply, "calibration": calibration, "min_score": min_score}
     *_, answering = classifier.merge_defaults(**given)
     calibration = answering.get("calibration")
@@ -205,7 +205,8 @@ class _WindowScores:
         return Timeline(video, labels, starts, ends, scores, *settings, problem)
 
 
-def _check_window_options(window: float, stride: float, batch_size: int, ensemble: str):
+def check_window_options(window: float, stride: float, batch_size: int, ensemble: str):
+    """Raise [`DataError`] if an option of windows, or of their scores, is out of range."""
     for name, value in (("window", window), ("stride", stride)):
         if not MIN_SECONDS <= value < math.inf:
             raise DataError(f"`{name}` must be a number of seconds, {MIN_SECONDS} or more, got {value}.")
