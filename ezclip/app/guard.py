@@ -22,6 +22,7 @@ UPLOAD = f"{API}/upload"
 PAGES = {"", "/config", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json", "/login_check"}
 PAGES |= {f"{API}/{name}" for name in ("upload", "upload_progress", "queue/join", "queue/data", "cancel", "reset")}
 PAGES |= {f"{API}/{name}" for name in ("info", "app_id", "startup-events", "theme.css", "login_check")}
+FRAMES = re.compile(rf"{API}/stream/\w+(/close)?")  # of a camera
 FOLDERS = ("/assets/", "/static/", "/svelte/", f"{API}/heartbeat/", f"{API}/call/")
 MAX_REQUEST_BYTES = 2**18  # except uploads
 MAX_NAME_CHARACTERS = 100  # of a session
@@ -128,7 +129,7 @@ class Guard:
     def _is_served(self, path: str) -> bool:
         if path.startswith(FILES):
             return is_inside(path.removeprefix(FILES), self.folder)
-        return path.rstrip("/") in PAGES or path.startswith(FOLDERS)
+        return path.rstrip("/") in PAGES or path.startswith(FOLDERS) or FRAMES.fullmatch(path) is not None
 
     def _find_problem(self, body: bytes) -> str | None:
         """Return what is wrong with a request: it names a file that is no upload, say."""

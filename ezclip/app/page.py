@@ -1,13 +1,16 @@
 """Build and serve a Gradio page that classifies a video and shows scores, a timeline and attention maps."""
 
+import base64
 import functools
 import html
+import io
 import json
 import os
 import re
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -31,7 +34,7 @@ from ezclip.utils.messages import get_logger
 from ezclip.utils.tables import escape_markdown
 from pipeline_ezclip import ZeroShotVideoClassificationPipeline
 from processing_ezclip import TEMPLATES
-from video_ezclip import ReadLimits, printable
+from video_ezclip import ReadLimits, open_picture, printable
 
 
 logger = get_logger(__name__)
@@ -43,6 +46,9 @@ MAX_BARS = 10
 MAX_SCOPE = 400  # characters
 MAX_MAPS = 3  # labels whose maps are drawn
 MAX_WAITING = 32
+MODEL = "model"  # what classifies one visitor's videos at a time
+CAMERA_SIZE, CAMERA_INTERVAL = {"width": 640, "height": 480}, 0.25  # pixels, and seconds between two frames
+MAX_CAMERA_FRAMES = 128
 TICK = 0.25  # seconds between two looks for a visitor who has left
 MAX_FRAME_PIXELS = 4096 * 2304
 DRAWN_PIXELS = 1920 * 1088  # of a frame in pictures
@@ -125,8 +131,35 @@ def make_page(
             api_name="classify",
             preprocess=False,  # which may convert a video by the command line of FFmpeg
             concurrency_limit=1,
+            concurrency_id=MODEL,
             show_progress_on=[scores],
         )
+        with gr.Accordion("Live, from the webcam", open=False, elem_id="live"):
+            gr.Markdown(
+                f"The labels and options above, for the last {inputs[4].label.lower()}: at most "
+                f"{settings.max_answer_seconds:g} seconds at a time. No frame is stored."
+            )
+            with gr.Row():
+                camera = gr.Image(
+                    label="Camera",
+                    sources=["webcam"],
+                    streaming=True,
+                    webcam_options=gr.WebcamOptions(mirror=False, constraints={"video": CAMERA_SIZE}),
+                    elem_id="camera",
+                )
+                live_scores = gr.Label(label="What it shows now", num_top_classes=MAX_BARS, elem_id="live_scores")
+            camera.stream(
+                handler.watch,
+                [camera, *inputs[1:5]],
+                live_scores,
+                preprocess=False,
+                time_limit=settings.max_answer_seconds,
+                stream_every=CAMERA_INTERVAL,
+                concurrency_limit=1,
+                concurrency_id=MODEL,
+                show_progress="hidden",
+                api_name=False,
+            )
         # The earlier results belong to another video.
         inputs[0].change(None, None, outputs, js=f"() => {json.dumps(EMPTY_OUTPUTS)}")
     return page
@@ -222,6 +255,7 @@ class _RequestHandler:
     def __init__(self, classifier: ZeroShotVideoClassificationPipeline, settings: AppSettings, upload_folder: str):
         self.classifier, self.settings, self.upload_folder = classifier, settings, upload_folder
         self.processor: Any = classifier.processor
+        self._camera: tuple[str | None, deque[tuple[float, np.ndarray]]] | None = None  # the last visitor's
         self.reader = IsolatedReader(
             settings.max_answer_seconds, READER_BYTES, backend="pyav", limits=settings.read_limits
         )
@@ -251,28 +285,18 @@ class _RequestHandler:
     def _steps(
         self, video: str, labels: str, background: str, templates: str, window: float, stride: float, partial: bool
     ) -> Iterator[list]:
-        names, others = read_labels(labels), read_labels(background)
-        if not names:
-            raise DataError("There are no labels: type some, between commas or on lines of their own.")
-        if others and NONE_OF_THESE in names:
-            raise DataError(f"{NONE_OF_THESE!r} is the name for videos that fit no label. Remove it from the labels.")
+        names, options = self._read_classes(labels, background, templates)
         if not (stride >= SHORTEST_STRIDE and 0 < window <= LONGEST_WINDOW):
             raise DataError(
                 f"The window must be above 0 and at most {LONGEST_WINDOW:g} seconds, the stride at least "
                 f"{SHORTEST_STRIDE}, got {window:g} and {stride:g}."
             )
-        sentences = read_sentences(templates) or list(self.settings.templates) or None
-        num_texts = (len(names) + len(others)) * len(sentences or TEMPLATES)
-        if num_texts > MAX_TEXTS:
-            raise DataError(f"Labels times sentences must be at most {MAX_TEXTS}, got {num_texts}. Leave some out.")
-        options = {"hypothesis_template": sentences, "background_labels": others or None}
-        options = {name: value for name, value in options.items() if value is not None}
         deadline = time.monotonic() + self.settings.max_answer_seconds
         sampler = self.processor.get_sampler()
         clip = yield from self._until_done(lambda: self.reader(video, sampler, self._shrink, allow_partial=partial))
         check_length(clip[1].duration or 0.0, stride, self.settings.max_seconds)
         found = self.classifier(clip[0], candidate_labels=names, **options)
-        scores = {NONE_OF_THESE if one["label"] is None else one["label"]: one["score"] for one in found}
+        scores = _as_scores(found)
         yield [scores, *EMPTY_OUTPUTS[1:]]
         search = functools.partial(
             find_segments,
@@ -302,11 +326,50 @@ class _RequestHandler:
             self.classifier.model,
             self.processor,
             best,
-            templates=sentences,
+            templates=options.get("hypothesis_template"),
             read=lambda *_: clip,
         )
         words = describe_attention(attention)
         yield [scores, table, picture, gr.Image(value=draw_attention(attention), alt_text=words), words]
+
+    def _read_classes(self, labels: str, background: str, templates: str) -> tuple[list[str], dict]:
+        """Return the labels, and the other options of the pipeline that choose the classes."""
+        names, others = read_labels(labels), read_labels(background)
+        if not names:
+            raise DataError("There are no labels: type some, between commas or on lines of their own.")
+        if others and NONE_OF_THESE in names:
+            raise DataError(f"{NONE_OF_THESE!r} is the name for videos that fit no label. Remove it from the labels.")
+        sentences = read_sentences(templates) or list(self.settings.templates) or None
+        num_texts = (len(names) + len(others)) * len(sentences or TEMPLATES)
+        if num_texts > MAX_TEXTS:
+            raise DataError(f"Labels times sentences must be at most {MAX_TEXTS}, got {num_texts}. Leave some out.")
+        options = {"hypothesis_template": sentences, "background_labels": others or None}
+        return names, {name: value for name, value in options.items() if value is not None}
+
+    def watch(self, image, labels, background, templates, window, request: gr.Request):
+        """
+        Return the scores of the last seconds of a camera, of which a visitor's page sends frame by frame.
+
+        Only the frames of one visitor are held, and only in memory. The arguments may be of any type.
+        """
+        now, visitor = time.monotonic(), request.session_hash
+        try:
+            if not all(isinstance(text, str | None) for text in (labels, background, templates)):
+                raise DataError("Labels and sentences must be texts.")
+            if not (type(window) in (int, float) and 0 < window <= LONGEST_WINDOW):
+                raise DataError(f"The window must be above 0 and at most {LONGEST_WINDOW:g} seconds.")
+            frame = self.processor.resize_frame(read_camera_frame(image, self.settings.read_limits))
+            if self._camera is None or self._camera[0] != visitor or self._camera[1][-1][1].shape != frame.shape:
+                self._camera = visitor, deque(maxlen=MAX_CAMERA_FRAMES)
+            held = self._camera[1]
+            held.append((now, frame))
+            while held[0][0] < now - window:
+                held.popleft()
+            names, options = self._read_classes(labels or "", background or "", templates or "")
+            clip = np.stack([frame for _, frame in held])
+            return _as_scores(self.classifier(clip, candidate_labels=names, **options))
+        except ValueError as error:
+            raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
 
     def _shrink(self, frame: np.ndarray) -> np.ndarray:
         """Return a frame for the model and for the pictures. The processor would resize a large one later."""
@@ -329,6 +392,28 @@ class _RequestHandler:
                     self.reader.close()  # ends a decoding that takes long; the reader tries once more
                     wait([task], timeout=TICK)
         return task.result()
+
+
+def read_camera_frame(image, limits: ReadLimits) -> np.ndarray:
+    """
+    Return a frame of a camera, `(H, W, 3)` uint8. `image` should be `{"url": "data:image/…;base64,…"}`.
+
+    Raises:
+        [`DataError`]: if it is none, as when the camera was just stopped. [`VideoReadError`]: if it is too large.
+    """
+    url = image.get("url") if isinstance(image, dict) else None
+    head, _, content = url.partition(";base64,") if isinstance(url, str) else ("", "", "")
+    try:
+        if not head.startswith("data:image/"):
+            raise ValueError(f"it must be a data URL, got {head[:40]!r}")
+        with open_picture(io.BytesIO(base64.b64decode(content, validate=True)), "The frame", limits) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except (ValueError, OSError) as error:
+        raise DataError(f"The frame of the camera cannot be read ({error!s:.200}).") from error
+
+
+def _as_scores(found: list[dict]) -> dict[str, float]:
+    return {NONE_OF_THESE if one["label"] is None else one["label"]: one["score"] for one in found}
 
 
 def check_length(seconds: float, stride: float, max_seconds: float):

@@ -48,18 +48,7 @@ def make_parser() -> Parser:
     """Return the parser of `ezclip classify`."""
     parser = Parser(prog="ezclip classify", description=__doc__)
     parser.add_argument("videos", nargs="*", metavar="VIDEO", help="file, folder, pattern or URL; - reads a list")
-    classes = parser.add_argument_group("labels")
-    classes.add_argument(
-        "--labels", "--candidate_labels", nargs="+", help="any labels; a single argument is split at its commas"
-    )
-    classes.add_argument("--labels_file", help="file with a label a line, or a published label list (`id,name`)")
-    classes.add_argument(
-        "--background_labels", nargs="+", help='labels for what else a video may show; they answer "none of these"'
-    )
-    classes.add_argument("--class_bank", help="folder or repository of a saved class bank, instead of labels")
-    classes.add_argument("--descriptions", nargs="+", help="CSV or JSON files with texts for each label")
-    add_steps(classes)
-    classes.add_argument("--templates", nargs="+", help="sentences with {} (default: the 16 published ones)")
+    add_classes(parser)
     model = parser.add_argument_group("model")
     model.add_argument("--model", "--model_name_or_path", default=DEFAULT_MODEL, help="folder, or name on the Hub")
     add_device(model)
@@ -76,6 +65,24 @@ def make_parser() -> Parser:
     reading.add_argument("--allow_partial", action="store_true", help="use the readable part of damaged videos")
     add_limits(parser)
     return parser
+
+
+def add_classes(parser: Parser):
+    """Add the options of [`class_options`]."""
+    classes = parser.add_argument_group("labels")
+    classes.add_argument(
+        "--labels", "--candidate_labels", nargs="+", help="any labels; a single argument is split at its commas"
+    )
+    classes.add_argument("--labels_file", help="file with a label a line, or a published label list (`id,name`)")
+    classes.add_argument(
+        "--background_labels", nargs="+", help='labels for what else a video may show; they answer "none of these"'
+    )
+    classes.add_argument("--class_bank", help="folder or repository of a saved class bank, instead of labels")
+    classes.add_argument(
+        "--descriptions", "--class_descriptions", nargs="+", help="CSV or JSON files with texts for each label"
+    )
+    add_steps(classes)
+    classes.add_argument("--templates", nargs="+", help="sentences with {} (default: the 16 published ones)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -23,11 +23,12 @@ COMMANDS = {
     "timeline": ("ezclip.cli.timeline", "label the segments of a long video"),
     "index": ("ezclip.cli.index", "index the moments of many videos, for `ezclip search`"),
     "search": ("ezclip.cli.search", "find the moments of indexed videos that fit a text or a clip"),
+    "live": ("ezclip.cli.live", "say what a camera shows while it runs"),
     "attention": ("ezclip.cli.attention", "draw where a model looks"),
     "app": ("ezclip.cli.app", "serve a page to try a model on"),
 }
 GROUPS = {
-    "Try it": ("classify", "timeline", "index", "search", "app", "demo"),
+    "Try it": ("classify", "timeline", "live", "index", "search", "app", "demo"),
     "Train, evaluate and predict": ("run", "compare", "leaderboard", "calibrate", "report"),
     "Prepare": ("check", "describe", "convert", "merge"),
     "Look inside and hand on": ("attention", "export", "push"),

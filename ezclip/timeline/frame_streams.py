@@ -5,6 +5,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import av
 import numpy as np
@@ -101,18 +102,27 @@ class FrameStream:
     """
 
     def __init__(self, video, allow_partial: bool = False, limits: ReadLimits = DEFAULT_LIMITS):
-        self.name, self.allow_partial = describe_video(video), allow_partial
+        self.name, self.allow_partial, self.limits = describe_video(video), allow_partial, limits
         self.start, self.problem = 0.0, None
         with contextlib.ExitStack() as stack:
-            source = _open(video, self.name, stack, limits)
-            self._file = stack.enter_context(_StreamedFile(source, self.name, not allow_partial, limits))
+            self._file = stack.enter_context(self.open_file(video, stack))
             self._report(self._file.damage())
             self._closing = stack.pop_all()
-        self._clock = _Clock(self._file)
+        self.clock: Any = self.make_clock()
         length = self._file.container.duration
         self.duration = length / av.time_base if length and length > 0 else None
 
-    def __enter__(self) -> "FrameStream":
+    def open_file(self, video, stack: contextlib.ExitStack) -> "StreamedFile":
+        """Open the video. `stack` closes a connection."""
+        return StreamedFile(
+            _open(video, self.name, stack, self.limits), self.name, not self.allow_partial, self.limits
+        )
+
+    def make_clock(self):
+        """Return what converts the `pts` of frames to seconds."""
+        return _Clock(self._file)
+
+    def __enter__(self):
         return self
 
     def __exit__(self, *_):
@@ -121,15 +131,15 @@ class FrameStream:
     @property
     def end(self) -> float:
         """Return the time at which the last frame ends, in seconds."""
-        return self._clock.end()
+        return self.clock.end()
 
     def __iter__(self) -> Iterator[StreamedFrame]:
         to_image, number = ToImage(self._file), -1
         for number, picture in enumerate(self._pictures()):
-            last = self._clock.last
-            seconds = self._clock(picture.pts)
+            last = self.clock.last
+            seconds = self.clock(picture.pts)
             if last is not None and seconds - last > LARGEST_GAP:
-                self._clock.last = last
+                self.clock.last = last
                 reason = f"has no frame from {last:.1f} s to {seconds:.1f} s. These times are probably wrong."
                 self._report(reason, "Re-encode it, or use the part before (`allow_partial`).")
                 return
@@ -195,11 +205,12 @@ def _open(video, name: str, stack: contextlib.ExitStack, limits: ReadLimits):
     return open_source(video, name, limits)
 
 
-class _StreamedFile(VideoFile):
+class StreamedFile(VideoFile):
     """A file whose packets are counted and checked as they pass, and not kept. It may be a pipe."""
 
     @property
     def is_seekable(self) -> bool:
+        """Return whether the source can be read again from its beginning."""
         return isinstance(self.source, str) or hasattr(self.source, "seek")
 
     def _open(self):

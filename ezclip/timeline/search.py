@@ -124,9 +124,7 @@ def find_segments(
     >>> timeline.save("film.srt")
     ```
     """
-    check_window_options(window, stride, batch_size)
-    if ensemble not in ENSEMBLES:
-        raise DataError(f"`ensemble` must be one of {ENSEMBLES}, got {ensemble!r}.")
+    check_window_options(window, stride, batch_size, ensemble)
     given = {"function_to_apply": function_to_apply, "calibration": calibration, "min_score": min_score}
     *_, answering = classifier.merge_defaults(**given)
     calibration = answering.get("calibration")
@@ -207,8 +205,8 @@ class _WindowScores:
         return Timeline(video, labels, starts, ends, scores, *settings, problem)
 
 
-def check_window_options(window: float, stride: float, batch_size: int):
-    """Raise [`DataError`] if an option of the windows is out of range."""
+def check_window_options(window: float, stride: float, batch_size: int, ensemble: str = "probability"):
+    """Raise [`DataError`] if an option of windows, or of their scores, is out of range."""
     for name, value in (("window", window), ("stride", stride)):
         if not MIN_SECONDS <= value < math.inf:
             raise DataError(f"`{name}` must be a number of seconds, {MIN_SECONDS} or more, got {value}.")

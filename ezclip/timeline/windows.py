@@ -27,6 +27,8 @@ class Window:
             Seconds; both within the video.
         frames (`list[StreamedFrame]`):
             The sampled frames. Windows share them.
+        span (`tuple[int, int]`):
+            Indices of the first and the last frame on display within the window.
         crop (`Callable[[np.ndarray], np.ndarray]`):
             See [`slide_windows`].
     """
@@ -34,6 +36,7 @@ class Window:
     start: float
     end: float
     frames: list[StreamedFrame]
+    span: tuple[int, int]
     crop: Crop
 
     @property
@@ -110,7 +113,8 @@ def slide_windows(
 
     def make_window(start: float, end: float) -> Window:
         frames = [held[index] for index in sample(len(held))]
-        return Window(max(start, stream.start), min(end, stream.end), frames, crop)
+        span = held[0].number, held[-1].number
+        return Window(max(start, stream.start), min(end, stream.end), frames, span, crop)
 
     for frame in stream:
         if not held:

@@ -29,14 +29,8 @@ TEST_FOLDERS = {
     "predictions": r"shard-\d{5,}-part-\d{5,}\.parquet|settings\.json",
     "report_pictures": r"(calibration|class_|confusion_|embedding_map|predicted_classes|scores).*\.png",
 }
-TRAINING_FILES = (
-    TRAIN_RESULTS_NAME,
-    TRAINER_STATE_NAME,
-    FIT_RESULTS_NAME,
-    CLASS_BANK_NAME,
-    "loss.png",
-    *(f"train_{name}" for name in READ_REPORTS),
-)
+TRAINING_FILES = (TRAIN_RESULTS_NAME, TRAINER_STATE_NAME, FIT_RESULTS_NAME, CLASS_BANK_NAME, "loss.png")
+TRAINING_FILES += tuple(f"train_{name}" for name in READ_REPORTS)
 TRAINING_FOLDERS = {"best_model": r"model\.safetensors", "last_model": r"model\.safetensors"}
 
 

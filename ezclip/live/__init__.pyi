@@ -1,0 +1,1 @@
+from .watching import LiveAnswer as LiveAnswer, watch as watch
