@@ -99,7 +99,11 @@ class WindowsFile:
 
     def scores(self, query: torch.Tensor) -> np.ndarray:
         """Return the cosine `(N,)`, float32, of each window with a normalised query `(D,)`."""
-        return torch.cat([rows @ query for rows in self.vectors()]).numpy()
+        scores, at = torch.empty(len(self)), 0
+        for rows in self.vectors():
+            torch.mv(rows, query, out=scores[at : at + len(rows)])
+            at += len(rows)
+        return scores.numpy()
 
     def row(self, number: int) -> dict[str, Any]:
         """Return `video`, `start` and `end` of a window."""
