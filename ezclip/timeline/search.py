@@ -212,6 +212,8 @@ def check_window_options(window: float, stride: float, batch_size: int, ensemble
             raise DataError(f"`{name}` must be a number of seconds, {MIN_SECONDS} or more, got {value}.")
     if isinstance(batch_size, bool) or int(batch_size) != batch_size or batch_size < 1:
         raise DataError(f"`batch_size` must be a whole number of at least 1, got {batch_size}.")
+    if ensemble not in ENSEMBLES:
+        raise DataError(f"`ensemble` must be one of {ENSEMBLES}, got {ensemble!r}.")
 
 
 def _progress_bar(disable: bool) -> tqdm:

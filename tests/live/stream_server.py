@@ -1,4 +1,4 @@
-"""Serve a looped video file over HTTP or RTSP at its own rate, as a camera does, and cut the connections when asked."""
+"""Serve a looped video file over HTTP or RTSP at its own rate, as a camera does, and cut connections when asked."""
 
 import contextlib
 import http.server
