@@ -95,6 +95,9 @@ RUNS = {
     "docs/scale.md": Run(
         ("benchmark/decode.md", "benchmark/model.md", "benchmark/text.md", "plan.json"), is_slow=True
     ),
+    "docs/search.md": Run(
+        ("hits.csv", "hits.html", "index/windows.arrow"), needs=("scipy", "sklearn", "matplotlib"), is_slow=True
+    ),
     "docs/speed.md": Run(("benchmark/model.json", "benchmark/end-to-end.md"), is_slow=True),
     "docs/systems.md": Run(
         ("clip/eval_results.json", "actionclip/model.safetensors", "tear/eval_results.json"), is_slow=True

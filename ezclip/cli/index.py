@@ -19,8 +19,9 @@ from accelerate import PartialState
 from ezclip.cli.classify import DEFAULT_MODEL
 from ezclip.cli.limits import add_limits, read_limits
 from ezclip.cli.parser import Parser, add_device, add_dtype
+from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import DataError, ModelError
-from ezclip.search.building import IndexCounts, build_index, read_settings
+from ezclip.search.building import LONGEST_READ, IndexCounts, build_index, read_settings
 from ezclip.systems.loading import load_classifier
 from ezclip.utils.memory import return_freed_memory
 from ezclip.utils.messages import is_first_process, say
@@ -61,7 +62,10 @@ def make_parser() -> Parser:
     windows.add_argument("--batch_size", type=int, default=8, help="windows of a video to embed at a time")
     reading = parser.add_argument_group("reading")
     reading.add_argument(
-        "--video_timeout", type=float, default=3600.0, help="seconds of decoding after which a video is unreadable"
+        "--video_timeout",
+        type=float,
+        default=LONGEST_READ,
+        help="seconds after which a video is unreadable",
     )
     reading.add_argument("--allow_partial", action="store_true", help="index the readable part of damaged videos")
     add_limits(parser)
@@ -93,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         allow_partial=args.allow_partial,
         limits=read_limits(args),
-        video_timeout=args.video_timeout,
+        reader=IsolatedReader(args.video_timeout),
         overwrite=args.overwrite_output_dir,
         state=state,
         on_plan=lambda counts: say(describe_plan(counts, args.folder), flush=True),

@@ -34,6 +34,7 @@ SETTINGS_NAME = "index.json"
 EMBEDDINGS_NAME = "embeddings"
 LOCK_NAME = ".lock"
 FORMAT = 1  # of the files
+LONGEST_READ = 3600.0  # seconds of decoding for one video
 ANEW = "Give --overwrite_output_dir to start anew, or another --output_dir."
 
 
@@ -74,7 +75,7 @@ def build_index(
     batch_size: int = 8,
     allow_partial: bool = False,
     limits: ReadLimits = DEFAULT_LIMITS,
-    video_timeout: float = 3600.0,
+    reader: IsolatedReader | None = None,
     overwrite: bool = False,
     state: PartialState | None = None,
     on_plan: Callable[[IndexCounts], None] = lambda counts: None,
@@ -106,8 +107,8 @@ def build_index(
             Whether to index the readable part of a damaged video.
         limits ([`ReadLimits`], *optional*):
             What reading may take, and where it may reach.
-        video_timeout (`float`, *optional*, defaults to 3600):
-            Seconds of decoding after which a video counts as unreadable.
+        reader ([`IsolatedReader`], *optional*):
+            Reads the videos in its child process, each within its time limit. The default allows an hour.
         overwrite (`bool`, *optional*, defaults to `False`):
             Whether to remove the earlier index.
         state (`PartialState`, *optional*):
@@ -150,7 +151,7 @@ def build_index(
                 bad[path] = f"{error.reason} {error.remedy}"
         contents = _join(processes.gather(found))
         todo, counts = processes.share(lambda: writer.plan(paths, contents, on_plan))
-        read = stack.enter_context(IsolatedReader(video_timeout))
+        read = reader or stack.enter_context(IsolatedReader(LONGEST_READ))
         for path in show(processes.part_of(todo), "Indexing"):
             try:
                 writer.add(path, contents[path], embed(read, folder / path))

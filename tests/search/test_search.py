@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from html.parser import HTMLParser
 
 import numpy as np
@@ -19,6 +20,7 @@ from filelock import FileLock
 from ezclip import ZeroShotVideoClassificationPipeline
 from ezclip.cli.index import main as index_main
 from ezclip.cli.search import main as search_main
+from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import DataError, ModelError
 from ezclip.search import Hit, VideoIndex, build_index
 from ezclip.search.hits import merge_overlaps
@@ -49,10 +51,11 @@ def classifier(tiny_folder):
     return ZeroShotVideoClassificationPipeline(model=load_model(tiny_folder), processor=load_processor(tiny_folder))
 
 
-def build(classifier, videos, output_dir, **options):
-    return build_index(
-        classifier, videos, output_dir, **{"window": 1.0, "stride": 0.5, "disable_tqdm": True, **options}
-    )
+@pytest.fixture(scope="module")
+def build():
+    """`build_index`, whose child process starts once for all tests."""
+    with IsolatedReader(60) as reader:
+        yield partial(build_index, window=1.0, stride=0.5, reader=reader, disable_tqdm=True)
 
 
 def files_of(output_dir) -> dict[str, bytes]:
@@ -64,7 +67,7 @@ def written(output_dir) -> dict[str, int]:
     return {path.name: path.stat().st_ino for path in (output_dir / "embeddings").iterdir()}
 
 
-def test_windows_and_vectors(classifier, videos, tmp_path):
+def test_windows_and_vectors(build, classifier, videos, tmp_path):
     counts = build(classifier, videos, tmp_path / "index")
     assert (counts.num_videos, counts.num_new, counts.num_dropped, counts.bad_videos) == (6, 5, 0, {})
     table = pyarrow.ipc.open_file(tmp_path / "index" / "windows.arrow").read_all().to_pylist()
@@ -82,7 +85,7 @@ def test_windows_and_vectors(classifier, videos, tmp_path):
         assert row["embeds"] == pytest.approx(expected.tolist(), abs=1e-3)
 
 
-def test_only_new_contents_are_read(classifier, videos, tmp_path):
+def test_only_new_contents_are_read(build, classifier, videos, tmp_path):
     index = tmp_path / "index"
     build(classifier, videos, index)
     before = written(index)
@@ -153,7 +156,7 @@ def test_bad_videos_are_named_and_tried_again(tiny_folder, videos, tmp_path, cap
     assert read_json(tmp_path / "index" / "index.json")["made_with"]["window"] == 1
 
 
-def test_frame_folders_have_no_times(classifier, tmp_path):
+def test_frame_folders_have_no_times(build, classifier, tmp_path):
     from PIL import Image
 
     for number, frame in enumerate(random_clip(0)):
@@ -164,7 +167,7 @@ def test_frame_folders_have_no_times(classifier, tmp_path):
         build(classifier, tmp_path / "videos", tmp_path / "index")
 
 
-def test_refusals_of_building(classifier, videos, tmp_path, tiny_folder):
+def test_refusals_of_building(build, classifier, videos, tmp_path, tiny_folder):
     index = tmp_path / "index"
     build(classifier, videos, index)
     with pytest.raises(DataError, match=r"window: 1.0 → 2.0.*--overwrite_output_dir"):
@@ -179,14 +182,14 @@ def test_refusals_of_building(classifier, videos, tmp_path, tiny_folder):
     assert build(classifier, videos, index, overwrite=True).num_new == 5
 
 
-def test_own_scores_are_refused(classifier, videos, tmp_path):
+def test_own_scores_are_refused(build, classifier, videos, tmp_path):
     classifier.model.score = lambda videos, texts: videos @ texts.T
     with pytest.raises(ModelError, match="EZClipModel"):
         build(classifier, videos, tmp_path / "index")
 
 
 @pytest.mark.parametrize("templates", ["{}", ["a photo of {}", "{} moving"]])
-def test_hits_of_a_text(classifier, videos, tmp_path, templates):
+def test_hits_of_a_text(build, classifier, videos, tmp_path, templates):
     build(classifier, videos, tmp_path / "index")
     index = VideoIndex.open(tmp_path / "index", device="cpu")
     hits = index.search("red circle", 100, templates=templates)
@@ -220,7 +223,7 @@ def test_overlaps_are_one_hit():
     assert merge_overlaps(windows, 10, per_video=1) == [windows[0], windows[2]]
 
 
-def test_every_clip_finds_itself(classifier, videos, tmp_path):
+def test_every_clip_finds_itself(build, classifier, videos, tmp_path):
     (videos / "b" / "copy of 4.mp4").unlink()
     build(classifier, videos, tmp_path / "index", window=5.0)
     index = VideoIndex.open(tmp_path / "index", classifier=classifier)
@@ -271,14 +274,14 @@ def test_command(tiny_folder, videos, tmp_path, capsys):
         (["red", "--output_file", "hits.txt"], ".csv"),
     ],
 )
-def test_refusals_of_options(classifier, videos, tmp_path, capsys, argv, match):
+def test_refusals_of_options(build, classifier, videos, tmp_path, capsys, argv, match):
     build(classifier, videos, tmp_path / "index")
     with pytest.raises(SystemExit) as caught:
         search_main([str(tmp_path / "index"), *argv])
     assert caught.value.code == 2 and match in capsys.readouterr().err
 
 
-def test_another_model_is_refused(classifier, tiny_folder, videos, tmp_path):
+def test_another_model_is_refused(build, classifier, tiny_folder, videos, tmp_path):
     model, index = tmp_path / "model", tmp_path / "index"
     shutil.copytree(tiny_folder, model)
     own = ZeroShotVideoClassificationPipeline(model=load_encoder(model), processor=load_processor(model))
@@ -292,7 +295,7 @@ def test_another_model_is_refused(classifier, tiny_folder, videos, tmp_path):
     assert VideoIndex.open(index, model_name_or_path=str(tiny_folder), device="cpu").search("red")
 
 
-def test_faiss_finds_the_same(classifier, videos, tmp_path):
+def test_faiss_finds_the_same(build, classifier, videos, tmp_path):
     pytest.importorskip("faiss")
     build(classifier, videos, tmp_path / "index")
     index = VideoIndex.open(tmp_path / "index", classifier=classifier)
