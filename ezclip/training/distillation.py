@@ -35,17 +35,18 @@ class ResidualProjectors(nn.Module):
     def __init__(self, dim: int, seed: int):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.frames, self.texts = (
-            nn.Sequential(nn.Linear(dim, dim, bias=False), nn.GELU(), nn.Linear(dim, dim, bias=False))
-            for _ in range(2)
-        )
-        for first, _, last in (self.frames, self.texts):
-            nn.init.kaiming_normal_(first.weight, generator=generator)
-            nn.init.zeros_(last.weight)
+        self.frames, self.texts = (_make_projector(dim, generator) for _ in range(2))
 
     def forward(self, frames: torch.Tensor, texts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Project the normalised embeddings of frames `(B, T, D)` and texts `(B, D)`."""
         return frames + RESIDUAL_FACTOR * self.frames(frames), texts + RESIDUAL_FACTOR * self.texts(texts)
+
+
+def _make_projector(dim: int, generator: torch.Generator) -> nn.Sequential:
+    first, last = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
+    nn.init.kaiming_normal_(first.weight, generator=generator)
+    nn.init.zeros_(last.weight)
+    return nn.Sequential(first, nn.GELU(), last)
 
 
 class Distillation:
@@ -95,8 +96,9 @@ class Distillation:
         names = ("frame_embeds", "text_embeds")
         projected = self.projectors(*(nn.functional.normalize(embeddings[name].float(), dim=-1) for name in names))
         targets = (embeddings[f"teacher_{name}"] for name in names)
-        distance = sum(
-            1 - nn.functional.cosine_similarity(ours.float(), target.float(), dim=-1).mean()
+        cosines = [
+            nn.functional.cosine_similarity(ours.float(), target.float(), dim=-1).mean()
             for ours, target in zip(projected, targets)
-        )
+        ]
+        distance = len(cosines) - torch.stack(cosines).sum()
         return {**losses, "loss": losses["loss"] + self.weight * distance, "loss_distillation": distance}

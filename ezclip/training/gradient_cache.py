@@ -106,7 +106,7 @@ def _losses_of_all(
     model: EZClipModel,
     embeddings: dict,
     logit_scale: torch.Tensor,
-    labels: torch.Tensor,
+    labels: torch.LongTensor,
     accelerator: Accelerator,
     distillation: Distillation | None,
 ) -> dict[str, torch.Tensor]:
@@ -122,7 +122,7 @@ def _losses_of_all(
 def _backward_in_chunks(
     model: EZClipModel,
     inputs: dict,
-    labels: torch.Tensor,
+    labels: torch.LongTensor,
     accelerator: Accelerator,
     size: int,
     distillation: Distillation | None,

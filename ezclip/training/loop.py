@@ -220,8 +220,10 @@ def train(
                     losses = backward(prepared, batch, accelerator, recipe.micro_batch_size, distillation)
                     if interpolation is not None:
                         with interpolation.applied(state.global_step) as factor:
-                            second = backward(prepared, batch, accelerator, recipe.micro_batch_size, factor=factor)
-                        losses = interpolation.add_loss(losses, second["loss"])
+                            other = backward(
+                                prepared, dict(batch), accelerator, recipe.micro_batch_size, factor=factor
+                            )
+                        losses = interpolation.add_loss(losses, other["loss"])
                     limit = math.inf if recipe.max_grad_norm is None else recipe.max_grad_norm
                     grad_norm = accelerator.clip_grad_norm_(trained, limit)
                     learning_rate = schedule.get_last_lr()[-1]
