@@ -1,4 +1,4 @@
-"""Serve a looped video file over HTTP or RTSP at its own rate, as a camera does, and cut the connections when asked."""
+"""Serve a looped video file over HTTP or RTSP at its own rate, as a camera does, and cut connections when asked."""
 
 import contextlib
 import http.server
@@ -101,6 +101,9 @@ class StreamServer(_Server):
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/camera.ts"
+
+
+SDP = b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nt=0 0\r\nm=video 0 RTP/AVP 33\r\na=control:track\r\n"
 
 
 class _RtspHandler(_Sender, socketserver.StreamRequestHandler):
