@@ -136,8 +136,8 @@ def make_page(
         )
         with gr.Accordion("Live, from the webcam", open=False, elem_id="live"):
             gr.Markdown(
-                "The labels and options above, for the last seconds: as many as the window of the timeline. A visitor has "
-                f"the camera for {settings.max_answer_seconds:g} seconds at a time. No frame is stored."
+                "The labels and options above, for the last seconds: as many as the window of the timeline. A visitor "
+                f"has the camera for {settings.max_answer_seconds:g} seconds at a time. No frame is stored."
             )
             with gr.Row():
                 camera = gr.Image(
