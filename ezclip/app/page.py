@@ -136,8 +136,8 @@ def make_page(
         )
         with gr.Accordion("Live, from the webcam", open=False, elem_id="live"):
             gr.Markdown(
-                f"The labels and options above, for the last {inputs[4].label.lower()}: at most "
-                f"{settings.max_answer_seconds:g} seconds at a time. No frame is stored."
+                "The labels and options above, for the last seconds: as many as the window of the timeline. A visitor "
+                f"has the camera for {settings.max_answer_seconds:g} seconds at a time. No frame is stored."
             )
             with gr.Row():
                 camera = gr.Image(
@@ -158,7 +158,7 @@ def make_page(
                 concurrency_limit=1,
                 concurrency_id=MODEL,
                 show_progress="hidden",
-                api_name=False,
+                api_visibility="private",
             )
         # The earlier results belong to another video.
         inputs[0].change(None, None, outputs, js=f"() => {json.dumps(EMPTY_OUTPUTS)}")
@@ -412,7 +412,7 @@ def read_camera_frame(image, limits: ReadLimits) -> np.ndarray:
         raise DataError(f"The frame of the camera cannot be read ({error!s:.200}).") from error
 
 
-def _as_scores(found: list[dict]) -> dict[str, float]:
+def _as_scores(found: Any) -> dict[str, float]:
     return {NONE_OF_THESE if one["label"] is None else one["label"]: one["score"] for one in found}
 
 

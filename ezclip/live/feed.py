@@ -95,7 +95,7 @@ class LiveFeed:
             try:
                 for one in self._reader.stream(read_live_windows, *self.arguments):
                     self._heard = time.monotonic()
-                    if one is None:
+                    if not isinstance(one, LiveWindow):
                         continue
                     num_failed, has_worked = 0, True
                     self._put(one, is_new=not is_connected)

@@ -22,6 +22,7 @@ LARGEST_LAG = 10.0
 # Seconds between two frames. The frames of a faster stream are left out, so that a window has a bounded number.
 SHORTEST_INTERVAL = 1 / 125
 ENDLESS = 10**9  # seconds of a connection, whose limits count from the last frame
+STARTED = "started"
 DEVICE = re.compile("/dev/video[0-9]+")
 
 
@@ -38,18 +39,18 @@ class LiveWindow:
 
 def read_live_windows(
     source: str, window: float, stride: float, sample: FrameSampler, crop: Crop, limits: ReadLimits
-) -> Iterator[LiveWindow | None]:
+) -> Iterator[LiveWindow | str]:
     """
-    Yield None, and then each window of a stream as soon as its end is passed.
+    Yield `STARTED`, and then each window of a stream as soon as its end is passed.
 
-    An `IsolatedReader` runs this in its child, which has started when None arrives.
+    An `IsolatedReader` runs this in its child, which has then imported its modules.
 
     The arguments are those of [`LiveStream`] and [`slide_windows`]. Memory holds the frames of one window.
 
     Raises:
         [`VideoReadError`]: if the source cannot be opened, or falls behind.
     """
-    yield None
+    yield STARTED
     opened = PacedFile(source, True, limits) if is_file(source) else LiveStream(source, True, limits)
     with opened as stream:
         for one in slide_windows(stream, window, stride, sample, crop):
@@ -116,7 +117,7 @@ class LiveStream(FrameStream):
             raise VideoReadError(self.name, "is not an address of http or https.", "Give one, or the file itself.")
         return _LiveFile(source, self.name, not self.allow_partial, self.limits)
 
-    def make_clock(self):
+    def make_clock(self) -> Any:
         """Return what converts the `pts` of frames to seconds."""
         return _LiveClock(self._file)
 
@@ -147,7 +148,10 @@ class _Arriving:
 class _LiveFile(StreamedFile):
     """A connection or a device. It can be read once."""
 
-    is_seekable = False
+    @property
+    def is_seekable(self) -> bool:
+        """Return whether the source can be read again."""
+        return False
 
     def _check_claims(self):
         pass  # an address is no file, and what arrives has no index

@@ -118,7 +118,7 @@ class FrameStream:
             _open(video, self.name, stack, self.limits), self.name, not self.allow_partial, self.limits
         )
 
-    def make_clock(self):
+    def make_clock(self) -> Any:
         """Return what converts the `pts` of frames to seconds."""
         return _Clock(self._file)
 

@@ -1,8 +1,10 @@
 """`ezclip app`: its answers, its errors, its protection of files, and the page in a browser."""
 
 import asyncio
+import base64
 import contextlib
 import http.client
+import io
 import os
 import re
 import signal
@@ -15,9 +17,11 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+from PIL import Image
 
-from ezclip import ZeroShotVideoClassificationPipeline
+from ezclip import ReadLimits, ZeroShotVideoClassificationPipeline
 from ezclip.cli.app import main
+from ezclip.errors import DataError
 from ezclip.systems.loading import load_model, load_processor
 from ezclip.utils.synthetic_clips import write_video
 from tests.helpers import ROOT, random_clip
@@ -463,3 +467,37 @@ def test_page_says_what_a_model_knows(tiny_folder, tmp_path):
     assert shown() == []
     classifier.model.config.scope = "A toy: it knows [two](http://x) classes."
     assert shown() == [r"**A toy: it knows \[two\](http\://x) classes.**"]
+
+
+def test_frames_of_a_camera():
+    page_module = pytest.importorskip("ezclip.app.page", reason="the page needs gradio")
+    limits = page_module.AppSettings().read_limits
+    file = io.BytesIO()
+    image = random_clip(0, 1)[0]
+    Image.fromarray(image).save(file, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    assert (page_module.read_camera_frame({"url": url}, limits) == image).all()
+    for wrong in (None, 3, {"url": "/etc/passwd"}, {"url": url[:-40]}, {"url": "data:image/png;base64,é"}):
+        with pytest.raises(DataError, match="cannot be read"):
+            page_module.read_camera_frame(wrong, limits)
+    with pytest.raises(ValueError, match="max_pixels"):
+        page_module.read_camera_frame({"url": url}, ReadLimits(max_pixels=100))
+
+
+@pytest.mark.slow
+def test_webcam_in_a_browser(page):
+    playwright = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium (`apt-get install chromium`)")
+    with playwright.sync_playwright() as driver:
+        options = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=options)
+        tab = browser.new_context(permissions=["camera"]).new_page()
+        tab.goto(page[0])
+        tab.locator("#labels textarea").fill(TYPED)
+        tab.get_by_text("Live, from the webcam").click()
+        tab.locator("#camera").get_by_text("Click to Access Webcam").click()
+        tab.locator("#camera").get_by_text("Record").click()
+        tab.wait_for_selector("#live_scores h2")
+        assert tab.locator("#live_scores h2").inner_text() in LABELS
+        browser.close()

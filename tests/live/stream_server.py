@@ -103,6 +103,9 @@ class StreamServer(_Server):
         return f"http://127.0.0.1:{self.server_address[1]}/camera.ts"
 
 
+SDP = b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nt=0 0\r\nm=video 0 RTP/AVP 33\r\na=control:track\r\n"
+
+
 class _RtspHandler(_Sender, socketserver.StreamRequestHandler):
     """MPEG-TS in RTP, interleaved in the connection of RTSP (RFC 2326, 10.12; RFC 2250)."""
 

@@ -23,12 +23,12 @@ from ezclip import ReadLimits, VideoReadError, ZeroShotVideoClassificationPipeli
 from ezclip.cli.live import main
 from ezclip.errors import DataError
 from ezclip.live import watch
-from ezclip.live.streams import LARGEST_LEAD, LiveStream, read_live_windows
+from ezclip.live.streams import LARGEST_LEAD, STARTED, LiveStream, read_live_windows
 from ezclip.live.watching import LIVE_LIMITS
 from ezclip.systems.loading import load_model, load_processor
 from ezclip.utils.synthetic_clips import write_video
 from tests.helpers import ROOT, random_clip, read_lines
-from tests.live.stream_server import StreamServer
+from tests.live.stream_server import RtspServer, StreamServer
 
 
 LABELS = ["red circle", "green square", "blue circle"]
@@ -50,16 +50,6 @@ def film(tmp_path_factory):
 
 def scores_of(predictions):
     return {one["label"]: one["score"] for one in predictions}
-
-
-def test_file_at_its_own_rate(classifier, film):
-    answers = list(watch(classifier, film, LABELS, **SHORT))
-    assert [(one.start, one.end) for one in answers] == [(0, 0.5), (0.5, 1), (1, 1.5), (1.5, 2)]
-    for one in answers:
-        expected = classifier(film, candidate_labels=LABELS, start=one.start, end=one.end)
-        assert scores_of(one.predictions) == pytest.approx(scores_of(expected), abs=1e-6)
-        assert one.latency >= 0 and one.connection == 1 and one.dropped_frames == 0
-    assert answers[-1].time - answers[0].time > 1.2  # of 1.5 seconds
 
 
 def test_stream_is_cut_and_comes_back(classifier, film):
@@ -172,6 +162,14 @@ def windows_of(content, window=0.5, stride=0.5, limits=LIVE_LIMITS):
         return list(found)[1:]
 
 
+def test_rtsp(film):
+    with RtspServer(film) as server:
+        found = read_live_windows(server.address, 0.5, 0.5, lambda count: [0], lambda x: x, LIVE_LIMITS)
+        first, *windows = itertools.islice(found, 4)
+        found.close()
+    assert first == STARTED and [one.span for one in windows] == [(0, 11), (12, 23), (24, 35)]
+
+
 def test_times_that_jump_back():
     """Three streams, one after the other, as after restarts of a camera."""
     part = encode(random_clip(1, 24), range(0, 1920, 80))
@@ -243,14 +241,19 @@ def test_public_addresses_only():
 # ---- The command ----
 
 
-def test_command(tiny_folder, film, tmp_path, capsys):
-    argv = [film, "--model", str(tiny_folder), "--labels", *LABELS, "--window", "1", "--stride", "1"]
+def test_file_at_its_own_rate(tiny_folder, classifier, film, tmp_path, capsys):
+    argv = [film, "--model", str(tiny_folder), "--labels", *LABELS, "--window", "0.5", "--stride", "0.5"]
     assert main([*argv, "--output_file", str(tmp_path / "a.jsonl"), "--top_k", "2"]) == 0
     lines, printed = read_lines(tmp_path / "a.jsonl"), capsys.readouterr()
-    assert [(one["start"], one["end"], len(one["predictions"])) for one in lines] == [(0, 1, 2), (1, 2, 2)]
-    assert datetime.fromisoformat(lines[0]["time"]).tzinfo and lines[0]["dropped_frames"] == 0
-    assert len(printed.out.splitlines()) == 2 and lines[0]["predictions"][0]["label"] in printed.out
-    assert "2 windows classified, 0 dropped" in printed.err
+    assert [(one["start"], one["end"]) for one in lines] == [(0, 0.5), (0.5, 1), (1, 1.5), (1.5, 2)]
+    for one in lines:
+        expected = classifier(film, candidate_labels=LABELS, start=one["start"], end=one["end"], top_k=2)
+        assert scores_of(one["predictions"]) == pytest.approx(scores_of(expected), abs=1e-6)
+        assert one["latency"] >= 0 and one["connection"] == 1 and one["dropped_frames"] == 0
+    first, last = (datetime.fromisoformat(lines[number]["time"]) for number in (0, -1))
+    assert first.tzinfo and (last - first).total_seconds() > 1.2  # of 1.5 seconds
+    assert len(printed.out.splitlines()) == 4 and lines[0]["predictions"][0]["label"] in printed.out
+    assert "4 windows classified, 0 dropped" in printed.err
 
 
 @pytest.mark.slow
