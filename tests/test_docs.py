@@ -85,6 +85,9 @@ RUNS = {
     "docs/few_shot.md": Run(
         ("fitted/class_bank.safetensors", "few_shot/protocol_results.json", "my_bank/class_bank.safetensors")
     ),
+    "docs/merge.md": Run(
+        ("merged/alpha_0.5/model.safetensors", "merged/comparison/comparison.md"), needs=("scipy",), is_slow=True
+    ),
     "docs/push.md": Run(
         ("look/config.json", "hub:me/ezclip-vit-base-patch16", "hub:me/ezclip-adapters", "hub:me/ezclip-by-hand")
         + ("hub:me/ezclip-of-my-videos",)
@@ -138,6 +141,7 @@ SHORTER = {
     "scripts.benchmark text": ["--rounds", "1", "--label_list", "ucf_labels.csv"],
     "scripts.benchmark end-to-end": ["--rounds", "1", "--label_list", "ucf_labels.csv"],
     "ezclip.cli.compare": ["--use_cpu", "--speed_rounds", "1"],
+    "ezclip.cli.merge": ["--use_cpu"],
     "ezclip.cli.describe": ["--max_new_tokens", "8"],
 }
 

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None):
     is_evaluated = data_args != DataArguments()
     if is_evaluated:
         check_source(parser, data_args)
-    output_dir, alphas = Path(args.output_dir), sorted(set(values["alpha"]))
+    output_dir, alphas = Path(values["output_dir"]), sorted(set(values["alpha"]))
     folders = {alpha: output_dir / _name(alpha) if len(alphas) > 1 else output_dir for alpha in alphas}
     with running("merge", args) as accelerator:
         if accelerator.is_main_process:
