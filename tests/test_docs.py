@@ -114,7 +114,6 @@ RUNS = {
 # Blocks that do not run, by page and beginning, and the reason
 NOT_RUN = {
     ("docs/live.md", "ezclip live rtsp"): "cameras; tests/live/test_live.py runs the command on a file and on streams",
-    ("docs/live.md", "21:05:31"): "what the command prints",
     ("docs/live.md", "from transformers import pipeline"): "a camera; tests/live/test_live.py iterates over streams",
     ("README.md", "python -m pip install -c constraints.txt . &&"): "installs; tests/cli/test_demo.py runs the demo",
     ("README.md", 'python -m pip install -c constraints.txt -e ".[test]"'): "installs, and runs these tests",
