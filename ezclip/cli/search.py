@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         raise DataError("Give either a text, in quotes, or --from_video.")
     if args.output_file is not None:
         check_output_file(args.output_file)
+    write_page = None
     if args.page is not None:
         from ezclip.search.page import write_page  # needs the packages of a report, which show before the search
     index = VideoIndex.open(args.index, model_name_or_path=args.model_name_or_path, device=args.device)
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     say(as_text_table(["time", "score", "video"], rows))
     if args.output_file is not None:
         save_hits(hits, args.output_file)
-    if args.page is not None:
+    if write_page is not None:
         query = args.query if args.from_video is None else f"Like {describe_video(args.from_video)}"
         write_page(args.page, query, hits, index.folder, **reading)
     return 0
