@@ -11,6 +11,7 @@ status: 0; 1 if the clip cannot be read; 2 if an option is wrong.
 
 import argparse
 import sys
+from importlib import import_module
 
 from ezclip.cli.limits import add_limits, read_limits
 from ezclip.cli.parser import Parser, add_device
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output_file is not None:
         check_output_file(args.output_file)
     if args.page is not None:
-        from ezclip.search.page import write_page  # needs the packages of a report, which show before the search
+        import_module("ezclip.report")  # a package that is missing shows before the search
     index = VideoIndex.open(args.index, model_name_or_path=args.model_name_or_path, device=args.device)
     reading = {"limits": read_limits(args), "video_timeout": args.video_timeout}
     hits = index.search(
@@ -83,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
     if args.output_file is not None:
         save_hits(hits, args.output_file)
     if args.page is not None:
+        from ezclip.search.page import write_page
+
         query = args.query if args.from_video is None else f"Like {describe_video(args.from_video)}"
         write_page(args.page, query, hits, index.folder, **reading)
     return 0

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ class VideoIndex:
         return Path(self.settings["folder"])
 
     @cached_property
-    def classifier(self):
+    def classifier(self) -> Any:
         """
         Return the model of the index with its processor, after a check by content.
 

@@ -24,7 +24,8 @@ class Processes:
     """
 
     def __init__(self, state: Accelerator | PartialState | None):
-        self.index, self.number, self.group = 0, 1, None
+        self.index, self.number = 0, 1
+        self.group: Any = None
         if state is not None:
             self.index, self.number = state.process_index, state.num_processes
         self.is_main = self.index == 0
