@@ -97,13 +97,8 @@ def run(args: argparse.Namespace) -> int:
     if not videos:
         raise DataError("There are no videos. Give files, folders, patterns or URLs, before the options.")
     limits = read_limits(args)
-    bank, background = classes["class_bank"], classes["background_labels"]
-    if bank is not None:
-        labels, background = bank.labels, background or bank.background_labels
-    else:
-        labels = classes["candidate_labels"] or list(classes["descriptions"])
-    of_background = f" Background: {', '.join(background)}." if background else ""
-    say(f"{count_of(len(videos))}, {count_of(len(labels), 'label')}: {first_names(labels)}.{of_background}")
+    labels, background = names_of(classes)
+    say(f"{count_of(len(videos))}, {describe_labels(labels, background)}")
     classifier = load_classifier(args.model, device=args.device, dtype=args.dtype)
     answers, status = [], 0
     try:
@@ -175,6 +170,20 @@ def class_options(args: argparse.Namespace) -> dict:
         "step_contrast": args.step_contrast,
         "hypothesis_template": args.templates,
     }
+
+
+def names_of(classes: dict) -> tuple[list[str], list[str]]:
+    """Return the labels and the background labels of [`class_options`]."""
+    bank, background = classes["class_bank"], classes["background_labels"] or []
+    if bank is not None:
+        return bank.labels, background or bank.background_labels
+    return classes["candidate_labels"] or list(classes["descriptions"]), background
+
+
+def describe_labels(labels: list[str], background: list[str]) -> str:
+    """Return how many labels there are, the first ones, and the background labels."""
+    of_background = f" Background: {', '.join(background)}." if background else ""
+    return f"{count_of(len(labels), 'label')}: {first_names(labels)}.{of_background}"
 
 
 def find_videos_in(labels: list[str]) -> list[str]:

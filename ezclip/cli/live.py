@@ -19,7 +19,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import TextIO
 
-from ezclip.cli.classify import DEFAULT_MODEL, add_classes, class_options
+from ezclip.cli.classify import DEFAULT_MODEL, add_classes, class_options, describe_labels, names_of
 from ezclip.cli.limits import add_limits, read_limits
 from ezclip.cli.parser import Parser, add_device, add_dtype
 from ezclip.cli.scoring_options import add_scoring
@@ -31,7 +31,7 @@ from ezclip.training.stop_signals import StopSignals
 from ezclip.utils.files import as_json_line
 from ezclip.utils.messages import say
 from ezclip.utils.tables import count_of, name_of, score_bar
-from video_ezclip import VideoReadError
+from video_ezclip import VideoReadError, describe_video
 
 
 OPTIONS = ("window", "stride", "top_k", "function_to_apply", "calibration", "min_score")
@@ -79,8 +79,9 @@ def run(args: argparse.Namespace) -> int:
     classes, limits = class_options(args), read_limits(args)
     with contextlib.ExitStack() as stack:
         file = _open_output(args.output_file, stack)
-        classifier = load_classifier(args.model, device=args.device, dtype=args.dtype)
         screen = Screen(sys.stderr if file is sys.stdout else sys.stdout, is_silent=file is sys.stdout)
+        say(f"{describe_video(args.source)}, {describe_labels(*names_of(classes))}", file=screen.file, flush=True)
+        classifier = load_classifier(args.model, device=args.device, dtype=args.dtype)
         signals = stack.enter_context(StopSignals())
         stack.callback(screen.summarize)  # also after an error
         answers = watch(
@@ -131,7 +132,7 @@ class Screen:
         self.file, self.is_silent, self.is_terminal = file, is_silent, file.isatty()
         self.num_answers = self.num_windows = self.num_frames = 0
         self.latencies: tuple[float, float] = (0.0, 0.0)  # sum and maximum
-        self.num_connections, self.has_open_line = 1, False
+        self.num_connections, self.has_open_line = 0, False
 
     def show(self, answer: LiveAnswer):
         """Show the best label of a window."""
@@ -161,11 +162,14 @@ class Screen:
     def summarize(self):
         """Print how many windows were classified and dropped, and how late the answers were."""
         self._end_line()
+        if not self.num_answers:
+            say("0 windows classified.", file=sys.stderr)
+            return
         total, largest = self.latencies
         say(
             f"{count_of(self.num_answers, 'window')} classified, {self.num_windows} dropped with "
             f"{count_of(self.num_frames, 'frame')}; {count_of(self.num_connections, 'connection')}; latency "
-            f"{total / max(1, self.num_answers):.2f} s on average, {largest:.2f} s at most.",
+            f"{total / self.num_answers:.2f} s on average, {largest:.2f} s at most.",
             file=sys.stderr,
         )
 

@@ -79,8 +79,8 @@ def write_merged(base_name: str, tuned_name: str, folders: dict[float, Path], ov
             Whether to replace other models in the folders.
 
     Raises:
-        [`ModelError`]: if a model cannot be loaded, the two do not fit, or a folder holds another model or cannot be
-        written. [`DataError`]: if a folder holds a model that was merged from others.
+        [`ModelError`]: if a model cannot be loaded, the two do not fit or are the same, or a folder holds another
+        model or cannot be written. [`DataError`]: if a folder holds a model that was merged from others.
     """
     base, tuned = load_model(base_name), load_model(tuned_name)
     processors = load_processor(base_name), load_processor(tuned_name)
@@ -91,6 +91,11 @@ def write_merged(base_name: str, tuned_name: str, folders: dict[float, Path], ov
             "the model that training started from, and then the trained one."
         )
     changed, added = find_changed_weights(base, tuned)
+    if not changed and not added:
+        raise ModelError(
+            f"{base_name} and {tuned_name} must be two models, got the same weights. Give the model that training "
+            "started from, and then the trained one."
+        )
     say(f"{len(changed)} weights of {base_name} were trained, and {tuned_name} adds {len(added)}.")
     if added and not changed:
         say("Its backbone is frozen: alpha scales only what it adds (prompts, adapters, temporal head).")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from av import FFmpegError
 
 from ezclip.timeline.frame_streams import LARGEST_JITTER, FrameStream, StreamedFile, StreamedFrame
 from ezclip.timeline.windows import Crop, slide_windows
@@ -115,7 +116,13 @@ class LiveStream(FrameStream):
             source = BoundedFile(remote, self.name, self.limits)
         elif is_address and self.limits.public_addresses_only:
             raise VideoReadError(self.name, "is not an address of http or https.", "Give one, or the file itself.")
-        return _LiveFile(source, self.name, not self.allow_partial, self.limits)
+        try:
+            return _LiveFile(source, self.name, not self.allow_partial, self.limits)
+        except VideoReadError as error:
+            if isinstance(error.__cause__, FFmpegError):  # what helps against a damaged file does not help here
+                remedy = "Check the source, and that it sends video."
+                raise VideoReadError(self.name, error.reason, remedy, error.backend) from error
+            raise
 
     def make_clock(self) -> Any:
         """Return what converts the `pts` of frames to seconds."""

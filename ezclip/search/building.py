@@ -224,11 +224,12 @@ class _Writer:
                 stack.enter_context(FileLock(self.output_dir / LOCK_NAME, timeout=0))
             except Timeout:
                 raise DataError(f"Another process is writing {self.output_dir}. Wait until it ends.") from None
-            if overwrite:
-                for name in (SETTINGS_NAME, WINDOWS_NAME):  # the settings first: without them nothing is reused
+            saved = None if overwrite else read_settings(self.output_dir)
+            if saved is None:  # embeddings without settings may be those of another model
+                for name in (SETTINGS_NAME, WINDOWS_NAME):  # the settings first: this run may be killed here
                     (self.output_dir / name).unlink(missing_ok=True)
                 self.remove_others(set())
-            elif (saved := read_settings(self.output_dir)) is not None:
+            else:
                 check_unchanged(self.output_dir, saved["made_with"], made_with, rounding_only=("ezclip",))
                 if saved["folder"] != self.origin["folder"] and os.path.isdir(saved["folder"]):
                     raise DataError(

@@ -82,7 +82,10 @@ class TrainingRecipe:
 
     def settings(self) -> dict:
         """Return the options that determine the course of a training."""
-        without_effect = ("save_steps", "save_total_limit", "load_best_model_at_end")
+        without_effect = ["save_steps", "save_total_limit", "load_best_model_at_end"]
+        # Checkpoints of versions without these options resume while they are off.
+        newer = ("distillation_weight", "interpolated_loss_weight", "average_last")
+        without_effect += [name for name in newer if not getattr(self, name)]
         # Fields of this class only: subclasses add options of other things.
         names = [option.name for option in fields(TrainingRecipe) if option.name not in without_effect]
         return {name: getattr(self, name) for name in names}

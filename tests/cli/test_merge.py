@@ -94,6 +94,7 @@ def test_refusals(ends, tmp_path, capsys):
     assert "is one of the models" in refusal(*ends, "--alpha", 0.5, "--output_dir", tuned, "--overwrite_output_dir")
     EZClipModel.from_pretrained(base).save_pretrained(tmp_path / "other")
     assert "holds another model" in refusal(*ends, "--alpha", 0.5, "--output_dir", tmp_path / "other")
+    assert "the same weights" in refusal(base, base, "--alpha", 0.5, "--output_dir", tmp_path / "new")
     assert "lacks weights of the base" in refusal(tuned, base, "--alpha", 0.5, "--output_dir", tmp_path / "new")
     EZClipProcessor(default_image_processor(32), word_tokenizer(WORDS[::-1])).save_pretrained(tmp_path / "other")
     assert "tokenizers" in refusal(tmp_path / "other", tuned, "--alpha", 0.5, "--output_dir", tmp_path / "new")

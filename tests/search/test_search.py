@@ -104,6 +104,16 @@ def test_only_new_contents_are_read(build, classifier, videos, tmp_path):
     assert build(classifier, videos, index).num_new == 0 and written(index) == after
 
 
+def test_embeddings_without_settings_are_not_reused(build, classifier, videos, tmp_path):
+    index = tmp_path / "index"
+    build(classifier, videos, index)
+    before = files_of(index / "embeddings")
+    (index / "index.json").unlink()  # as a run with `overwrite` leaves it that is killed at its beginning
+    train(classifier.model.requires_grad_(True))
+    assert build(classifier, videos, index).num_new == 5
+    assert not files_of(index / "embeddings").items() & before.items()
+
+
 def test_killed_run_resumes(tiny_folder, tmp_path):
     videos, index, whole = tmp_path / "videos", tmp_path / "index", tmp_path / "whole"
     videos.mkdir()

@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import run_video_zeroshot
 from ezclip import EZClipModel
+from ezclip.training.recipe import TrainingRecipe
 from ezclip.utils.synthetic_clips import write_video
 from tests.helpers import ROOT, random_clip
 
@@ -154,6 +155,12 @@ def test_checkpoints_of_another_training_are_not_mixed_in(training, tmp_path, ca
     fewer = refusal(training, out, *resume, "--max_train_samples", 12)
     assert "number of the videos of train: 13 → 12" in fewer
     assert f"{tmp_path} is not a checkpoint" in refusal(training, out, "--resume_from_checkpoint", tmp_path)
+
+
+def test_a_checkpoint_of_a_version_without_an_option_resumes_while_it_is_off():
+    newer = {"distillation_weight": 1.0, "interpolated_loss_weight": 1.0, "average_last": 1}
+    assert not newer.keys() & TrainingRecipe().settings().keys()
+    assert newer.items() <= TrainingRecipe(**newer).settings().items()
 
 
 def test_latest_without_a_checkpoint_starts_from_the_beginning(training, tmp_path):
