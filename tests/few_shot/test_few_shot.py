@@ -97,6 +97,7 @@ def test_refusals(tiny_folder):
         ((clips, labels + 1), "integers from 0 to 2"),
         ((clips, labels - 1), "integers from 0 to 2"),
         ((clips, labels + 0.5), "integers from 0 to 2"),
+        ((clips, [bank.labels[i] for i in labels]), "integers from 0 to 2"),
         ((clips, labels, -1.0), "`clip_weight` must be"),
         ((clips, labels, float("nan")), "`clip_weight` must be"),
     ):
