@@ -708,14 +708,23 @@ def align_steps(similarities: torch.Tensor) -> tuple[float, list[int]]:
 
     Returns:
         `tuple[float, list[int]]`: the mean similarity of the frames and their steps, and the step of each frame.
+
+    Raises:
+        `ValueError`: if there are more steps than frames.
     """
+    num_frames, num_steps = similarities.shape
+    if not 0 < num_steps <= num_frames:
+        raise ValueError(
+            f"`similarities` must have shape (frames, steps) with at least as many frames as steps, got "
+            f"{tuple(similarities.shape)}. Give fewer steps, or more frames."
+        )
     totals = _alignment_totals(similarities)
-    step = similarities.shape[1] - 1
+    step = num_steps - 1
     path = [step]
     for before in reversed(totals[:-1]):
         step -= bool(step and before[step - 1] > before[step])
         path.append(step)
-    return float(totals[-1][-1]) / len(similarities), path[::-1]
+    return float(totals[-1][-1]) / num_frames, path[::-1]
 
 
 def _alignment_totals(similarities: torch.Tensor) -> list[torch.Tensor]:

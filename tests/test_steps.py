@@ -95,6 +95,12 @@ def test_alignment_is_the_best_of_all(num_frames, num_steps):
     assert score == pytest.approx(by_brute_force(similarities.numpy()), abs=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (0, 1), (2, 0)])
+def test_more_steps_than_frames(shape):
+    with pytest.raises(ValueError, match="frames"):
+        align_steps(torch.zeros(shape))
+
+
 def check_similarities(model, processor):
     size = processor.crop_size
     pixels = torch.randn(1, 8, 3, *size, generator=torch.Generator().manual_seed(3))

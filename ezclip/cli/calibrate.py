@@ -111,7 +111,8 @@ def calibrate(
         raise DataError(str(error)) from error
     texts.prompts(runner.processor, [*class_names, *(background or [])])  # raises the errors of labels and templates
     model = runner.load_model().to(accelerator.device).eval()
-    bank = texts.bank(model, runner.processor, class_names)
+    # One bank, so that labels and background texts are compared in the same way, by steps or not.
+    bank = texts.bank(model, runner.processor, [*class_names, *(background or [])])
     dataset = VideoDataset(split, runner.processor, num_clips=views[0], num_crops=views[1], read=runner.read)
     embeds, labels, report = embed_videos(
         model, bank, dataset, accelerator, args.per_device_eval_batch_size, args.dataloader_num_workers
@@ -120,7 +121,8 @@ def calibrate(
         say(f"Left out: {error}")
     if len(embeds) < MIN_VIDEOS:
         raise DataError(f"Calibration needs at least {MIN_VIDEOS} videos that can be read, got {len(embeds)}.")
-    similarities = similarities_of(model, bank, embeds, runner.ensemble)
+    found = similarities_of(model, bank, embeds, runner.ensemble)
+    similarities, null = found[..., : len(class_names)], found[..., len(class_names) :]
     own = own_scoring(model, str(args.function_to_apply))
     fitted_on = {"num_videos": len(embeds), "num_classes": len(class_names), "ensemble": runner.ensemble}
     before = own.apply(similarities)
@@ -133,7 +135,6 @@ def calibrate(
         if len(embeds) < FEW_VIDEOS:
             logger.warning(f"{count_of(len(embeds))} are few to fit scores to: the numbers below are rough.")
     else:
-        null = similarities_of(model, texts.bank(model, runner.processor, background), embeds, runner.ensemble)
         scoring, threshold, kind = fit_background(similarities, null), 0.5, "the same videos, without their labels"
         after = scoring.apply(similarities)
         fitted_on |= {"method": "background texts", "num_background_texts": len(background)}

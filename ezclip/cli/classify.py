@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from configuration_ezclip import CLASS_BANK_NAME
 from ezclip.classification import VideoAnswer, check_output_file, classify_videos, save_answers
 from ezclip.cli.limits import add_limits, read_limits
 from ezclip.cli.parser import Parser, add_device, add_dtype
@@ -32,6 +33,8 @@ from video_ezclip import VIDEO_EXTENSIONS, check_times, describe_video, is_url
 
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch16"
+# A class bank is made of these
+TEXT_OPTIONS = ("labels", "labels_file", "descriptions", "templates", "step_score", "step_contrast")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -150,12 +153,15 @@ def class_options(args: argparse.Namespace) -> dict:
     descriptions = args.descriptions and read_class_descriptions(args.descriptions)
     bank = None
     if args.class_bank is not None:
-        if labels or descriptions:
-            raise DataError("--class_bank has its own labels: leave --labels, --labels_file and --descriptions out.")
+        if others := [f"--{name}" for name in TEXT_OPTIONS if getattr(args, name) is not None]:
+            raise DataError(f"--class_bank has its own labels and texts: leave {', '.join(others)} out.")
         try:
             bank = ClassBank.from_pretrained(args.class_bank)
         except (OSError, ValueError) as error:
-            raise DataError(f"--class_bank {args.class_bank}: {first_line(error)}") from error
+            raise DataError(
+                f"--class_bank must be a folder or repository with {CLASS_BANK_NAME}, got {args.class_bank}. "
+                f"{first_line(error)}"
+            ) from error
     elif not labels and not descriptions:
         raise DataError('There are no labels. Give --labels "yoga, making a cake", --labels_file or --descriptions.')
     background = args.background_labels and split_labels(args.background_labels)

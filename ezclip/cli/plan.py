@@ -75,6 +75,11 @@ class ClassTexts:
             if self.descriptions is None:
                 processor.check_labels(class_names)
             in_order = self.step_score is not None or self.step_contrast is not None
+            if in_order and self.descriptions is None:
+                raise DataError(
+                    "step_score and step_contrast need class_descriptions, and these classes have none: "
+                    f"{first_names(class_names)}. With --eval_datasets, give them beside class_descriptions."
+                )
             processor.get_steps(class_names, self.descriptions, self.include_label, in_order)  # raises errors
             options = {name: value for name, value in vars(self).items() if name not in STEP_OPTIONS}
             return processor.get_prompts(class_names, **options)

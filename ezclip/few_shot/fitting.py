@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from checkpoint_ezclip import list_some
+from configuration_ezclip import truncated_repr
 from ezclip.utils.messages import get_logger
 from pipeline_ezclip import ClassBank
 
@@ -63,7 +64,8 @@ def fit_class_bank(
         clip_weight = choose_clip_weight(bank, video_embeds, labels)
     if not 0 <= clip_weight < float("inf"):
         raise ValueError(f"`clip_weight` must be a number of at least 0, got {clip_weight}.")
-    missing = [label for i, label in enumerate(bank.labels) if i not in set(classes.tolist())]
+    with_clips = set(classes.tolist())
+    missing = [label for i, label in enumerate(bank.labels) if i not in with_clips]
     if missing and clip_weight:
         logger.warning(
             f"{len(missing)} of {len(bank.labels)} classes have no clip and keep their texts: {list_some(missing)}. "
@@ -114,24 +116,27 @@ def check_fits(bank: ClassBank):
     if bank.compares_frames:
         raise ValueError(
             f"`bank` must be a ClassBank of one embedding per class, got a {type(bank).__name__}, which aligns steps "
-            "with frames. Build it with descriptions without steps."
+            "with frames. Give descriptions without steps, or average them with step_score 'mean' and step_contrast 0."
         )
 
 
 def _as_rows(bank: ClassBank, video_embeds: torch.Tensor, labels) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return normalised texts `(C, D)` and clips `(N, D)`, and the classes `(N,)`, all on the bank's device."""
     texts = _normalize(bank.prompt_embeds("embedding")[0])
-    classes = torch.as_tensor(np.asarray(labels), device=texts.device)
-    if video_embeds.shape != (len(classes), texts.shape[1]) or not len(classes):
+    positions = np.asarray(labels)
+    if video_embeds.shape != (len(positions), texts.shape[1]) or not len(positions):
         raise ValueError(
-            f"`video_embeds` must have shape ({len(classes)} labels, {texts.shape[1]}) with at least one clip, got "
+            f"`video_embeds` must have shape ({len(positions)} labels, {texts.shape[1]}) with at least one clip, got "
             f"{tuple(video_embeds.shape)}."
         )
     if not video_embeds.isfinite().all():
         raise ValueError("`video_embeds` must be finite numbers, got NaN or infinity. Embed the clips again.")
-    if classes.is_floating_point() or not 0 <= int(classes.min()) <= int(classes.max()) < len(texts):
-        raise ValueError(f"`labels` must be integers from 0 to {len(texts) - 1}, got {labels!r:.60}.")
-    return texts, _normalize(video_embeds.to(texts)), classes.long()
+    if positions.dtype.kind not in "iu" or not 0 <= positions.min() <= positions.max() < len(texts):
+        raise ValueError(
+            f"`labels` must be integers from 0 to {len(texts) - 1}, got {truncated_repr(labels)}. Give positions "
+            "in the bank: `bank.labels.index(name)`."
+        )
+    return texts, _normalize(video_embeds.to(texts)), torch.from_numpy(positions.astype(np.int64)).to(texts.device)
 
 
 def _sums(clips: torch.Tensor, classes: torch.Tensor, num_classes: int) -> torch.Tensor:

@@ -66,6 +66,15 @@ def test_background_texts(tiny_folder, videos, tmp_path, capsys):
     assert content["threshold"] == 0.5 and content["fitted_on"]["num_background_texts"] == 2
 
 
+def test_background_texts_beside_steps(tiny_folder, videos, tmp_path):
+    texts = {label: {"steps": ["moving left", label]} for label in LABELS} | {"a room": "an empty room"}
+    (tmp_path / "steps.json").write_text(json.dumps(texts))
+    arguments = ["--model_name_or_path", tiny_folder, "--videos", videos, "--output_dir", tmp_path, "--use_cpu"]
+    arguments += ["--candidate_labels", *LABELS, "--background_texts", "a room"]
+    main(list(map(str, [*arguments, "--class_descriptions", tmp_path / "steps.json"])))
+    assert json.loads((tmp_path / "calibration.json").read_text())["fitted_on"]["num_background_texts"] == 1
+
+
 def test_same_scores_everywhere(classifier, fitted, videos, tiny_folder, tmp_path, capsys):
     calibration = Calibration.from_file(fitted)
     paths = sorted(map(str, videos.rglob("*.mp4")))
