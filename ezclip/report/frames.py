@@ -35,7 +35,7 @@ def read_strip(video: str, read: Callable, num_frames: int = NUM_FRAMES, frame_h
     """
     # A URL does not exist as a path: a report fetches nothing.
     if not os.path.exists(video):
-        raise VideoReadError(video, "does not exist.", "Run the report where the videos are, in the same folder.")
+        raise VideoReadError(video, "does not exist.", "Run this where the videos are, in the same folder.")
     frames, _ = read(video, partial(uniform_frame_indices, num_frames=num_frames))
     height, width = frames.shape[1:3]
     cut = max(0, width - MAX_RATIO * height) // 2

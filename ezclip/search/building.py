@@ -199,6 +199,9 @@ def read_settings(output_dir: str | Path) -> dict | None:
     settings = read_json(path, ANEW)
     if settings.get("format") != FORMAT:
         raise DataError(f"{path} must be of format {FORMAT}, got {settings.get('format')!r}. {ANEW}")
+    names = ("model_name_or_path", "num_frames", "dtype", "folder", "made_with")
+    if missing := [name for name in names if name not in settings]:
+        raise DataError(f"{path} is damaged: it has no {missing[0]!r}. {ANEW}")
     return settings
 
 
