@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from av import FFmpegError
+from av.error import FFmpegError
 
 from ezclip.timeline.frame_streams import LARGEST_JITTER, FrameStream, StreamedFile, StreamedFrame
 from ezclip.timeline.windows import Crop, slide_windows
