@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from ezclip import ClassBank, EZClipModel, EZClipProcessor, ZeroShotVideoClassificationPipeline
 from ezclip.attention.alignment import alignment_of, draw_alignment
 from ezclip.attention.figures import attention_figure
-from ezclip.attention.maps import plain_clip
 from ezclip.attention.video_attention import look_at_video
 from ezclip.report import write_report
+from ezclip.systems.base import plain_clip
 from ezclip.timeline import find_segments
 from ezclip.utils.synthetic_clips import DIRECTIONS, write_video
 from video_ezclip import read_frames

@@ -424,7 +424,7 @@ def test_exceptions_are_current():
 
 
 def test_languages_of_blocks():
-    assert {block.language for block in BLOCKS} == {"python", "bash", "yaml", "bibtex", "text"}
+    assert {block.language for block in BLOCKS} == {"python", "bash", "json", "yaml", "bibtex", "text"}
     for block in BLOCKS:
         assert block.language != "bash" or block.reason_not_to_run or all(map(is_ours, commands_of(block))), block
 
