@@ -5,9 +5,8 @@
 The command writes `attention.png`, the sampled frames with the maps of the base and of the model below them, and
 `attention.mp4`, the whole video with its maps. For a model with temporal tokens it also writes
 `temporal_attention.png`, their attention to the frames in each block. With `--labels` the maps show the evidence for
-each label, without them the attention that pools a frame. With `--class_descriptions` it writes `alignment.png`, which
-step of each label each frame shows. The base is the model without its added parts, or
-`--baseline`.
+each label, without them the attention that pools a frame. With `--class_descriptions` it also writes `alignment.png`:
+which frame shows which step of each label. The base is the model without its added parts, or `--baseline`.
 """
 
 import os
