@@ -138,6 +138,7 @@ def test_killed_run_resumes(tiny_folder, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_index(tiny_folder, videos, tmp_path):
     argv = ["-m", "ezclip", "index", str(videos), "--model_name_or_path", str(tiny_folder), "--device", "cpu"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
