@@ -150,9 +150,9 @@ def build_index(
             except VideoReadError as error:
                 bad[path] = f"{error.reason} {error.remedy}"
         contents = _join(processes.gather(found))
-        todo, counts = processes.share(lambda: writer.plan(paths, contents, on_plan))
+        unread, counts = processes.share(lambda: writer.plan(paths, contents, on_plan))
         read = reader or stack.enter_context(IsolatedReader(LONGEST_READ))
-        for path in show(processes.part_of(todo), "Indexing"):
+        for path in show(processes.part_of(unread), "Indexing"):
             try:
                 writer.add(path, contents[path], embed(read, folder / path))
             except VideoReadError as error:
