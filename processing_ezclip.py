@@ -649,7 +649,8 @@ def _is_text(value) -> bool:
     return is_list and all(isinstance(text, str) and text.strip() for text in texts)
 
 
-def _is_description(value) -> bool:
+def is_description(value) -> bool:
+    """Return whether a value describes a class: by texts or by steps, and none is blank."""
     if not isinstance(value, Mapping):
         return _is_text(value)
     steps = value.get("steps") if len(value) == 1 else None
@@ -675,7 +676,7 @@ def _match_descriptions(labels: list[str], descriptions: Mapping[str, Descriptio
         raise ValueError(f"{reason} Add them, or use templates.")
     found = [by_key[key] for key in keys]
     for name, texts in found:
-        if not _is_description(texts):
+        if not is_description(texts):
             raise ValueError(
                 f'The description of {name!r} must be a text, a list of texts, or `{{"steps": [...]}}` with a text or '
                 f"a list of texts for each step, got {truncated_repr(texts)}."

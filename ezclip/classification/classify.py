@@ -9,7 +9,7 @@ import torch
 from ezclip.classification.answers import VideoAnswer
 from ezclip.classification.embedding_cache import EmbeddingCache, digest_video
 from ezclip.data.isolated_reader import IsolatedReader
-from ezclip.errors import ModelError
+from ezclip.evaluation.predictions import check_finite
 from pipeline_ezclip import CLASS_OPTIONS, ClassBank, choose_scoring, embed_videos, score_embeds
 from video_ezclip import (
     DEFAULT_LIMITS,
@@ -153,11 +153,7 @@ def _embed(
     pixels = processor.normalize(torch.from_numpy(frames).to(classifier.device)).to(classifier.dtype)
     pixels = pixels.view(-1, *pixels.shape[-4:])  # (V, T, 3, H, W)
     embeds = embed_videos(classifier.model, bank, pixels).float()
-    if not embeds.isfinite().all():
-        raise ModelError(
-            "The embeddings must be finite numbers, got NaN or infinity. The weights are damaged, or too large for "
-            f"{classifier.dtype}. Use other weights, or float32."
-        )
+    check_finite(embeds, classifier.dtype)
     # A file, not downloaded bytes, may be written or replaced while it is read.
     if cache is not None and (isinstance(source, bytes) or digest_video(source) == key):
         cache.keep(key, {"video_embeds": embeds}, metadata.problem)

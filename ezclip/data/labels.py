@@ -12,7 +12,7 @@ from ezclip.errors import DataError
 from ezclip.utils.files import read_text
 from ezclip.utils.messages import get_logger
 from ezclip.utils.tables import from_csv_cell
-from processing_ezclip import Description, as_steps, label_key, label_to_words
+from processing_ezclip import Description, as_steps, is_description, label_key, label_to_words
 
 
 logger = get_logger(__name__)
@@ -168,7 +168,7 @@ def read_class_descriptions(paths: list[str | Path]) -> dict[str, list[str] | di
         found = {}
         for name, texts in entries:
             texts = _without_blanks(texts)
-            if any(not text for step in as_steps(texts) for text in step or [""]) or not as_steps(texts):
+            if not is_description(texts):
                 raise DataError(f"{path}: {name!r} has an empty text, or none. Write one or remove the class.")
             other, first = found.setdefault(label_key(name), (name, texts))
             if first != texts:

@@ -243,10 +243,19 @@ def mean_probabilities(
     return scores.unflatten(0, embeds.shape[:2]).mean(dim=1)
 
 
-def check_finite(scores: torch.Tensor):
-    """Raise [`ModelError`] if embeddings made scores or similarities that are not finite."""
-    if not scores.isfinite().all():
+def check_finite(values: torch.Tensor, dtype: torch.dtype | None = None):
+    """
+    Raise [`ModelError`] if embeddings, or scores that they made, are not finite.
+
+    Args:
+        values (`torch.Tensor`):
+            Embeddings, scores or similarities.
+        dtype (`torch.dtype`, *optional*):
+            Precision of the weights. `None` stands for that of `--mixed_precision`.
+    """
+    if not values.isfinite().all():
+        narrow, wide = ("--mixed_precision fp16", "--mixed_precision bf16") if dtype is None else (dtype, "float32")
         raise ModelError(
             "The embeddings must be finite numbers, got NaN or infinity. The weights are damaged, or too large for "
-            "--mixed_precision fp16. Use other weights, or --mixed_precision bf16."
+            f"{narrow}. Use other weights, or {wide}."
         )

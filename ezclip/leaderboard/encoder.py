@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 
 from ezclip import __version__
 from ezclip.data.isolated_reader import IsolatedReader
-from ezclip.errors import ModelError
 from ezclip.evaluation.identity import describe_model, describe_processor
+from ezclip.evaluation.predictions import check_finite
 from ezclip.utils.digests import digest
 from ezclip.utils.messages import get_logger
 
@@ -127,11 +127,7 @@ class LeaderboardEncoder(AbsEncoder):
                 parts += [self.embed_texts(batch["text"])] if "text" in batch else []
                 embeds.append(torch.stack(parts).sum(dim=0).cpu())
         embeds = torch.cat(embeds)
-        if not embeds.isfinite().all():
-            raise ModelError(
-                "The embeddings must be finite numbers, got NaN or infinity. The weights are damaged, or too large "
-                f"for {self.model.dtype}. Use other weights, or float32."
-            )
+        check_finite(embeds, self.model.dtype)
         return embeds
 
     def embed_videos(self, frames: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.data.sources import find_videos
 from ezclip.errors import DataError, ModelError
 from ezclip.evaluation.identity import describe_model, describe_processor
+from ezclip.evaluation.predictions import check_finite
 from ezclip.search.windows_file import FAISS_SUFFIX, WINDOWS_NAME, WindowsFile, write_windows
 from ezclip.timeline.search import check_window_options
 from ezclip.timeline.windows import read_windows
@@ -404,9 +405,5 @@ def embed_frames(model, processor, frames: torch.Tensor) -> torch.Tensor:
         [`ModelError`]: if an embedding is not finite.
     """
     embeds = model.encode_videos(processor.normalize(frames).to(model.dtype)).float()
-    if not embeds.isfinite().all():
-        raise ModelError(
-            "The embeddings must be finite numbers, got NaN or infinity. The weights are damaged, or too large for "
-            f"{model.dtype}. Use other weights, or float32."
-        )
+    check_finite(embeds, model.dtype)
     return torch.nn.functional.normalize(embeds, dim=-1)
