@@ -9,15 +9,19 @@ implementations.
 State-dict keys are CLIP's, so a CLIP checkpoint loads with only prompts, adapters and temporal head missing.
 """
 
+import contextlib
 import math
+import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, Unpack
+from functools import lru_cache, partial, wraps
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 from transformers import (
     AltCLIPTextModel,
@@ -178,6 +182,224 @@ class _PackedRow:
         return len(self.ends) - 1
 
 
+# ---- Kernels of a CPU ----
+
+
+# The environment variable that chooses the kernels on a CPU: "auto" measures, "torch" takes PyTorch's, "own" ours.
+KERNELS_VARIABLE = "EZCLIP_CPU_KERNELS"
+KERNELS = ("auto", "torch", "own")
+# A kernel that rounds differently must be this much faster, so that a noisy measurement does not change results.
+OWN_KERNEL_SPEEDUP = 1.25
+# Its error against float64 may be this multiple of the error of PyTorch's kernel.
+OWN_KERNEL_ERROR = 3
+# Smaller products have nothing to gain. (multiply-accumulates)
+LEAST_PRODUCT = 2**22
+# Scores that attention holds at a time; more leave the processor's cache.
+SCORES_PER_CHUNK = 2**20
+
+
+class KernelTrial(NamedTuple):
+    """The measured time and error of an own kernel, each divided by that of PyTorch's kernel."""
+
+    time: float
+    error: float
+    is_equal: bool
+
+    @property
+    def is_better(self) -> bool:
+        """Return whether to use the own kernel."""
+        least_gain = 1 if self.is_equal else OWN_KERNEL_SPEEDUP
+        return self.time * least_gain < 1 and self.error <= OWN_KERNEL_ERROR
+
+
+def uses_own_kernel(trial: Callable[..., KernelTrial], *case: Any) -> bool:
+    """Return whether a product runs in our kernel. By default `trial(*case)` decides, once in a process."""
+    choice = os.environ.get(KERNELS_VARIABLE, "auto")
+    if choice not in KERNELS:
+        raise ValueError(f"{KERNELS_VARIABLE} must be one of {', '.join(KERNELS)}, got {choice!r}.")
+    return trial(*case, torch.get_num_threads()).is_better if choice == "auto" else choice == "own"
+
+
+@torch.no_grad()
+def compare_kernels(
+    own: Callable[..., torch.Tensor], torch_kernel: Callable[..., torch.Tensor], inputs: list[torch.Tensor]
+) -> KernelTrial:
+    """Time two kernels in turn, five times each, and compare their errors against float64."""
+    seconds, results = {own: math.inf, torch_kernel: math.inf}, {}
+    with torch.autocast("cpu", enabled=False):
+        for _ in range(5):
+            for kernel in (own, torch_kernel):
+                start = time.perf_counter()
+                results[kernel] = kernel(*inputs)
+                seconds[kernel] = min(seconds[kernel], time.perf_counter() - start)
+        exact = torch_kernel(*(tensor.double() for tensor in inputs))
+    errors = {kernel: torch.dist(result.double(), exact).item() for kernel, result in results.items()}
+    return KernelTrial(
+        seconds[own] / seconds[torch_kernel],
+        errors[own] / errors[torch_kernel],
+        torch.equal(results[own], results[torch_kernel]),
+    )
+
+
+def random_inputs(dtype: torch.dtype, *shapes: tuple[int, ...]) -> list[torch.Tensor]:
+    """Return the inputs of a trial. They leave PyTorch's random state as it is."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+
+
+class OneDNNLinear(torch.autograd.Function):
+    """A linear layer by oneDNN. PyTorch takes MKL for float32, which is half as fast on some processors."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def multiply(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """Return `left @ right.T + bias`."""
+        return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
+
+    @staticmethod
+    def forward(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Return `inputs @ weight.T + bias`."""
+        return OneDNNLinear.multiply(inputs, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor):
+        """Store what backward needs. A frozen weight needs no input."""
+        hidden_states, weight, _ = inputs
+        ctx.save_for_backward(hidden_states if ctx.needs_input_grad[1] else None, weight)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Return the gradients of inputs, weight and bias."""
+        hidden_states, weight = ctx.saved_tensors
+        needs_input, needs_weight, needs_bias = ctx.needs_input_grad
+        rows = grad.flatten(0, -2)
+        return (
+            OneDNNLinear.multiply(grad, weight.t()) if needs_input else None,
+            OneDNNLinear.multiply(rows.t(), hidden_states.flatten(0, -2).t()) if needs_weight else None,
+            rows.sum(0) if needs_bias else None,
+        )
+
+
+def attend_by_products(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None = None
+) -> torch.Tensor:
+    """Attend `(B, heads, L, d)` by two products, with a cache of scores at a time. Scores have the dtype of inputs."""
+    batch_size, num_heads, length, head_dim = query.shape
+    scale = head_dim**-0.5 if scale is None else scale
+    query, key, value = (part.reshape(batch_size * num_heads, -1, head_dim) for part in (query * scale, key, value))
+    chunk = max(1, SCORES_PER_CHUNK // (length * key.shape[1]))
+    buffer = query.new_empty(min(chunk, len(query)), length, key.shape[1])
+    attended = torch.empty_like(query)
+    for q, k, v, out in zip(*(part.split(chunk) for part in (query, key, value, attended))):
+        scores = torch.bmm(q, k.transpose(1, 2), out=buffer[: len(q)])
+        torch.bmm(torch.softmax(scores, -1, out=scores), v, out=out)
+    return attended.view(batch_size, num_heads, length, head_dim)
+
+
+@lru_cache
+def try_linear(dtype: torch.dtype, num_threads: int) -> KernelTrial:
+    """Compare oneDNN's linear layer with PyTorch's at the width of ViT-B."""
+    inputs = random_inputs(dtype, (256, 768), (768, 768), (768,))
+    return compare_kernels(OneDNNLinear.multiply, nn.functional.linear, inputs)
+
+
+@lru_cache
+def try_attention(
+    dtype: torch.dtype, num_heads: int, length: int, num_keys: int, head_dim: int, num_threads: int
+) -> KernelTrial:
+    """Compare attention by products with PyTorch's fused attention, on two frames."""
+    shapes = [(2, size, num_heads, head_dim) for size in (length, num_keys, num_keys)]
+    inputs = [tensor.transpose(1, 2) for tensor in random_inputs(dtype, *shapes)]
+    return compare_kernels(attend_by_products, nn.functional.scaled_dot_product_attention, inputs)
+
+
+def _are_plain(*tensors: Any) -> bool:
+    """Return whether tensors are of one dtype that the kernels take, on a CPU, and neither quantised nor sharded."""
+    dtype = tensors[0].dtype
+    return dtype in (torch.float32, torch.bfloat16) and all(
+        type(one) in (torch.Tensor, nn.Parameter) and one.device.type == "cpu" and one.dtype == dtype
+        for one in tensors
+    )
+
+
+class CpuKernels(TorchFunctionMode):
+    """
+    Run linear layers and attention in the kernels that are measured to be faster, on a CPU, within a `with` block.
+
+    Float32 products go to oneDNN where that is faster and as exact as MKL. Attention without gradients, mask and
+    dropout is two plain products where those are faster, which is so in bfloat16. A kernel is tried for some
+    milliseconds when it is first needed. PyTorch's global settings stay as they are. The environment variable
+    `EZCLIP_CPU_KERNELS` is `"auto"` (the default), `"torch"` (PyTorch's kernels) or `"own"`.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """Replace the calls of two functions."""
+        kwargs = kwargs or {}
+        if func is nn.functional.linear and not kwargs:
+            return self._linear(*args)
+        if func is nn.functional.scaled_dot_product_attention:
+            return self._attention(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _linear(self, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        if (
+            inputs.dim() > 1
+            and inputs.numel() * len(weight) >= LEAST_PRODUCT
+            and _are_plain(inputs, weight, *(() if bias is None else (bias,)))
+            and not torch.is_autocast_enabled("cpu")
+            and torch.backends.mkldnn.is_available()
+            and uses_own_kernel(try_linear, weight.dtype)
+        ):
+            return OneDNNLinear.apply(inputs, weight, bias)  # pyright: ignore[reportReturnType]
+        return nn.functional.linear(inputs, weight, bias)
+
+    def _attention(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attn_mask: torch.Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        needs_grad = torch.is_grad_enabled() and any(one.requires_grad for one in (query, key, value))
+        if (
+            attn_mask is None
+            and dropout_p == 0.0
+            and not is_causal
+            and not needs_grad
+            and query.dim() == 4
+            and query.shape[1] == key.shape[1]
+            and query.numel() * key.shape[2] >= LEAST_PRODUCT
+            and _are_plain(query, key, value)
+        ):
+            (_, num_heads, length, head_dim), num_keys = query.shape, key.shape[2]
+            if uses_own_kernel(try_attention, query.dtype, num_heads, length, num_keys, head_dim):
+                with torch.autocast("cpu", enabled=False):
+                    return attend_by_products(query, key, value, scale)
+        return nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **kwargs
+        )
+
+
+def with_cpu_kernels(method: Callable) -> Callable:
+    """Decorate a method of a block to run in [`CpuKernels`], also when a checkpointed block is computed again.
+
+    A graph that is compiled or exported holds PyTorch's kernels.
+    """
+
+    @wraps(method)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        with contextlib.nullcontext() if torch.compiler.is_compiling() else CpuKernels():
+            return method(*args, **kwargs)
+
+    return wrapper
+
+
 # ---- Blocks ----
 
 
@@ -322,6 +544,7 @@ class EZClipLayer(CLIPEncoderLayer):
         """Set the dropout of the attention weights."""
         self.self_attn.dropout = rate
 
+    @with_cpu_kernels
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -345,6 +568,7 @@ class EZClipLayer(CLIPEncoderLayer):
             hidden_states, normed = self._adapt(hidden_states)
         return hidden_states + self.drop_path(self.mlp(normed), num_frames)
 
+    @with_cpu_kernels
     def _adapt(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.adapter is not None:
             hidden_states = hidden_states + self.adapter(hidden_states)
@@ -378,6 +602,7 @@ class EZClipVisionLayer(EZClipLayer):
         self.temporal_adapter = EZClipAdapter(config) if config.use_temporal_adapter else None
         self.use_temporal_shift = config.use_temporal_shift
 
+    @with_cpu_kernels
     def forward(
         self,
         hidden_states: torch.Tensor,  # [B * T, L, D]
@@ -492,6 +717,7 @@ class EZClipEvaLayer(EZClipVisionLayer):
         """Apply the block's attention to the summaries `(B, T, D)` of the frames. It has no weights to record."""
         return self.attend(summaries)
 
+    @with_cpu_kernels
     def forward(self, hidden_states: torch.Tensor, *args: Any, rope: torch.Tensor | None = None, **kwargs: Any):
         """Return the tokens `(B * T, L, D)` after the block; `rope` and `kwargs` are arguments of timm's attention."""
         num_frames = self.num_frames
@@ -515,6 +741,11 @@ class EZClipBertLayerMixin(nn.Module):
         """Turn a block of the same BERT into one of this class. The names of its weights stay."""
         layer.__class__ = cls
         layer.adapter = EZClipAdapter(config) if config.use_adapter else None
+
+    @with_cpu_kernels
+    def forward(self, *args: Any, **kwargs: Any):
+        """Apply the block."""
+        return super().forward(*args, **kwargs)
 
     def feed_forward_chunk(self, attention_output: torch.Tensor) -> torch.Tensor:
         """Apply the adapter, with its residual, and the feed-forward layers."""
