@@ -1,14 +1,20 @@
 """Classify many videos with any labels, and keep their embeddings."""
 
+import contextlib
 import os
+import queue
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from ezclip.classification.answers import VideoAnswer
 from ezclip.classification.embedding_cache import EmbeddingCache, digest_video
 from ezclip.data.isolated_reader import IsolatedReader
+from ezclip.data.reading_ahead import map_ahead
 from ezclip.evaluation.predictions import check_finite
 from pipeline_ezclip import CLASS_OPTIONS, ClassBank, choose_scoring, embed_videos, score_embeds
 from video_ezclip import (
@@ -38,14 +44,15 @@ def classify_videos(
     limits: ReadLimits | None = None,
     video_timeout: float = 60.0,
     cache_dir: str | Path | None = None,
+    num_workers: int = 1,
     **class_options,
 ) -> Iterator[VideoAnswer]:
     r"""
     Classify videos one after the other, each as the pipeline does, and go on after a video that cannot be read.
 
-    Options that are left out are the pipeline's own. Videos are decoded in a child process. With `cache_dir`, the
-    embedding of a video is kept by the content of its file, so that the next call with other labels does not decode
-    it again.
+    Options that are left out are the pipeline's own. Videos are decoded in child processes, ahead of the model. With
+    `cache_dir`, the embedding of a video is kept by the content of its file, so that the next call with other labels
+    does not decode it again.
 
     Args:
         classifier ([`ZeroShotVideoClassificationPipeline`]):
@@ -68,6 +75,8 @@ def classify_videos(
             Seconds after which a video counts as unreadable.
         cache_dir (`str` or `Path`, *optional*):
             Folder of the embeddings, see [`EmbeddingCache`]. Playlists, see [`ReadLimits`], cannot be kept.
+        num_workers (`int`, *optional*, defaults to 1):
+            Number of child processes that decode; see [`plan_machine`].
         class_options:
             Other arguments of the pipeline that choose the classes: `hypothesis_template`, `descriptions`,
             `background_labels`, `class_bank`, …
@@ -110,13 +119,32 @@ def classify_videos(
         of_frames = {"compares_frames": True} if bank.compares_frames else {}
         cache = EmbeddingCache(cache_dir, classifier.model, classifier.processor, **reading, **of_frames)
     views = {name: reading.pop(name) for name in ("num_frames", "num_clips", "num_crops") if name in reading}
-    with IsolatedReader(video_timeout, limits=read_limits, **reading) as read:
-        for video in [videos] if isinstance(videos, (str, os.PathLike)) else videos:
+    with contextlib.ExitStack() as stack:
+        readers = [IsolatedReader(video_timeout, limits=read_limits, **reading) for _ in range(num_workers)]
+        for reader in readers:
+            stack.enter_context(reader)
+        idle: queue.SimpleQueue[IsolatedReader] = queue.SimpleQueue()
+        for reader in readers:
+            idle.put(reader)
+
+        def read_one(video: str | os.PathLike) -> _Content:
+            read = idle.get()
+            try:
+                name = describe_video(video)
+                return _read(classifier.processor, os.fspath(video), name, read, read_limits, cache, **views)
+            finally:
+                idle.put(read)
+
+        def stop():
+            for reader in readers:
+                reader.close()
+
+        all_videos = [videos] if isinstance(videos, (str, os.PathLike)) else videos
+        contents = stack.enter_context(contextlib.closing(map_ahead(read_one, all_videos, num_workers, stop)))
+        for video, content in contents:
             name = describe_video(video)
             try:
-                embeds, problem, is_kept = _embed(
-                    classifier, bank, os.fspath(video), name, read, read_limits, cache, **views
-                )
+                embeds, problem, is_kept = _embed(classifier, bank, content.result(), cache)
             except VideoReadError as error:
                 yield VideoAnswer(name, error=f"{error.reason} {error.remedy}")
                 continue
@@ -125,9 +153,19 @@ def classify_videos(
             yield VideoAnswer(name, classifier.postprocess(outputs, bank, **answering), None, problem, is_kept)
 
 
-def _embed(
-    classifier,
-    bank: ClassBank,
+@dataclass
+class _Content:
+    """What was read of a video: its frames, or the embeddings that were kept before."""
+
+    source: str | bytes
+    key: str = ""
+    found: tuple[dict[str, torch.Tensor], str | None] | None = None
+    frames: np.ndarray | None = None
+    problem: str | None = None
+
+
+def _read(
+    processor: Any,
     video: str,
     name: str,
     read: IsolatedReader,
@@ -136,8 +174,8 @@ def _embed(
     num_frames: int | None = None,
     num_clips: int = 1,
     num_crops: int = 1,
-) -> tuple[torch.Tensor, str | None, bool]:
-    """Return the embeddings `(V, …)` of a video, why it was read in part, and whether they were kept before."""
+) -> _Content:
+    """Find the embeddings of a video, or read its frames."""
     source, key = video, ""
     if cache is not None:
         if is_url(local_path(video)):
@@ -145,16 +183,30 @@ def _embed(
                 source = remote.read_all()
         key = digest_video(source)
         if (found := cache.find(key)) is not None:
-            return found[0]["video_embeds"].to(classifier.device), found[1], True
-    processor = classifier.processor
+            return _Content(source, key, found)
     sample = processor.get_sampler(num_frames, num_clips)
     content = {"path": video, "bytes": source} if isinstance(source, bytes) else source
     frames, metadata = processor.read_clip(content, sample, num_clips, num_crops, read=read)
-    pixels = processor.normalize(torch.from_numpy(frames).to(classifier.device)).to(classifier.dtype)
+    return _Content(source, key, None, frames, metadata.problem)
+
+
+def _embed(
+    classifier, bank: ClassBank, content: _Content, cache: EmbeddingCache | None
+) -> tuple[torch.Tensor, str | None, bool]:
+    """Return the embeddings `(V, …)` of a video, why it was read in part, and whether they were kept before."""
+    found = content.found
+    if found is None and cache is not None:
+        found = cache.find(content.key)  # kept while this copy was read
+    if found is not None:
+        tensors, problem = found
+        return tensors["video_embeds"].to(classifier.device), problem, True
+    frames = torch.from_numpy(content.frames).to(classifier.device)
+    pixels = classifier.processor.normalize(frames).to(classifier.dtype)
     pixels = pixels.view(-1, *pixels.shape[-4:])  # (V, T, 3, H, W)
     embeds = embed_videos(classifier.model, bank, pixels).float()
     check_finite(embeds, classifier.dtype)
     # A file, not downloaded bytes, may be written or replaced while it is read.
+    source, key = content.source, content.key
     if cache is not None and (isinstance(source, bytes) or digest_video(source) == key):
-        cache.keep(key, {"video_embeds": embeds}, metadata.problem)
-    return embeds, metadata.problem, False
+        cache.keep(key, {"video_embeds": embeds}, content.problem)
+    return embeds, content.problem, False
