@@ -34,7 +34,7 @@ TRANSFORM_OPTIONS = ("horizontal_flip", "color_jitter", "grayscale")
 # Options that belong to one protocol
 PROTOCOL_OPTIONS = {"num_classes": "zero_shot", "eval_datasets": "zero_shot"}
 PROTOCOL_OPTIONS |= {"novel_list": "base_to_novel", "novel_label_list": "base_to_novel"}
-LEAST = {"per_device_eval_batch_size": 1, "dataloader_num_workers": 0, "top_k": 1, "seed": 0}
+LEAST = {"per_device_eval_batch_size": 1, "dataloader_num_workers": -1, "top_k": 1, "seed": 0}
 LEAST |= {"per_device_train_batch_size": 1, "num_train_epochs": 1, "max_train_steps": 1, "logging_steps": 1}
 LEAST |= {"learning_rate": 0, "prompt_learning_rate": 0, "text_learning_rate": 0, "weight_decay": 0}
 LEAST |= {"head_learning_rate": 0, "micro_batch_size": 1, "eval_steps": 1, "save_steps": 1}
@@ -322,7 +322,9 @@ class RunArguments(TrainingRecipe):
     report: bool = option(False, "Write report.html, a page with pictures, for each evaluation or prediction.")
     strict: bool = option(False, "Stop at the first video that cannot be read.")
     dataloader_num_workers: int = option(
-        0, "Decoding processes for each process. 0 decodes in the process that computes."
+        0,
+        "Decoding processes for each process. 0 decodes in the process that computes; -1 measures this machine for a "
+        "few seconds and divides its cores.",
     )
     mixed_precision: str | None = option(
         None,

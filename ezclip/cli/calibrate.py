@@ -115,7 +115,7 @@ def calibrate(
     bank = texts.bank(model, runner.processor, [*class_names, *(background or [])])
     dataset = VideoDataset(split, runner.processor, num_clips=views[0], num_crops=views[1], read=runner.read)
     embeds, labels, report = embed_videos(
-        model, bank, dataset, accelerator, args.per_device_eval_batch_size, args.dataloader_num_workers
+        model, bank, dataset, accelerator, args.per_device_eval_batch_size, runner.num_workers(model, split)
     )
     for error in report.bad_videos.values():
         say(f"Left out: {error}")

@@ -17,12 +17,16 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from configuration_ezclip import CLASS_BANK_NAME
 from ezclip.classification import VideoAnswer, check_output_file, classify_videos, save_answers
 from ezclip.cli.limits import add_limits, read_limits
 from ezclip.cli.parser import Parser, add_device, add_dtype
 from ezclip.cli.scoring_options import add_scoring, add_steps
+from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.data.labels import check_distinct, read_class_descriptions, read_labels, split_labels
+from ezclip.data.machine_plan import plan_machine
 from ezclip.data.sources import find_videos
 from ezclip.errors import DataError, ModelError, first_line
 from ezclip.systems.loading import load_classifier
@@ -65,6 +69,12 @@ def make_parser() -> Parser:
     reading.add_argument("--start", type=float, help="second of each video to start at")
     reading.add_argument("--end", type=float, help="second of each video to end at")
     reading.add_argument("--video_timeout", type=float, default=60.0, help="seconds after which a video is unreadable")
+    reading.add_argument(
+        "--num_workers",
+        type=int,
+        default=1,
+        help="decoding processes; -1 measures this machine for a few seconds and divides its cores (default: 1)",
+    )
     reading.add_argument("--allow_partial", action="store_true", help="use the readable part of damaged videos")
     add_limits(parser)
     return parser
@@ -94,6 +104,8 @@ def run(args: argparse.Namespace) -> int:
         check_output_file(args.output_file)
     if args.top_k < 1:
         raise DataError(f"--top_k must be at least 1, got {args.top_k}.")
+    if args.num_workers != -1 and args.num_workers < 1:
+        raise DataError(f"--num_workers must be at least 1, or -1 to measure this machine, got {args.num_workers}.")
     check_times(args.start, args.end)
     classes = class_options(args)
     videos = find_videos(_read_names(args.videos), keep_missing=True)
@@ -103,6 +115,13 @@ def run(args: argparse.Namespace) -> int:
     labels, background = names_of(classes)
     say(f"{count_of(len(videos))}, {describe_labels(labels, background)}")
     classifier = load_classifier(args.model, device=args.device, dtype=args.dtype)
+    num_workers = args.num_workers
+    if num_workers == -1:
+        with IsolatedReader(args.video_timeout, limits=limits) as read:
+            plan = plan_machine(classifier.model, classifier.processor, videos, read)
+        say(plan)
+        torch.set_num_threads(plan.num_threads)
+        num_workers = plan.num_workers
     answers, status = [], 0
     try:
         found = classify_videos(
@@ -118,6 +137,7 @@ def run(args: argparse.Namespace) -> int:
             limits=limits,
             video_timeout=args.video_timeout,
             cache_dir=args.cache_dir,
+            num_workers=num_workers,
             **classes,
         )
         may_be_none = background or args.min_score or args.calibration

@@ -4,7 +4,9 @@ import contextlib
 import gc
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 
@@ -20,6 +22,7 @@ from ezclip.cli.plan import PlannedExperiment
 from ezclip.constants import EVAL_RESULTS_NAME, EXPERIMENT_RESULTS_NAME, FIT_RESULTS_NAME, PREDICTIONS_NAME
 from ezclip.data.dataset import VideoDataset
 from ezclip.data.isolated_reader import IsolatedReader
+from ezclip.data.machine_plan import MachinePlan, plan_machine
 from ezclip.data.sources import VideoSplit
 from ezclip.data.splits import save_split
 from ezclip.data.streaming import StreamedVideos
@@ -30,7 +33,7 @@ from ezclip.evaluation.identity import describe_model, describe_result
 from ezclip.evaluation.prediction_files import PredictionCounts
 from ezclip.evaluation.predictions import Predictions, predict
 from ezclip.evaluation.protocols import SINGLE_VIEW
-from ezclip.evaluation.sharded_prediction import predict_shards
+from ezclip.evaluation.sharded_prediction import first_videos, predict_shards
 from ezclip.few_shot import Shots, embed_shots
 from ezclip.systems.loading import check_fit, load_encoder, load_processor
 from ezclip.training.checkpoints import EXACTNESS_SETTINGS, last_checkpoint, raise_on_all_ranks
@@ -58,12 +61,25 @@ class Runner:
     accelerator: Accelerator
 
     model_description = None  # of the loaded model, see `describe_model`
+    machine_plan: ClassVar[MachinePlan | None] = None  # measured with the first model
 
     def __post_init__(self):
         names = (self.model_args.model_name_or_path, self.model_args.tokenizer_name, self.model_args.num_frames)
         # Training turns plain CLIP into EZ-CLIP unless a preset says otherwise.
         preset = self.model_args.preset or ("ezclip" if self.args.do_train else None)
         self.processor = load_processor(*names, preset=preset)
+
+    def num_workers(self, model: DualEncoder, source: VideoSplit | StreamedVideos) -> int:
+        """Return the number of decoding processes. -1 measures the machine, once for all experiments."""
+        if self.args.dataloader_num_workers >= 0:
+            return self.args.dataloader_num_workers
+        if self.machine_plan is None:
+            model.to(self.accelerator.device)
+            with self.accelerator.autocast():
+                self.machine_plan = plan_machine(model, self.processor, first_videos(source), self.read)
+            self.accelerator.print(self.machine_plan)
+            torch.set_num_threads(self.machine_plan.num_threads)
+        return self.machine_plan.num_workers
 
     def load_model(self) -> DualEncoder:
         """Load the model that every experiment starts from. New weights follow the seed that was set."""
@@ -316,7 +332,7 @@ class Runner:
             dataset,
             args,
             self.accelerator,
-            args.dataloader_num_workers,
+            self.num_workers(model, split),
             args.strict,
             folder,
             resume_from=args.resume_from_checkpoint,
@@ -351,7 +367,7 @@ class Runner:
                 VideoDataset(split, self.processor, num_clips=num_clips, num_crops=num_crops, read=self.read),
                 self.accelerator,
                 self.args.per_device_eval_batch_size,
-                self.args.dataloader_num_workers,
+                self.num_workers(model, split),
                 self.args.strict,
                 self.args.clip_weight,
             )
@@ -389,7 +405,7 @@ class Runner:
             dataset,
             self.accelerator,
             batch_size=self.args.per_device_eval_batch_size,
-            num_workers=self.args.dataloader_num_workers,
+            num_workers=self.num_workers(model, split),
             ensemble=self.ensemble,
             strict=self.args.strict,
             desc=f"Evaluating {name}".strip(),
@@ -422,7 +438,7 @@ class Runner:
             {**texts.describe(), **settings},
             self.accelerator,
             batch_size=self.args.per_device_eval_batch_size,
-            num_workers=self.args.dataloader_num_workers,
+            num_workers=self.num_workers(model, source),
             ensemble=self.ensemble,
             top_k=self.args.top_k,
             min_score=min_score,

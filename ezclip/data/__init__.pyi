@@ -11,6 +11,7 @@ from .labels import (
     split_labels as split_labels,
 )
 from .lists import read_list as read_list
+from .machine_plan import MachinePlan as MachinePlan, plan_machine as plan_machine
 from .sources import (
     VideoSplit as VideoSplit,
     find_videos as find_videos,

@@ -156,6 +156,15 @@ def _end(folder: PredictionFolder, num_shards: int, strict: bool) -> PredictionC
     return counts
 
 
+def first_videos(source: VideoSplit | StreamedVideos) -> Iterator[Any]:
+    """Yield the videos of the first shard of a source."""
+    reader = (_SplitShards(source) if isinstance(source, VideoSplit) else source).open_shard(0)
+    for position in count():
+        if not reader.has(position):
+            break
+        yield reader.row(position).video
+
+
 class _SplitShards:
     """A split as a source of one shard."""
 

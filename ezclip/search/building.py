@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from tqdm.auto import tqdm
 from ezclip import __version__
 from ezclip.classification.embedding_cache import EmbeddingFolder, digest_video
 from ezclip.data.isolated_reader import IsolatedReader
+from ezclip.data.reading_ahead import map_ahead
 from ezclip.data.sources import find_videos
 from ezclip.errors import DataError, ModelError
 from ezclip.evaluation.identity import describe_model, describe_processor
@@ -373,22 +375,35 @@ class _Embedder:
 
     def __call__(self, read: IsolatedReader, path: Path) -> _Windows:
         """Read and embed a video. Windows with the same frames share an embedding."""
-        times, rows, clips, embeds, problem = [], [], [], [], None
+        times, rows, embeds, problem = [], [], [], None
         num_clips = 0
-        for one in read.stream(read_windows, os.fspath(path), *self.arguments):
-            if one.is_last:
-                problem = one.problem
-                continue  # to the end of the answer: otherwise the child ends
-            if one.clip is not None:
-                clips.append(one.clip)
-                num_clips += 1
-            times.append((one.start, one.end))
-            rows.append(num_clips - 1)
-            if len(clips) == self.batch_size:
+
+        def batches() -> Iterator[list[np.ndarray]]:
+            nonlocal problem, num_clips
+            clips = []
+            for one in read.stream(read_windows, os.fspath(path), *self.arguments):
+                if one.is_last:
+                    problem = one.problem
+                    continue  # to the end of the answer: otherwise the child ends
+                if one.clip is not None:
+                    clips.append(one.clip)
+                    num_clips += 1
+                times.append((one.start, one.end))
+                rows.append(num_clips - 1)
+                if len(clips) == self.batch_size:
+                    yield clips
+                    clips = []
+            if clips:
+                yield clips
+
+        # The child decodes the next batch while the model embeds this one.
+        unread = batches()
+        read_next = map_ahead(lambda _: next(unread, None), count(), stop=read.close)
+        with contextlib.closing(read_next):
+            for _, batch in read_next:
+                if (clips := batch.result()) is None:
+                    break
                 embeds.append(self.embed(clips))
-                clips = []
-        if clips:
-            embeds.append(self.embed(clips))
         return _Windows(torch.tensor(times, dtype=torch.float64), torch.cat(embeds)[rows], problem)
 
     def embed(self, clips: list[np.ndarray]) -> torch.Tensor:
