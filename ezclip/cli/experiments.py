@@ -35,7 +35,7 @@ from ezclip.evaluation.predictions import Predictions, predict
 from ezclip.evaluation.protocols import SINGLE_VIEW
 from ezclip.evaluation.sharded_prediction import first_videos, predict_shards
 from ezclip.few_shot import Shots, embed_shots
-from ezclip.systems.loading import check_fit, load_encoder, load_processor
+from ezclip.systems.loading import check_fit, load_encoder, load_processor, tell_kernels
 from ezclip.training.checkpoints import EXACTNESS_SETTINGS, last_checkpoint, raise_on_all_ranks
 from ezclip.training.loop import check_training, train
 from ezclip.utils.digests import digest
@@ -92,6 +92,8 @@ class Runner:
             **explicit_options(self.model_args, "temporal_head"),
         )
         check_fit(model, self.processor)
+        autocast = torch.bfloat16 if self.accelerator.mixed_precision == "bf16" else None
+        tell_kernels(model, self.accelerator.device, autocast)
         new_weights = getattr(model, "newly_initialized", ())
         self.model_description = self.model_description or describe_model(model, new_weights)
         return model

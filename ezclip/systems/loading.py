@@ -39,7 +39,7 @@ from ezclip.systems.bpe_tokenizer import load_bpe_tokenizer
 from ezclip.systems.citations import TOWER_NAMES, tower_family
 from ezclip.systems.presets import default_num_frames, make_config
 from ezclip.utils.messages import get_logger
-from modeling_ezclip import EZClipModel
+from modeling_ezclip import EZClipModel, describe_cpu_kernels
 from pipeline_ezclip import ZeroShotVideoClassificationPipeline
 from processing_ezclip import (
     EZClipProcessor,
@@ -345,7 +345,16 @@ def load_classifier(
     check_fit(model, processor)
     if dtype is not None:
         model = model.to(getattr(torch, dtype))
-    return ZeroShotVideoClassificationPipeline(model=model, processor=processor, device=device)
+    classifier = ZeroShotVideoClassificationPipeline(model=model, processor=processor, device=device)
+    tell_kernels(classifier.model, classifier.device)
+    return classifier
+
+
+def tell_kernels(model: DualEncoder, device: torch.device, autocast: torch.dtype | None = None):
+    """Say once which kernels a model computes with on a CPU, in its own dtype or that of the autocast."""
+    dtype = autocast or model.dtype
+    if isinstance(model, EZClipModel) and device.type == "cpu" and dtype in (torch.float32, torch.bfloat16):
+        logger.warning_once(describe_cpu_kernels(dtype, autocast is not None))
 
 
 def check_fit(model: DualEncoder, processor: EZClipProcessor):
