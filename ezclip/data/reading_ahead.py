@@ -38,9 +38,11 @@ def map_ahead(
         for item in items:
             pending.append((item, pool.submit(function, item)))
             if len(pending) > num_workers:
-                yield pending.popleft()
+                yield pending[0]
+                pending.popleft()
         while pending:
-            yield pending.popleft()
+            yield pending[0]
+            pending.popleft()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         while any(not future.done() for _, future in pending):

@@ -59,6 +59,29 @@ def test_scores_of_the_pipeline(classifier, clips):
         assert [one["score"] for one in answer.predictions] == pytest.approx([one["score"] for one in scores])
 
 
+@pytest.mark.parametrize("num_workers", [2, 5])
+def test_several_decoders_give_the_same_answers(classifier, clips, tmp_path, num_workers):
+    videos = [*clips, tmp_path / "missing.mp4", *clips]
+    answers = [
+        [
+            (answer.video, answer.predictions, answer.error)
+            for answer in classify_videos(classifier, videos, LABELS, **n)
+        ]
+        for n in ({}, {"num_workers": num_workers})
+    ]
+    assert answers[0] == answers[1] and len(answers[0]) == len(videos)
+
+
+def test_machine_is_measured_and_threads_are_divided(tiny_folder, clips, capsys, monkeypatch):
+    threads = torch.get_num_threads()
+    try:
+        assert run(tiny_folder, *clips, "--labels", "red", "blue", "--num_workers", "-1") == 0
+        plan = capsys.readouterr().out
+        assert f"{torch.get_num_threads()} computing" in plan and " decoding" in plan
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_options_of_the_pipeline(tiny_folder, clips, tmp_path):
     options = {"num_frames": 8, "num_clips": 2, "num_crops": 3, "square_pixels": True, "ensemble": "embedding"}
     classifier = ZeroShotVideoClassificationPipeline(
@@ -305,6 +328,7 @@ def test_labels_from_files(tiny_folder, clips, tmp_path, capsys):
         (["--labels", "red", "Red"], "'Red'"),
         (["--labels", "red", "blue", "--output_file", "answers.xlsx"], ".parquet"),
         (["--labels", "red", "blue", "--top_k", "0"], "--top_k"),
+        (["--labels", "red", "blue", "--num_workers", "0"], "--num_workers"),
         (["--labels", "red", "blue", "--device", "cuda:77"], "--device"),
         (["--labels", "red", "blue", "--start", "3", "--end", "2"], "`end`"),
         (["--labels", "red", "blue", "--dtype", "int8"], "--dtype"),
