@@ -29,7 +29,7 @@ from scripts.benchmarks.harness import (
     rates_as_table,
     ratio,
 )
-from scripts.benchmarks.models import describe_model, make_config, name_of_model, vision_shapes
+from scripts.benchmarks.models import describe_model, kernels_as_shipped, make_config, name_of_model, vision_shapes
 from scripts.benchmarks.text import load
 from video_ezclip import FrameSampler
 
@@ -48,6 +48,7 @@ def read_all(path: str, sample: FrameSampler) -> list[np.ndarray]:
 
 
 @torch.no_grad()
+@kernels_as_shipped()
 def predict_in_loop(
     paths: list[str], model: EZClipModel | RivalEncoder, processor: EZClipProcessor, bank: ClassBank, output_dir: Path
 ):

@@ -1,6 +1,7 @@
 """`model`: time embedding and training steps beside CLIP on the same frames, X-CLIP, and matrix products."""
 
 import argparse
+import contextlib
 import copy
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from ezclip.training.gradient_cache import backward
 from ezclip.training.loop import make_optimizer
 from ezclip.training.recipe import TrainingRecipe
 from ezclip.utils.tables import as_table
-from modeling_ezclip import EZClipModel
+from modeling_ezclip import CpuKernels, EZClipModel
 from scripts.benchmarks.harness import Contender, measure_contenders, rates_as_table, ratio
 from scripts.benchmarks.models import (
     count_model_macs,
@@ -35,6 +36,7 @@ PRECISIONS = ("float32", "bf16", "autocast")
 # The learning rate does not change the time of a step, and zero keeps the weights as they are.
 RECIPE = TrainingRecipe(learning_rate=0.0)
 ALL_WEIGHTS = ", all weights trained"
+SAME_KERNELS = "CLIPVisionModel, same CPU kernels"
 
 
 class Case(NamedTuple):
@@ -51,6 +53,8 @@ def run(args: argparse.Namespace, device: torch.device) -> dict:
     ours, model = name_of_model(args), make_model(args)
     config = model.config
     models = {ours: model, **make_rivals(config)}
+    if device.type == "cpu":
+        models[SAME_KERNELS] = models["CLIPVisionModel"]
     if "step" in args.passes and config.freeze_backbone:
         models[ours + ALL_WEIGHTS] = copy.deepcopy(model).requires_grad_(True)
     models = {name: model.to(device) for name, model in models.items()}
@@ -59,7 +63,7 @@ def run(args: argparse.Namespace, device: torch.device) -> dict:
         for way in args.passes
         for precision in args.precisions
         for name in models
-        if (precision != "bf16" if way == "step" else not name.endswith(ALL_WEIGHTS))
+        if (precision != "bf16" and name != SAME_KERNELS if way == "step" else not name.endswith(ALL_WEIGHTS))
     ]
     macs = {key: count_pass(models[key[0]], key[1], config) for key in dict.fromkeys(case[:2] for case in cases)}
     batches = []
@@ -97,7 +101,8 @@ def make_run(
         pixels = batch["pixel_values"].to(model.dtype)
 
         def forward():
-            with torch.autocast(pixels.device.type, torch.bfloat16, enabled=case.precision == "autocast"):
+            kernels = CpuKernels() if case.model == SAME_KERNELS else contextlib.nullcontext()
+            with kernels, torch.autocast(pixels.device.type, torch.bfloat16, enabled=case.precision == "autocast"):
                 embed(model.eval(), pixels)
 
         return forward
@@ -146,6 +151,7 @@ def compare_with_baselines(rows: dict[Case, dict], case: Case) -> dict[str, dict
     """Return the time of a case relative to CLIP, CLIP in float32, X-CLIP and its own forward pass."""
     baselines = {
         "clip": case._replace(model="CLIPVisionModel"),
+        "clip_same_kernels": case._replace(model=SAME_KERNELS),
         "clip_float32": Case("CLIPVisionModel", case.run, "float32"),
         "xclip": case._replace(model="XCLIPModel"),
         "own_forward": case._replace(model=case.model.removesuffix(ALL_WEIGHTS), run="forward"),
@@ -165,6 +171,7 @@ def as_text(result: dict) -> list[str]:
         "GMAC per clip": ("macs_per_clip", ".4g", 1e-9),
         "share of matrix rate": ("share_of_matrix_rate", ".0%"),
         "time / CLIP (range)": ("clip", ".3f"),
+        "time / CLIP, same kernels": ("clip_same_kernels", ".3f"),
         "time / CLIP in float32": ("clip_float32", ".3f"),
         "time / X-CLIP": ("xclip", ".3f"),
         "time / own forward": ("own_forward", ".3f"),
@@ -173,7 +180,8 @@ def as_text(result: dict) -> list[str]:
         f"{result['model']}: {result['size']}; attention {result['attention']}. Pixels are random. Median of "
         f"{result['rounds']} rounds; each round runs all models. `forward` embeds clips without texts. `step` is a "
         "forward pass of clips with one text each, loss, backward pass and AdamW for the trained weights. "
-        "CLIPVisionModel has no texts. `bf16`: bfloat16 weights. `autocast`: float32 weights in mixed precision.",
+        "CLIPVisionModel has no texts; as shipped, it takes PyTorch's kernels. `bf16`: bfloat16 weights. "
+        "`autocast`: float32 weights in mixed precision.",
     ]
     for batch in result["batches"]:
         rows = [{**row, **row.get("against", {})} for row in batch["rows"]]

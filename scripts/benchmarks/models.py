@@ -1,7 +1,9 @@
 """The measured models: EZ-CLIP, and models of transformers of the same size."""
 
 import argparse
+import contextlib
 import copy
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from ezclip.errors import ModelError
 from ezclip.systems.loading import load_encoder, load_model
 from ezclip.systems.macs import count_macs_of
 from ezclip.systems.presets import fields_of
-from modeling_ezclip import EZClipModel
+from modeling_ezclip import KERNELS_VARIABLE, EZClipModel
 from scripts.benchmarks.harness import Shape
 
 
@@ -109,6 +111,19 @@ def count_model_macs(model: PreTrainedModel, run: Callable[[PreTrainedModel], ob
     copied = copy.deepcopy(model).to("meta")
     copied.set_attn_implementation("eager")  # other implementations may not run on the meta device
     return count_macs_of(lambda: copied, run)
+
+
+@contextlib.contextmanager
+def kernels_as_shipped():
+    """Let our own classes take PyTorch's kernels on a CPU, for a baseline."""
+    earlier = os.environ.get(KERNELS_VARIABLE)
+    os.environ[KERNELS_VARIABLE] = "torch"
+    try:
+        yield
+    finally:
+        del os.environ[KERNELS_VARIABLE]
+        if earlier is not None:
+            os.environ[KERNELS_VARIABLE] = earlier
 
 
 @torch.no_grad()

@@ -18,7 +18,14 @@ from modeling_ezclip import EZClipModel, EZClipTextModel, PackedTexts
 from pipeline_ezclip import BATCH_SIZE as CLASS_BANK_BATCH_SIZE, ClassBank
 from processing_ezclip import TEMPLATES, EZClipProcessor, default_image_processor
 from scripts.benchmarks.harness import Contender, measure_contenders, rates_as_table, ratio
-from scripts.benchmarks.models import layer_shapes, load_rival, make_config, make_model, name_of_model
+from scripts.benchmarks.models import (
+    kernels_as_shipped,
+    layer_shapes,
+    load_rival,
+    make_config,
+    make_model,
+    name_of_model,
+)
 
 
 # Made-up labels of two to four words, used without --label_list
@@ -93,6 +100,7 @@ def _count_texts(config: EZClipConfig, num_texts: int, run: Callable[[EZClipText
 
 
 @torch.no_grad()
+@kernels_as_shipped()
 def embed_padded(model: EZClipModel, processor: EZClipProcessor, texts: list[str]) -> torch.Tensor:
     """Embed texts padded to the maximal length. A causal tower needs no mask for padding after the text."""
     embeds = []
