@@ -94,6 +94,7 @@ setup(
         "pe": PE,
         "mteb": ["mteb>=2.26"],
         "faiss": ["faiss-cpu>=1.9"],
+        "ray": ["ray[data]>=2.44"],
         # Formatting the signatures of the API reference needs ruff
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0", "ruff>=0.9"],
         "test": [

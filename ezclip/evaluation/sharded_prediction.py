@@ -179,9 +179,9 @@ class _Scorer:
         scores = view_probabilities(self.model, self.bank, views, self.ensemble, self.accelerator, self.scoring)
         yield inputs, scores.cpu().numpy()
 
-    def on_worker(self) -> "_Scorer":
+    def on_worker(self, has_no_gpu: bool) -> "_Scorer":
         """Return a copy for the devices of the calling process."""
-        accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=self.mixed_precision)
+        accelerator = Accelerator(cpu=has_no_gpu, mixed_precision=self.mixed_precision)
         return replace(self, model=self.model.to(accelerator.device).eval(), accelerator=accelerator)
 
 
@@ -197,7 +197,7 @@ class _BatchReader:
         keys = [(position, self.shards.row(position).video) for position in positions]
         yield from make_loader(self.reader, 1, batch_sampler=[keys])
 
-    def on_worker(self) -> "_BatchReader":
+    def on_worker(self, _: bool) -> "_BatchReader":
         """Return it for the calling process."""
         return_freed_memory()
         return self

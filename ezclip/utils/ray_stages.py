@@ -89,18 +89,16 @@ class RayStages:
     Ray Data streams the items through both stages. Memory is bounded by its executor: a worker has
     `MAX_TASKS_IN_FLIGHT` blocks, and a stage that is ahead waits when it fills its share of the object store.
 
+    Args:
+        use_gpus (`bool`, *optional*, defaults to `True`):
+            Whether to embed on the GPUs of the cluster, if it has any.
+
     Raises:
         [`DataError`]: if Ray is not installed or cannot be reached, or has too few CPUs.
     """
 
-    def __init__(self):
-        # Nothing of a run leaves the machines.
-        os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DISABLE_IMPORT_WARNING="1")
-        try:
-            import ray
-            import ray.data
-        except ImportError as error:
-            raise DataError(f"Ray Data is missing ({error}). Install it: pip install 'ezclip[ray]'") from error
+    def __init__(self, use_gpus: bool = True):
+        ray = require_ray()
         self.ray, self.starts_ray = ray, not ray.is_initialized()
         if self.starts_ray:
             own = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": max(2, os.cpu_count() or 1)}
@@ -109,7 +107,8 @@ class RayStages:
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise DataError(f"Ray cannot be reached ({error}). Correct RAY_ADDRESS, or unset it.") from error
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        self.plan = RayPlan.of_nodes([node["Resources"] for node in ray.nodes() if node["Alive"]])
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self.plan = RayPlan.of_nodes(nodes if use_gpus else [{**node, "GPU": 0} for node in nodes])
 
     def __enter__(self) -> "RayStages":
         return self
@@ -119,7 +118,7 @@ class RayStages:
             self.ray.shutdown()
 
     def run(
-        self, items: list, make_decode: Callable[[], Callable], make_embed: Callable[[], Callable]
+        self, items: list, make_decode: Callable[[bool], Callable], make_embed: Callable[[bool], Callable]
     ) -> Iterator[Any]:
         """
         Yield the results of all items, in the order of the items.
@@ -130,10 +129,10 @@ class RayStages:
             items (`list`):
                 Small picklable objects, such as paths.
             make_decode (`Callable[[], Callable]`):
-                A picklable function. Each decoding worker calls it once. It returns a generator function that takes
-                an item and yields what is to be embedded.
+                A picklable function. Each decoding worker calls it once, with whether it has no GPU. It returns a
+                generator function that takes an item and yields what is to be embedded.
             make_embed (`Callable[[], Callable]`):
-                The same for embedding workers. Its function takes what the first yields, and returns a result. The
+                The same for embedding workers. Its function takes what the first yields, and yields results. The
                 cluster stores it once, with its model.
 
         Raises:
@@ -155,7 +154,7 @@ class RayStages:
         for make, size, num_threads, num_gpus in stages:
             dataset = dataset.map_batches(
                 _Worker,
-                fn_constructor_args=(self.ray.put(make), num_threads, os.getcwd()),
+                fn_constructor_args=(self.ray.put(make), num_threads, num_gpus == 0, os.getcwd()),
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=MAX_TASKS_IN_FLIGHT),
@@ -171,16 +170,28 @@ class RayStages:
             raise _cause_of(error) from error
 
 
+def require_ray() -> Any:
+    """Return the module `ray`, or raise a [`DataError`] if Ray Data is not installed."""
+    # Nothing of a run leaves the machines.
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DISABLE_IMPORT_WARNING="1")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise DataError(f"Ray Data is missing ({error}). Install it: pip install 'ezclip[ray]'") from error
+    return ray
+
+
 class _Worker:
     """A worker of a stage. `reference` is that of a function that makes the function of the stage."""
 
-    def __init__(self, reference, num_threads: int, folder: str):
+    def __init__(self, reference, num_threads: int, has_no_gpu: bool, folder: str):
         import ray
 
         torch.set_num_threads(num_threads)
         with contextlib.suppress(OSError):  # relative paths are relative to the driver's working folder
             os.chdir(folder)
-        self.work = ray.get(reference)()
+        self.work = ray.get(reference)(has_no_gpu)
 
     @torch.no_grad()
     def __call__(self, batch: pyarrow.Table) -> Iterator[pyarrow.Table]:
