@@ -160,8 +160,7 @@ class RayStages:
                 compute=data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=MAX_TASKS_IN_FLIGHT),
                 num_cpus=num_threads,
                 num_gpus=num_gpus,
-                max_restarts=MAX_RESTARTS,
-                max_task_retries=MAX_RESTARTS,
+                ray_remote_args_fn=_limit_restarts,
             )
         try:
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -170,10 +169,16 @@ class RayStages:
             raise _cause_of(error) from error
 
 
+def _limit_restarts() -> dict:
+    return {"max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS}
+
+
 def require_ray() -> Any:
     """Return the module `ray`, or raise a [`DataError`] if Ray Data is not installed."""
     # Nothing of a run leaves the machines.
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DISABLE_IMPORT_WARNING="1")
+    # Ray Data's workers restart with arguments in the object store, and Ray warns of it as an error.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
         import ray.data
