@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import pickle
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -101,9 +102,11 @@ class RayStages:
         ray = require_ray()
         self.ray, self.starts_ray = ray, not ray.is_initialized()
         if self.starts_ray:
-            own = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": max(2, os.cpu_count() or 1)}
+            where: dict[str, Any] = {"address": os.environ.get("RAY_ADDRESS") or "local"}
+            if where["address"] == "local":  # and not a cluster that someone else started on this machine
+                where |= {"num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False}
             try:
-                ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False, **own)
+                ray.init(**where, logging_level=logging.ERROR, log_to_driver=False)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise DataError(f"Ray cannot be reached ({error}). Correct RAY_ADDRESS, or unset it.") from error
         logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -136,7 +139,7 @@ class RayStages:
                 cluster stores it once, with its model.
 
         Raises:
-            The errors of the two functions.
+            The errors of the two functions. [`DataError`]: if a worker is lost more than `MAX_RESTARTS` times.
         """
         if not items:
             return
@@ -151,6 +154,8 @@ class RayStages:
             (make_decode, plan.num_decoders, 1, 0),
             (make_embed, plan.num_embedders, plan.num_threads, plan.num_gpus),
         )
+        # Ray's own default restarts a worker for ever, and the options that bound it are deprecated: see setup.py.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args", module=__name__)
         for make, size, num_threads, num_gpus in stages:
             dataset = dataset.map_batches(
                 _Worker,
@@ -160,17 +165,14 @@ class RayStages:
                 compute=data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=MAX_TASKS_IN_FLIGHT),
                 num_cpus=num_threads,
                 num_gpus=num_gpus,
-                ray_remote_args_fn=_limit_restarts,
+                max_restarts=MAX_RESTARTS,
+                max_task_retries=MAX_RESTARTS,
             )
         try:
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
                 yield from map(pickle.loads, batch[COLUMN].to_pylist())
         except Exception as error:
             raise _cause_of(error) from error
-
-
-def _limit_restarts() -> dict:
-    return {"max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS}
 
 
 def require_ray() -> Any:
@@ -206,8 +208,11 @@ class _Worker:
 
 
 def _cause_of(error: BaseException) -> BaseException:
-    """Return the error of a worker's function that Ray has wrapped, or the error itself."""
-    seen = error
-    while (cause := getattr(seen, "cause", None) or seen.__cause__) is not None and cause is not seen:
-        seen = cause
-    return seen
+    """Return the error of a worker's function that Ray has wrapped, or one that tells why Ray has none."""
+    chain: list[BaseException] = []
+    seen: BaseException | None = error
+    while seen is not None and seen not in chain:
+        chain.append(seen)
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    own = [one for one in chain if not type(one).__module__.startswith("ray.")]
+    return own[-1] if own else DataError(f"Ray gave up ({error}). Run the same command again to resume.")

@@ -23,6 +23,7 @@ from ezclip.errors import DataError, ModelError
 from ezclip.evaluation.sharded_prediction import predict_shards
 from ezclip.search import build_index
 from ezclip.search.windows_file import WindowsFile
+from ezclip.utils import ray_stages
 from ezclip.utils.ray_stages import RayPlan, RayStages, require_ray
 from ezclip.utils.synthetic_clips import write_video
 from tests.helpers import ROOT, random_clip, read_lines
@@ -114,9 +115,7 @@ def read_parts(output_dir: Path) -> dict[str, list[dict]]:
 
 def check_same_predictions(one: Path, other: Path):
     assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in other.iterdir())
-    rows, expected = (
-        [row for rows in read_parts(folder).values() for row in rows] for folder in (one, other)
-    )
+    rows, expected = ([row for rows in read_parts(folder).values() for row in rows] for folder in (one, other))
     assert read_parts(one).keys() == read_parts(other).keys()
     for row, wanted in zip(rows, expected, strict=True):
         scores, wanted_scores = (
@@ -128,7 +127,7 @@ def check_same_predictions(one: Path, other: Path):
 
 
 class KillOnce:
-    """Reads frames; the worker that reads a certain number of frames of a video kills itself, once."""
+    """Reads frames; the worker that reads a certain video is killed, once."""
 
     def __init__(self, marker: Path):
         self.marker = marker
@@ -139,14 +138,13 @@ class KillOnce:
             os.kill(os.getpid(), signal.SIGKILL)
         return read_frames(*args, **kwargs)
 
-    def __getstate__(self):
-        return {"marker": self.marker}
-
 
 @pytest.mark.slow
 def test_predictions(cluster, parts, videos, tmp_path, capsys):
     counts = predict(parts, videos, tmp_path / "ray", cluster=cluster)
-    assert "11 videos, 4 parts; 1 decoding worker, 1 embedding worker of 1 thread, on 2 nodes" in capsys.readouterr().out
+    assert (
+        "11 videos, 4 parts; 1 decoding worker, 1 embedding worker of 1 thread, on 2 nodes" in capsys.readouterr().out
+    )
     assert dataclasses.astuple(counts) == (NUM_VIDEOS, 1, 0)
     assert predict(parts, videos, tmp_path / "local") == counts
     check_same_predictions(tmp_path / "ray", tmp_path / "local")
@@ -157,7 +155,6 @@ def test_predictions(cluster, parts, videos, tmp_path, capsys):
 @pytest.mark.slow
 def test_reader_is_killed(cluster, parts, videos, tmp_path):
     predict(parts, videos, tmp_path / "local")
-    # the same function reads in both runs: a run resumes only with the same
     predict(parts, videos, tmp_path / "ray", read=KillOnce(tmp_path / "killed"), cluster=cluster)
     assert (tmp_path / "killed").exists()
     check_same_predictions(tmp_path / "ray", tmp_path / "local")
@@ -186,6 +183,18 @@ def test_embedder_is_killed(cluster, tmp_path):
     assert (tmp_path / "killed").exists()
 
 
+def kill_always(item: int):
+    os.kill(os.getpid(), signal.SIGKILL)
+    yield item
+
+
+@pytest.mark.slow
+def test_worker_that_is_always_killed(cluster, monkeypatch):
+    monkeypatch.setattr(ray_stages, "MAX_RESTARTS", 1)
+    with pytest.raises(DataError, match="Ray gave up"):
+        list(cluster.run([1, 2], make(double), make(kill_always)))
+
+
 def fail(item: int):
     if item == 3:
         raise ModelError(f"no {item}")
@@ -208,7 +217,9 @@ def test_index(cluster, parts, videos, tmp_path):
         for name, stages in (("ray", cluster), ("local", None))
     ]
     assert counts[0] == counts[1] and len(counts[0].bad_videos) == 1
-    files = [sorted(path.relative_to(root) for path in root.rglob("*")) for root in (tmp_path / "ray", tmp_path / "local")]
+    files = [
+        sorted(path.relative_to(root) for path in root.rglob("*")) for root in (tmp_path / "ray", tmp_path / "local")
+    ]
     assert files[0] == files[1]
     one, other = (WindowsFile(tmp_path / name / "windows.arrow") for name in ("ray", "local"))
     assert one.metadata == other.metadata
