@@ -2,7 +2,7 @@
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
@@ -140,10 +140,9 @@ def predict_shards(
     batches = _Batches(shards, work, folder, batch_size)
     score = _Scorer(model, bank, processor, ensemble, scoring, accelerator.mixed_precision, accelerator)
     if cluster is None:
-        loader = make_loader(reader, 1, num_workers, batch_sampler=batches)
-        results = (result for inputs in loader for result in score(inputs))
+        results = (result for inputs in _load(reader, batches, num_workers) for result in score(inputs))
     else:
-        results = _score_on_cluster(cluster, batches, shards, reader, score)
+        results = _score_on_cluster(cluster, batches, reader, score)
     rows, report = [], ReadReport()
     with _progress_bar(shards.num_videos, progress.num_videos, accelerator) as bar:
         for inputs, scores in results:
@@ -195,7 +194,7 @@ class _BatchReader:
     def __call__(self, positions: range) -> Iterator[dict]:
         """Yield the batch of the videos at `positions`."""
         keys = [(position, self.shards.row(position).video) for position in positions]
-        yield from make_loader(self.reader, 1, batch_sampler=[keys])
+        yield from _load(self.reader, [keys])
 
     def on_worker(self, _: bool) -> "_BatchReader":
         """Return it for the calling process."""
@@ -204,7 +203,7 @@ class _BatchReader:
 
 
 def _score_on_cluster(
-    cluster: RayStages, batches: "_Batches", shards: "_SplitShards", reader: "_RowReader", score: _Scorer
+    cluster: RayStages, batches: "_Batches", reader: "_RowReader", score: _Scorer
 ) -> Iterator[tuple[dict, np.ndarray]]:
     """Yield what a [`_Scorer`] yields, for all batches in their order."""
     for _ in batches:
@@ -213,7 +212,7 @@ def _score_on_cluster(
     videos = count_of(sum(map(len, items)))
     say(f"Ray: {videos}, {count_of(num_parts, 'part')}; {cluster.plan}.", flush=True)
     copied = replace(score, model=score.model.cpu(), bank=score.bank.to(torch.device("cpu")), accelerator=None)
-    return cluster.run(items, _BatchReader(shards, reader).on_worker, copied.on_worker)
+    return cluster.run(items, _BatchReader(batches.shards, reader).on_worker, copied.on_worker)
 
 
 def _end(folder: PredictionFolder, num_shards: int, strict: bool) -> PredictionCounts:
@@ -273,6 +272,11 @@ class _RowReader(torch.utils.data.Dataset):
         item = VideoDataset(VideoSplit([row], None), self.processor, **self.kwargs)[0]
         reports = {kind: [(position, what) for _, what in item[kind]] for kind in ("bad_videos", "partial_videos")}
         return {**item, "index": position, **reports}
+
+
+def _load(reader: Any, batches: Iterable[list[tuple[int, Any]]], num_workers: int = 0) -> Iterable[dict]:
+    """Return the loader of batches, each a list of keys of a [`_RowReader`]."""
+    return make_loader(reader, 1, num_workers, batch_sampler=batches)
 
 
 @dataclass
