@@ -17,3 +17,9 @@ FIT_RESULTS_NAME = "fit_results.json"  # written by --do_fit
 MERGE_NAME = "merge.json"  # written beside a merged model
 
 UNKNOWN_LABEL = -1  # the label of a video whose class is not known
+# What runs the work of a command
+EXECUTORS = ("accelerate", "ray")
+EXECUTOR_HELP = (
+    "accelerate: this process and those of a launcher. ray: workers of Ray Data, on the cluster of RAY_ADDRESS"
+)
+EXECUTOR_HELP += " or this machine. The files are the same."
