@@ -160,6 +160,26 @@ def test_reader_is_killed(cluster, parts, videos, tmp_path):
     check_same_predictions(tmp_path / "ray", tmp_path / "local")
 
 
+def crash(*_):
+    """Sample the frames of a video, in the child of a reader."""
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class CrashingReader(IsolatedReader):
+    """Reads frames in its child, which one video always crashes."""
+
+    def __call__(self, video, sample=None, transform=None, **kwargs):
+        return super().__call__(video, crash if "05.mp4" in str(video) else sample, transform, **kwargs)
+
+
+@pytest.mark.slow
+def test_video_that_crashes_its_reader(cluster, parts, videos, tmp_path):
+    counts = predict(parts, videos, tmp_path / "ray", read=CrashingReader(60), cluster=cluster)
+    assert dataclasses.astuple(counts) == (NUM_VIDEOS, 2, 0)
+    reasons = {Path(line["video"]).name: line["reason"] for line in read_lines(tmp_path / "ray" / "bad_videos.jsonl")}
+    assert reasons.keys() == {"04.mp4", "05.mp4"} and "crashes the decoder" in reasons["05.mp4"]
+
+
 def double(number: int):
     yield from (2 * number, 2 * number + 1)
 
@@ -197,7 +217,10 @@ def test_worker_that_is_always_killed(cluster, monkeypatch):
 
 def fail(item: int):
     if item == 3:
-        raise ModelError(f"no {item}")
+        try:
+            raise ValueError("what caused it")
+        except ValueError as error:
+            raise ModelError(f"no {item}") from error
     yield item
 
 
