@@ -59,10 +59,10 @@ def test_ray_is_missing(monkeypatch):
         require_ray()
 
 
-@pytest.mark.parametrize("action", ["--do_eval", "--do_train"])
-def test_only_predictions(action, capsys):
+@pytest.mark.parametrize("actions", [["--do_eval"], ["--do_train"], ["--do_predict", "--do_eval"]])
+def test_only_predictions(actions, capsys):
     with pytest.raises(SystemExit):
-        parse_args([action, "--executor", "ray", "--model_name_or_path", "m", "--output_dir", "o"])
+        parse_args([*actions, "--executor", "ray", "--model_name_or_path", "m", "--output_dir", "o"])
     assert "--executor ray" in capsys.readouterr().err
 
 
