@@ -102,7 +102,7 @@ def parts(tiny_folder):
 
 
 def predict(parts, videos: Path, output_dir: Path, read=read_frames, **kwargs):
-    bank = ClassBank.build(*parts, LABELS, "a {}")
+    bank = ClassBank.build(parts[0], parts[1], LABELS, "a {}")
     arguments = {"batch_size": 2, "part_size": 3, "read": read, **kwargs}
     source = load_folder(str(videos), "test")
     return predict_shards(parts[0], bank, source, parts[1], output_dir, {}, Accelerator(cpu=True), **arguments)
