@@ -59,10 +59,10 @@ def test_ray_is_missing(monkeypatch):
         require_ray()
 
 
-@pytest.mark.parametrize("action", ["--do_eval", "--do_train"])
-def test_only_predictions(action, capsys):
+@pytest.mark.parametrize("actions", [["--do_eval"], ["--do_train"], ["--do_predict", "--do_eval"]])
+def test_only_predictions(actions, capsys):
     with pytest.raises(SystemExit):
-        parse_args([action, "--executor", "ray", "--model_name_or_path", "m", "--output_dir", "o"])
+        parse_args([*actions, "--executor", "ray", "--model_name_or_path", "m", "--output_dir", "o"])
     assert "--executor ray" in capsys.readouterr().err
 
 
@@ -102,7 +102,7 @@ def parts(tiny_folder):
 
 
 def predict(parts, videos: Path, output_dir: Path, read=read_frames, **kwargs):
-    bank = ClassBank.build(*parts, LABELS, "a {}")
+    bank = ClassBank.build(parts[0], parts[1], LABELS, "a {}")
     arguments = {"batch_size": 2, "part_size": 3, "read": read, **kwargs}
     source = load_folder(str(videos), "test")
     return predict_shards(parts[0], bank, source, parts[1], output_dir, {}, Accelerator(cpu=True), **arguments)
@@ -160,6 +160,26 @@ def test_reader_is_killed(cluster, parts, videos, tmp_path):
     check_same_predictions(tmp_path / "ray", tmp_path / "local")
 
 
+def crash(*_):
+    """Sample the frames of a video, in the child of a reader."""
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class CrashingReader(IsolatedReader):
+    """Reads frames in its child, which one video always crashes."""
+
+    def __call__(self, video, sample=None, transform=None, **kwargs):
+        return super().__call__(video, crash if "05.mp4" in str(video) else sample, transform, **kwargs)
+
+
+@pytest.mark.slow
+def test_video_that_crashes_its_reader(cluster, parts, videos, tmp_path):
+    counts = predict(parts, videos, tmp_path / "ray", read=CrashingReader(60), cluster=cluster)
+    assert dataclasses.astuple(counts) == (NUM_VIDEOS, 2, 0)
+    reasons = {Path(line["video"]).name: line["reason"] for line in read_lines(tmp_path / "ray" / "bad_videos.jsonl")}
+    assert reasons.keys() == {"04.mp4", "05.mp4"} and "crashes the decoder" in reasons["05.mp4"]
+
+
 def double(number: int):
     yield from (2 * number, 2 * number + 1)
 
@@ -197,7 +217,10 @@ def test_worker_that_is_always_killed(cluster, monkeypatch):
 
 def fail(item: int):
     if item == 3:
-        raise ModelError(f"no {item}")
+        try:
+            raise ValueError("what caused it")
+        except ValueError as error:
+            raise ModelError(f"no {item}") from error
     yield item
 
 
