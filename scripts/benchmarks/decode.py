@@ -12,9 +12,9 @@ import transformers
 from transformers.video_utils import load_video
 
 from ezclip.data.sources import find_videos
-from ezclip.utils.tables import as_table
 from ezclip.utils.timing import compare, describe_machine, measure, one_core, summarize
 from processing_ezclip import EZClipProcessor
+from scripts.benchmarks.harness import MatrixProduct, find_kernels, results_as_table, unless_moved, warn_of_movement
 from video_ezclip import FrameSampler, read_frames
 
 
@@ -22,6 +22,9 @@ from video_ezclip import FrameSampler, read_frames
 SAME_FRAME = 2.0
 # Attributes of VideoFramesMetadata in the result
 PROPERTIES = ("width", "height", "codec", "total_num_frames", "duration", "access")
+CPU = torch.device("cpu")
+# The product that shows whether the machine moved (m, k, n)
+PRODUCT = (512, 512, 512)
 # The reader to compare with, for each kind of result
 OURS = {"pixels": "ezclip", "frames": "ezclip frames"}
 
@@ -80,8 +83,10 @@ def measure_video(path: str, processor: EZClipProcessor, image_processor, rounds
         "PyAV in sequence": ("frames", in_sequence, in_sequence),
         "decord by index": ("frames", by_index, by_index),
     }
-    timings = measure({name: run for name, (_, run, _) in readers.items()}, rounds, may_fail=True)
-    results = {}
+    product = MatrixProduct(PRODUCT, "float32", CPU, next(iter(find_kernels("float32", CPU))))
+    runs = {name: run for name, (_, run, _) in readers.items()}
+    timings = measure({**runs, product: product}, rounds, may_fail=True)
+    matrix, results = product.rate(timings[product]), {}
     for name, (kind, _, rival_frames) in readers.items():
         timing, results[name] = timings[name], {"result": kind}
         if timing.failed is not None:
@@ -91,9 +96,10 @@ def measure_video(path: str, processor: EZClipProcessor, image_processor, rounds
         results[name] |= {"cpu_ms": cpu, "clips_per_second_per_core": 1000 / cpu["median"]}
         if rival_frames is not None:
             results[name]["same_frames"] = are_same(rival_frames(), frames)
-            results[name]["against"] = {"reader": OURS[kind], **compare(timing.cpu, timings[OURS[kind]].cpu)}
+            ratio = compare(timing.cpu, timings[OURS[kind]].cpu)
+            results[name] |= unless_moved(matrix["moved"], {"against": {"reader": OURS[kind], **ratio}})
     properties = {name: getattr(metadata, name) for name in PROPERTIES}
-    return {"video": path, "bytes": os.path.getsize(path), **properties, "readers": results}
+    return {"video": path, "bytes": os.path.getsize(path), **properties, "readers": results, "matrix": matrix}
 
 
 def run(args: argparse.Namespace, device: torch.device) -> dict:
@@ -129,10 +135,13 @@ def as_text(result: dict) -> list[str]:
         )
         for name, reader in video["readers"].items():
             frames = {None: None, True: "same", False: "wrong frames"}[reader.get("same_frames")]
-            rows.append({**reader, "title": title, "reader": f"{name} ({reader['result']})", "frames": frames})
+            against = {"moved": reader["machine_moved"]} if "machine_moved" in reader else reader.get("against")
+            own = {"title": title, "reader": f"{name} ({reader['result']})", "frames": frames, "against": against}
+            rows.append({**reader, **own})
             title = ""
     return [
         f"From file to {result['num_frames']} frames, and to pixels ({result['image_processor']}), on one core. "
         f"Median of {result['rounds']} rounds.",
-        as_table(rows, columns),
+        results_as_table(rows, columns),
+        *warn_of_movement({Path(video["video"]).name: video["matrix"] for video in result["videos"]}),
     ]

@@ -18,7 +18,6 @@ from ezclip.data.sources import find_videos, load_files
 from ezclip.encoders import RivalEncoder
 from ezclip.evaluation.sharded_prediction import predict_shards
 from ezclip.systems.macs import count_clip_macs, count_macs
-from ezclip.utils.tables import as_table
 from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank, score_embeds
 from processing_ezclip import EZClipProcessor
@@ -26,8 +25,9 @@ from scripts.benchmarks.harness import (
     Contender,
     is_faster_in_bf16,
     measure_contenders,
-    rates_as_table,
+    rates_as_text,
     ratio,
+    results_as_table,
 )
 from scripts.benchmarks.models import describe_model, make_config, name_of_model, vision_shapes
 from scripts.benchmarks.text import load
@@ -180,7 +180,7 @@ def as_text(result: dict) -> list[str]:
         f"{result['num_labels']} classes. {result['model']}: {result['size']}. {OURS}: batch {result['batch_size']}, "
         f"{result['num_workers']} decoding processes. The loop: one clip at a time. Median of "
         f"{result['rounds']} rounds.",
-        as_table(result["rows"], columns),
-        rates_as_table(result["matrix"]),
+        results_as_table(result["rows"], columns),
+        rates_as_text(result["matrix"]),
         "\n".join(f"- {line}" for line in lines),
     ]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from ezclip.utils.tables import as_table
@@ -15,6 +16,8 @@ DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 SQUARES, ACCELERATOR_SQUARES = (2048,), (2048, 4096, 8192)
 # Repeat a product for at least this time, so that launch and synchronization hardly count.
 LEAST_SECONDS = 0.02
+# Ratios are left out if the matrix rate moved by more than this part of its median within a run.
+MOST_MOVED = 0.2
 
 Shape = tuple[int, int, int]
 
@@ -35,11 +38,33 @@ class Contender:
         self.result = self.run()
 
 
-class MatrixProduct:
-    """A product of an (m, k) and a (k, n) matrix to time."""
+def multiply_by_mm(left: torch.Tensor, right: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+    """Return `left @ right.T` as PyTorch computes it, in the memory of `result`."""
+    return torch.mm(left, right.t(), out=result)
 
-    def __init__(self, shape: Shape, precision: str, device: torch.device):
+
+def multiply_by_onednn(left: torch.Tensor, right: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+    """Return `left @ right.T` by oneDNN's linear layer, which takes no `result`."""
+    return torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
+
+
+def find_kernels(precision: str, device: torch.device) -> dict[str, Callable]:
+    """Return the kernels of a matrix product by name. `ONEDNN_VERBOSE=1` shows the names of those of a CPU."""
+    if device.type != "cpu":
+        return {"cuBLAS" if torch.version.cuda and device.type == "cuda" else f"mm on {device.type}": multiply_by_mm}
+    if not torch.backends.mkldnn.is_available():
+        return {"MKL" if torch.backends.mkl.is_available() else "BLAS": multiply_by_mm}
+    if precision == "bf16":  # `torch.mm` takes oneDNN too
+        return {"oneDNN": multiply_by_mm}
+    return {"MKL" if torch.backends.mkl.is_available() else "BLAS": multiply_by_mm, "oneDNN": multiply_by_onednn}
+
+
+class MatrixProduct:
+    """A product of an (m, k) and a (k, n) matrix to time, by one of [`find_kernels`]."""
+
+    def __init__(self, shape: Shape, precision: str, device: torch.device, kernel: str):
         (m, k, n), dtype = shape, DTYPES[precision]
+        self.kernel, self.multiply = kernel, find_kernels(precision, device)[kernel]
         self.left, self.right = (torch.randn(size, device=device).to(dtype) for size in ((m, k), (n, k)))
         self.result = torch.empty(m, n, dtype=dtype, device=device)
         self.shape, self.precision, self.repeats = shape, precision, 1
@@ -49,12 +74,30 @@ class MatrixProduct:
     def __call__(self):
         """Multiply `repeats` times."""
         for _ in range(self.repeats):
-            torch.mm(self.left, self.right.t(), out=self.result)
+            self.multiply(self.left, self.right, self.result)
 
     def rate(self, timing: Timing) -> dict:
-        """Return the shape and the operations per second. A multiply-accumulate is two operations."""
+        """Return shape, kernel, operations per second and [`movement`]. A multiply-accumulate is two operations."""
         operations = 2 * math.prod(self.shape) * self.repeats
-        return {"shape": list(self.shape), "flops_per_second": summarize([operations / wall for wall in timing.wall])}
+        rates = [operations / wall for wall in timing.wall]
+        return {
+            "kernel": self.kernel,
+            "shape": list(self.shape),
+            "flops_per_second": summarize(rates),
+            "moved": movement(rates),
+        }
+
+
+def movement(rates: list[float]) -> float:
+    """
+    Return by which part of its median a rate moved within a run: (highest - lowest) / median.
+
+    From five rounds on, the highest and the lowest round are left out. One interrupted product of 20 ms, which does
+    not change a median, then says nothing. A machine that is slower in two rounds still shows.
+    """
+    rates = sorted(rates)
+    kept = rates[1:-1] if len(rates) >= 5 else rates
+    return float((kept[-1] - kept[0]) / np.median(rates))
 
 
 def measure_contenders(
@@ -72,14 +115,17 @@ def measure_contenders(
 
     Returns:
         By contender `precision`, `seconds`, the items per second and `share_of_matrix_rate`, or in `failed` its error.
-        By precision the matrix rate: shape and rate of the fastest product.
+        `machine_moved` is there if the matrix rate of the precision moved by more than `MOST_MOVED`, and the share is
+        then left out, as [`ratio`] leaves out ratios. By precision the matrix rate: kernel, shape, rate and
+        [`movement`] of the fastest product.
     """
     squares = SQUARES if device.type == "cpu" else ACCELERATOR_SQUARES
     shapes = dict.fromkeys([*((side, side, side) for side in squares), *shapes])
     precisions = [*precisions, *(contender.precision for contender in contenders.values())]
     products = [
-        MatrixProduct(shape, precision, device)
+        MatrixProduct(shape, precision, device, kernel)
         for precision in dict.fromkeys(map(_matrix_precision, precisions))
+        for kernel in find_kernels(precision, device)
         for shape in shapes
     ]
     timings = measure(
@@ -100,13 +146,16 @@ def measure_contenders(
             rows[name]["failed"] = timings[name].failed
             continue
         seconds = summarize(timings[name].wall)
-        rate = 2 * contender.macs / seconds["median"]
-        rows[name] |= {
-            "seconds": seconds,
-            f"{items}_per_second": contender.num_items / seconds["median"],
-            "share_of_matrix_rate": rate / _median_rate(rates[_matrix_precision(contender.precision)]),
-        }
+        rows[name] |= {"seconds": seconds, f"{items}_per_second": contender.num_items / seconds["median"]}
+        matrix = rates[_matrix_precision(contender.precision)]
+        share = 2 * contender.macs / seconds["median"] / _median_rate(matrix)
+        rows[name] |= unless_moved(matrix["moved"], {"share_of_matrix_rate": share})
     return rows, rates
+
+
+def unless_moved(moved: float, ratios: dict) -> dict:
+    """Return ratios, or in their place `machine_moved` if the matrix rate moved too much for them."""
+    return ratios if moved <= MOST_MOVED else {"machine_moved": moved}
 
 
 def _matrix_precision(precision: str) -> str:
@@ -118,9 +167,16 @@ def _median_rate(rate: dict) -> float:
 
 
 def ratio(rows: dict[Hashable, dict], name: Hashable, baseline: Hashable) -> dict | None:
-    """Return the time of a contender relative to a baseline, or `None` if one of them did not run or failed."""
-    seconds = [rows.get(key, {}).get("seconds") for key in (name, baseline)]
-    return None if None in seconds else compare(*(one["rounds"] for one in seconds))
+    """
+    Return the time of a contender relative to a baseline.
+
+    It is `None` if one of them did not run or failed, and `{"moved": part}` if the machine moved.
+    """
+    both = [rows.get(key, {}) for key in (name, baseline)]
+    if not all("seconds" in row for row in both):
+        return None
+    moved = [row["machine_moved"] for row in both if "machine_moved" in row]
+    return {"moved": max(moved)} if moved else compare(*(row["seconds"]["rounds"] for row in both))
 
 
 def is_faster_in_bf16(device: torch.device) -> bool:
@@ -129,8 +185,46 @@ def is_faster_in_bf16(device: torch.device) -> bool:
     return _median_rate(rates["bf16"]) > _median_rate(rates["float32"])
 
 
-def rates_as_table(rates: dict[str, dict]) -> str:
-    """Return the matrix rates as a table."""
+def results_as_table(rows: Iterable[dict], columns: dict[str, tuple]) -> str:
+    """Return rows of results as a table. The cells of ratios say so if the machine moved."""
+    return as_table(
+        [
+            {
+                **({"share_of_matrix_rate": _say_moved(row["machine_moved"])} if "machine_moved" in row else {}),
+                **{
+                    key: _say_moved(value["moved"]) if isinstance(value, dict) and "moved" in value else value
+                    for key, value in row.items()
+                },
+            }
+            for row in rows
+        ],
+        columns,
+    )
+
+
+def _say_moved(moved: float) -> str:
+    return f"machine moved {moved:.0%}"
+
+
+def rates_as_text(rates: dict[str, dict]) -> str:
+    """Return the matrix rates as a table, and a warning if one of them moved too much for ratios."""
     rows = [{**rate, "name": name, "shape": " × ".join(map(str, rate["shape"]))} for name, rate in rates.items()]
-    columns = {"matrix product": ("name",), "GFLOP/s (quartiles)": ("flops_per_second", ".0f", 1e-9)}
-    return as_table(rows, {**columns, "best shape (m × k × n)": ("shape",)})
+    columns = {
+        "matrix product": ("name",),
+        "kernel": ("kernel",),
+        "GFLOP/s (quartiles)": ("flops_per_second", ".0f", 1e-9),
+        "moved": ("moved", ".0%"),
+        "best shape (m × k × n)": ("shape",),
+    }
+    return "\n\n".join([as_table(rows, columns), *warn_of_movement(rates)])
+
+
+def warn_of_movement(rates: dict[str, dict]) -> list[str]:
+    """Return a paragraph on the matrix rates, by name, that moved too much for ratios, if there are any."""
+    moved = [f"{rate['moved']:.0%} in {name}" for name, rate in rates.items() if rate["moved"] > MOST_MOVED]
+    if not moved:
+        return []
+    return [
+        f"The matrix rate of this machine moved by {' and '.join(moved)}, more than {MOST_MOVED:.0%}. The ratios of "
+        "these rows are left out. Run again on a quiet machine."
+    ]

@@ -13,9 +13,8 @@ from configuration_ezclip import EZClipConfig
 from ezclip.training.gradient_cache import backward
 from ezclip.training.loop import make_optimizer
 from ezclip.training.recipe import TrainingRecipe
-from ezclip.utils.tables import as_table
 from modeling_ezclip import EZClipModel
-from scripts.benchmarks.harness import Contender, measure_contenders, rates_as_table, ratio
+from scripts.benchmarks.harness import Contender, measure_contenders, rates_as_text, ratio, results_as_table
 from scripts.benchmarks.models import (
     count_model_macs,
     describe_model,
@@ -177,5 +176,5 @@ def as_text(result: dict) -> list[str]:
     ]
     for batch in result["batches"]:
         rows = [{**row, **row.get("against", {})} for row in batch["rows"]]
-        parts += [f"Batch {batch['batch_size']}:", as_table(rows, columns), rates_as_table(batch["matrix"])]
+        parts += [f"Batch {batch['batch_size']}:", results_as_table(rows, columns), rates_as_text(batch["matrix"])]
     return parts

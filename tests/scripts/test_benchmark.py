@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from transformers import XCLIPModel
 
 from ezclip import EZClipConfig, EZClipModel
@@ -83,6 +84,9 @@ def test_decode_ratios(decoded):
             if READERS[name] is None:
                 assert "against" not in reader
                 continue
+            if video["matrix"]["moved"] > harness.MOST_MOVED:
+                assert reader["machine_moved"] == video["matrix"]["moved"] and "against" not in reader
+                continue
             against, baseline = reader["against"], readers[READERS[name]]["cpu_ms"]
             rounds = np.divide(cpu["rounds"], baseline["rounds"])
             assert against["reader"] == READERS[name]
@@ -121,8 +125,9 @@ def test_decode_folder(tmp_path, videos):
 
 @pytest.fixture
 def small_products(monkeypatch):
-    """Small matrix products, so that measuring their rate takes no time."""
+    """Small matrix products, so that measuring their rate takes no time. Their rate may move as it likes."""
     monkeypatch.setattr(harness, "SQUARES", (256,))
+    monkeypatch.setattr(harness, "MOST_MOVED", float("inf"))
     monkeypatch.setattr(harness, "LEAST_SECONDS", 0.0)
 
 
@@ -130,7 +135,35 @@ def check_rates(rates: dict, precisions: set[str]):
     assert rates.keys() == precisions
     for rate in rates.values():
         assert rate["flops_per_second"]["median"] > 0
-        assert len(rate["shape"]) == 3
+        assert len(rate["shape"]) == 3 and rate["kernel"] in ("MKL", "oneDNN", "BLAS")
+
+
+@pytest.mark.parametrize(
+    ("rates", "moved"),
+    [([1.0, 1.0], 0), ([9.0, 10.0, 12.0], 0.3), ([10.0] * 6 + [2.0], 0), ([10.0] * 5 + [7.0, 6.0], 0.3)],
+)
+def test_movement(rates, moved):
+    assert harness.movement(rates) == pytest.approx(moved)
+
+
+def test_moved_machine(tmp_path, tiny_folder, small_products, monkeypatch, capsys):
+    monkeypatch.setattr(harness, "MOST_MOVED", -1.0)  # no machine is so quiet
+    options = ["--model_name_or_path", tiny_folder, "--use_cpu", "--rounds", 2, "--precisions", "float32"]
+    (batch,) = run(tmp_path, "model", *options, "--passes", "forward")["batches"]
+    for row in batch["rows"]:
+        assert row["machine_moved"] == batch["matrix"]["float32"]["moved"]
+        assert "share_of_matrix_rate" not in row and len(row["seconds"]["rounds"]) == 2
+        assert all(found.keys() == {"moved"} for found in row["against"].values())
+    printed = capsys.readouterr().out
+    assert f"| machine moved {row['machine_moved']:.0%} |" in printed and "quiet machine" in printed
+
+
+@pytest.mark.parametrize("precision", harness.DTYPES)
+def test_kernels_of_products(precision):
+    left, right, result = torch.randn(8, 4), torch.randn(6, 4), torch.empty(8, 6)
+    left, right, result = (one.to(harness.DTYPES[precision]) for one in (left, right, result))
+    for multiply in harness.find_kernels(precision, torch.device("cpu")).values():
+        torch.testing.assert_close(multiply(left, right, result), left @ right.t())
 
 
 def test_cost(tmp_path):
