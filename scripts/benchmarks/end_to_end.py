@@ -24,6 +24,7 @@ from processing_ezclip import EZClipProcessor
 from scripts.benchmarks.harness import (
     Contender,
     is_faster_in_bf16,
+    kernels_as_shipped,
     measure_contenders,
     rates_as_text,
     ratio,
@@ -47,6 +48,7 @@ def read_all(path: str, sample: FrameSampler) -> list[np.ndarray]:
     return [frames[index].to_ndarray(format="rgb24") for index in sample(len(frames))]
 
 
+@kernels_as_shipped()
 @torch.no_grad()
 def predict_in_loop(
     paths: list[str], model: EZClipModel | RivalEncoder, processor: EZClipProcessor, bank: ClassBank, output_dir: Path

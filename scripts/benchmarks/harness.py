@@ -1,7 +1,9 @@
 """The harness of the benchmarks: time functions and matrix products in the same rounds, and write tables."""
 
+import contextlib
 import math
-from collections.abc import Callable, Hashable, Iterable
+import os
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 
 from ezclip.utils.tables import as_table
 from ezclip.utils.timing import Timing, compare, measure, summarize
+from modeling_ezclip import KERNELS_VARIABLE
 
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
@@ -46,6 +49,19 @@ def multiply_by_mm(left: torch.Tensor, right: torch.Tensor, result: torch.Tensor
 def multiply_by_onednn(left: torch.Tensor, right: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
     """Return `left @ right.T` by oneDNN's linear layer, which takes no `result`."""
     return torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
+
+
+@contextlib.contextmanager
+def kernels_as_shipped() -> Iterator[None]:
+    """Let modules of ezclip run in PyTorch's kernels, as other software does."""
+    before = os.environ.get(KERNELS_VARIABLE)
+    os.environ[KERNELS_VARIABLE] = "torch"
+    try:
+        yield
+    finally:
+        os.environ.pop(KERNELS_VARIABLE)
+        if before is not None:
+            os.environ[KERNELS_VARIABLE] = before
 
 
 def find_kernels(precision: str, device: torch.device) -> dict[str, Callable]:

@@ -26,6 +26,7 @@ from ezclip.systems.macs import count_macs_of
 from ezclip.systems.presets import fields_of
 from modeling_ezclip import EZClipModel
 from scripts.benchmarks.harness import Shape
+from scripts.benchmarks.published import PublishedModel
 
 
 # Tokens of each text in a training step
@@ -104,18 +105,21 @@ def make_rivals(config: EZClipConfig) -> dict[str, nn.Module]:
     return {"CLIPVisionModel": CLIPVisionModel(clip), "XCLIPModel": XCLIPModel(xclip)}
 
 
-def count_model_macs(model: PreTrainedModel, run: Callable[[PreTrainedModel], object]) -> int:
+def count_model_macs(model: nn.Module, run: Callable[[nn.Module], object]) -> int:
     """Count the multiply-accumulates of a computation with a copy of a model; see [`count_macs_of`]."""
     copied = copy.deepcopy(model).to("meta")
-    copied.set_attn_implementation("eager")  # other implementations may not run on the meta device
+    if isinstance(copied, PreTrainedModel):
+        copied.set_attn_implementation("eager")  # other implementations may not run on the meta device
     return count_macs_of(lambda: copied, run)
 
 
 @torch.no_grad()
-def embed(model: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
+def embed(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
     """Embed clips `(B, T, 3, H, W)`, or their frames if it is no video model."""
     if isinstance(model, EZClipModel):
         return model.encode_videos(pixel_values)
+    if isinstance(model, PublishedModel):
+        return model.visual(pixel_values).mean(dim=1)
     if hasattr(model, "get_video_features"):
         return model.get_video_features(pixel_values=pixel_values).pooler_output
     return model(pixel_values=pixel_values.flatten(0, 1)).pooler_output

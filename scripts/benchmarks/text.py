@@ -16,7 +16,14 @@ from ezclip.systems.macs import count_macs_of
 from modeling_ezclip import EZClipModel, EZClipTextModel, PackedTexts
 from pipeline_ezclip import BATCH_SIZE as CLASS_BANK_BATCH_SIZE, ClassBank
 from processing_ezclip import TEMPLATES, EZClipProcessor, default_image_processor
-from scripts.benchmarks.harness import Contender, measure_contenders, rates_as_text, ratio, results_as_table
+from scripts.benchmarks.harness import (
+    Contender,
+    kernels_as_shipped,
+    measure_contenders,
+    rates_as_text,
+    ratio,
+    results_as_table,
+)
 from scripts.benchmarks.models import layer_shapes, load_rival, make_config, make_model, name_of_model
 
 
@@ -91,6 +98,7 @@ def _count_texts(config: EZClipConfig, num_texts: int, run: Callable[[EZClipText
     )
 
 
+@kernels_as_shipped()
 @torch.no_grad()
 def embed_padded(model: EZClipModel, processor: EZClipProcessor, texts: list[str]) -> torch.Tensor:
     """Embed texts padded to the maximal length. A causal tower needs no mask for padding after the text."""

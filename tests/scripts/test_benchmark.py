@@ -203,12 +203,13 @@ def test_cost_of_a_folder(tmp_path, tiny_folder):
 def test_model(tmp_path, tiny_folder, small_products):
     options = ["--model_name_or_path", tiny_folder, "--use_cpu", "--rounds", 2, "--batch_sizes", 1, 2]
     result = run(tmp_path, "model", *options, "--precisions", "float32", "autocast")
+    clip = "CLIPVisionModel"
     assert [batch["batch_size"] for batch in result["batches"]] == [1, 2] and result["rounds"] == 2
     for batch in result["batches"]:
         check_rates(batch["matrix"], {"float32", "bf16"})
         rows = {(row["model"], row["pass"], row["precision"]): row for row in batch["rows"]}
         ours = tiny_folder.name
-        assert len(rows) == len(batch["rows"]) == 2 * 3 + 2 * 4
+        assert len(rows) == len(batch["rows"]) == 2 * 4 + 2 * 5 + 2  # in float32 the published model, too
         assert not any("failed" in row for row in rows.values())
         assert rows[ours, "forward", "float32"]["macs_per_clip"] == count_macs(
             EZClipModel.from_pretrained(tiny_folder), output_last_hidden_state=False
@@ -221,9 +222,11 @@ def test_model(tmp_path, tiny_folder, small_products):
             assert row["share_of_matrix_rate"] == pytest.approx(flops_per_second / limit)
             assert 0 < row["share_of_matrix_rate"] < 1.5
             baselines = {
-                "clip": ("CLIPVisionModel", way, precision),
-                "clip_float32": ("CLIPVisionModel", way, "float32"),
+                "clip": (clip, way, precision),
+                "clip_same_kernels": (f"{clip}, same kernels", way, precision),
+                "clip_float32": (clip, way, "float32"),
                 "xclip": ("XCLIPModel", way, precision),
+                "published": ("published EZ-CLIP", way, "float32"),
                 "own_forward": (name.removesuffix(", all weights trained"), "forward", precision),
             }
             expected = {key: rows[other] for key, other in baselines.items() if other != (name, way, precision)}
@@ -251,10 +254,33 @@ def test_model_failing_rival(tmp_path, tiny_folder, small_products, monkeypatch,
     monkeypatch.setattr(XCLIPModel, "get_video_features", fail)
     options = ["--model_name_or_path", tiny_folder, "--use_cpu", "--rounds", 1, "--batch_sizes", 1]
     result = run(tmp_path, "model", *options, "--passes", "forward", "--precisions", "bf16")
-    ours, clip, xclip = result["batches"][0]["rows"]
+    ours, clip, xclip, _ = result["batches"][0]["rows"]
     assert xclip["failed"] == "no kernel" and "seconds" not in xclip
-    assert ours["against"].keys() == {"clip"} and clip["clips_per_second"] > 0
+    assert ours["against"].keys() == {"clip", "clip_same_kernels"} and clip["clips_per_second"] > 0
     assert "| no kernel |" in capsys.readouterr().out
+
+
+@pytest.mark.slow  # compiles
+def test_compiled_model(tmp_path, tiny_folder, small_products):
+    options = ["--model_name_or_path", tiny_folder, "--use_cpu", "--rounds", 1, "--compile", "--batch_sizes", 1]
+    (batch,) = run(tmp_path, "model", *options, "--precisions", "float32")["batches"]
+    rows = {(row["model"], row["pass"]): row for row in batch["rows"]}
+    for name in (tiny_folder.name, "CLIPVisionModel"):
+        for way in ("forward", "step"):
+            row = rows[f"{name}, compiled", way]
+            assert "failed" not in row and row["against"]["not_compiled"]["ratio"] > 0
+
+
+@pytest.mark.slow  # a process for each command, and compiles
+def test_all(tmp_path, tiny_folder, videos, labels):
+    options = ["--model_name_or_path", tiny_folder, "--label_list", labels, "--use_cpu", "--rounds", 1]
+    result = run(tmp_path, "all", videos[0], *options, "--batch_sizes", 1)
+    commands = ["cost", "memory", "model", "text", "decode", "end-to-end"]
+    assert list(result["commands"]) == commands
+    printed = (tmp_path / "out" / "all.md").read_text(encoding="utf-8")
+    for name in commands:
+        assert "failed" not in result["commands"][name], result["commands"][name]
+        assert f"## {name}\n" in printed and (tmp_path / "out" / f"{name}.json").exists()
 
 
 @pytest.fixture
