@@ -22,7 +22,7 @@ from ezclip.encoders import DualEncoder
 from ezclip.errors import DataError
 from ezclip.evaluation.identity import describe_model, describe_result
 from ezclip.evaluation.prediction_files import PredictionCounts, PredictionFolder, Progress
-from ezclip.evaluation.predictions import view_probabilities
+from ezclip.evaluation.predictions import pad_batch, view_probabilities
 from ezclip.utils.processes import Processes
 from pipeline_ezclip import ClassBank, Scoring, best_labels
 from processing_ezclip import EZClipProcessor
@@ -50,6 +50,7 @@ def predict_shards(
     overwrite: bool = False,
     num_clips: int = 1,
     num_crops: int = 1,
+    pad_batches: bool = False,
     read: Callable = read_frames,
 ) -> PredictionCounts:
     """
@@ -98,6 +99,8 @@ def predict_shards(
             Whether to start anew. The results of earlier runs are replaced at the end.
         num_clips (`int`, *optional*, defaults to 1), num_crops (`int`, *optional*, defaults to 1):
             Views of a video, see [`EZClipProcessor`]. Their mean is written.
+        pad_batches (`bool`, *optional*, defaults to `False`):
+            See [`predict`].
         read (`Callable`, *optional*):
             Reads frames like [`read_frames`], the default, or [`IsolatedReader`].
 
@@ -132,7 +135,10 @@ def predict_shards(
             batch = batches.drawn.popleft()
             report.take(inputs, strict)
             views = processor.normalize(inputs["frames"].to(accelerator.device, non_blocking=True))
-            scores = view_probabilities(model, bank, views, ensemble, accelerator, scoring).cpu().numpy()
+            padded = pad_batch(views, batch_size) if pad_batches else views
+            scores = (
+                view_probabilities(model, bank, padded, ensemble, accelerator, scoring)[: len(views)].cpu().numpy()
+            )
             answers = [best_labels(bank.labels, row, top_k, min_score) for row in scores]
             rows += [_as_row(*item, report) for item in zip(batch.positions, batch.rows, answers)]
             if batch.ends_part:
