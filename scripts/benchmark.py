@@ -115,7 +115,10 @@ COMMANDS = {
     "all": (
         everything,
         "run all commands, and write one file of tables",
-        {"--output_dir": "benchmark", **TIMED, **TEXTS, "--rounds": None, "--batch_sizes": None},
+        {
+            **{"--output_dir": "benchmark", "--rounds": None, "--batch_sizes": None},
+            **{"--precisions": model.PRECISIONS, **TIMED, **TEXTS},
+        },
     ),
 }
 

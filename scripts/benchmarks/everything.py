@@ -26,7 +26,8 @@ def plan(args: argparse.Namespace, device: torch.device) -> dict[str, list]:
         "cost": _options(args, *(name for name in MODEL if name != "preset")),
         # A GPU is empty at the start.
         "memory": [*timed, *memory, "--mixed_precision", sizes["precision"]],
-        "model": [*timed, "--compile", "--batch_sizes", *(args.batch_sizes or sizes["batch_sizes"])],
+        "model": [*timed, "--compile", "--batch_sizes", *(args.batch_sizes or sizes["batch_sizes"])]
+        + ["--precisions", *args.precisions],
         "text": [*timed, *texts],
     }
     if args.videos:

@@ -274,7 +274,7 @@ def test_compiled_model(tmp_path, tiny_folder, small_products):
 @pytest.mark.slow  # a process for each command, and compiles
 def test_all(tmp_path, tiny_folder, videos, labels):
     options = ["--model_name_or_path", tiny_folder, "--label_list", labels, "--use_cpu", "--rounds", 1]
-    result = run(tmp_path, "all", videos[0], *options, "--batch_sizes", 1)
+    result = run(tmp_path, "all", videos[0], *options, "--batch_sizes", 1, "--precisions", "float32")
     commands = ["cost", "memory", "model", "text", "decode", "end-to-end"]
     assert list(result["commands"]) == commands
     printed = (tmp_path / "out" / "all.md").read_text(encoding="utf-8")
