@@ -7,10 +7,12 @@
     python scripts/benchmark.py decode VIDEO_OR_FOLDER [...] --output_dir benchmark
     python scripts/benchmark.py end-to-end VIDEO_OR_FOLDER [...] --output_dir benchmark
     python scripts/benchmark.py memory --batch_size 8 --output_dir benchmark
+    python scripts/benchmark.py all [VIDEO_OR_FOLDER ...] --output_dir benchmark
 
 The methods of a command run in turn, round by round in one process, so a drift of the machine's speed affects all of
 them. Matrix products run in the same rounds. Their rate is the limit of the machine, and the speed of a model is given
-as a share of it. Compare ratios and shares, because times depend on the machine.
+as a share of it. Compare ratios and shares, because times depend on the machine. They are left out if the rate of the
+machine moved by more than 20 % within the run.
 
 Models have random weights without `--model_name_or_path`. `cost` and `end-to-end` also take other dual
 encoders, such as X-CLIP. OMP_NUM_THREADS sets the number of threads.
@@ -30,7 +32,7 @@ from configuration_ezclip import PRESETS
 from ezclip.errors import DataError, ModelError
 from ezclip.utils.files import replacing, write_json
 from ezclip.utils.timing import describe_machine, machine_as_text
-from scripts.benchmarks import cost, decode, end_to_end, memory, model, text
+from scripts.benchmarks import cost, decode, end_to_end, everything, memory, model, text
 from video_ezclip import VideoReadError
 
 
@@ -72,6 +74,7 @@ OPTIONS = {
     },
     "--passes": {"nargs": "+", "choices": model.PASSES, "help": "what to measure (default: both)"},
     "--precisions": {"nargs": "+", "choices": model.PRECISIONS, "help": "precisions to measure (default: all)"},
+    "--compile": {"action": "store_true", "help": "also measure models that `torch.compile` compiled"},
     "--num_workers": {"type": at_least(0), "help": "decoding processes (default: %(default)s)"},
     "--mixed_precision": {
         "choices": ["no", "bf16", "fp16"],
@@ -88,7 +91,14 @@ COMMANDS = {
     "model": (
         model,
         "time embedding and training steps",
-        {**TIMED, "--rounds": 7, "--batch_sizes": [2], "--passes": model.PASSES, "--precisions": model.PRECISIONS},
+        {
+            **TIMED,
+            "--compile": False,
+            "--rounds": 7,
+            "--batch_sizes": [2],
+            "--passes": model.PASSES,
+            "--precisions": model.PRECISIONS,
+        },
     ),
     "text": (text, "time building a class bank", {**TIMED, **TEXTS, "--rounds": 3}),
     "decode": (decode, "time reading a file to frames and pixels", {**VIDEOS, "--rounds": 15, "--num_frames": None}),
@@ -101,6 +111,14 @@ COMMANDS = {
         memory,
         "measure the peak memory of training steps",
         {**TIMED, "--rounds": 3, "--batch_size": 16, "--micro_batch_sizes": None, "--mixed_precision": "no"},
+    ),
+    "all": (
+        everything,
+        "run all commands, and write one file of tables",
+        {
+            **{"--output_dir": "benchmark", "--rounds": None, "--batch_sizes": None},
+            **{"--precisions": model.PRECISIONS, **TIMED, **TEXTS},
+        },
     ),
 }
 
@@ -115,6 +133,7 @@ def main(argv: list[str] | None = None):
         command = commands.add_parser(name, help=does, description=module.__doc__)
         for option, default in {"--output_dir": None, **defaults}.items():
             command.add_argument(option, default=default, **OPTIONS[option])
+    command.add_argument("videos", **{**OPTIONS["videos"], "nargs": "*"})  # the last one, `all`, decodes any
     args = parser.parse_args(argv)
     if args.patch_size is not None and args.model_name_or_path is not None:
         parser.error("--patch_size is for random weights. Remove it, or --model_name_or_path.")

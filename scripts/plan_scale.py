@@ -52,7 +52,10 @@ def read_costs(folder: str | Path) -> dict:
         has_accelerator = model["machine"]["accelerator"] is not None
         ways = read(folder, "text")["rows"] if Path(folder, "text.json").exists() else []
         banks = [row["seconds"]["median"] for row in ways if row["way"] == "class bank" and "failed" not in row]
+        measured = [row for batch in model["batches"] for row in batch["rows"]]
+        measured += [reader for video in videos for reader in video["readers"].values()]
         return {
+            "machine_moved": max((row["machine_moved"] for row in measured if "machine_moved" in row), default=None),
             "decode_seconds": float(np.mean([1 / clips for clips in per_second])),  # of one core, to pixels
             # of one accelerator, or of one core without accelerators
             "forward_seconds": (1 if has_accelerator else model["machine"]["threads"]) / rate,
@@ -208,6 +211,11 @@ def as_markdown(result: dict) -> str:
         "network per node (MB/s)": ("network_bytes_per_second_per_node", ",.4g", 1e-6),
         "network of all nodes (MB/s)": ("network_bytes_per_second", ",.4g", 1e-6),
     }
+    if costs["machine_moved"] is not None:
+        lines.append(
+            f"The measured machine moved by {costs['machine_moved']:.0%} within a run, and so may the plan. Measure "
+            "again on a quiet machine."
+        )
     text = "\n".join(f"- {line}" for line in lines)
     table = as_table(({"name": name, **scale} for name, scale in result["plans"].items()), columns)
     command = textwrap.indent(result["command"], "    ")

@@ -68,7 +68,15 @@ GROUPS = {
         *("function_to_apply", "calibration", "min_score"),
     ),
     "Speed and repeatability": (
-        *("per_device_eval_batch_size", "dataloader_num_workers", "executor", "mixed_precision", "use_cpu", "seed"),
+        *(
+            "per_device_eval_batch_size",
+            "dataloader_num_workers",
+            "executor",
+            "mixed_precision",
+            "torch_compile",
+            "use_cpu",
+            "seed",
+        ),
     ),
     "Training recipe": (
         *("learning_rate", "num_train_epochs", "max_train_steps", "per_device_train_batch_size", "micro_batch_size"),
@@ -332,6 +340,9 @@ class RunArguments(TrainingRecipe):
         None,
         "Precision of the computation. Defaults to that of `accelerate config`, or to no.",
         choices=["no", "fp16", "bf16"],
+    )
+    torch_compile: bool = option(
+        False, "Compile the vision tower for one size of batch. Takes a minute, and pays for long runs on a GPU."
     )
     use_cpu: bool = option(False, "Compute on the CPU, even if there is a GPU.")
     seed: int = option(42, "Seed of all random numbers.")

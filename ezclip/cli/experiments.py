@@ -96,6 +96,12 @@ class Runner:
         tell_kernels(model, self.accelerator.device, autocast)
         new_weights = getattr(model, "newly_initialized", ())
         self.model_description = self.model_description or describe_model(model, new_weights)
+        if self.args.torch_compile:
+            if not isinstance(model, EZClipModel):
+                raise ModelError(
+                    f"--torch_compile compiles models of ezclip, got {type(model).__name__}. Leave it out."
+                )
+            model.vision_model.compile(dynamic=False)
         return model
 
     def load_calibration(self) -> Calibration | None:
@@ -413,6 +419,7 @@ class Runner:
             strict=self.args.strict,
             desc=f"Evaluating {name}".strip(),
             keep_embeds=self.args.report,
+            pad_batches=self.args.torch_compile,
             scoring=self.choose_scoring(model),
         )
 
@@ -450,6 +457,7 @@ class Runner:
                 scoring=scoring,
                 strict=self.args.strict,
                 overwrite=self.args.overwrite_output_dir,
+                pad_batches=self.args.torch_compile,
                 **experiment.views,
                 read=self.read,
                 cluster=cluster,

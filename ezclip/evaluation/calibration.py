@@ -47,7 +47,7 @@ def embed_videos(
     loader = make_loader(dataset, batch_size, num_workers)
     for batch in tqdm(loader, desc="Calibrating", unit="batch"):
         report.take(batch, strict=False)
-        views = dataset.processor.normalize(batch["frames"].to(accelerator.device))
+        views = dataset.processor.normalize(batch["frames"].to(accelerator.device, non_blocking=True))
         embeds.append(embed_views(model, bank, views, accelerator).cpu())
         indices.append(batch["index"])
     found = torch.cat(indices).numpy()

@@ -112,6 +112,7 @@ def predict(
     desc: str = "Evaluating",
     keep_embeds: bool = False,
     scoring: Scoring | None = None,
+    pad_batches: bool = False,
 ) -> Predictions:
     """
     Predict the class probabilities of all videos of a dataset. The views of a video are averaged.
@@ -139,6 +140,8 @@ def predict(
             Whether to return the embeddings of the videos too, averaged over views.
         scoring ([`Scoring`], *optional*):
             How similarities become scores. Defaults to the model's own.
+        pad_batches (`bool`, *optional*, defaults to `False`):
+            Whether to fill smaller batches with copies, which are dropped, for a model that is compiled for one size.
 
     Raises:
         [`VideoReadError`]: with `strict`, for the first unreadable video.
@@ -149,7 +152,9 @@ def predict(
     gathered, report = [], ReadReport()
     for batch in tqdm(loader, desc=desc, unit="batch", disable=not accelerator.is_local_main_process):
         report.take(batch, strict)
-        embeds = embed_views(model, bank, dataset.processor.normalize(batch["frames"]), accelerator)
+        views = dataset.processor.normalize(batch["frames"])
+        padded = pad_batch(views, batch_size) if pad_batches else views
+        embeds = embed_views(model, bank, padded, accelerator)[: len(views)]
         results = [batch["index"], mean_probabilities(model, bank, embeds, ensemble, scoring)]
         if keep_embeds:
             own = embeds if embeds.ndim == 3 else embeds[:, :, 0]  # the other rows are for the scores
@@ -164,6 +169,12 @@ def predict(
     return Predictions(
         dataset.split, bank.labels, indices[order], results[0][order], report, *(r[order] for r in results[1:])
     )
+
+
+def pad_batch(views: torch.Tensor, size: int) -> torch.Tensor:
+    """Return a batch of `size` videos: the rows of `views`, and copies of the last one."""
+    missing = max(0, size - len(views))
+    return torch.cat([views, views[-1:].expand(missing, *views.shape[1:])])
 
 
 def view_probabilities(

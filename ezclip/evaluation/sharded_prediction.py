@@ -23,7 +23,7 @@ from ezclip.encoders import DualEncoder
 from ezclip.errors import DataError
 from ezclip.evaluation.identity import describe_model, describe_result
 from ezclip.evaluation.prediction_files import PredictionCounts, PredictionFolder, Progress
-from ezclip.evaluation.predictions import view_probabilities
+from ezclip.evaluation.predictions import pad_batch, view_probabilities
 from ezclip.utils.memory import return_freed_memory
 from ezclip.utils.messages import say
 from ezclip.utils.processes import Processes
@@ -55,6 +55,7 @@ def predict_shards(
     overwrite: bool = False,
     num_clips: int = 1,
     num_crops: int = 1,
+    pad_batches: bool = False,
     read: Callable = read_frames,
     cluster: RayStages | None = None,
 ) -> PredictionCounts:
@@ -104,6 +105,8 @@ def predict_shards(
             Whether to start anew. The results of earlier runs are replaced at the end.
         num_clips (`int`, *optional*, defaults to 1), num_crops (`int`, *optional*, defaults to 1):
             Views of a video, see [`EZClipProcessor`]. Their mean is written.
+        pad_batches (`bool`, *optional*, defaults to `False`):
+            See [`predict`].
         read (`Callable`, *optional*):
             Reads frames like [`read_frames`], the default, or [`IsolatedReader`].
         cluster ([`RayStages`], *optional*):
@@ -138,7 +141,8 @@ def predict_shards(
     reader = _RowReader(processor, num_clips=num_clips, num_crops=num_crops, read=read)
     work = _deal(progress, shards.num_shards, accelerator.num_processes, accelerator.process_index)
     batches = _Batches(shards, work, folder, batch_size)
-    score = _Scorer(model, bank, processor, ensemble, scoring, accelerator.mixed_precision, accelerator)
+    padded_size = batch_size if pad_batches else None
+    score = _Scorer(model, bank, processor, ensemble, scoring, accelerator.mixed_precision, padded_size, accelerator)
     if cluster is None:
         results = (result for inputs in _load(reader, batches, num_workers) for result in score(inputs))
     else:
@@ -168,15 +172,18 @@ class _Scorer:
     ensemble: str
     scoring: Scoring | None
     mixed_precision: str
+    padded_size: int | None  # of every batch, or None to leave the last one smaller
     accelerator: Accelerator | None
 
     def __call__(self, inputs: dict) -> Iterator[tuple[dict, np.ndarray]]:
         """Yield a batch without its frames, and the scores `(B, C)` of its videos."""
         assert self.accelerator is not None
         views = inputs.pop("frames").to(self.accelerator.device, non_blocking=True)
-        views = self.processor.normalize(views)
+        views, num_videos = self.processor.normalize(views), len(views)
+        if self.padded_size is not None:
+            views = pad_batch(views, self.padded_size)
         scores = view_probabilities(self.model, self.bank, views, self.ensemble, self.accelerator, self.scoring)
-        yield inputs, scores.cpu().numpy()
+        yield inputs, scores[:num_videos].cpu().numpy()
 
     def on_worker(self, has_no_gpu: bool) -> "_Scorer":
         """Return a copy for the devices of the calling process."""

@@ -335,7 +335,10 @@ def check_training(recipe: TrainingRecipe, num_videos: int, accelerator: Acceler
             f"processes) and there are {num_videos}. Lower --per_device_train_batch_size."
         )
     if accelerator.distributed_type not in DISTRIBUTED_TYPES:
-        raise ModelError(f"Training must run on one device or with DDP, got {accelerator.distributed_type.value}.")
+        raise ModelError(
+            f"Training must run on one device or with DDP, got {accelerator.distributed_type.value}. Choose neither "
+            "FSDP nor DeepSpeed in `accelerate config`; --gradient_checkpointing and --micro_batch_size save memory."
+        )
     if accelerator.gradient_accumulation_steps != 1:
         raise ModelError(
             f"Gradient accumulation must be off, got {accelerator.gradient_accumulation_steps} batches: their sum is "

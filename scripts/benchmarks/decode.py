@@ -12,20 +12,19 @@ import transformers
 from transformers.video_utils import load_video
 
 from ezclip.data.sources import find_videos
-from ezclip.utils.tables import as_table
 from ezclip.utils.timing import compare, describe_machine, measure, one_core, summarize
 from processing_ezclip import EZClipProcessor
-from scripts.benchmarks import harness
-from scripts.benchmarks.harness import MatrixProduct, kernels_of, say_moved
+from scripts.benchmarks.harness import MatrixProduct, find_kernels, results_as_table, unless_moved, warn_of_movement
 from video_ezclip import FrameSampler, read_frames
 
 
 # Frames with a smaller mean difference, in levels, differ only in the rounding of colours.
 SAME_FRAME = 2.0
-# The matrix product whose rate shows whether the machine's speed moved
-PRODUCT = (512, 512, 512)
 # Attributes of VideoFramesMetadata in the result
 PROPERTIES = ("width", "height", "codec", "total_num_frames", "duration", "access")
+CPU = torch.device("cpu")
+# The product that shows whether the machine moved (m, k, n)
+PRODUCT = (512, 512, 512)
 # The reader to compare with, for each kind of result
 OURS = {"pixels": "ezclip", "frames": "ezclip frames"}
 
@@ -65,13 +64,8 @@ def are_same(frames: np.ndarray, ours: np.ndarray) -> bool:
     return all(np.abs(a.astype(np.int16) - b).mean() < SAME_FRAME for a, b in zip(frames, ours))
 
 
-def measure_video(
-    path: str, processor: EZClipProcessor, image_processor, rounds: int, product: MatrixProduct
-) -> tuple[dict, list[float]]:
-    """Time all readers on one file, and matrix products in the same rounds.
-
-    Return its properties, by reader the times or in `failed` the error, and the rates of the products.
-    """
+def measure_video(path: str, processor: EZClipProcessor, image_processor, rounds: int) -> dict:
+    """Time all readers on one file. Return its properties, and by reader the times, or in `failed` the error."""
     sample = processor.get_sampler()
     frames, metadata = read_frames(path, sample)
     load = partial(load_with_transformers, path, sample)
@@ -89,9 +83,10 @@ def measure_video(
         "PyAV in sequence": ("frames", in_sequence, in_sequence),
         "decord by index": ("frames", by_index, by_index),
     }
+    product = MatrixProduct(PRODUCT, "float32", CPU, next(iter(find_kernels("float32", CPU))))
     runs = {name: run for name, (_, run, _) in readers.items()}
-    timings = measure({**runs, product.kernel: product}, rounds, may_fail=True)
-    results = {}
+    timings = measure({**runs, product: product}, rounds, may_fail=True)
+    matrix, results = product.rate(timings[product]), {}
     for name, (kind, _, rival_frames) in readers.items():
         timing, results[name] = timings[name], {"result": kind}
         if timing.failed is not None:
@@ -101,10 +96,10 @@ def measure_video(
         results[name] |= {"cpu_ms": cpu, "clips_per_second_per_core": 1000 / cpu["median"]}
         if rival_frames is not None:
             results[name]["same_frames"] = are_same(rival_frames(), frames)
-            results[name]["against"] = {"reader": OURS[kind], **compare(timing.cpu, timings[OURS[kind]].cpu)}
+            ratio = compare(timing.cpu, timings[OURS[kind]].cpu)
+            results[name] |= unless_moved(matrix["moved"], {"against": {"reader": OURS[kind], **ratio}})
     properties = {name: getattr(metadata, name) for name in PROPERTIES}
-    video = {"video": path, "bytes": os.path.getsize(path), **properties, "readers": results}
-    return video, product.rate(timings[product.kernel])["flops_per_second"]["rounds"]
+    return {"video": path, "bytes": os.path.getsize(path), **properties, "readers": results, "matrix": matrix}
 
 
 def run(args: argparse.Namespace, device: torch.device) -> dict:
@@ -112,23 +107,12 @@ def run(args: argparse.Namespace, device: torch.device) -> dict:
     num_frames = args.num_frames or 8
     processor, image_processor = EZClipProcessor(num_frames=num_frames), transformers.CLIPImageProcessor()
     paths = find_videos(args.videos)
-    videos, rates, cpu = [], [], torch.device("cpu")
     with one_core():
-        product = MatrixProduct(PRODUCT, "float32", cpu, kernels_of(cpu, "float32")[0])
-        for path in paths:
-            video, of_video = measure_video(path, processor, image_processor, args.rounds, product)
-            videos.append(video)
-            rates += of_video
-    moved = max(rates) / min(rates) - 1
-    if moved > harness.MOST_MOVEMENT:
-        for video in videos:
-            for reader in video["readers"].values():
-                reader.pop("against", None)
+        videos = [measure_video(path, processor, image_processor, args.rounds) for path in paths]
     return {
         "machine": {**describe_machine(), "threads": 1},
         "num_frames": num_frames,
         "image_processor": type(image_processor).__name__,
-        "matrix": {"float32": {"kernel": product.kernel, "moved": moved}},
         "videos": videos,
     }
 
@@ -151,11 +135,13 @@ def as_text(result: dict) -> list[str]:
         )
         for name, reader in video["readers"].items():
             frames = {None: None, True: "same", False: "wrong frames"}[reader.get("same_frames")]
-            rows.append({**reader, "title": title, "reader": f"{name} ({reader['result']})", "frames": frames})
+            against = {"moved": reader["machine_moved"]} if "machine_moved" in reader else reader.get("against")
+            own = {"title": title, "reader": f"{name} ({reader['result']})", "frames": frames, "against": against}
+            rows.append({**reader, **own})
             title = ""
     return [
         f"From file to {result['num_frames']} frames, and to pixels ({result['image_processor']}), on one core. "
         f"Median of {result['rounds']} rounds.",
-        as_table(rows, columns),
-        *say_moved(result["matrix"]),
+        results_as_table(rows, columns),
+        *warn_of_movement({Path(video["video"]).name: video["matrix"] for video in result["videos"]}),
     ]

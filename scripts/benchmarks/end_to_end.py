@@ -18,18 +18,19 @@ from ezclip.data.sources import find_videos, load_files
 from ezclip.encoders import RivalEncoder
 from ezclip.evaluation.sharded_prediction import predict_shards
 from ezclip.systems.macs import count_clip_macs, count_macs
-from ezclip.utils.tables import as_table
 from modeling_ezclip import EZClipModel
 from pipeline_ezclip import ClassBank, score_embeds
 from processing_ezclip import EZClipProcessor
 from scripts.benchmarks.harness import (
     Contender,
     is_faster_in_bf16,
+    kernels_as_shipped,
     measure_contenders,
-    rates_as_table,
+    rates_as_text,
     ratio,
+    results_as_table,
 )
-from scripts.benchmarks.models import describe_model, kernels_as_shipped, make_config, name_of_model, vision_shapes
+from scripts.benchmarks.models import describe_model, make_config, name_of_model, vision_shapes
 from scripts.benchmarks.text import load
 from video_ezclip import FrameSampler
 
@@ -47,8 +48,8 @@ def read_all(path: str, sample: FrameSampler) -> list[np.ndarray]:
     return [frames[index].to_ndarray(format="rgb24") for index in sample(len(frames))]
 
 
-@torch.no_grad()
 @kernels_as_shipped()
+@torch.no_grad()
 def predict_in_loop(
     paths: list[str], model: EZClipModel | RivalEncoder, processor: EZClipProcessor, bank: ClassBank, output_dir: Path
 ):
@@ -181,7 +182,7 @@ def as_text(result: dict) -> list[str]:
         f"{result['num_labels']} classes. {result['model']}: {result['size']}. {OURS}: batch {result['batch_size']}, "
         f"{result['num_workers']} decoding processes. The loop: one clip at a time. Median of "
         f"{result['rounds']} rounds.",
-        as_table(result["rows"], columns),
-        rates_as_table(result["matrix"]),
+        results_as_table(result["rows"], columns),
+        rates_as_text(result["matrix"]),
         "\n".join(f"- {line}" for line in lines),
     ]

@@ -1,24 +1,26 @@
 """The harness of the benchmarks: time functions and matrix products in the same rounds, and write tables."""
 
+import contextlib
 import math
-from collections.abc import Callable, Hashable, Iterable
+import os
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from ezclip.utils.tables import as_table
 from ezclip.utils.timing import Timing, compare, measure, summarize
-from modeling_ezclip import OneDNNLinear
+from modeling_ezclip import KERNELS_VARIABLE
 
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 # Sides of square matrices. A CPU reaches its best rate with the first; an accelerator needs larger ones.
 SQUARES, ACCELERATOR_SQUARES = (2048,), (2048, 4096, 8192)
-# Repeat a product for at least this time, so that launch, synchronization and interruptions hardly count.
-LEAST_SECONDS = 0.1
-# If the matrix rate moved by more than this within a run, its ratios say nothing.
-MOST_MOVEMENT = 0.2
-ONEDNN_LINEAR = "oneDNN linear"
+# Repeat a product for at least this time, so that launch and synchronization hardly count.
+LEAST_SECONDS = 0.02
+# Ratios are left out if the matrix rate moved by more than this part of its median within a run.
+MOST_MOVED = 0.2
 
 Shape = tuple[int, int, int]
 
@@ -39,24 +41,46 @@ class Contender:
         self.result = self.run()
 
 
-def kernels_of(device: torch.device, precision: str) -> list[str]:
-    """Return the kernels to measure: the library behind PyTorch's `mm`, and on a CPU oneDNN's linear layer."""
+def multiply_by_mm(left: torch.Tensor, right: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+    """Return `left @ right.T` as PyTorch computes it, in the memory of `result`."""
+    return torch.mm(left, right.t(), out=result)
+
+
+def multiply_by_onednn(left: torch.Tensor, right: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+    """Return `left @ right.T` by oneDNN's linear layer, which takes no `result`."""
+    return torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
+
+
+@contextlib.contextmanager
+def kernels_as_shipped() -> Iterator[None]:
+    """Let modules of ezclip run in PyTorch's kernels, as other software does."""
+    before = os.environ.get(KERNELS_VARIABLE)
+    os.environ[KERNELS_VARIABLE] = "torch"
+    try:
+        yield
+    finally:
+        os.environ.pop(KERNELS_VARIABLE)
+        if before is not None:
+            os.environ[KERNELS_VARIABLE] = before
+
+
+def find_kernels(precision: str, device: torch.device) -> dict[str, Callable]:
+    """Return the kernels of a matrix product by name. `ONEDNN_VERBOSE=1` shows the names of those of a CPU."""
     if device.type != "cpu":
-        return [f"mm ({'cuBLAS' if device.type == 'cuda' else device.type})"]
-    has_onednn = torch.backends.mkldnn.is_available()
-    if precision == "float32":
-        library = "MKL" if torch.backends.mkl.is_available() else "BLAS"
-    else:
-        library = "oneDNN" if has_onednn else "PyTorch"
-    return [f"mm ({library})", *([ONEDNN_LINEAR] if has_onednn else [])]
+        return {"cuBLAS" if torch.version.cuda and device.type == "cuda" else f"mm on {device.type}": multiply_by_mm}
+    if not torch.backends.mkldnn.is_available():
+        return {"MKL" if torch.backends.mkl.is_available() else "BLAS": multiply_by_mm}
+    if precision == "bf16":  # `torch.mm` takes oneDNN too
+        return {"oneDNN": multiply_by_mm}
+    return {"MKL" if torch.backends.mkl.is_available() else "BLAS": multiply_by_mm, "oneDNN": multiply_by_onednn}
 
 
 class MatrixProduct:
-    """A product of an (m, k) and a (k, n) matrix by a kernel of [`kernels_of`] to time."""
+    """A product of an (m, k) and a (k, n) matrix to time, by one of [`find_kernels`]."""
 
     def __init__(self, shape: Shape, precision: str, device: torch.device, kernel: str):
-        self.kernel = kernel
         (m, k, n), dtype = shape, DTYPES[precision]
+        self.kernel, self.multiply = kernel, find_kernels(precision, device)[kernel]
         self.left, self.right = (torch.randn(size, device=device).to(dtype) for size in ((m, k), (n, k)))
         self.result = torch.empty(m, n, dtype=dtype, device=device)
         self.shape, self.precision, self.repeats = shape, precision, 1
@@ -66,17 +90,30 @@ class MatrixProduct:
     def __call__(self):
         """Multiply `repeats` times."""
         for _ in range(self.repeats):
-            if self.kernel == ONEDNN_LINEAR:
-                OneDNNLinear.multiply(self.left, self.right)
-            else:
-                torch.mm(self.left, self.right.t(), out=self.result)
+            self.multiply(self.left, self.right, self.result)
 
     def rate(self, timing: Timing) -> dict:
-        """Return kernel, shape, operations per second (a multiply-accumulate is two), and how far they moved."""
+        """Return shape, kernel, operations per second and [`movement`]. A multiply-accumulate is two operations."""
         operations = 2 * math.prod(self.shape) * self.repeats
-        rates = summarize([operations / wall for wall in timing.wall])
-        moved = max(rates["rounds"]) / min(rates["rounds"]) - 1
-        return {"kernel": self.kernel, "shape": list(self.shape), "flops_per_second": rates, "moved": moved}
+        rates = [operations / wall for wall in timing.wall]
+        return {
+            "kernel": self.kernel,
+            "shape": list(self.shape),
+            "flops_per_second": summarize(rates),
+            "moved": movement(rates),
+        }
+
+
+def movement(rates: list[float]) -> float:
+    """
+    Return by which part of its median a rate moved within a run: (highest - lowest) / median.
+
+    From five rounds on, the highest and the lowest round are left out. One interrupted product of 20 ms, which does
+    not change a median, then says nothing. A machine that is slower in two rounds still shows.
+    """
+    rates = sorted(rates)
+    kept = rates[1:-1] if len(rates) >= 5 else rates
+    return float((kept[-1] - kept[0]) / np.median(rates))
 
 
 def measure_contenders(
@@ -94,8 +131,9 @@ def measure_contenders(
 
     Returns:
         By contender `precision`, `seconds`, the items per second and `share_of_matrix_rate`, or in `failed` its error.
-        If the matrix rate of its precision moved too far, `share_of_matrix_rate` is None, and so is its [`ratio`].
-        By precision the matrix rate: kernel, shape, rate and movement of the fastest product.
+        `machine_moved` is there if the matrix rate of the precision moved by more than `MOST_MOVED`, and the share is
+        then left out, as [`ratio`] leaves out ratios. By precision the matrix rate: kernel, shape, rate and
+        [`movement`] of the fastest product.
     """
     squares = SQUARES if device.type == "cpu" else ACCELERATOR_SQUARES
     shapes = dict.fromkeys([*((side, side, side) for side in squares), *shapes])
@@ -103,7 +141,7 @@ def measure_contenders(
     products = [
         MatrixProduct(shape, precision, device, kernel)
         for precision in dict.fromkeys(map(_matrix_precision, precisions))
-        for kernel in kernels_of(device, precision)
+        for kernel in find_kernels(precision, device)
         for shape in shapes
     ]
     timings = measure(
@@ -124,14 +162,16 @@ def measure_contenders(
             rows[name]["failed"] = timings[name].failed
             continue
         seconds = summarize(timings[name].wall)
-        rate, limit = 2 * contender.macs / seconds["median"], rates[_matrix_precision(contender.precision)]
-        is_steady = limit["moved"] <= MOST_MOVEMENT
-        rows[name] |= {
-            "seconds": seconds,
-            f"{items}_per_second": contender.num_items / seconds["median"],
-            "share_of_matrix_rate": rate / _median_rate(limit) if is_steady else None,
-        }
+        rows[name] |= {"seconds": seconds, f"{items}_per_second": contender.num_items / seconds["median"]}
+        matrix = rates[_matrix_precision(contender.precision)]
+        share = 2 * contender.macs / seconds["median"] / _median_rate(matrix)
+        rows[name] |= unless_moved(matrix["moved"], {"share_of_matrix_rate": share})
     return rows, rates
+
+
+def unless_moved(moved: float, ratios: dict) -> dict:
+    """Return ratios, or in their place `machine_moved` if the matrix rate moved too much for them."""
+    return ratios if moved <= MOST_MOVED else {"machine_moved": moved}
 
 
 def _matrix_precision(precision: str) -> str:
@@ -143,14 +183,16 @@ def _median_rate(rate: dict) -> float:
 
 
 def ratio(rows: dict[Hashable, dict], name: Hashable, baseline: Hashable) -> dict | None:
-    """Return the time of a contender relative to a baseline.
-
-    Return `None` if one of them did not run or failed, or the matrix rate moved by more than `MOST_MOVEMENT`.
     """
-    compared = [rows.get(key, {}) for key in (name, baseline)]
-    seconds = [row.get("seconds") for row in compared]
-    is_steady = all(row.get("share_of_matrix_rate") is not None for row in compared)
-    return None if None in seconds or not is_steady else compare(*(one["rounds"] for one in seconds))
+    Return the time of a contender relative to a baseline.
+
+    It is `None` if one of them did not run or failed, and `{"moved": part}` if the machine moved.
+    """
+    both = [rows.get(key, {}) for key in (name, baseline)]
+    if not all("seconds" in row for row in both):
+        return None
+    moved = [row["machine_moved"] for row in both if "machine_moved" in row]
+    return {"moved": max(moved)} if moved else compare(*(row["seconds"]["rounds"] for row in both))
 
 
 def is_faster_in_bf16(device: torch.device) -> bool:
@@ -159,24 +201,46 @@ def is_faster_in_bf16(device: torch.device) -> bool:
     return _median_rate(rates["bf16"]) > _median_rate(rates["float32"])
 
 
-def rates_as_table(rates: dict[str, dict]) -> str:
-    """Return the matrix rates as a table, with [`say_moved`]."""
+def results_as_table(rows: Iterable[dict], columns: dict[str, tuple]) -> str:
+    """Return rows of results as a table. The cells of ratios say so if the machine moved."""
+    return as_table(
+        [
+            {
+                **({"share_of_matrix_rate": _say_moved(row["machine_moved"])} if "machine_moved" in row else {}),
+                **{
+                    key: _say_moved(value["moved"]) if isinstance(value, dict) and "moved" in value else value
+                    for key, value in row.items()
+                },
+            }
+            for row in rows
+        ],
+        columns,
+    )
+
+
+def _say_moved(moved: float) -> str:
+    return f"machine moved {moved:.0%}"
+
+
+def rates_as_text(rates: dict[str, dict]) -> str:
+    """Return the matrix rates as a table, and a warning if one of them moved too much for ratios."""
     rows = [{**rate, "name": name, "shape": " × ".join(map(str, rate["shape"]))} for name, rate in rates.items()]
     columns = {
         "matrix product": ("name",),
-        "fastest kernel": ("kernel",),
+        "kernel": ("kernel",),
         "GFLOP/s (quartiles)": ("flops_per_second", ".0f", 1e-9),
         "moved": ("moved", ".0%"),
         "best shape (m × k × n)": ("shape",),
     }
-    return "\n\n".join([as_table(rows, columns), *say_moved(rates)])
+    return "\n\n".join([as_table(rows, columns), *warn_of_movement(rates)])
 
 
-def say_moved(rates: dict[str, dict]) -> list[str]:
-    """Say where there are no ratios because a matrix rate moved."""
+def warn_of_movement(rates: dict[str, dict]) -> list[str]:
+    """Return a paragraph on the matrix rates, by name, that moved too much for ratios, if there are any."""
+    moved = [f"{rate['moved']:.0%} in {name}" for name, rate in rates.items() if rate["moved"] > MOST_MOVED]
+    if not moved:
+        return []
     return [
-        f"The matrix rate in {name} moved by {rate['moved']:.0%} within the run, more than {MOST_MOVEMENT:.0%}: no "
-        "ratios and shares. Run again when nothing else uses the machine."
-        for name, rate in rates.items()
-        if rate["moved"] > MOST_MOVEMENT
+        f"The matrix rate of this machine moved by {' and '.join(moved)}, more than {MOST_MOVED:.0%}. The ratios of "
+        "these rows are left out. Run again on a quiet machine."
     ]

@@ -1,9 +1,7 @@
 """The measured models: EZ-CLIP, and models of transformers of the same size."""
 
 import argparse
-import contextlib
 import copy
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,8 +24,9 @@ from ezclip.errors import ModelError
 from ezclip.systems.loading import load_encoder, load_model
 from ezclip.systems.macs import count_macs_of
 from ezclip.systems.presets import fields_of
-from modeling_ezclip import KERNELS_VARIABLE, EZClipModel
+from modeling_ezclip import EZClipModel
 from scripts.benchmarks.harness import Shape
+from scripts.benchmarks.published import PublishedModel
 
 
 # Tokens of each text in a training step
@@ -106,31 +105,21 @@ def make_rivals(config: EZClipConfig) -> dict[str, nn.Module]:
     return {"CLIPVisionModel": CLIPVisionModel(clip), "XCLIPModel": XCLIPModel(xclip)}
 
 
-def count_model_macs(model: PreTrainedModel, run: Callable[[PreTrainedModel], object]) -> int:
+def count_model_macs(model: nn.Module, run: Callable[[nn.Module], object]) -> int:
     """Count the multiply-accumulates of a computation with a copy of a model; see [`count_macs_of`]."""
     copied = copy.deepcopy(model).to("meta")
-    copied.set_attn_implementation("eager")  # other implementations may not run on the meta device
+    if isinstance(copied, PreTrainedModel):
+        copied.set_attn_implementation("eager")  # other implementations may not run on the meta device
     return count_macs_of(lambda: copied, run)
 
 
-@contextlib.contextmanager
-def kernels_as_shipped():
-    """Let our own classes take PyTorch's kernels on a CPU, for a baseline."""
-    earlier = os.environ.get(KERNELS_VARIABLE)
-    os.environ[KERNELS_VARIABLE] = "torch"
-    try:
-        yield
-    finally:
-        del os.environ[KERNELS_VARIABLE]
-        if earlier is not None:
-            os.environ[KERNELS_VARIABLE] = earlier
-
-
 @torch.no_grad()
-def embed(model: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
+def embed(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
     """Embed clips `(B, T, 3, H, W)`, or their frames if it is no video model."""
     if isinstance(model, EZClipModel):
         return model.encode_videos(pixel_values)
+    if isinstance(model, PublishedModel):
+        return model.visual(pixel_values).mean(dim=1)
     if hasattr(model, "get_video_features"):
         return model.get_video_features(pixel_values=pixel_values).pooler_output
     return model(pixel_values=pixel_values.flatten(0, 1)).pooler_output

@@ -13,19 +13,18 @@ from ezclip.data.labels import read_label_list
 from ezclip.encoders import RivalEncoder, check_trainable
 from ezclip.systems.loading import check_fit, load_processor, load_tokenizer
 from ezclip.systems.macs import count_macs_of
-from ezclip.utils.tables import as_table
 from modeling_ezclip import EZClipModel, EZClipTextModel, PackedTexts
 from pipeline_ezclip import BATCH_SIZE as CLASS_BANK_BATCH_SIZE, ClassBank
 from processing_ezclip import TEMPLATES, EZClipProcessor, default_image_processor
-from scripts.benchmarks.harness import Contender, measure_contenders, rates_as_table, ratio
-from scripts.benchmarks.models import (
+from scripts.benchmarks.harness import (
+    Contender,
     kernels_as_shipped,
-    layer_shapes,
-    load_rival,
-    make_config,
-    make_model,
-    name_of_model,
+    measure_contenders,
+    rates_as_text,
+    ratio,
+    results_as_table,
 )
+from scripts.benchmarks.models import layer_shapes, load_rival, make_config, make_model, name_of_model
 
 
 # Made-up labels of two to four words, used without --label_list
@@ -99,8 +98,8 @@ def _count_texts(config: EZClipConfig, num_texts: int, run: Callable[[EZClipText
     )
 
 
-@torch.no_grad()
 @kernels_as_shipped()
+@torch.no_grad()
 def embed_padded(model: EZClipModel, processor: EZClipProcessor, texts: list[str]) -> torch.Tensor:
     """Embed texts padded to the maximal length. A causal tower needs no mask for padding after the text."""
     embeds = []
@@ -174,6 +173,6 @@ def as_text(result: dict) -> list[str]:
         f"{result['tokenizer']}; mean length {result['mean_tokens']:.1f} tokens; {result['num_prefixes']} distinct "
         f"prefixes of texts. Model: {result['model']}; text tower: {result['size']}. Padded texts are embedded in "
         f"batches of {result['batch_size']}. Median of {result['rounds']} rounds.",
-        as_table(result["rows"], columns),
-        rates_as_table(result["matrix"]),
+        results_as_table(result["rows"], columns),
+        rates_as_text(result["matrix"]),
     ]

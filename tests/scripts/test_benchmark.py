@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from transformers import XCLIPModel
 
 from ezclip import EZClipConfig, EZClipModel
@@ -73,8 +74,6 @@ def test_decode_report(decoded, videos):
 
 
 def test_decode_ratios(decoded):
-    has_moved = decoded[0]["matrix"]["float32"]["moved"] > harness.MOST_MOVEMENT
-    assert has_moved == ("moved by" in decoded[1])
     for video in decoded[0]["videos"]:
         readers = {name: reader for name, reader in video["readers"].items() if "failed" not in reader}
         for name, reader in readers.items():
@@ -82,8 +81,11 @@ def test_decode_ratios(decoded):
             assert len(cpu["rounds"]) == 2 and cpu["median"] == pytest.approx(np.median(cpu["rounds"]))
             assert cpu["quartiles"] == pytest.approx(np.quantile(cpu["rounds"], (0.25, 0.75)))
             assert reader["clips_per_second_per_core"] == pytest.approx(1000 / cpu["median"])
-            if has_moved or READERS[name] is None:
+            if READERS[name] is None:
                 assert "against" not in reader
+                continue
+            if video["matrix"]["moved"] > harness.MOST_MOVED:
+                assert reader["machine_moved"] == video["matrix"]["moved"] and "against" not in reader
                 continue
             against, baseline = reader["against"], readers[READERS[name]]["cpu_ms"]
             rounds = np.divide(cpu["rounds"], baseline["rounds"])
@@ -123,17 +125,45 @@ def test_decode_folder(tmp_path, videos):
 
 @pytest.fixture
 def small_products(monkeypatch):
-    """Small matrix products, so that measuring their rate takes no time."""
+    """Small matrix products, so that measuring their rate takes no time. Their rate may move as it likes."""
     monkeypatch.setattr(harness, "SQUARES", (256,))
+    monkeypatch.setattr(harness, "MOST_MOVED", float("inf"))
     monkeypatch.setattr(harness, "LEAST_SECONDS", 0.0)
-    monkeypatch.setattr(harness, "MOST_MOVEMENT", float("inf"))  # such short products are no measurement
 
 
 def check_rates(rates: dict, precisions: set[str]):
     assert rates.keys() == precisions
     for rate in rates.values():
         assert rate["flops_per_second"]["median"] > 0
-        assert len(rate["shape"]) == 3 and rate["kernel"] and rate["moved"] >= 0
+        assert len(rate["shape"]) == 3 and rate["kernel"] in ("MKL", "oneDNN", "BLAS")
+
+
+@pytest.mark.parametrize(
+    ("rates", "moved"),
+    [([1.0, 1.0], 0), ([9.0, 10.0, 12.0], 0.3), ([10.0] * 6 + [2.0], 0), ([10.0] * 5 + [7.0, 6.0], 0.3)],
+)
+def test_movement(rates, moved):
+    assert harness.movement(rates) == pytest.approx(moved)
+
+
+def test_moved_machine(tmp_path, tiny_folder, small_products, monkeypatch, capsys):
+    monkeypatch.setattr(harness, "MOST_MOVED", -1.0)  # no machine is so quiet
+    options = ["--model_name_or_path", tiny_folder, "--use_cpu", "--rounds", 2, "--precisions", "float32"]
+    (batch,) = run(tmp_path, "model", *options, "--passes", "forward")["batches"]
+    for row in batch["rows"]:
+        assert row["machine_moved"] == batch["matrix"]["float32"]["moved"]
+        assert "share_of_matrix_rate" not in row and len(row["seconds"]["rounds"]) == 2
+        assert all(found.keys() == {"moved"} for found in row["against"].values())
+    printed = capsys.readouterr().out
+    assert f"| machine moved {row['machine_moved']:.0%} |" in printed and "quiet machine" in printed
+
+
+@pytest.mark.parametrize("precision", harness.DTYPES)
+def test_kernels_of_products(precision):
+    left, right, result = torch.randn(8, 4), torch.randn(6, 4), torch.empty(8, 6)
+    left, right, result = (one.to(harness.DTYPES[precision]) for one in (left, right, result))
+    for multiply in harness.find_kernels(precision, torch.device("cpu")).values():
+        torch.testing.assert_close(multiply(left, right, result), left @ right.t())
 
 
 def test_cost(tmp_path):
@@ -173,12 +203,13 @@ def test_cost_of_a_folder(tmp_path, tiny_folder):
 def test_model(tmp_path, tiny_folder, small_products):
     options = ["--model_name_or_path", tiny_folder, "--use_cpu", "--rounds", 2, "--batch_sizes", 1, 2]
     result = run(tmp_path, "model", *options, "--precisions", "float32", "autocast")
+    clip = "CLIPVisionModel"
     assert [batch["batch_size"] for batch in result["batches"]] == [1, 2] and result["rounds"] == 2
     for batch in result["batches"]:
         check_rates(batch["matrix"], {"float32", "bf16"})
         rows = {(row["model"], row["pass"], row["precision"]): row for row in batch["rows"]}
         ours = tiny_folder.name
-        assert len(rows) == len(batch["rows"]) == 2 * 4 + 2 * 4
+        assert len(rows) == len(batch["rows"]) == 2 * 4 + 2 * 5 + 2  # in float32 the published model, too
         assert not any("failed" in row for row in rows.values())
         assert rows[ours, "forward", "float32"]["macs_per_clip"] == count_macs(
             EZClipModel.from_pretrained(tiny_folder), output_last_hidden_state=False
@@ -191,17 +222,14 @@ def test_model(tmp_path, tiny_folder, small_products):
             assert row["share_of_matrix_rate"] == pytest.approx(flops_per_second / limit)
             assert 0 < row["share_of_matrix_rate"] < 1.5
             baselines = {
-                "clip": ("CLIPVisionModel", way, precision),
-                "clip_same_kernels": ("CLIPVisionModel, same CPU kernels", way, precision),
-                "clip_float32": ("CLIPVisionModel", way, "float32"),
+                "clip": (clip, way, precision),
+                "clip_same_kernels": (f"{clip}, same kernels", way, precision),
+                "clip_float32": (clip, way, "float32"),
                 "xclip": ("XCLIPModel", way, precision),
+                "published": ("published EZ-CLIP", way, "float32"),
                 "own_forward": (name.removesuffix(", all weights trained"), "forward", precision),
             }
-            expected = {
-                key: rows[other]
-                for key, other in baselines.items()
-                if other != (name, way, precision) and other in rows
-            }
+            expected = {key: rows[other] for key, other in baselines.items() if other != (name, way, precision)}
             assert row["against"].keys() == expected.keys()
             for key, other in expected.items():
                 rounds = np.divide(row["seconds"]["rounds"], other["seconds"]["rounds"])
@@ -214,16 +242,6 @@ def test_model(tmp_path, tiny_folder, small_products):
             < rows[ours, "step", "float32"]["macs_per_clip"]
             < trained
         )
-
-
-def test_no_ratios_where_the_machine_moved(tmp_path, tiny_folder, small_products, monkeypatch, capsys):
-    monkeypatch.setattr(harness, "MOST_MOVEMENT", 0.0)
-    options = ["--model_name_or_path", tiny_folder, "--use_cpu", "--rounds", 2, "--batch_sizes", 1]
-    result = run(tmp_path, "model", *options, "--passes", "forward", "--precisions", "float32")
-    for row in result["batches"][0]["rows"]:
-        assert row["against"] == {} and row["share_of_matrix_rate"] is None and row["seconds"]["median"] > 0
-    moved = result["batches"][0]["matrix"]["float32"]["moved"]
-    assert f"float32 moved by {moved:.0%}" in capsys.readouterr().out
 
 
 def test_model_failing_rival(tmp_path, tiny_folder, small_products, monkeypatch, capsys):
@@ -240,6 +258,29 @@ def test_model_failing_rival(tmp_path, tiny_folder, small_products, monkeypatch,
     assert xclip["failed"] == "no kernel" and "seconds" not in xclip
     assert ours["against"].keys() == {"clip", "clip_same_kernels"} and clip["clips_per_second"] > 0
     assert "| no kernel |" in capsys.readouterr().out
+
+
+@pytest.mark.slow  # compiles
+def test_compiled_model(tmp_path, tiny_folder, small_products):
+    options = ["--model_name_or_path", tiny_folder, "--use_cpu", "--rounds", 1, "--compile", "--batch_sizes", 1]
+    (batch,) = run(tmp_path, "model", *options, "--precisions", "float32")["batches"]
+    rows = {(row["model"], row["pass"]): row for row in batch["rows"]}
+    for name in (tiny_folder.name, "CLIPVisionModel"):
+        for way in ("forward", "step"):
+            row = rows[f"{name}, compiled", way]
+            assert "failed" not in row and row["against"]["not_compiled"]["ratio"] > 0
+
+
+@pytest.mark.slow  # a process for each command, and compiles
+def test_all(tmp_path, tiny_folder, videos, labels):
+    options = ["--model_name_or_path", tiny_folder, "--label_list", labels, "--use_cpu", "--rounds", 1]
+    result = run(tmp_path, "all", videos[0], *options, "--batch_sizes", 1, "--precisions", "float32")
+    commands = ["cost", "memory", "model", "text", "decode", "end-to-end"]
+    assert list(result["commands"]) == commands
+    printed = (tmp_path / "out" / "all.md").read_text(encoding="utf-8")
+    for name in commands:
+        assert "failed" not in result["commands"][name], result["commands"][name]
+        assert f"## {name}\n" in printed and (tmp_path / "out" / f"{name}.json").exists()
 
 
 @pytest.fixture

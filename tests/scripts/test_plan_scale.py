@@ -57,6 +57,16 @@ def run(folder, *options) -> dict:
     return json.loads(output_file.read_text())
 
 
+def test_moved_machine(tmp_path, capsys):
+    folder = write_benchmark(tmp_path)
+    assert run(folder)["costs"]["machine_moved"] is None and "quiet machine" not in capsys.readouterr().out
+    decode = json.loads((folder / "decode.json").read_text())
+    decode["videos"][1]["readers"]["ezclip"]["machine_moved"] = 0.34
+    (folder / "decode.json").write_text(json.dumps(decode))
+    assert run(folder)["costs"]["machine_moved"] == 0.34
+    assert "34%" in (printed := capsys.readouterr().out) and "quiet machine" in printed
+
+
 def test_plan_with_accelerators(tmp_path, capsys):
     folder = write_benchmark(tmp_path / "new")
     result = run(folder, "--cores_per_node", "64", "--accelerators_per_node", "8")
