@@ -270,9 +270,9 @@ class OneDNNLinear(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the gradients of inputs, weight and bias."""
-        hidden_states, weight = ctx.saved_tensors
+        (grad,), (hidden_states, weight) = grads, ctx.saved_tensors
         needs_input, needs_weight, needs_bias = ctx.needs_input_grad
         rows = grad.flatten(0, -2)
         return (
@@ -287,8 +287,8 @@ def attend_by_products(
 ) -> torch.Tensor:
     """Attend `(B, heads, L, d)` by two products, with a cache of scores at a time. Scores have the dtype of inputs."""
     batch_size, num_heads, length, head_dim = query.shape
-    scale = head_dim**-0.5 if scale is None else scale
-    query, key, value = (part.reshape(batch_size * num_heads, -1, head_dim) for part in (query * scale, key, value))
+    scaled = query * (head_dim**-0.5 if scale is None else scale)
+    query, key, value = (part.reshape(batch_size * num_heads, -1, head_dim) for part in (scaled, key, value))
     chunk = max(1, SCORES_PER_CHUNK // (length * key.shape[1]))
     buffer = query.new_empty(min(chunk, len(query)), length, key.shape[1])
     attended = torch.empty_like(query)

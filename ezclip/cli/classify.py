@@ -15,7 +15,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -33,6 +33,7 @@ from ezclip.systems.loading import load_classifier
 from ezclip.utils.messages import say
 from ezclip.utils.tables import count_of, first_names, name_of, score_bar, screen_width, shorten
 from pipeline_ezclip import ClassBank
+from processing_ezclip import EZClipProcessor
 from video_ezclip import VIDEO_EXTENSIONS, check_times, describe_video, is_url
 
 
@@ -119,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     num_workers = args.num_workers
     if num_workers == -1:
         with IsolatedReader(args.video_timeout, limits=limits) as read:
-            plan = plan_machine(classifier.model, classifier.processor, videos, read)
+            plan = plan_machine(classifier.model, cast(EZClipProcessor, classifier.processor), videos, read)
         say(plan)
         torch.set_num_threads(plan.num_threads)
         num_workers = plan.num_workers

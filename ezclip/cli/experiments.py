@@ -2,9 +2,8 @@
 
 import contextlib
 import gc
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -61,7 +60,7 @@ class Runner:
     accelerator: Accelerator
 
     model_description = None  # of the loaded model, see `describe_model`
-    machine_plan: ClassVar[MachinePlan | None] = None  # measured with the first model
+    machine_plan: MachinePlan | None = field(default=None, init=False)  # measured with the first model
 
     def __post_init__(self):
         names = (self.model_args.model_name_or_path, self.model_args.tokenizer_name, self.model_args.num_frames)
@@ -315,6 +314,7 @@ class Runner:
         """Train and save the model of an experiment. Return the number of steps."""
         assert isinstance(model, EZClipModel)  # `load_encoder` refuses to load others for training
         split, args = experiment.train, self.options_of(experiment)
+        assert split is not None and split.class_names is not None  # the plan checks it
         dataset = VideoDataset(
             split,
             self.processor,

@@ -6,10 +6,10 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 
-from ezclip.encoders import DualEncoder
 from processing_ezclip import EZClipProcessor
 from video_ezclip import VideoReadError, read_frames
 
@@ -64,7 +64,7 @@ def count_cores() -> int:
 
 @torch.no_grad()
 def plan_machine(
-    model: DualEncoder, processor: EZClipProcessor, videos: Iterable, read: Callable = read_frames
+    model: Any, processor: EZClipProcessor, videos: Iterable, read: Callable = read_frames
 ) -> MachinePlan:
     """
     Read some videos and embed one, each for two seconds at most, and return the best division of the cores.
@@ -93,7 +93,8 @@ def plan_machine(
             break
     if frames is None:  # the run will say what is wrong with the videos
         return MachinePlan(1, num_cores, 0.0, 0.0)
-    pixels = processor.normalize(torch.from_numpy(frames).to(model.device))[None].to(model.dtype)
+    on_device = cast(torch.ByteTensor, torch.from_numpy(frames).to(model.device))
+    pixels = processor.normalize(on_device)[None].to(model.dtype)
     passes = []
     with torch.random.fork_rng():  # a model in training draws dropout
         while len(passes) <= MAX_PASSES and sum(passes) < MAX_SECONDS:

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ def map_ahead(
     items: Iterable[Item],
     num_workers: int = 1,
     stop: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[Item, Future[Result]]]:
+) -> Generator[tuple[Item, Future[Result]], None, None]:
     """
     Call a function for each item in threads, ahead of the caller, and yield items and results in order.
 

@@ -11,6 +11,7 @@ from transformers import (
     AutoTokenizer,
     CLIPConfig,
     PretrainedConfig,
+    PreTrainedModel,
     SiglipImageProcessorPil,
 )
 from transformers.utils import IMAGE_PROCESSOR_NAME, logging
@@ -377,7 +378,7 @@ def load_classifier(
     return classifier
 
 
-def tell_kernels(model: DualEncoder, device: torch.device, autocast: torch.dtype | None = None):
+def tell_kernels(model: PreTrainedModel, device: torch.device, autocast: torch.dtype | None = None):
     """Say once which kernels a model computes with on a CPU, in its own dtype or that of the autocast."""
     dtype = autocast or model.dtype
     if isinstance(model, EZClipModel) and device.type == "cpu" and dtype in (torch.float32, torch.bfloat16):
