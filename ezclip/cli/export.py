@@ -9,10 +9,10 @@ With `--engine`, the export is compared with the model on videos, by content oth
 written if it loses more than it promises; engine.json says what it loses.
 
 With `--format`, the command writes two files. The video tower maps `pixel_values` (batch, frames, 3, height, width) to
-`video_embeds` (batch, dimensions). The text tower maps `input_ids` and `attention_mask` (batch, length) to `text_embeds` (batch,
-dimensions). Embeddings have length 1: their products are the cosines that the model compares. Batch size and text
-length are dynamic, the frames and their size fixed; all numbers are float32. Each file is read back and compared with
-the model on other inputs and batch sizes. A file that differs is deleted.
+`video_embeds` (batch, dimensions). The text tower maps `input_ids` and `attention_mask` (batch, length) to
+`text_embeds` (batch, dimensions). Embeddings have length 1: their products are the cosines that the model compares.
+Batch size and text length are dynamic, the frames and their size fixed; all numbers are float32. Each file is read
+back and compared with the model on other inputs and batch sizes. A file that differs is deleted.
 """
 
 import argparse
