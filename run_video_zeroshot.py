@@ -26,6 +26,7 @@ from ezclip.errors import DataError
 from ezclip.evaluation.protocols import as_markdown, summarize
 from ezclip.utils.files import write_json
 from ezclip.utils.messages import say
+from ezclip.utils.ray_stages import require_ray
 
 
 def main(argv: list[str] | None = None):
@@ -45,6 +46,8 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: RunArguments
     output_dir = Path(args.output_dir)
 
     # 1. Data: find everything that is wrong with it before a model is loaded
+    if args.executor == "ray":
+        require_ray()
     read = make_reader(data_args)
     with accelerator.main_process_first():
         experiments = plan_experiments(data_args, args)

@@ -97,6 +97,8 @@ setup(
         "pe": PE,
         "mteb": ["mteb>=2.26"],
         "faiss": ["faiss-cpu>=1.9"],
+        # From 2.64 on, map_batches takes no max_restarts
+        "ray": ["ray[data]>=2.60,<2.64"],
         # Formatting the signatures of the API reference needs ruff
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0", "ruff>=0.9"],
         "test": [

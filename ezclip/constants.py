@@ -18,3 +18,9 @@ ENGINE_RECORD_NAME = "engine.json"  # written beside an export for an engine
 MERGE_NAME = "merge.json"  # written beside a merged model
 
 UNKNOWN_LABEL = -1  # the label of a video whose class is not known
+# What runs the work of a command
+EXECUTORS = ("accelerate", "ray")
+EXECUTOR_HELP = (
+    "accelerate: this process and those of a launcher. ray: workers of Ray Data, on the cluster of RAY_ADDRESS"
+)
+EXECUTOR_HELP += " or this machine. The files are the same."

@@ -15,6 +15,7 @@ from configuration_ezclip import PRESETS, TEMPORAL_HEADS, TEMPORAL_PROMPTS
 from ezclip.cli.demo import TOWERS
 from ezclip.cli.option_files import FILE_ENDINGS, find_option_file, read_options
 from ezclip.cli.parser import Parser, fill, group_fields
+from ezclip.constants import EXECUTOR_HELP, EXECUTORS
 from ezclip.data.labels import split_labels
 from ezclip.encoders.openvino_engine import ENGINES
 from ezclip.errors import DataError
@@ -68,7 +69,7 @@ GROUPS = {
         *("function_to_apply", "calibration", "min_score"),
     ),
     "Speed and repeatability": (
-        *("per_device_eval_batch_size", "dataloader_num_workers", "mixed_precision", "use_cpu", "seed"),
+        *("per_device_eval_batch_size", "dataloader_num_workers", "executor", "mixed_precision", "use_cpu", "seed"),
     ),
     "Training recipe": (
         *("learning_rate", "num_train_epochs", "max_train_steps", "per_device_train_batch_size", "micro_batch_size"),
@@ -330,6 +331,7 @@ class RunArguments(TrainingRecipe):
         "Decoding processes for each process. 0 decodes in the process that computes; -1 measures this machine for a "
         "few seconds and divides its cores.",
     )
+    executor: str = option(EXECUTORS[0], EXECUTOR_HELP, choices=list(EXECUTORS))
     mixed_precision: str | None = option(
         None,
         "Precision of the computation. Defaults to that of `accelerate config`, or to no.",
@@ -381,6 +383,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
         parser.error("--push_to_hub needs --do_train. To push any folder, use `ezclip push`.")
     if not args.push_to_hub and (args.hub_model_id or args.hub_private_repo):
         parser.error("--hub_model_id and --hub_private_repo are for --push_to_hub.")
+    if args.executor == "ray" and (not args.do_predict or args.do_train or args.do_eval or data_args.streaming):
+        parser.error("--executor ray is for --do_predict without --do_train, --do_eval and --streaming: leave it out.")
     if args.min_score is not None and not args.do_predict:
         parser.error("--min_score is for --do_predict. --do_eval counts the best label of each video.")
     if args.calibration and args.do_train:

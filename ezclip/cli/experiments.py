@@ -41,6 +41,7 @@ from ezclip.utils.digests import digest
 from ezclip.utils.earlier_results import EarlierResults
 from ezclip.utils.files import as_json_line, read_json, write_json
 from ezclip.utils.messages import get_logger, say
+from ezclip.utils.ray_stages import RayStages
 from ezclip.utils.settings import check_unchanged
 from modeling_ezclip import EZClipModel
 from pipeline_ezclip import Calibration, Scoring, choose_scoring, say_scope
@@ -432,25 +433,28 @@ class Runner:
             min_score = settings.get("calibration", {}).get("threshold", 0.0)
         if min_score > 0:
             settings["min_score"] = min_score
-        counts = predict_shards(
-            model,
-            texts.bank(model, self.processor, class_names),
-            source,
-            self.processor,
-            output_dir,
-            {**texts.describe(), **settings},
-            self.accelerator,
-            batch_size=self.args.per_device_eval_batch_size,
-            num_workers=self.num_workers(model, source),
-            ensemble=self.ensemble,
-            top_k=self.args.top_k,
-            min_score=min_score,
-            scoring=scoring,
-            strict=self.args.strict,
-            overwrite=self.args.overwrite_output_dir,
-            **experiment.views,
-            read=self.read,
-        )
+        uses_ray = self.args.executor == "ray"
+        with RayStages(use_gpus=not self.args.use_cpu) if uses_ray else contextlib.nullcontext() as cluster:
+            counts = predict_shards(
+                model,
+                texts.bank(model, self.processor, class_names),
+                source,
+                self.processor,
+                output_dir,
+                {**texts.describe(), **settings},
+                self.accelerator,
+                batch_size=self.args.per_device_eval_batch_size,
+                num_workers=self.num_workers(model, source) if cluster is None else 0,
+                ensemble=self.ensemble,
+                top_k=self.args.top_k,
+                min_score=min_score,
+                scoring=scoring,
+                strict=self.args.strict,
+                overwrite=self.args.overwrite_output_dir,
+                **experiment.views,
+                read=self.read,
+                cluster=cluster,
+            )
         if self.accelerator.is_main_process:
             say(show_predictions(output_dir, counts))
             say(f"\nAll answers ({counts.num_videos - counts.num_bad_videos}): {output_dir / PREDICTIONS_NAME}")

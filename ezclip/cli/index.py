@@ -10,6 +10,7 @@ indexed); 2 if an option is wrong; 130 after Ctrl-C.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 
@@ -18,13 +19,14 @@ from accelerate import PartialState
 
 from ezclip.cli.classify import DEFAULT_MODEL
 from ezclip.cli.limits import add_limits, read_limits
-from ezclip.cli.parser import Parser, add_device, add_dtype, add_engine
+from ezclip.cli.parser import Parser, add_device, add_dtype, add_engine, add_executor
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import DataError, ModelError
 from ezclip.search.building import LONGEST_READ, IndexCounts, build_index, read_settings
 from ezclip.systems.loading import load_classifier
 from ezclip.utils.memory import return_freed_memory
 from ezclip.utils.messages import is_first_process, say
+from ezclip.utils.ray_stages import RayStages, require_ray
 from ezclip.utils.tables import count_of
 
 
@@ -70,6 +72,7 @@ def make_parser() -> Parser:
     )
     reading.add_argument("--allow_partial", action="store_true", help="index the readable part of damaged videos")
     add_limits(parser)
+    add_executor(parser)
     return parser
 
 
@@ -78,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
     return_freed_memory()  # long videos allocate and free pixels for hours
     if not os.path.isdir(args.folder):
         raise DataError(f"{args.folder} is not a folder.")
+    if args.executor == "ray":
+        require_ray()
     saved = {} if args.overwrite_output_dir else read_settings(args.output_dir) or {}
     made_with = saved.get("made_with", {})
     state = None
@@ -88,23 +93,25 @@ def run(args: argparse.Namespace) -> int:
         args.model_name_or_path or saved.get("model_name_or_path", DEFAULT_MODEL),
         num_frames=args.num_frames or saved.get("num_frames"),
         device=args.device if state is None else str(state.device),
-        dtype=None if engine else args.dtype or saved.get("dtype"),
+        dtype=args.dtype if engine else args.dtype or saved.get("dtype"),
         engine=engine,
     )
-    counts = build_index(
-        classifier,
-        args.folder,
-        args.output_dir,
-        window=made_with.get("window", WINDOW) if args.window is None else args.window,
-        stride=made_with.get("stride", STRIDE) if args.stride is None else args.stride,
-        batch_size=args.batch_size,
-        allow_partial=args.allow_partial,
-        limits=read_limits(args),
-        reader=IsolatedReader(args.video_timeout),
-        overwrite=args.overwrite_output_dir,
-        state=state,
-        on_plan=lambda counts: say(describe_plan(counts, args.folder), flush=True),
-    )
+    with RayStages(use_gpus=args.device != "cpu") if args.executor == "ray" else contextlib.nullcontext() as cluster:
+        counts = build_index(
+            classifier,
+            args.folder,
+            args.output_dir,
+            window=made_with.get("window", WINDOW) if args.window is None else args.window,
+            stride=made_with.get("stride", STRIDE) if args.stride is None else args.stride,
+            batch_size=args.batch_size,
+            allow_partial=args.allow_partial,
+            limits=read_limits(args),
+            reader=IsolatedReader(args.video_timeout),
+            overwrite=args.overwrite_output_dir,
+            state=state,
+            on_plan=lambda counts: say(describe_plan(counts, args.folder), flush=True),
+            cluster=cluster,
+        )
     if is_first_process():
         say(
             f"{count_of(counts.num_windows, 'window')} of {count_of(counts.num_videos - len(counts.bad_videos))}: "

@@ -11,6 +11,7 @@ from typing import Any, Never, TypeVar
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
+from ezclip.constants import EXECUTOR_HELP, EXECUTORS
 from ezclip.encoders.openvino_engine import ENGINES
 from ezclip.utils.messages import exit_with
 
@@ -271,6 +272,11 @@ def add_dtype(group):
         choices=("float32", "bfloat16", "float16"),
         help="precision (default: that of the stored weights)",
     )
+
+
+def add_executor(group):
+    """Add `--executor`, what runs the work, to a parser or a group of its arguments."""
+    group.add_argument("--executor", choices=EXECUTORS, default=EXECUTORS[0], help=EXECUTOR_HELP)
 
 
 def to_int(text: str) -> int:

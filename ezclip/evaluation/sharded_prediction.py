@@ -2,13 +2,14 @@
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
@@ -23,7 +24,11 @@ from ezclip.errors import DataError
 from ezclip.evaluation.identity import describe_model, describe_result
 from ezclip.evaluation.prediction_files import PredictionCounts, PredictionFolder, Progress
 from ezclip.evaluation.predictions import view_probabilities
+from ezclip.utils.memory import return_freed_memory
+from ezclip.utils.messages import say
 from ezclip.utils.processes import Processes
+from ezclip.utils.ray_stages import RayStages
+from ezclip.utils.tables import count_of
 from pipeline_ezclip import ClassBank, Scoring, best_labels
 from processing_ezclip import EZClipProcessor
 from video_ezclip import read_frames
@@ -51,6 +56,7 @@ def predict_shards(
     num_clips: int = 1,
     num_crops: int = 1,
     read: Callable = read_frames,
+    cluster: RayStages | None = None,
 ) -> PredictionCounts:
     """
     Predict all videos of a source into the [`PredictionFolder`] of `output_dir`, and resume an earlier run.
@@ -100,6 +106,8 @@ def predict_shards(
             Views of a video, see [`EZClipProcessor`]. Their mean is written.
         read (`Callable`, *optional*):
             Reads frames like [`read_frames`], the default, or [`IsolatedReader`].
+        cluster ([`RayStages`], *optional*):
+            Decodes and embeds the batches of a [`VideoSplit`], instead of this process. The files are the same.
 
     Returns:
         [`PredictionCounts`], on all processes.
@@ -109,6 +117,10 @@ def predict_shards(
         videos cannot be read. [`VideoReadError`]: with `strict`, for the first unreadable video.
     """
     accelerator = accelerator or Accelerator()
+    if cluster is not None and (isinstance(source, StreamedVideos) or accelerator.num_processes > 1):
+        raise DataError(
+            "Ray predicts files and lists of videos from one process: leave the launcher and streaming out."
+        )
     shards = _SplitShards(source) if isinstance(source, VideoSplit) else source
     folder = PredictionFolder(output_dir, part_size, partial(describe_shard, source))
     processes = Processes(accelerator)
@@ -126,13 +138,16 @@ def predict_shards(
     reader = _RowReader(processor, num_clips=num_clips, num_crops=num_crops, read=read)
     work = _deal(progress, shards.num_shards, accelerator.num_processes, accelerator.process_index)
     batches = _Batches(shards, work, folder, batch_size)
+    score = _Scorer(model, bank, processor, ensemble, scoring, accelerator.mixed_precision, accelerator)
+    if cluster is None:
+        results = (result for inputs in _load(reader, batches, num_workers) for result in score(inputs))
+    else:
+        results = _score_on_cluster(cluster, batches, reader, score)
     rows, report = [], ReadReport()
     with _progress_bar(shards.num_videos, progress.num_videos, accelerator) as bar:
-        for inputs in make_loader(reader, 1, num_workers, batch_sampler=batches):
+        for inputs, scores in results:
             batch = batches.drawn.popleft()
             report.take(inputs, strict)
-            views = processor.normalize(inputs["frames"].to(accelerator.device, non_blocking=True))
-            scores = view_probabilities(model, bank, views, ensemble, accelerator, scoring).cpu().numpy()
             answers = [best_labels(bank.labels, row, top_k, min_score) for row in scores]
             rows += [_as_row(*item, report) for item in zip(batch.positions, batch.rows, answers)]
             if batch.ends_part:
@@ -141,6 +156,63 @@ def predict_shards(
             bar.update(len(batch.rows))
     processes.wait()
     return processes.share(lambda: _end(folder, shards.num_shards, strict))
+
+
+@dataclass
+class _Scorer:
+    """Scores batches, in this process or, as a copy, in a worker of a cluster."""
+
+    model: DualEncoder
+    bank: ClassBank
+    processor: EZClipProcessor
+    ensemble: str
+    scoring: Scoring | None
+    mixed_precision: str
+    accelerator: Accelerator | None
+
+    def __call__(self, inputs: dict) -> Iterator[tuple[dict, np.ndarray]]:
+        """Yield a batch without its frames, and the scores `(B, C)` of its videos."""
+        assert self.accelerator is not None
+        views = inputs.pop("frames").to(self.accelerator.device, non_blocking=True)
+        views = self.processor.normalize(views)
+        scores = view_probabilities(self.model, self.bank, views, self.ensemble, self.accelerator, self.scoring)
+        yield inputs, scores.cpu().numpy()
+
+    def on_worker(self, has_no_gpu: bool) -> "_Scorer":
+        """Return a copy for the devices of the calling process."""
+        accelerator = Accelerator(cpu=has_no_gpu, mixed_precision=self.mixed_precision)
+        return replace(self, model=self.model.to(accelerator.device).eval(), accelerator=accelerator)
+
+
+@dataclass
+class _BatchReader:
+    """Reads the batches of a split in a worker of a cluster."""
+
+    shards: "_SplitShards"
+    reader: "_RowReader"
+
+    def __call__(self, positions: range) -> Iterator[dict]:
+        """Yield the batch of the videos at `positions`."""
+        keys = [(position, self.shards.row(position).video) for position in positions]
+        yield from _load(self.reader, [keys])
+
+    def on_worker(self, _: bool) -> "_BatchReader":
+        """Return it for the calling process."""
+        return_freed_memory()
+        return self
+
+
+def _score_on_cluster(
+    cluster: RayStages, batches: "_Batches", reader: "_RowReader", score: _Scorer
+) -> Iterator[tuple[dict, np.ndarray]]:
+    """Yield what a [`_Scorer`] yields, for all batches in their order."""
+    for _ in batches:
+        pass  # each is in `drawn` now, without content
+    items, num_parts = [batch.positions for batch in batches.drawn], sum(batch.ends_part for batch in batches.drawn)
+    videos = count_of(sum(map(len, items)))
+    say(f"Ray: {videos}, {count_of(num_parts, 'part')}; {cluster.plan}.", flush=True)
+    copied = replace(score, model=score.model.cpu(), bank=score.bank.to(torch.device("cpu")), accelerator=None)
+    return cluster.run(items, _BatchReader(batches.shards, reader).on_worker, copied.on_worker)
 
 
 def _end(folder: PredictionFolder, num_shards: int, strict: bool) -> PredictionCounts:
@@ -200,6 +272,11 @@ class _RowReader(torch.utils.data.Dataset):
         item = VideoDataset(VideoSplit([row], None), self.processor, **self.kwargs)[0]
         reports = {kind: [(position, what) for _, what in item[kind]] for kind in ("bad_videos", "partial_videos")}
         return {**item, "index": position, **reports}
+
+
+def _load(reader: Any, batches: Iterable[list[tuple[int, Any]]], num_workers: int = 0) -> Iterable[dict]:
+    """Return the loader of batches, each a list of keys of a [`_RowReader`]."""
+    return make_loader(reader, 1, num_workers, batch_sampler=batches)
 
 
 @dataclass

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -28,8 +28,12 @@ from ezclip.timeline.search import check_window_options
 from ezclip.timeline.windows import read_windows
 from ezclip.utils.digests import digest
 from ezclip.utils.files import as_json_line, read_json, replacing, write_json
+from ezclip.utils.memory import return_freed_memory
+from ezclip.utils.messages import say
 from ezclip.utils.processes import Processes
+from ezclip.utils.ray_stages import RayStages
 from ezclip.utils.settings import as_json, check_unchanged
+from ezclip.utils.tables import count_of
 from video_ezclip import DEFAULT_LIMITS, ReadLimits, VideoReadError
 
 
@@ -83,6 +87,7 @@ def build_index(
     state: PartialState | None = None,
     on_plan: Callable[[IndexCounts], None] = lambda counts: None,
     disable_tqdm: bool = False,
+    cluster: RayStages | None = None,
 ) -> IndexCounts:
     """
     Index the windows of all videos of a folder, or bring an index up to date.
@@ -120,6 +125,8 @@ def build_index(
             Called on the main process before the first video is decoded.
         disable_tqdm (`bool`, *optional*, defaults to `False`):
             Whether to hide the progress bar.
+        cluster ([`RayStages`], *optional*):
+            Decodes and embeds the videos, instead of this process. The files are the same.
 
     Returns:
         [`IndexCounts`], on all processes.
@@ -139,6 +146,8 @@ def build_index(
     """
     check_window_options(window, stride, batch_size)
     check_comparable(classifier.model)
+    if cluster is not None and state is not None and state.num_processes > 1:
+        raise DataError("Ray indexes from one process: leave the launcher out.")
     reading = {"window": window, "stride": stride}
     processes, folder = Processes(state), Path(folder)
     writer = _Writer(folder, Path(output_dir), describe_origin(classifier, folder), reading, allow_partial)
@@ -155,9 +164,18 @@ def build_index(
         contents = _join(processes.gather(found))
         unread, counts = processes.share(lambda: writer.plan(paths, contents, on_plan))
         read = reader or stack.enter_context(IsolatedReader(LONGEST_READ))
-        for path in show(processes.part_of(unread), "Indexing"):
+        mine = processes.part_of(unread)
+        if cluster is None:
+            results = (_outcome_of(embed, read, folder / path) for path in mine)
+        else:
+            if mine:
+                say(f"Ray: {count_of(len(mine))}; {cluster.plan}.", flush=True)
+            results = _embed_on_cluster(cluster, embed, read, folder, mine)
+        for path, windows in show(zip(mine, results), "Indexing", total=len(mine)):
             try:
-                writer.add(path, contents[path], embed(read, folder / path))
+                if isinstance(windows, VideoReadError):
+                    raise windows
+                writer.add(path, contents[path], windows)
             except VideoReadError as error:
                 bad[path] = f"{error.reason} {error.remedy}"
         failed = _join(processes.gather(bad))
@@ -363,6 +381,30 @@ class _Windows:
     problem: str | None
 
 
+@dataclass
+class _Batch:
+    """
+    Windows of a video: their times, frames `(T, H, W, 3)` of the different ones, then the embeddings of those.
+
+    `rows` are the numbers of the frames of each window, counted from the first of the video.
+    """
+
+    times: list[tuple[float, float]] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    clips: list[np.ndarray] = field(default_factory=list)
+    embeds: torch.Tensor | None = None
+    problem: str | None = None
+    is_last: bool = False
+    error: VideoReadError | None = None
+
+
+def _join_batches(batches: list[_Batch]) -> _Windows:
+    """Return the windows of a video from all its embedded batches."""
+    times = torch.tensor([time for batch in batches for time in batch.times], dtype=torch.float64)
+    embeds = torch.cat([batch.embeds for batch in batches if batch.embeds is not None])
+    return _Windows(times, embeds[[row for batch in batches for row in batch.rows]], batches[-1].problem)
+
+
 class _Embedder:
     """Embeds the windows of one video after the other. `options` are those of [`read_windows`]."""
 
@@ -376,41 +418,97 @@ class _Embedder:
 
     def __call__(self, read: IsolatedReader, path: Path) -> _Windows:
         """Read and embed a video. Windows with the same frames share an embedding."""
-        times, rows, embeds, problem = [], [], [], None
-        num_clips = 0
-
-        def batches() -> Iterator[list[np.ndarray]]:
-            nonlocal problem, num_clips
-            clips = []
-            for one in read.stream(read_windows, os.fspath(path), *self.arguments):
-                if one.is_last:
-                    problem = one.problem
-                    continue  # to the end of the answer: otherwise the child ends
-                if one.clip is not None:
-                    clips.append(one.clip)
-                    num_clips += 1
-                times.append((one.start, one.end))
-                rows.append(num_clips - 1)
-                if len(clips) == self.batch_size:
-                    yield clips
-                    clips = []
-            if clips:
-                yield clips
-
+        unread, batches = self.read(read, path), []
         # The child decodes the next batch while the model embeds this one.
-        unread = batches()
         read_next = map_ahead(lambda _: next(unread, None), count(), stop=read.close)
         with contextlib.closing(read_next):
             for _, batch in read_next:
-                if (clips := batch.result()) is None:
+                if (windows := batch.result()) is None:
                     break
-                embeds.append(self.embed(clips))
-        return _Windows(torch.tensor(times, dtype=torch.float64), torch.cat(embeds)[rows], problem)
+                batches.append(self.embed_batch(windows))
+        return _join_batches(batches)
+
+    def read(self, read: IsolatedReader, path: Path) -> Iterator["_Batch"]:
+        """Read a video, and yield its windows in batches of at most `batch_size` different clips."""
+        batch, num_clips = _Batch(), 0
+        for one in read.stream(read_windows, os.fspath(path), *self.arguments):
+            if one.is_last:
+                batch.problem = one.problem
+                continue  # to the end of the answer: otherwise the child ends
+            if one.clip is not None:
+                if len(batch.clips) == self.batch_size:
+                    yield batch
+                    batch = _Batch()
+                batch.clips.append(one.clip)
+                num_clips += 1
+            batch.times.append((one.start, one.end))
+            batch.rows.append(num_clips - 1)
+        batch.is_last = True
+        yield batch
+
+    def embed_batch(self, batch: "_Batch") -> "_Batch":
+        """Replace the clips of a batch by their embeddings."""
+        return replace(batch, clips=[], embeds=self.embed(batch.clips))
 
     def embed(self, clips: list[np.ndarray]) -> torch.Tensor:
         """Return the L2-normalised embeddings `(B, D)`, float16, of frames `(T, H, W, 3)` of B windows."""
         frames = torch.from_numpy(np.stack(clips)).to(self.model.device)
         return embed_frames(self.model, self.processor, frames).half().cpu()
+
+
+def _outcome_of(embed: _Embedder, read: IsolatedReader, path: Path) -> _Windows | VideoReadError:
+    """Return the windows of a video, or why it cannot be read."""
+    try:
+        return embed(read, path)
+    except VideoReadError as error:
+        return error
+
+
+@dataclass
+class _Stages:
+    """Reads and embeds videos in the workers of a cluster."""
+
+    embed: _Embedder
+    read: IsolatedReader
+    folder: Path
+
+    def reading(self, _: bool) -> Callable[[str], Iterator[_Batch]]:
+        """Return a function that yields the batches of a video. An unreadable one ends with its error."""
+
+        def read(path: str) -> Iterator[_Batch]:
+            try:
+                yield from self.embed.read(self.read, self.folder / path)
+            except VideoReadError as error:
+                yield _Batch(is_last=True, error=error)
+
+        return_freed_memory()
+        return read
+
+    def embedding(self, has_no_gpu: bool) -> Callable[[_Batch], Iterator[_Batch]]:
+        """Return a function that yields an embedded batch."""
+        device = torch.device("cpu") if has_no_gpu else torch.accelerator.current_accelerator()
+        self.embed.model.to(device).eval()
+
+        def embed(batch: _Batch) -> Iterator[_Batch]:
+            yield self.embed.embed_batch(batch) if batch.clips else batch
+
+        return embed
+
+
+def _embed_on_cluster(
+    cluster: RayStages, embed: _Embedder, read: IsolatedReader, folder: Path, paths: list[str]
+) -> Iterator[_Windows | VideoReadError]:
+    """Yield the windows of each video in the order of the paths, or why it cannot be read."""
+    embed.model.cpu()
+    without_model = copy.copy(embed)
+    without_model.model = None
+    embedding, reading = _Stages(embed, read, folder), _Stages(without_model, read, folder)
+    batches = []
+    for batch in cluster.run(paths, reading.reading, embedding.embedding):
+        batches.append(batch)
+        if batch.is_last:
+            yield batch.error or _join_batches(batches)
+            batches = []
 
 
 def embed_frames(model, processor, frames: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ from .files import (
     write_json as write_json,
 )
 from .memory import return_freed_memory as return_freed_memory
+from .ray_stages import RayPlan as RayPlan, RayStages as RayStages
 from .synthetic_clips import (
     draw_clip as draw_clip,
     draw_still as draw_still,
