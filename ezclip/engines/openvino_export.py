@@ -106,7 +106,7 @@ def export_openvino(
     say(f"{len(calibrating)} videos calibrate, {len(judged)} are judged, {len(bank.labels)} labels.")
 
     def pixels_of(names: Sequence[str]) -> torch.Tensor:
-        return processor.normalize(torch.from_numpy(np.stack([frames[name] for name in names])))
+        return processor.normalize(np.stack([frames[name] for name in names]))
 
     towers = {"video_tower": VideoTower(model, processor.num_frames).eval(), "text_tower": TextTower(model).eval()}
     width = getattr(model.config.vision_config, "hidden_size", 0)

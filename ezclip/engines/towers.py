@@ -3,6 +3,7 @@
 import copy
 import logging
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -31,8 +32,7 @@ class VideoTower(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Return embeddings of length 1 `(B, D)` of videos `(B, T, 3, H, W)`."""
-        outputs = self.model.get_video_features(pixel_values, output_last_hidden_state=False)
-        return nn.functional.normalize(outputs.pooler_output, dim=-1)
+        return nn.functional.normalize(self.model.encode_videos(pixel_values), dim=-1)
 
     def inputs(self, batch_size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Return random inputs."""
@@ -69,7 +69,8 @@ class TextTower(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return embeddings of length 1 `(B, D)` of texts `(B, L)`."""
-        return nn.functional.normalize(self.model.get_text_features(input_ids, attention_mask).pooler_output, dim=-1)
+        features: Any = self.model.get_text_features(cast(torch.LongTensor, input_ids), attention_mask)
+        return nn.functional.normalize(features.pooler_output, dim=-1)
 
     def inputs(self, batch_size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Return random texts of different lengths, each with an end-of-text token and padding."""

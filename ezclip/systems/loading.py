@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import cast
 
 import torch
 from transformers import (
@@ -322,7 +323,7 @@ def load_encoder(
             raise ModelError(
                 f"--engine {engine} runs an export as it is: leave out training, --preset and model options."
             )
-        return load_export(name_or_path, engine)
+        return cast(DualEncoder, load_export(name_or_path, engine))  # with the methods of one
     if config.model_type not in RIVALS or for_training or preset is not None or given:
         return load_model(name_or_path, for_training, preset=preset, **options).eval()
     try:
