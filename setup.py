@@ -15,6 +15,7 @@ APP = ["gradio>=6.31,<7", *PLOTS]
 COMPARE = ["scipy>=1.15"]
 REPORT = [*PLOTS, *COMPARE, "scikit-learn>=1.5"]
 PE = ["timm>=1.0.16"]
+OPENVINO = ["openvino>=2025.4", "nncf>=3.0"]
 ONNX = ["onnx>=1.20", "onnxscript>=0.6", "onnxruntime>=1.23"]
 
 
@@ -91,6 +92,8 @@ setup(
         "app": APP,
         "report": REPORT,
         "onnx": ONNX,
+        # Its exports start from ONNX, and intervals of the agreement need scipy.
+        "openvino": [*OPENVINO, *ONNX, *COMPARE],
         "pe": PE,
         "mteb": ["mteb>=2.26"],
         "faiss": ["faiss-cpu>=1.9"],
@@ -102,6 +105,7 @@ setup(
             *APP,
             *REPORT,
             *ONNX,
+            *OPENVINO,
             "basedpyright>=1.30",
             "import-linter>=2.3",
             "ipykernel>=6.29",

@@ -14,6 +14,7 @@ TRAINER_STATE_NAME = "trainer_state.json"
 CHECKPOINT_SETTINGS_NAME = "settings.json"
 
 FIT_RESULTS_NAME = "fit_results.json"  # written by --do_fit
+ENGINE_RECORD_NAME = "engine.json"  # written beside an export for an engine
 MERGE_NAME = "merge.json"  # written beside a merged model
 
 UNKNOWN_LABEL = -1  # the label of a video whose class is not known

@@ -17,6 +17,7 @@ from ezclip.cli.option_files import FILE_ENDINGS, find_option_file, read_options
 from ezclip.cli.parser import Parser, fill, group_fields
 from ezclip.constants import EXECUTOR_HELP, EXECUTORS
 from ezclip.data.labels import split_labels
+from ezclip.encoders.openvino_engine import ENGINES
 from ezclip.errors import DataError
 from ezclip.evaluation.protocols import PROTOCOLS
 from ezclip.training.recipe import TrainingRecipe
@@ -132,6 +133,9 @@ class ModelArguments:
 
     model_name_or_path: str | None = option(
         None, "EZ-CLIP, or another dual encoder such as CLIP, SigLIP or X-CLIP: a folder, or a Hub name. Required."
+    )
+    engine: str | None = option(
+        None, "Engine that runs the model, which is a folder of `ezclip export --engine`.", choices=list(ENGINES)
     )
     tokenizer_name: str | None = option(
         None, "Tokenizer in place of the model's: a folder, a name, or CLIP's bpe_simple_vocab_16e6.txt.gz."

@@ -22,7 +22,7 @@ import torch
 from configuration_ezclip import CLASS_BANK_NAME
 from ezclip.classification import VideoAnswer, check_output_file, classify_videos, save_answers
 from ezclip.cli.limits import add_limits, read_limits
-from ezclip.cli.parser import Parser, add_device, add_dtype
+from ezclip.cli.parser import Parser, add_device, add_dtype, add_engine
 from ezclip.cli.scoring_options import add_scoring, add_steps
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.data.labels import check_distinct, read_class_descriptions, read_labels, split_labels
@@ -61,6 +61,7 @@ def make_parser() -> Parser:
     model.add_argument("--model", "--model_name_or_path", default=DEFAULT_MODEL, help="folder, or name on the Hub")
     add_device(model)
     add_dtype(model)
+    add_engine(model)
     output = parser.add_argument_group("answers")
     output.add_argument("--top_k", type=int, default=5, help="number of labels for each video")
     add_scoring(output)
@@ -115,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     limits = read_limits(args)
     labels, background = names_of(classes)
     say(f"{count_of(len(videos))}, {describe_labels(labels, background)}")
-    classifier = load_classifier(args.model, device=args.device, dtype=args.dtype)
+    classifier = load_classifier(args.model, device=args.device, dtype=args.dtype, engine=args.engine)
     num_workers = args.num_workers
     if num_workers == -1:
         with IsolatedReader(args.video_timeout, limits=limits) as read:

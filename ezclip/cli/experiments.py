@@ -89,6 +89,7 @@ class Runner:
             vision_config=explicit_options(self.model_args, *VISION_CONFIG_FIELDS),
             text_config=explicit_options(self.model_args, *TEXT_CONFIG_FIELDS),
             preset=self.model_args.preset,
+            engine=self.model_args.engine,
             **explicit_options(self.model_args, "temporal_head"),
         )
         check_fit(model, self.processor)

@@ -1,16 +1,21 @@
-"""Export both towers of a model to ONNX or `torch.export`, for programs without this package.
+"""Export both towers of a model to ONNX or `torch.export`, for programs without this package, or for an engine.
 
     ezclip export --model ezclip-vit-base-patch16 --output_dir exported --format onnx
+    ezclip export --model ezclip-vit-base-patch16 --output_dir exported_int8 --engine openvino --dtype int8 \\
+        --videos films --labels "yoga, making a cake, archery"
+    ezclip classify holiday --labels "surfing, cooking" --model exported_int8 --engine openvino
 
-The command writes two files. The video tower maps `pixel_values` (batch, frames, 3, height, width) to `video_embeds`
-(batch, dimensions). The text tower maps `input_ids` and `attention_mask` (batch, length) to `text_embeds` (batch,
-dimensions). Embeddings have length 1: their products are the cosines that the model compares. Batch size and text
-length are dynamic, the frames and their size fixed; all numbers are float32. Each file is read back and compared with
-the model on other inputs and batch sizes. A file that differs is deleted.
+With `--engine`, the export is compared with the model on videos, by content other ones than calibrate int8. It is not
+written if it loses more than it promises; engine.json says what it loses.
+
+With `--format`, the command writes two files. The video tower maps `pixel_values` (batch, frames, 3, height, width) to
+`video_embeds` (batch, dimensions). The text tower maps `input_ids` and `attention_mask` (batch, length) to
+`text_embeds` (batch, dimensions). Embeddings have length 1: their products are the cosines that the model compares.
+Batch size and text length are dynamic, the frames and their size fixed; all numbers are float32. Each file is read
+back and compared with the model on other inputs and batch sizes. A file that differs is deleted.
 """
 
-import copy
-import logging
+import argparse
 import shutil
 import sys
 import tempfile
@@ -21,97 +26,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
-from torch.export import Dim
 
 from ezclip.cli.parser import Parser
-from ezclip.errors import ModelError
+from ezclip.data.labels import read_labels, split_labels
+from ezclip.data.sources import find_videos
+from ezclip.encoders.openvino_engine import ENGINES, PRECISIONS
+from ezclip.engines.openvino_export import MIN_AGREEMENT, NUM_CALIBRATION_VIDEOS, export_openvino
+from ezclip.engines.towers import TRACED_BATCH_SIZE, TextTower, Tower, VideoTower, write_onnx
+from ezclip.errors import DataError, ModelError
 from ezclip.systems.loading import load_model
 from ezclip.utils.messages import say
-from modeling_ezclip import EZClipModel
-from processing_ezclip import max_text_length
 
 
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # Largest difference between an exported embedding of length 1 and the model's
 TOLERANCE = 1e-4
-TRACED_BATCH_SIZE = 2
 COMPARED_BATCH_SIZES = (1, 3)
-
-
-class VideoTower(nn.Module):
-    """The part of a model, as a copy, that embeds videos of `num_frames` frames, by default the model's number."""
-
-    name, output_name = "video_tower", "video_embeds"
-
-    def __init__(self, model: EZClipModel, num_frames: int | None = None):
-        super().__init__()
-        self.model = copy.deepcopy(model)
-        del self.model.text_model, self.model.text_projection
-        vision = model.config.vision_config
-        self.num_frames = vision.num_frames if num_frames is None else num_frames
-        self.frame_shape = (vision.num_channels, vision.image_size, vision.image_size)
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Return embeddings of length 1 `(B, D)` of videos `(B, T, 3, H, W)`."""
-        outputs = self.model.get_video_features(pixel_values, output_last_hidden_state=False)
-        return nn.functional.normalize(outputs.pooler_output, dim=-1)
-
-    def inputs(self, batch_size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Return random inputs."""
-        return {"pixel_values": torch.randn(batch_size, self.num_frames, *self.frame_shape, generator=generator)}
-
-    def dynamic_shapes(self) -> dict[str, dict[int, Dim]]:
-        """Return the dynamic dimensions of the inputs."""
-        return {"pixel_values": {0: Dim("batch")}}
-
-
-class TextTower(nn.Module):
-    """The part of a model, as a copy, that embeds texts. Raises [`ModelError`] for an impossible end-of-text token.
-
-    SigLIP's texts must be padded to the tower's length. If its tokenizer gives no mask, the mask is 1 everywhere.
-    """
-
-    name, output_name = "text_tower", "text_embeds"
-
-    def __init__(self, model: EZClipModel):
-        super().__init__()
-        self.model = copy.deepcopy(model)
-        del self.model.vision_model, self.model.visual_projection, self.model.temporal_head
-        self.vocab_size = model.config.text_config.vocab_size
-        self.max_length = max_text_length(model.config.text_config)
-        # The token that ends a text. Only the towers of CLIP and MetaCLIP 2 look for it.
-        self.eos_token_id: int = self.vocab_size - 1
-        if hasattr(model.text_model, "eos_token_id") and not model.text_model.ends_at_highest:
-            self.eos_token_id = model.text_model.eos_token_id
-        if not 0 <= self.eos_token_id < self.vocab_size:
-            raise ModelError(
-                f"The end-of-text token {self.eos_token_id} of the model must be one of its {self.vocab_size} tokens. "
-                "Correct `eos_token_id` in its config.json."
-            )
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Return embeddings of length 1 `(B, D)` of texts `(B, L)`."""
-        return nn.functional.normalize(self.model.get_text_features(input_ids, attention_mask).pooler_output, dim=-1)
-
-    def inputs(self, batch_size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Return random texts of different lengths, each with an end-of-text token and padding."""
-        longest = self.max_length if batch_size == TRACED_BATCH_SIZE else (self.max_length + 3) // 2
-        lengths = torch.randint(2, longest + 1, (batch_size,), generator=generator)
-        lengths[0] = longest
-        positions = torch.arange(longest)
-        input_ids = torch.randint(0, self.vocab_size, (batch_size, longest), generator=generator)
-        input_ids = torch.where(positions >= lengths[:, None] - 1, self.eos_token_id, input_ids)
-        return {"input_ids": input_ids, "attention_mask": (positions < lengths[:, None]).long()}
-
-    def dynamic_shapes(self) -> dict[str, dict[int, Dim]]:
-        """Return the dynamic dimensions of the inputs."""
-        shape = {0: Dim("batch"), 1: Dim("length", max=self.max_length)}
-        return {"input_ids": shape, "attention_mask": shape}
-
-
-Tower = VideoTower | TextTower
 
 
 @torch.no_grad()
@@ -119,25 +50,6 @@ def write_torch_export(tower: Tower, path: Path):
     """Write a tower with `torch.export`."""
     inputs = tower.inputs(TRACED_BATCH_SIZE, torch.Generator().manual_seed(0))
     torch.export.save(torch.export.export(tower, (), inputs, dynamic_shapes=tower.dynamic_shapes()), path)
-
-
-@torch.no_grad()
-def write_onnx(tower: Tower, path: Path):
-    """Write a tower as ONNX. Weights of more than 1 GB go to a file beside it."""
-    inputs = tower.inputs(TRACED_BATCH_SIZE, torch.Generator().manual_seed(0))
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns about missing operators of torchvision
-    torch.onnx.export(
-        tower,
-        (),
-        path,
-        kwargs=inputs,
-        input_names=list(inputs),
-        output_names=[tower.output_name],
-        dynamic_shapes=tower.dynamic_shapes(),
-        dynamo=True,
-        external_data=sum(p.numel() * p.element_size() for p in tower.parameters()) > 2**30,
-        verbose=False,
-    )
 
 
 def read_torch_export(path: Path) -> Callable[..., np.ndarray]:
@@ -225,12 +137,50 @@ def main(argv: list[str] | None = None):
     parser = Parser(prog="ezclip export", description=__doc__)
     parser.add_argument("--model", required=True, help="folder, or name on the Hub")
     parser.add_argument("--output_dir", required=True, help="folder to write")
-    parser.add_argument("--format", required=True, choices=SUFFIXES, help="file format")
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--format", choices=SUFFIXES, help="file format for other programs")
+    kind.add_argument("--engine", choices=ENGINES, help="engine for the commands of ezclip that have --engine")
     parser.add_argument("--num_frames", type=int, help="frames of a video, if the weights do not tell")
+    engine = parser.add_argument_group("for --engine")
+    engine.add_argument("--dtype", choices=PRECISIONS, help="number format (default: bfloat16)")
+    engine.add_argument("--videos", nargs="+", help="files and folders of videos to calibrate and to judge by")
+    engine.add_argument("--labels", nargs="+", help="labels to judge by; a single argument is split at its commas")
+    engine.add_argument("--labels_file", help="file with a label a line, or a published label list")
+    engine.add_argument(
+        "--num_calibration_videos", type=int, help=f"videos that calibrate int8 (default: {NUM_CALIBRATION_VIDEOS})"
+    )
+    engine.add_argument(
+        "--min_agreement", type=float, help=f"lowest share of equal best labels (default: {MIN_AGREEMENT})"
+    )
     args = parser.parse_args(argv)
     try:
+        if args.engine is not None:
+            export_to_engine(args)
+            return
+        of_engine = ("dtype", "videos", "labels", "labels_file", "num_calibration_videos", "min_agreement")
+        if given := [f"--{name}" for name in of_engine if getattr(args, name) is not None]:
+            parser.error(f"{', '.join(given)} must come with --engine, got --format {args.format}.")
         say("\n".join(export_model(args.model, args.output_dir, args.format, args.num_frames)))
-    except (ModelError, ValueError) as error:
+    except (DataError, ModelError, ValueError) as error:
         sys.exit(f"ezclip export: {error}")
     except OSError as error:
         sys.exit(f"ezclip export: --output_dir {args.output_dir} cannot be written ({error}). Give another.")
+
+
+def export_to_engine(args: argparse.Namespace):
+    """Export for an engine, and print the agreement."""
+    if (args.labels is None) == (args.labels_file is None):
+        raise DataError("Give either --labels or --labels_file: an export is judged by its best labels.")
+    if not args.videos:
+        raise DataError("Give --videos: an export is judged on videos. Use such as the model is for.")
+    labels = read_labels(args.labels_file) if args.labels is None else split_labels(args.labels)
+    chosen = {name: getattr(args, name) for name in ("num_calibration_videos", "min_agreement", "num_frames")}
+    agreement = export_openvino(
+        args.model,
+        args.output_dir,
+        args.dtype or "bfloat16",
+        find_videos(args.videos),
+        labels,
+        **{name: value for name, value in chosen.items() if value is not None},
+    )
+    say(f"{args.output_dir}: {agreement}")

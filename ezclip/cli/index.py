@@ -19,7 +19,7 @@ from accelerate import PartialState
 
 from ezclip.cli.classify import DEFAULT_MODEL
 from ezclip.cli.limits import add_limits, read_limits
-from ezclip.cli.parser import Parser, add_device, add_dtype, add_executor
+from ezclip.cli.parser import Parser, add_device, add_dtype, add_engine, add_executor
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.errors import DataError, ModelError
 from ezclip.search.building import LONGEST_READ, IndexCounts, build_index, read_settings
@@ -56,6 +56,7 @@ def make_parser() -> Parser:
     model.add_argument("--num_frames", type=int, help="frames per window (default: the number of the model)")
     add_device(model)
     add_dtype(model)
+    add_engine(model)
     windows = parser.add_argument_group("windows")
     windows.add_argument("--window", type=float, help=f"length in seconds (default: that of the index, or {WINDOW:g})")
     windows.add_argument(
@@ -87,11 +88,13 @@ def run(args: argparse.Namespace) -> int:
     state = None
     if "LOCAL_RANK" in os.environ:  # a launcher's
         state = PartialState(cpu=args.device == "cpu" or not torch.accelerator.is_available())
+    engine = args.engine or saved.get("engine")
     classifier = load_classifier(
         args.model_name_or_path or saved.get("model_name_or_path", DEFAULT_MODEL),
         num_frames=args.num_frames or saved.get("num_frames"),
         device=args.device if state is None else str(state.device),
-        dtype=args.dtype or saved.get("dtype"),
+        dtype=args.dtype if engine else args.dtype or saved.get("dtype"),
+        engine=engine,
     )
     with RayStages(use_gpus=args.device != "cpu") if args.executor == "ray" else contextlib.nullcontext() as cluster:
         counts = build_index(

@@ -21,7 +21,7 @@ from typing import TextIO
 
 from ezclip.cli.classify import DEFAULT_MODEL, add_classes, class_options, describe_labels, names_of
 from ezclip.cli.limits import add_limits, read_limits
-from ezclip.cli.parser import Parser, add_device, add_dtype
+from ezclip.cli.parser import Parser, add_device, add_dtype, add_engine
 from ezclip.cli.scoring_options import add_scoring
 from ezclip.errors import DataError, ModelError
 from ezclip.live import LiveAnswer, watch
@@ -59,6 +59,7 @@ def make_parser() -> Parser:
     model.add_argument("--model", "--model_name_or_path", default=DEFAULT_MODEL, help="folder, or name on the Hub")
     add_device(model)
     add_dtype(model)
+    add_engine(model)
     answers = parser.add_argument_group("answers")
     answers.add_argument("--window", type=float, default=2.0, help="length of a window in seconds")
     answers.add_argument("--stride", type=float, default=1.0, help="seconds between two windows")
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         file = _open_output(args.output_file, stack)
         screen = Screen(sys.stderr if file is sys.stdout else sys.stdout, is_silent=file is sys.stdout)
         say(f"{describe_video(args.source)}, {describe_labels(*names_of(classes))}", file=screen.file, flush=True)
-        classifier = load_classifier(args.model, device=args.device, dtype=args.dtype)
+        classifier = load_classifier(args.model, device=args.device, dtype=args.dtype, engine=args.engine)
         signals = stack.enter_context(StopSignals())
         stack.callback(screen.summarize)  # also after an error
         answers = watch(

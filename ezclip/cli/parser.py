@@ -12,6 +12,7 @@ from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
 from ezclip.constants import EXECUTOR_HELP, EXECUTORS
+from ezclip.encoders.openvino_engine import ENGINES
 from ezclip.utils.messages import exit_with
 
 
@@ -257,6 +258,11 @@ def describe_nearest(value: str, choices: Sequence[str], prefix: str = "") -> st
 def add_device(group):
     """Add `--device` to a parser or a group of its arguments."""
     group.add_argument("--device", help="cpu, cuda, cuda:1, mps, … (default: a GPU if there is one)")
+
+
+def add_engine(group):
+    """Add `--engine`, which runs an export in place of a model, to a parser or a group of its arguments."""
+    group.add_argument("--engine", choices=ENGINES, help="the model is a folder of `ezclip export --engine`")
 
 
 def add_dtype(group):

@@ -198,6 +198,7 @@ def describe_origin(classifier, folder: Path) -> dict:
         "model_name_or_path": os.path.abspath(name) if os.path.isdir(name) else name,
         "num_frames": classifier.processor.num_frames,
         "dtype": str(classifier.model.dtype).removeprefix("torch."),
+        "engine": getattr(classifier.model.config, "engine", {}).get("name"),
         "folder": os.path.abspath(folder),
     }
 

@@ -83,9 +83,14 @@ class VideoIndex:
             [`ModelError`]: if it cannot be loaded, or made other embeddings than these.
         """
         name, settings = self.model_name_or_path, self.settings
+        engine = settings.get("engine")  # indexes of version 0.2 have none
         try:
             classifier = self._given or load_classifier(
-                name, num_frames=settings["num_frames"], device=self.device, dtype=settings["dtype"]
+                name,
+                num_frames=settings["num_frames"],
+                device=self.device,
+                dtype=None if engine else settings["dtype"],
+                engine=engine,
             )
         except ModelError as error:
             raise ModelError(

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import cast
 
 import torch
 from transformers import (
@@ -35,6 +36,7 @@ from configuration_ezclip import (
     describe_plain,
 )
 from ezclip.encoders import RIVALS, DualEncoder, as_encoder, check_trainable, read_processor
+from ezclip.encoders.openvino_engine import is_export, load_export
 from ezclip.errors import ModelError, first_line
 from ezclip.systems.bpe_tokenizer import load_bpe_tokenizer
 from ezclip.systems.citations import TOWER_NAMES, tower_family
@@ -239,6 +241,10 @@ def load_model(
     Raises:
         [`ModelError`]: if there is no such model, or its weights do not fit.
     """
+    if is_export(name_or_path):
+        raise ModelError(
+            f"{name_or_path} is an export for an engine. Add --engine openvino, or give the model itself."
+        )
     saved = _read_config(name_or_path)
     check_trainable(name_or_path, saved.model_type)
     is_plain = saved.model_type in BASE_MODELS
@@ -274,7 +280,11 @@ def load_model(
 
 
 def load_encoder(
-    name_or_path: str | Path, for_training: bool = False, preset: str | None = None, **options
+    name_or_path: str | Path,
+    for_training: bool = False,
+    preset: str | None = None,
+    engine: str | None = None,
+    **options,
 ) -> DualEncoder:
     """
     Load a dual encoder of videos and texts, in evaluation mode.
@@ -287,6 +297,8 @@ def load_encoder(
             A folder, or a name on the Hub.
         for_training (`bool`, *optional*, defaults to `False`), preset (`str`, *optional*), options:
             For an [`EZClipModel`], see [`load_model`].
+        engine (`str`, *optional*):
+            The engine of an export, `"openvino"`.
 
     Raises:
         [`ModelError`]: if there is no such model, its weights do not fit, a package that it needs is missing, or it
@@ -306,6 +318,12 @@ def load_encoder(
     given = {name: value for name, value in options.items() if value}
     given |= given.pop("vision_config", {})
     given.pop("num_frames", None)  # the processor's
+    if engine is not None:
+        if for_training or preset is not None or given:
+            raise ModelError(
+                f"--engine {engine} runs an export as it is: leave out training, --preset and model options."
+            )
+        return cast(DualEncoder, load_export(name_or_path, engine))  # with the methods of one
     if config.model_type not in RIVALS or for_training or preset is not None or given:
         return load_model(name_or_path, for_training, preset=preset, **options).eval()
     try:
@@ -323,6 +341,7 @@ def load_classifier(
     num_frames: int | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    engine: str | None = None,
 ) -> ZeroShotVideoClassificationPipeline:
     """
     Load a model and its processor as a pipeline, on a device that this machine has.
@@ -334,15 +353,24 @@ def load_classifier(
             The device. Defaults to a GPU if there is one.
         dtype (`str`, *optional*):
             Name of a dtype of torch. Defaults to that of the stored weights.
+        engine (`str`, *optional*):
+            The engine of an export, see [`load_encoder`]. It has its own dtype and runs on the CPU.
 
     Raises:
         [`ModelError`]: if they cannot be loaded or do not fit, or the device cannot be used.
     """
+    if engine is not None:
+        if device not in (None, "cpu") or dtype is not None:
+            raise ModelError(f"--engine {engine} runs on the CPU in its own dtype: leave --device and --dtype out.")
+        device = "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"--device {device} cannot be used ({first_line(error)}).") from error
-    processor, model = load_processor(name_or_path, tokenizer_name, num_frames), load_encoder(name_or_path)
+    processor, model = (
+        load_processor(name_or_path, tokenizer_name, num_frames),
+        load_encoder(name_or_path, engine=engine),
+    )
     check_fit(model, processor)
     if dtype is not None:
         model = model.to(getattr(torch, dtype))

@@ -1,0 +1,148 @@
+"""Exports for OpenVINO: agreement with the model, and every command that runs them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from ezclip import ClassBank, classify_videos
+from ezclip.cli import export as export_command
+from ezclip.constants import ENGINE_RECORD_NAME
+from ezclip.engines import Agreement, compare_embeddings
+from ezclip.engines.openvino_export import check, export_openvino
+from ezclip.errors import ModelError
+from ezclip.evaluation.identity import describe_model
+from ezclip.systems.loading import load_classifier, load_encoder, load_model, load_processor
+from ezclip.utils.digests import digest_file
+from ezclip.utils.synthetic_clips import write_video
+from tests.helpers import make_model, random_clip
+
+
+pytest.importorskip("openvino", reason="OpenVINO is not installed: ezclip[openvino]")
+pytest.importorskip("nncf", reason="NNCF is not installed: ezclip[openvino]")
+
+LABELS = ["red circle", "green square", "blue circle"]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """24 clips, and a copy of one."""
+    folder = tmp_path_factory.mktemp("videos")
+    paths = [folder / f"{seed}.mp4" for seed in range(24)]
+    for seed, path in enumerate(paths):
+        write_video(path, random_clip(seed))
+    return [str(path) for path in (*paths, shutil.copy(paths[3], folder / "copy.mp4"))]
+
+
+@pytest.fixture
+def export(tiny_folder, videos, tmp_path):
+    """Return a function that exports the tiny model and returns the folder and its record."""
+
+    def make(dtype, **options):
+        folder = tmp_path / dtype
+        options = {"num_calibration_videos": 8, "min_agreement": 0.0, **options}
+        export_openvino(str(tiny_folder), folder, dtype, videos, LABELS, **options)
+        return folder, json.loads((folder / ENGINE_RECORD_NAME).read_text(encoding="utf-8"))
+
+    return make
+
+
+@pytest.mark.parametrize("dtype, least_cosine", [("float32", 0.999999), ("bfloat16", 0.99), ("int8", 0.9)])
+def test_export_agrees_with_its_model(export, tiny_folder, videos, dtype, least_cosine):
+    folder, record = export(dtype)
+    calibrating, judged = record["calibration_videos"], record["judged_videos"]
+    assert len(calibrating) == (8 if dtype == "int8" else 0)
+    assert not set(calibrating) & set(judged)
+    assert sorted([*calibrating, *judged]) == sorted({digest_file(video) for video in videos})  # the copy counts once
+    assert record["agreement"]["num_videos"] == len(judged) and record["batch_difference"] <= 1e-3
+    exported, model = load_encoder(folder, engine="openvino"), load_model(tiny_folder)
+    inputs = load_processor(tiny_folder)(videos=videos[:3], text=LABELS, return_tensors="pt")
+    with torch.no_grad():
+        for actual, expected in (
+            (exported.encode_videos(inputs["pixel_values"]), model.encode_videos(inputs["pixel_values"])),
+            (exported.encode_texts(inputs), model.encode_texts(inputs)),
+        ):
+            assert torch.nn.functional.cosine_similarity(actual, expected).min() > least_cosine
+    assert describe_model(exported) != describe_model(model)
+
+
+def test_pipeline_and_classify(export, videos):
+    folder, _ = export("bfloat16")
+    classifier = load_classifier(folder, engine="openvino")
+    assert classifier(videos[0], LABELS)[0]["label"] in LABELS
+    alone, together = (list(classify_videos(classifier, some, LABELS)) for some in (videos[2:3], videos))
+    assert together[2].predictions == alone[0].predictions and len(together) == len(videos)
+
+
+def test_steps_need_frames(export):
+    folder, _ = export("float32")
+    model, processor = load_encoder(folder, engine="openvino"), load_processor(folder)
+    with pytest.raises((ModelError, ValueError), match="frames"):
+        ClassBank.build(model, processor, ["red"], descriptions={"red": {"steps": ["circle", "square"]}})
+
+
+def test_wrong_folders(export, tiny_folder):
+    folder, _ = export("float32")
+    with pytest.raises(ModelError, match="--engine openvino"):
+        load_encoder(folder)
+    with pytest.raises(ModelError, match="ezclip export --engine openvino"):
+        load_encoder(tiny_folder, engine="openvino")
+    with pytest.raises(ModelError, match="--dtype"):
+        load_classifier(folder, dtype="bfloat16", engine="openvino")
+    with pytest.raises(ModelError, match="training"):
+        load_encoder(folder, for_training=True, engine="openvino")
+    with open(folder / "video_tower.bin", "r+b") as file:
+        file.write(b"damage")
+    with pytest.raises(ModelError, match=r"video_tower\.bin"):
+        load_encoder(folder, engine="openvino")
+
+
+def test_export_that_loses_too_much():
+    model_embeds = torch.eye(3) + 0.1
+    agreement = Agreement(10, 9, 0.9, [0.6, 0.98], [0.9, 0.95], [0.8, 0.9])
+    record = {"dtype": "int8", "batch_difference": 0.0, "largest_difference": 0.1}
+    check(record, agreement, 0.9)
+    with pytest.raises(ModelError, match=r"9 of 10.*--min_agreement"):
+        check(record, agreement, 0.95)
+    with pytest.raises(ModelError, match="batch"):
+        check({**record, "batch_difference": 0.01}, agreement, 0.0)
+    with pytest.raises(ModelError, match="from the model"):
+        check({**record, "dtype": "float32"}, agreement, 0.0)
+    bank = ClassBank(["a", "b", "c"], torch.eye(3)[None])
+    found = compare_embeddings(make_model(), bank, model_embeds, model_embeds[[0, 1, 1]])
+    assert found.num_equal == 2 and found.equal_top1 == pytest.approx(2 / 3)
+    assert 0 < found.cosine[0] < 1 and found.centred_cosine[0] == pytest.approx(-0.5)
+    low, high = found.equal_top1_interval
+    assert 0 < low < 2 / 3 < high < 1
+
+
+def test_too_few_videos(export, tmp_path):
+    with pytest.raises(ModelError, match="--num_calibration_videos"):
+        export("int8", num_calibration_videos=20)
+    assert not (tmp_path / "int8").exists()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--engine", "openvino"], "--labels"),
+        (["--engine", "openvino", "--labels", "a, b"], "--videos"),
+        (["--format", "onnx", "--dtype", "int8"], "--dtype"),
+        ([], "--engine"),
+    ],
+)
+def test_wrong_options(tiny_folder, tmp_path, options, message, capsys):
+    with pytest.raises(SystemExit) as exit:
+        export_command.main(["--model", str(tiny_folder), "--output_dir", str(tmp_path / "out"), *options])
+    assert message in f"{exit.value} {capsys.readouterr().err}" and not (tmp_path / "out").exists()
+
+
+def test_command(tiny_folder, videos, tmp_path, capsys):
+    options = ["--videos", *videos, "--labels", ", ".join(LABELS), "--min_agreement", "0"]
+    export_command.main(
+        ["--model", str(tiny_folder), "--output_dir", str(tmp_path / "out"), "--engine", "openvino", *options]
+    )
+    assert "24 are judged, 3 labels" in (text := capsys.readouterr().out) and "95 % interval" in text
+    assert np.isfinite(json.loads((tmp_path / "out" / ENGINE_RECORD_NAME).read_text())["batch_difference"])
