@@ -224,10 +224,10 @@ def uses_own_kernel(trial: Callable[..., KernelTrial], *case: Any) -> bool:
 def compare_kernels(
     own: Callable[..., torch.Tensor], torch_kernel: Callable[..., torch.Tensor], inputs: list[torch.Tensor]
 ) -> KernelTrial:
-    """Time two kernels in turn, five times each, and compare their errors against float64."""
+    """Time two kernels in turn, nine times each, and compare their errors against float64."""
     seconds, results = {own: math.inf, torch_kernel: math.inf}, {}
     with torch.autocast("cpu", enabled=False):
-        for _ in range(5):
+        for _ in range(9):
             for kernel in (own, torch_kernel):
                 start = time.perf_counter()
                 results[kernel] = kernel(*inputs)

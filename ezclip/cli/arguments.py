@@ -394,6 +394,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
         parser.error("--push_to_hub needs --do_train. To push any folder, use `ezclip push`.")
     if not args.push_to_hub and (args.hub_model_id or args.hub_private_repo):
         parser.error("--hub_model_id and --hub_private_repo are for --push_to_hub.")
+    if args.executor == "ray" and args.torch_compile:
+        parser.error("--executor ray and --torch_compile exclude each other: give one of them.")
     if args.executor == "ray" and (not args.do_predict or args.do_train or args.do_eval or data_args.streaming):
         parser.error("--executor ray is for --do_predict without --do_train, --do_eval and --streaming: leave it out.")
     if args.min_score is not None and not args.do_predict:
