@@ -130,6 +130,10 @@ NOT_RUN = {
     ): "data sets of the Hub: tests/leaderboard runs it on local ones",
     ("docs/evaluate.md", "import mteb"): "data sets of the Hub: tests/leaderboard runs it on local ones",
     ("docs/export.md", 'python -m pip install -c constraints.txt ".[onnx]"'): "installs",
+    ("docs/export.md", 'python -m pip install -c constraints.txt ".[openvino]"'): "installs",
+    ("docs/export.md", "ezclip export --model ezclip-vit-base-patch16 --engine"): (
+        "random weights do not agree: tests/engines runs these commands"
+    ),
     ("docs/speed.md", "python scripts/benchmark.py cost"): "slow: tests/scripts/test_benchmark.py runs both commands",
     ("docs/training_with_trainer.md", "import torch"): "tests/test_trainer.py runs it and checks the result",
 }
