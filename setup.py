@@ -105,7 +105,6 @@ setup(
             *APP,
             *REPORT,
             *ONNX,
-            *OPENVINO,
             "basedpyright>=1.30",
             "import-linter>=2.3",
             "ipykernel>=6.29",

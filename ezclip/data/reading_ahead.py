@@ -33,7 +33,7 @@ def map_ahead(
         stop (`Callable[[], None]`, *optional*):
             Makes running calls fail soon, for a caller that does not take all results. It is called until they end.
     """
-    pool, pending = ThreadPoolExecutor(num_workers), deque()
+    pool, pending = ThreadPoolExecutor(num_workers, "read_ahead"), deque()
     try:
         for item in items:
             pending.append((item, pool.submit(function, item)))
@@ -48,3 +48,4 @@ def map_ahead(
         while any(not future.done() for _, future in pending):
             stop()
             time.sleep(STOP_SECONDS)
+        pool.shutdown()

@@ -95,8 +95,10 @@ class OpenVINOEncoder(PreTrainedModel):
             options = {"INFERENCE_PRECISION_HINT": self.precision, "INFERENCE_NUM_THREADS": key[1]}
             core = import_openvino().Core()
             self._compiled[key] = core.compile_model(self.folder / f"{tower}.xml", "CPU", options)
-        outputs = self._compiled[key]([np.ascontiguousarray(value.numpy()) for value in inputs])
-        return torch.from_numpy(outputs[0].astype(np.float32))  # a copy: OpenVINO reuses its buffer
+        # A request of its own: calls of several threads would share one, and its buffers.
+        request = self._compiled[key].create_infer_request()
+        outputs = request.infer([np.ascontiguousarray(value.numpy()) for value in inputs])
+        return torch.from_numpy(outputs[0].astype(np.float32))
 
     def save_pretrained(self, *args: Any, **kwargs: Any):
         """Raise [`ModelError`]: an export is copied as a folder."""

@@ -124,11 +124,11 @@ def export_openvino(
             openvino.save_model(graph, folder / f"{name}.xml", compress_to_fp16=False)
         model.config.save_pretrained(folder)
         processor.save_pretrained(folder)
-        bias = model.logit_bias
+        bias, packages = model.logit_bias, ("openvino", "torch", *(["nncf"] if dtype == "int8" else []))
         record: dict[str, Any] = {
             "engine": "openvino",
             "dtype": dtype,
-            "versions": {name: version(name) for name in ("openvino", "nncf", "torch")},
+            "versions": {name: version(name) for name in packages},
             "source": {"name_or_path": str(name_or_path), "weights": describe_model(model)["weights"]},
             "num_frames": processor.num_frames,
             "logit_scale": model.logit_scale.tolist(),
@@ -211,11 +211,12 @@ def check(record: dict, agreement: Agreement, min_agreement: float):
     if not record["batch_difference"] <= BATCH_TOLERANCE:
         problem = f"its embeddings change by {record['batch_difference']:.1e} with the batch"
     elif record["dtype"] == "float32" and not record["largest_difference"] <= FLOAT32_TOLERANCE:
-        problem = f"is {record['largest_difference']:.1e} from the model, more than {FLOAT32_TOLERANCE:.0e}"
+        problem = f"it is {record['largest_difference']:.1e} from the model, more than {FLOAT32_TOLERANCE:.0e}"
     elif agreement.equal_top1 < min_agreement:
-        problem = f"agrees too little: {agreement}. At least {min_agreement:.1%} equal best labels are promised"
+        problem = f"it agrees too little: {agreement}. At least {min_agreement:.1%} equal best labels are promised"
     if problem is not None:
+        more = "more --num_calibration_videos, " if record["dtype"] == "int8" else ""
         raise ModelError(
-            f"The export in {record['dtype']} was not written: {problem}. Give more --num_calibration_videos, another "
-            "--dtype, or a lower --min_agreement."
+            f"The export in {record['dtype']} was not written: {problem}. Give {more}another --dtype, or a lower "
+            "--min_agreement."
         )

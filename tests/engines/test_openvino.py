@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -74,6 +75,20 @@ def test_pipeline_and_classify(export, videos):
     assert classifier(videos[0], LABELS)[0]["label"] in LABELS
     alone, together = (list(classify_videos(classifier, some, LABELS)) for some in (videos[2:3], videos))
     assert together[2].predictions == alone[0].predictions and len(together) == len(videos)
+
+
+def test_threads_do_not_share_answers(export, videos):
+    folder, _ = export("float32")
+    exported, processor = load_encoder(folder, engine="openvino"), load_processor(folder)
+    pixels = processor(videos=videos[:2], return_tensors="pt")["pixel_values"]
+    alone = [exported.encode_videos(one[None]) for one in pixels]
+
+    def embed(number: int) -> list[torch.Tensor]:
+        return [exported.encode_videos(pixels[number][None]) for _ in range(50)]
+
+    with ThreadPoolExecutor(2) as pool:
+        for expected, found in zip(alone, pool.map(embed, range(2))):
+            assert all(torch.equal(one, expected) for one in found)
 
 
 def test_steps_need_frames(export):
