@@ -389,15 +389,14 @@ class CpuKernels(TorchFunctionMode):
 def describe_cpu_kernels(dtype: torch.dtype, autocast: bool = False) -> str:
     """Return which kernels ViT-B/16 takes on this CPU in float32 or bfloat16, and how they were chosen."""
     trials = {"linear layers": (try_linear, dtype), "attention": (try_attention, dtype, 12, 197, 197, 64)}
-    parts = []
+    parts, choice = [], os.environ.get(KERNELS_VARIABLE, "auto")
     for name, (trial, *case) in trials.items():
         takes_own = trial is try_attention or (not autocast and torch.backends.mkldnn.is_available())
         is_own = takes_own and uses_own_kernel(trial, *case)
         part = f"{name} by {('oneDNN' if trial is try_linear else 'two products') if is_own else 'PyTorch'}"
-        if is_own and os.environ.get(KERNELS_VARIABLE, "auto") == "auto":
+        if is_own and choice == "auto":
             part += f" ({trial(*case, torch.get_num_threads()).time:.2f} of the time of PyTorch's)"
         parts.append(part)
-    choice = os.environ.get(KERNELS_VARIABLE, "auto")
     return f"CPU kernels ({KERNELS_VARIABLE}={choice}), {str(dtype).removeprefix('torch.')}: {', '.join(parts)}."
 
 

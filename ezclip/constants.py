@@ -21,6 +21,6 @@ UNKNOWN_LABEL = -1  # the label of a video whose class is not known
 # What runs the work of a command
 EXECUTORS = ("accelerate", "ray")
 EXECUTOR_HELP = (
-    "accelerate: this process and those of a launcher. ray: workers of Ray Data, on the cluster of RAY_ADDRESS"
+    "accelerate: this process and those of a launcher. ray: workers of Ray Data, on the cluster of RAY_ADDRESS or "
+    "this machine. The files are the same."
 )
-EXECUTOR_HELP += " or this machine. The files are the same."

@@ -121,17 +121,14 @@ def classify_videos(
     views = {name: reading.pop(name) for name in ("num_frames", "num_clips", "num_crops") if name in reading}
     with contextlib.ExitStack() as stack:
         readers = [IsolatedReader(video_timeout, limits=read_limits, **reading) for _ in range(num_workers)]
-        for reader in readers:
-            stack.enter_context(reader)
         idle: queue.SimpleQueue[IsolatedReader] = queue.SimpleQueue()
         for reader in readers:
-            idle.put(reader)
+            idle.put(stack.enter_context(reader))
 
         def read_one(video: str | os.PathLike) -> _Content:
             read = idle.get()
             try:
-                name = describe_video(video)
-                return _read(classifier.processor, os.fspath(video), name, read, read_limits, cache, **views)
+                return _read(classifier.processor, os.fspath(video), read, read_limits, cache, **views)
             finally:
                 idle.put(read)
 
@@ -167,7 +164,6 @@ class _Content:
 def _read(
     processor: Any,
     video: str,
-    name: str,
     read: IsolatedReader,
     limits: ReadLimits,
     cache: EmbeddingCache | None,
@@ -179,7 +175,7 @@ def _read(
     source, key = video, ""
     if cache is not None:
         if is_url(local_path(video)):
-            with open_url(video, name, limits) as remote:
+            with open_url(video, describe_video(video), limits) as remote:
                 source = remote.read_all()
         key = digest_video(source)
         if (found := cache.find(key)) is not None:

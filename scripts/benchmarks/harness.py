@@ -11,7 +11,7 @@ import torch
 
 from ezclip.utils.tables import as_table
 from ezclip.utils.timing import Timing, compare, measure, summarize
-from modeling_ezclip import KERNELS_VARIABLE
+from modeling_ezclip import KERNELS_VARIABLE, OneDNNLinear
 
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
@@ -48,7 +48,7 @@ def multiply_by_mm(left: torch.Tensor, right: torch.Tensor, result: torch.Tensor
 
 def multiply_by_onednn(left: torch.Tensor, right: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
     """Return `left @ right.T` by oneDNN's linear layer, which takes no `result`."""
-    return torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
+    return OneDNNLinear.multiply(left, right)
 
 
 @contextlib.contextmanager
