@@ -74,6 +74,11 @@ OPTIONS = {
     },
     "--passes": {"nargs": "+", "choices": model.PASSES, "help": "what to measure (default: both)"},
     "--precisions": {"nargs": "+", "choices": model.PRECISIONS, "help": "precisions to measure (default: all)"},
+    "--exports": {
+        "nargs": "+",
+        "metavar": "FOLDER",
+        "help": "also measure exports of the model that `ezclip export --engine openvino` wrote (default: none)",
+    },
     "--compile": {"action": "store_true", "help": "also measure models that `torch.compile` compiled"},
     "--num_workers": {"type": at_least(0), "help": "decoding processes (default: %(default)s)"},
     "--mixed_precision": {
@@ -93,6 +98,7 @@ COMMANDS = {
         "time embedding and training steps",
         {
             **TIMED,
+            "--exports": [],
             "--compile": False,
             "--rounds": 7,
             "--batch_sizes": [2],
@@ -105,7 +111,10 @@ COMMANDS = {
     "end-to-end": (
         end_to_end,
         "time files to predictions",
-        {**VIDEOS, **TIMED, **TEXTS, "--rounds": 3, "--batch_size": 8, "--num_workers": 1, "--mixed_precision": None},
+        {
+            **{**VIDEOS, **TIMED, **TEXTS, "--exports": [], "--rounds": 3},
+            **{"--batch_size": 8, "--num_workers": 1, "--mixed_precision": None},
+        },
     ),
     "memory": (
         memory,

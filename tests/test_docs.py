@@ -134,6 +134,9 @@ NOT_RUN = {
     ("docs/export.md", "ezclip export --model ezclip-vit-base-patch16 --engine"): (
         "random weights do not agree: tests/engines runs these commands"
     ),
+    ("docs/scale.md", "ezclip run --do_predict --executor ray"): (
+        "needs the extra `ray`: tests/utils/test_ray_stages.py runs on a cluster"
+    ),
     ("docs/speed.md", "python scripts/benchmark.py cost"): "slow: tests/scripts/test_benchmark.py runs both commands",
     ("docs/training_with_trainer.md", "import torch"): "tests/test_trainer.py runs it and checks the result",
 }

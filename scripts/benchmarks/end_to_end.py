@@ -5,6 +5,7 @@ import copy
 import json
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import av
@@ -15,7 +16,8 @@ from accelerate import Accelerator
 
 from ezclip.data.isolated_reader import IsolatedReader
 from ezclip.data.sources import find_videos, load_files
-from ezclip.encoders import RivalEncoder
+from ezclip.encoders import DualEncoder, RivalEncoder
+from ezclip.encoders.openvino_engine import ENGINES, load_export
 from ezclip.evaluation.sharded_prediction import predict_shards
 from ezclip.systems.macs import count_clip_macs, count_macs
 from modeling_ezclip import EZClipModel
@@ -30,7 +32,14 @@ from scripts.benchmarks.harness import (
     ratio,
     results_as_table,
 )
-from scripts.benchmarks.models import describe_model, make_config, name_of_model, vision_shapes
+from scripts.benchmarks.models import (
+    EXPORTED,
+    describe_model,
+    make_config,
+    name_of_export,
+    name_of_model,
+    vision_shapes,
+)
 from scripts.benchmarks.text import load
 from video_ezclip import FrameSampler
 
@@ -83,9 +92,11 @@ def run(args: argparse.Namespace, device: torch.device) -> dict:
     accelerator = Accelerator(cpu=args.use_cpu, mixed_precision=precision)
     bank = ClassBank.build(model.to(device), processor, labels)
     loop_model = copy.deepcopy(model)  # the accelerator prepares `model` for mixed precision
+    exports = [load_export(folder, ENGINES[0]) for folder in args.exports]
+    banks = {one: ClassBank.build(one, processor, labels) for one in exports}
     with IsolatedReader() as read, tempfile.TemporaryDirectory() as folder:
 
-        def predict(paths: list[str]) -> dict[str, dict]:
+        def predict(model: DualEncoder, bank: ClassBank, paths: list[str]) -> dict[str, dict]:
             """Predict as `ezclip run --do_predict` does."""
             output_dir = Path(tempfile.mkdtemp(dir=folder))
             predict_shards(
@@ -110,7 +121,8 @@ def run(args: argparse.Namespace, device: torch.device) -> dict:
 
         num_clips, contenders = len(paths), {}
         for name, method, used in (
-            (OURS, predict, {"no": "float32"}.get(precision, precision)),
+            (OURS, partial(predict, model, bank), {"no": "float32"}.get(precision, precision)),
+            *((name_of_export(one), partial(predict, one, own), EXPORTED) for one, own in banks.items()),
             (LOOP, loop, "float32"),
         ):
             if isinstance(model, EZClipModel):
@@ -131,7 +143,8 @@ def run(args: argparse.Namespace, device: torch.device) -> dict:
     found = {name: contender.result or {} for name, contender in contenders.items()}
     for name, row in rows.items():
         row |= {"way": name, "num_read": len(found[name])}
-    rows[OURS]["times_faster"] = ratio(rows, LOOP, OURS)
+        if name != LOOP:
+            row["times_faster"] = ratio(rows, LOOP, name)
     return {
         "model": name_of_model(args),
         "size": describe_model(model.config) if isinstance(model, EZClipModel) else type(model).__name__,
@@ -144,7 +157,7 @@ def run(args: argparse.Namespace, device: torch.device) -> dict:
         "mixed_precision": precision,
         "matrix": rates,
         "rows": list(rows.values()),
-        "agreement": agreement(found[OURS], found[LOOP]),
+        "agreement": {name: agreement(found[name], found[LOOP]) for name in found if name != LOOP},
     }
 
 
@@ -155,7 +168,7 @@ def agreement(ours: dict[str, dict], theirs: dict[str, dict]) -> dict:
     return {
         "num_compared": len(both),
         "num_same": len(both) - len(different),
-        "different": [{"video": video, OURS: ours[video], LOOP: theirs[video]} for video in different],
+        "different": [{"video": video, "ours": ours[video], "loop": theirs[video]} for video in different],
         "read_by_one": sorted(set(ours) ^ set(theirs)),
     }
 
@@ -171,12 +184,18 @@ def as_text(result: dict) -> list[str]:
         "speedup (range)": ("times_faster", ".3f"),
         "read": ("num_read",),
     }
-    same = result["agreement"]
-    lines = [f"The best label is the same for {same['num_same']} of {same['num_compared']} clips that both read."]
-    for one in same["different"]:
-        ours, theirs = (f"{one[way]['label']!r} ({one[way]['score']:.4f})" for way in (OURS, LOOP))
-        lines.append(f"{Path(one['video']).name}: {OURS} predicts {ours}, the loop {theirs}.")
-    lines += [f"{Path(video).name}: only one method could read it." for video in same["read_by_one"]]
+    lines = []
+    for name, same in result["agreement"].items():
+        lines.append(
+            f"{name} and the loop find the same best label for {same['num_same']} of {same['num_compared']} clips "
+            "that both read."
+        )
+        for one in same["different"]:
+            ours, theirs = (f"{one[way]['label']!r} ({one[way]['score']:.4f})" for way in ("ours", "loop"))
+            lines.append(f"{Path(one['video']).name}: {name} predicts {ours}, the loop {theirs}.")
+        lines += [
+            f"{Path(video).name}: only one of {name} and the loop could read it." for video in same["read_by_one"]
+        ]
     return [
         f"{result['num_clips']} clips ({result['num_bytes'] / 1e6:.1f} MB), from files to written predictions, "
         f"{result['num_labels']} classes. {result['model']}: {result['size']}. {OURS}: batch {result['batch_size']}, "

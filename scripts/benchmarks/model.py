@@ -11,18 +11,28 @@ from accelerate import Accelerator
 from torch import nn
 
 from configuration_ezclip import EZClipConfig
+from ezclip.encoders.openvino_engine import ENGINES, load_export
 from ezclip.training.gradient_cache import backward
 from ezclip.training.loop import make_optimizer
 from ezclip.training.recipe import TrainingRecipe
 from modeling_ezclip import CpuKernels, EZClipModel
-from scripts.benchmarks.harness import Contender, measure_contenders, rates_as_text, ratio, results_as_table
+from scripts.benchmarks.harness import (
+    Contender,
+    kernels_as_shipped,
+    measure_contenders,
+    rates_as_text,
+    ratio,
+    results_as_table,
+)
 from scripts.benchmarks.models import (
+    EXPORTED,
     count_model_macs,
     describe_model,
     embed,
     make_batch,
     make_model,
     make_rivals,
+    name_of_export,
     name_of_model,
     vision_shapes,
 )
@@ -42,6 +52,8 @@ ALL_WEIGHTS = ", all weights trained"
 COMPILED = ", compiled"
 # A rival with the kernels that our modules choose on a CPU
 SAME_KERNELS = ", same kernels"
+# Our model with PyTorch's kernels on a CPU
+TORCH_KERNELS = ", PyTorch's kernels"
 # Parts of the matrix rate in bfloat16 that an accelerator should reach
 AIMS = {"forward": 0.5, "step": 0.4}
 
@@ -63,6 +75,7 @@ def run(args: argparse.Namespace, device: torch.device) -> dict:
     if "step" in args.passes and config.freeze_backbone:
         models[ours + ALL_WEIGHTS] = copy.deepcopy(model).requires_grad_(True)
     if device.type == "cpu":
+        models[ours + TORCH_KERNELS] = model
         models[CLIP + SAME_KERNELS] = models[CLIP]
     if is_published(config):
         models[PUBLISHED] = PublishedModel(config)
@@ -78,6 +91,11 @@ def run(args: argparse.Namespace, device: torch.device) -> dict:
         and (precision == "float32" or name != PUBLISHED)
     ]
     macs = {key: count_pass(models[key[0]], key[1], config) for key in dict.fromkeys(case[:2] for case in cases)}
+    for folder in args.exports:
+        export = load_export(folder, ENGINES[0])
+        case = Case(name_of_export(export), "forward", EXPORTED)
+        models[case.model], macs[case[:2]] = export, count_pass(model, "forward", config)
+        cases.append(case)
     batches = []
     for size in args.batch_sizes:
         torch.compiler.reset()  # its limit of compiled versions is for all sizes together
@@ -93,7 +111,7 @@ def run(args: argparse.Namespace, device: torch.device) -> dict:
         for case, row in found.items():
             row |= {"model": case.model, "pass": case.run, "macs_per_clip": macs[case[:2]]}
             if "failed" not in row:
-                row["against"] = compare_with_baselines(found, case)
+                row["against"] = compare_with_baselines(found, case, ours)
             rows.append(row)
         batches.append({"batch_size": size, "matrix": rates, "rows": rows})
     return {
@@ -133,12 +151,11 @@ def make_run(
 
     def step():
         trained.train()
-        if isinstance(model, EZClipModel):
-            backward(trained, batch, accelerator)  # as in the training loop
-        else:
-            with kernels_of(case):
-                loss = loss_of(trained, batch)
-            accelerator.backward(loss)
+        with kernels_of(case):
+            if isinstance(model, EZClipModel):
+                backward(trained, batch, accelerator)  # as in the training loop
+            else:
+                accelerator.backward(loss_of(trained, batch))
         optimizer.step()
         optimizer.zero_grad()
 
@@ -146,7 +163,9 @@ def make_run(
 
 
 def kernels_of(case: Case) -> AbstractContextManager:
-    """Return the context of a case: a rival with the same kernels runs in [`CpuKernels`]."""
+    """Return the context of a case: a rival with our kernels, or our model with PyTorch's."""
+    if case.model.endswith(TORCH_KERNELS):
+        return kernels_as_shipped()
     return CpuKernels() if case.model.endswith(SAME_KERNELS) else nullcontext()
 
 
@@ -174,14 +193,15 @@ def count_pass(model: nn.Module, way: str, config: EZClipConfig) -> int:
     return count_model_macs(model, run)
 
 
-def compare_with_baselines(rows: dict[Case, dict], case: Case) -> dict[str, dict]:
-    """Return the time of a case relative to rivals, itself without compilation and its own forward pass."""
+def compare_with_baselines(rows: dict[Case, dict], case: Case, ours: str) -> dict[str, dict]:
+    """Return the time of a case relative to rivals, our model in other ways, and its own forward pass."""
     baselines = {
         "clip": case._replace(model=CLIP),
         "clip_same_kernels": case._replace(model=CLIP + SAME_KERNELS),
         "clip_float32": Case(CLIP, case.run, "float32"),
         "xclip": case._replace(model="XCLIPModel"),
         "published": Case(PUBLISHED, case.run, "float32"),
+        "torch_bf16": Case(ours + TORCH_KERNELS, case.run, "bf16"),
         "not_compiled": case._replace(model=case.model.removesuffix(COMPILED)),
         "own_forward": case._replace(model=case.model.removesuffix(ALL_WEIGHTS), run="forward"),
     }
@@ -204,6 +224,7 @@ def as_text(result: dict) -> list[str]:
         "time / CLIP in float32": ("clip_float32", ".3f"),
         "time / X-CLIP": ("xclip", ".3f"),
         "time / published in float32": ("published", ".3f"),
+        "time / ours in bf16, PyTorch's kernels": ("torch_bf16", ".3f"),
         "time / not compiled": ("not_compiled", ".3f"),
         "time / own forward": ("own_forward", ".3f"),
     }
@@ -213,6 +234,7 @@ def as_text(result: dict) -> list[str]:
         "forward pass of clips with one text each, loss, backward pass and AdamW for the trained weights. "
         "CLIPVisionModel has no texts. `bf16`: bfloat16 weights. `autocast`: float32 weights in mixed precision. "
         f"`{CLIP}` runs as shipped; with `{SAME_KERNELS[2:]}` it runs in the kernels that ezclip chooses on a CPU. "
+        f"With `{TORCH_KERNELS[2:]}` our model runs in none of its own. `{EXPORTED}`: as `--engine` runs an export. "
         f"`{PUBLISHED}` is the published model in plain PyTorch: all tokens in all blocks, texts padded to the "
         f"maximal length. `{COMPILED[2:]}`: `torch.compile(dynamic=False)`, its time of compiling left out.",
     ]

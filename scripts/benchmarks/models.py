@@ -20,6 +20,7 @@ from transformers import (
 
 from configuration_ezclip import EZClipConfig, EZClipTextConfig, EZClipVisionConfig
 from ezclip.encoders import RIVALS, RivalEncoder
+from ezclip.encoders.openvino_engine import OpenVINOEncoder
 from ezclip.errors import ModelError
 from ezclip.systems.loading import load_encoder, load_model
 from ezclip.systems.macs import count_macs_of
@@ -33,6 +34,8 @@ from scripts.benchmarks.published import PublishedModel
 TEXT_LENGTH = 16
 # Width of the heads of X-CLIP's cross-frame and prompt attention in all published sizes
 XCLIP_HEAD = 64
+# The precision of an export, which stands in its name. Its matrix rate is that of bfloat16.
+EXPORTED = "exported"
 
 
 def make_config(args: argparse.Namespace, preset: str | None, text_config: dict | None = None) -> EZClipConfig:
@@ -80,6 +83,11 @@ def name_of_model(args: argparse.Namespace) -> str:
     return Path(args.model_name_or_path).name + (f" as {args.preset}" if args.preset else "")
 
 
+def name_of_export(export: OpenVINOEncoder) -> str:
+    """Return the name of an export in tables."""
+    return f"{export.folder.name} ({export.config.engine['name']}, {export.config.engine['dtype']})"
+
+
 def describe_model(config: EZClipConfig) -> str:
     """Return the size of a model as text."""
     vision = config.vision_config
@@ -116,7 +124,7 @@ def count_model_macs(model: nn.Module, run: Callable[[nn.Module], object]) -> in
 @torch.no_grad()
 def embed(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
     """Embed clips `(B, T, 3, H, W)`, or their frames if it is no video model."""
-    if isinstance(model, EZClipModel):
+    if isinstance(model, EZClipModel | OpenVINOEncoder):
         return model.encode_videos(pixel_values)
     if isinstance(model, PublishedModel):
         return model.visual(pixel_values).mean(dim=1)

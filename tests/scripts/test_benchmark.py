@@ -209,7 +209,7 @@ def test_model(tmp_path, tiny_folder, small_products):
         check_rates(batch["matrix"], {"float32", "bf16"})
         rows = {(row["model"], row["pass"], row["precision"]): row for row in batch["rows"]}
         ours = tiny_folder.name
-        assert len(rows) == len(batch["rows"]) == 2 * 4 + 2 * 5 + 2  # in float32 the published model, too
+        assert len(rows) == len(batch["rows"]) == 2 * 5 + 2 * 6 + 2  # in float32 the published model, too
         assert not any("failed" in row for row in rows.values())
         assert rows[ours, "forward", "float32"]["macs_per_clip"] == count_macs(
             EZClipModel.from_pretrained(tiny_folder), output_last_hidden_state=False
@@ -254,9 +254,9 @@ def test_model_failing_rival(tmp_path, tiny_folder, small_products, monkeypatch,
     monkeypatch.setattr(XCLIPModel, "get_video_features", fail)
     options = ["--model_name_or_path", tiny_folder, "--use_cpu", "--rounds", 1, "--batch_sizes", 1]
     result = run(tmp_path, "model", *options, "--passes", "forward", "--precisions", "bf16")
-    ours, clip, xclip, _ = result["batches"][0]["rows"]
+    ours, clip, xclip, *_ = result["batches"][0]["rows"]
     assert xclip["failed"] == "no kernel" and "seconds" not in xclip
-    assert ours["against"].keys() == {"clip", "clip_same_kernels"} and clip["clips_per_second"] > 0
+    assert ours["against"].keys() == {"clip", "clip_same_kernels", "torch_bf16"} and clip["clips_per_second"] > 0
     assert "| no kernel |" in capsys.readouterr().out
 
 
@@ -341,7 +341,12 @@ def test_end_to_end(tmp_path, tiny_folder, videos, small_products):
     check_rates(result["matrix"], {"float32"})
     ours, loop = result["rows"]
     assert result["num_clips"] == 3 and ours["num_read"] == loop["num_read"] == 2
-    assert result["agreement"] == {"num_compared": 2, "num_same": 2, "different": [], "read_by_one": []}
+    assert result["agreement"][end_to_end.OURS] == {
+        "num_compared": 2,
+        "num_same": 2,
+        "different": [],
+        "read_by_one": [],
+    }
     assert ours["times_faster"]["ratio"] == pytest.approx(loop["seconds"]["median"] / ours["seconds"]["median"])
     assert ours["clips_per_second"] == pytest.approx(3 / ours["seconds"]["median"])
     assert 0 < ours["share_of_matrix_rate"] < 1.5
@@ -353,7 +358,7 @@ def test_rivals(tmp_path, videos, small_products):
     assert (ours["model"], ours["num_frames"], clip["model"]) == ("rival", 4, "CLIPVisionModel")
     assert 0 < ours["macs_per_clip"] < clip["macs_per_clip"]
     options = [*model, "--rounds", 1, "--use_cpu", "--num_labels", 5, "--num_workers", 0, "--mixed_precision", "no"]
-    agreement = run(tmp_path, "end-to-end", *videos, *options)["agreement"]
+    agreement = run(tmp_path, "end-to-end", *videos, *options)["agreement"][end_to_end.OURS]
     assert agreement["num_same"] == agreement["num_compared"] == len(videos)
 
 
@@ -376,7 +381,8 @@ def test_end_to_end_disagreement(tmp_path, tiny_folder, labels, videos, small_pr
     monkeypatch.setattr(end_to_end, "TOP_K", 1)
     options = ["--model_name_or_path", tiny_folder, "--use_cpu", "--rounds", 1, "--label_list", labels]
     result = run(tmp_path, "end-to-end", *videos, *options, "--mixed_precision", "no", "--num_workers", 0)
-    assert result["agreement"]["read_by_one"] == [videos[1]] and result["agreement"]["num_compared"] == 1
+    agreement = result["agreement"][end_to_end.OURS]
+    assert agreement["read_by_one"] == [videos[1]] and agreement["num_compared"] == 1
     assert any(line.startswith(f"- {Path(videos[1]).name}: ") for line in capsys.readouterr().out.splitlines())
 
 
