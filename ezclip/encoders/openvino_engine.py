@@ -17,7 +17,7 @@ from ezclip.utils.digests import digest_file
 
 
 ENGINES = ("openvino",)
-# What each dtype of an export computes in; int8 layers are in the file, and the rest is bfloat16.
+# What the video tower of each dtype computes in; int8 layers are in the file, and the rest is bfloat16.
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
 TOWERS = ("video_tower", "text_tower")
 
@@ -92,7 +92,9 @@ class OpenVINOEncoder(PreTrainedModel):
     def _run(self, tower: str, *inputs: torch.Tensor) -> torch.Tensor:
         key = (tower, torch.get_num_threads())
         if key not in self._compiled:
-            options = {"INFERENCE_PRECISION_HINT": self.precision, "INFERENCE_NUM_THREADS": key[1]}
+            # Texts are embedded once for all videos, so their time hardly counts.
+            precision = self.precision if tower == "video_tower" else PRECISIONS["float32"]
+            options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": key[1]}
             core = import_openvino().Core()
             self._compiled[key] = core.compile_model(self.folder / f"{tower}.xml", "CPU", options)
         # A request of its own: calls of several threads would share one, and its buffers.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import cosine_similarity
 
+from ezclip.encoders import DualEncoder
 from ezclip.evaluation.statistics import accuracy_interval
 from pipeline_ezclip import ClassBank, choose_scoring, score_embeds
 
@@ -42,11 +43,17 @@ class Agreement:
         )
 
 
-def compare_embeddings(model, bank: ClassBank, expected: torch.Tensor, actual: torch.Tensor) -> Agreement:
-    """Compare the embeddings `(N, D)` of an export with those of `model`, whose classes are in `bank`."""
-    scoring = choose_scoring(model)
-    best = [score_embeds(model, bank, embeds, scoring=scoring).argmax(dim=-1) for embeds in (expected, actual)]
+Embedded = tuple[DualEncoder, ClassBank, torch.Tensor]
+
+
+def compare_embeddings(original: Embedded, export: Embedded) -> Agreement:
+    """Compare an export with its model: each with its classes and its embeddings `(N, D)` of the same videos."""
+    best = [
+        score_embeds(model, bank, embeds, scoring=choose_scoring(model)).argmax(dim=-1)
+        for model, bank, embeds in (original, export)
+    ]
     is_equal = (best[0] == best[1]).cpu().numpy()
+    expected, actual = original[2], export[2]
     mean = expected.mean(dim=0)
 
     def lowest_and_median(cosines: torch.Tensor) -> list[float]:

@@ -54,7 +54,7 @@ def export_openvino(
     Export both towers of a model to a folder that `--engine openvino` runs, with a record of its agreement.
 
     int8 are the linear layers over the patches of frames: nine tenths of the work. The patch convolution, the
-    products of attention, temporal prompts and adapters stay in bfloat16, and so does the text tower.
+    products of attention, temporal prompts and adapters stay in bfloat16, and the text tower in float32.
 
     Args:
         name_or_path (`str`):
@@ -143,7 +143,8 @@ def export_openvino(
         exported = OpenVINOEncoder(folder)
         expected = torch.cat([towers["video_tower"](pixels_of([name])) for name in judged])
         actual = torch.cat([exported.encode_videos(pixels_of([name])) for name in judged])
-        agreement = compare_embeddings(model, bank, expected, actual)
+        exported_bank = ClassBank.build(exported, processor, bank.labels)
+        agreement = compare_embeddings((model, bank, expected), (exported, exported_bank, actual))
         in_a_batch = exported.encode_videos(pixels_of(judged[:3]))
         record["batch_difference"] = (in_a_batch - actual[:3]).abs().max().item()
         record["largest_difference"] = (expected - actual).abs().max().item()
@@ -151,7 +152,8 @@ def export_openvino(
         check(record, agreement, min_agreement)
         write_json(folder / ENGINE_RECORD_NAME, record)
         output_dir.mkdir(parents=True, exist_ok=True)
-        for path in folder.iterdir():
+        # The record last: without it, a folder is no export.
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == ENGINE_RECORD_NAME):
             shutil.move(path, output_dir / path.name)
     return agreement
 

@@ -125,8 +125,11 @@ def test_export_that_loses_too_much():
         check({**record, "batch_difference": 0.01}, agreement, 0.0)
     with pytest.raises(ModelError, match="from the model"):
         check({**record, "dtype": "float32"}, agreement, 0.0)
-    bank = ClassBank(["a", "b", "c"], torch.eye(3)[None])
-    found = compare_embeddings(make_model(), bank, model_embeds, model_embeds[[0, 1, 1]])
+    model, bank = make_model(), ClassBank(["a", "b", "c"], torch.eye(3)[None])
+    other_bank = ClassBank(["a", "b", "c"], torch.eye(3)[None, [1, 0, 2]])
+    found = compare_embeddings((model, bank, model_embeds), (model, other_bank, model_embeds))
+    assert found.num_equal == 1 and found.cosine[0] == pytest.approx(1)  # its own texts count
+    found = compare_embeddings((model, bank, model_embeds), (model, bank, model_embeds[[0, 1, 1]]))
     assert found.num_equal == 2 and found.equal_top1 == pytest.approx(2 / 3)
     assert 0 < found.cosine[0] < 1 and found.centred_cosine[0] == pytest.approx(-0.5)
     low, high = found.equal_top1_interval

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pickle
 import shutil
 import signal
 import subprocess
@@ -96,9 +95,7 @@ def videos(tmp_path_factory):
 
 @pytest.fixture
 def parts(tiny_folder):
-    """Model and processor. Weights mapped from a file lie at other addresses than copies, which changes rounding."""
-    model = pickle.loads(pickle.dumps(EZClipModel.from_pretrained(tiny_folder).eval()))
-    return model, EZClipProcessor.from_pretrained(tiny_folder)
+    return EZClipModel.from_pretrained(tiny_folder).eval(), EZClipProcessor.from_pretrained(tiny_folder)
 
 
 def predict(parts, videos: Path, output_dir: Path, read=read_frames, **kwargs):
