@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import cosine_similarity
+from transformers import PreTrainedModel
 
-from ezclip.encoders import DualEncoder
 from ezclip.evaluation.statistics import accuracy_interval
 from pipeline_ezclip import ClassBank, choose_scoring, score_embeds
 
@@ -43,7 +43,7 @@ class Agreement:
         )
 
 
-Embedded = tuple[DualEncoder, ClassBank, torch.Tensor]
+Embedded = tuple[PreTrainedModel, ClassBank, torch.Tensor]
 
 
 def compare_embeddings(original: Embedded, export: Embedded) -> Agreement:
