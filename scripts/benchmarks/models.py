@@ -84,8 +84,8 @@ def name_of_model(args: argparse.Namespace) -> str:
 
 
 def name_of_export(export: OpenVINOEncoder) -> str:
-    """Return the name of an export in tables."""
-    return f"{export.folder.name} ({export.config.engine['name']}, {export.config.engine['dtype']})"
+    """Return the name of an export in tables: its folder, since the last part of a path may repeat."""
+    return f"{export.folder} ({export.config.engine['name']}, {export.config.engine['dtype']})"
 
 
 def describe_model(config: EZClipConfig) -> str:

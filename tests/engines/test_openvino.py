@@ -18,6 +18,7 @@ from ezclip.evaluation.identity import describe_model
 from ezclip.systems.loading import load_classifier, load_encoder, load_model, load_processor
 from ezclip.utils.digests import digest_file
 from ezclip.utils.synthetic_clips import write_video
+from scripts import benchmark
 from tests.helpers import make_model, random_clip
 
 
@@ -155,6 +156,28 @@ def test_wrong_options(tiny_folder, tmp_path, options, message, capsys):
     with pytest.raises(SystemExit) as exit:
         export_command.main(["--model", str(tiny_folder), "--output_dir", str(tmp_path / "out"), *options])
     assert message in f"{exit.value} {capsys.readouterr().err}" and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_benchmark(export, tiny_folder, videos, tmp_path):
+    folder, _ = export("bfloat16")
+    name, labels = f"{folder} (openvino, bfloat16)", tmp_path / "labels.csv"
+    labels.write_text("id,name\n" + "".join(f"{number},{label}\n" for number, label in enumerate(LABELS)))
+    common = ["--model_name_or_path", tiny_folder, "--use_cpu", "--rounds", 1, "--exports", folder]
+    common += ["--output_dir", tmp_path / "out"]
+    for command in (
+        ["model", "--batch_sizes", 1, "--passes", "forward", "--precisions", "bf16"],
+        ["end-to-end", *videos[:4], "--label_list", labels, "--num_workers", 0, "--mixed_precision", "no"],
+    ):
+        benchmark.main([str(part) for part in (*command, *common)])
+    model, files = (json.loads((tmp_path / "out" / f"{kind}.json").read_text()) for kind in ("model", "end-to-end"))
+    (row,) = (row for row in model["batches"][0]["rows"] if row["model"] == name)
+    ours = f"{tiny_folder.name}, PyTorch's kernels"
+    (torch_row,) = (row for row in model["batches"][0]["rows"] if row["model"] == ours)
+    seconds, torch_seconds = (one["seconds"]["median"] for one in (row, torch_row))
+    assert row["against"]["torch_bf16"]["ratio"] == pytest.approx(seconds / torch_seconds)
+    assert [row["way"] for row in files["rows"]][1] == name
+    assert files["agreement"][name]["num_compared"] == 4
 
 
 def test_command(tiny_folder, videos, tmp_path, capsys):
