@@ -348,6 +348,8 @@ class CpuKernels(TorchFunctionMode):
             inputs.dim() > 1
             and inputs.numel() * len(weight) >= LEAST_PRODUCT
             and _are_plain(inputs, weight, *(() if bias is None else (bias,)))
+            # oneDNN reads a bias as if it were contiguous.
+            and (bias is None or (bias.shape == weight.shape[:1] and bias.is_contiguous()))
             and not torch.is_autocast_enabled("cpu")
             and torch.backends.mkldnn.is_available()
             and uses_own_kernel(try_linear, weight.dtype)
@@ -373,7 +375,7 @@ class CpuKernels(TorchFunctionMode):
             and not is_causal
             and not needs_grad
             and query.dim() == 4
-            and query.shape[1] == key.shape[1]
+            and key.shape == value.shape == (*query.shape[:2], key.shape[-2], query.shape[-1])
             and query.numel() * key.shape[2] >= LEAST_PRODUCT
             and _are_plain(query, key, value)
         ):

@@ -148,3 +148,21 @@ def test_checkpoint_is_the_same(tmp_path, kernels):
     model.save_pretrained(tmp_path)
     assert "KERNELS" not in (tmp_path / "config.json").read_text(encoding="utf-8").upper()
     assert type(copy.deepcopy(model).vision_model.encoder.layers[0].mlp.fc1) is nn.Linear
+
+
+@pytest.mark.parametrize("bias", [torch.randn(16)[::2], torch.randn(1).expand(8)], ids=["strided", "expanded"])
+def test_bias_with_strides(monkeypatch, bias):
+    monkeypatch.setenv("EZCLIP_CPU_KERNELS", "own")
+    inputs, weight = torch.randn(5, 6), torch.randn(8, 6)
+    with CpuKernels():
+        found = nn.functional.linear(inputs, weight, bias)
+    torch.testing.assert_close(found, nn.functional.linear(inputs, weight, bias))
+
+
+@pytest.mark.parametrize("key, value", [((2, 3, 5, 8), (2, 3, 5, 4)), ((1, 3, 5, 8), (1, 3, 5, 8))])
+def test_attention_of_other_shapes(monkeypatch, key, value):
+    monkeypatch.setenv("EZCLIP_CPU_KERNELS", "own")
+    inputs = torch.randn(2, 3, 7, 8), torch.randn(key), torch.randn(value)
+    with CpuKernels():
+        found = nn.functional.scaled_dot_product_attention(*inputs)
+    torch.testing.assert_close(found, nn.functional.scaled_dot_product_attention(*inputs))

@@ -388,6 +388,8 @@ def parse_args(argv: list[str] | None = None) -> tuple[ModelArguments, DataArgum
     check_checkpoint(parser, args.resume_from_checkpoint, args.output_dir)
     if args.demo:
         return model_args, data_args, args
+    if model_args.engine is not None:
+        args.use_cpu = True  # engines run there
     if args.tower is not None:
         parser.error("--tower is for --demo. --model_name_or_path brings its own towers.")
     if args.push_to_hub and not args.do_train:

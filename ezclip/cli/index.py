@@ -88,15 +88,18 @@ def run(args: argparse.Namespace) -> int:
     state = None
     if "LOCAL_RANK" in os.environ:  # a launcher's
         state = PartialState(cpu=args.device == "cpu" or not torch.accelerator.is_available())
-    engine = args.engine or saved.get("engine")
+    model = saved.get("model_name_or_path", DEFAULT_MODEL)
+    is_saved = args.model_name_or_path in (None, model)
+    engine = args.engine or (saved.get("engine") if is_saved else None)
     classifier = load_classifier(
-        args.model_name_or_path or saved.get("model_name_or_path", DEFAULT_MODEL),
+        args.model_name_or_path or model,
         num_frames=args.num_frames or saved.get("num_frames"),
-        device=args.device if state is None else str(state.device),
+        device=args.device if state is None or engine else str(state.device),
         dtype=args.dtype if engine else args.dtype or saved.get("dtype"),
         engine=engine,
     )
-    with RayStages(use_gpus=args.device != "cpu") if args.executor == "ray" else contextlib.nullcontext() as cluster:
+    use_gpus = args.device != "cpu" and engine is None
+    with RayStages(use_gpus=use_gpus) if args.executor == "ray" else contextlib.nullcontext() as cluster:
         counts = build_index(
             classifier,
             args.folder,

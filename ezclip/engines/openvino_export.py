@@ -15,7 +15,7 @@ import torch
 
 from ezclip.constants import ENGINE_RECORD_NAME
 from ezclip.data.isolated_reader import IsolatedReader
-from ezclip.encoders.openvino_engine import PRECISIONS, TOWERS, OpenVINOEncoder, import_openvino
+from ezclip.encoders.openvino_engine import FILES, PRECISIONS, OpenVINOEncoder, import_openvino
 from ezclip.engines.agreement import Agreement, compare_embeddings
 from ezclip.engines.towers import TextTower, VideoTower, write_onnx
 from ezclip.errors import ModelError
@@ -36,7 +36,6 @@ FLOAT32_TOLERANCE = 1e-4
 BATCH_TOLERANCE = 1e-3
 NUM_CALIBRATION_VIDEOS = 64
 MIN_JUDGED = 8
-FILES = [f"{name}{suffix}" for name in TOWERS for suffix in (".xml", ".bin")]
 
 
 @torch.no_grad()
@@ -86,6 +85,10 @@ def export_openvino(
         raise ModelError(f"--dtype must be one of {', '.join(PRECISIONS)} with --engine openvino, got {dtype!r}.")
     if not 0 <= min_agreement <= 1:
         raise ModelError(f"--min_agreement must be a share in [0, 1], got {min_agreement}.")
+    if num_calibration_videos < 1:
+        raise ModelError(f"--num_calibration_videos must be at least 1, got {num_calibration_videos}.")
+    if len(set(candidate_labels)) < 2:
+        raise ModelError(f"--labels must be at least two, to compare the best one, got {len(set(candidate_labels))}.")
     openvino, output_dir = import_openvino(), Path(output_dir)
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise ModelError(f"--output_dir must be a new or empty folder, got {output_dir}.")

@@ -243,7 +243,8 @@ def load_model(
     """
     if is_export(name_or_path):
         raise ModelError(
-            f"{name_or_path} is an export for an engine. Add --engine openvino, or give the model itself."
+            f"{name_or_path} is an export for an engine. Give the model itself, or, where a command answers with an "
+            "engine, --engine openvino."
         )
     saved = _read_config(name_or_path)
     check_trainable(name_or_path, saved.model_type)

@@ -11,6 +11,7 @@ import torch
 from ezclip import ClassBank, classify_videos
 from ezclip.cli import export as export_command
 from ezclip.constants import ENGINE_RECORD_NAME
+from ezclip.encoders.openvino_engine import FILES
 from ezclip.engines import Agreement, compare_embeddings
 from ezclip.engines.openvino_export import check, export_openvino
 from ezclip.errors import ModelError
@@ -135,6 +136,55 @@ def test_export_that_loses_too_much():
     assert 0 < found.cosine[0] < 1 and found.centred_cosine[0] == pytest.approx(-0.5)
     low, high = found.equal_top1_interval
     assert 0 < low < 2 / 3 < high < 1
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"files": {}}, r"video_tower\.xml is not"),
+        ({"files": []}, "no complete export"),
+        ({"engine": "tensorrt"}, "tensorrt"),
+        ({"logit_scale": None}, "no complete export"),
+        ({"logit_scale": float("nan")}, "finite"),
+        ({"logit_bias": [1.0, 2.0]}, "no complete export"),
+        ({"num_frames": None}, "num_frames"),
+    ],
+)
+def test_damaged_record(tiny_folder, tmp_path, changes, message):
+    folder = shutil.copytree(tiny_folder, tmp_path / "export")
+    for name in FILES:
+        (folder / name).write_text(name)
+    record = {"engine": "openvino", "dtype": "int8", "logit_scale": 1.0, "logit_bias": None, "eos_token_id": 0}
+    record |= {"num_frames": 8, "files": {name: digest_file(folder / name) for name in FILES}}
+    (folder / ENGINE_RECORD_NAME).write_text(json.dumps(record))
+    load_encoder(folder, engine="openvino")
+    (folder / ENGINE_RECORD_NAME).write_text(json.dumps(record | changes))
+    with pytest.raises(ModelError, match=message):
+        load_encoder(folder, engine="openvino")
+
+
+def test_inputs_that_do_not_fit(export):
+    exported = load_encoder(export("float32")[0], engine="openvino")
+    vision = exported.config.vision_config
+    size, frames = vision.image_size, exported.num_frames
+    for shape in ((1, frames // 2, 3, size, size), (1, frames, 3, 2 * size, 2 * size), (frames, 3, size, size)):
+        with pytest.raises(ModelError, match="video_tower takes"):
+            exported.encode_videos(torch.zeros(shape))
+    assert exported.encode_videos(torch.zeros(2, frames, 3, size, size, requires_grad=True)).shape[0] == 2
+    with pytest.raises(ModelError, match="text_tower takes"):
+        exported.encode_texts({"input_ids": torch.ones(1, 400, dtype=torch.long)})
+
+
+@pytest.mark.parametrize("number", [0, -8])
+def test_no_calibration_videos(export, tmp_path, number):
+    with pytest.raises(ModelError, match=f"--num_calibration_videos must be at least 1, got {number}"):
+        export("int8", num_calibration_videos=number)
+    assert not (tmp_path / "int8").exists()
+
+
+def test_one_label_says_nothing(tiny_folder, videos, tmp_path):
+    with pytest.raises(ModelError, match="at least two"):
+        export_openvino(str(tiny_folder), tmp_path / "out", "float32", videos, ["red circle"])
 
 
 def test_too_few_videos(export, tmp_path):
